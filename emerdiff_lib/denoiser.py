@@ -1,0 +1,76 @@
+"""The frozen network as the method sees it: noisy latents and a timestep in, the predictions x̂₀ and ε out."""
+
+from __future__ import annotations
+
+import torch
+from diffusers import DDIMScheduler, UNet2DConditionModel
+
+
+class Denoiser:
+    """A U-Net, a prompt and a noise schedule with N inference steps.
+
+    Timesteps follow Stable Diffusion's spacing (leading, offset 1): 981, 961, …, 1 for N = 50. ε-, v- and x₀-prediction
+    all go through the scheduler's own conversion. Latents stay in float32 whatever the U-Net computes in.
+
+    Args:
+        unet: the network; its dtype and device are used.
+        scheduler_config: the checkpoint's scheduler config (noise schedule and prediction type are read from it).
+        prompt_embeds: (1, tokens, d) text embedding, used for every row.
+        num_inference_steps: N.
+
+    Raises:
+        ValueError: if N is not between 1 and the number of training timesteps.
+    """
+
+    def __init__(self, unet: UNet2DConditionModel, scheduler_config, prompt_embeds: torch.Tensor, num_inference_steps: int):
+        self.unet, self.prompt_embeds = unet, prompt_embeds
+        self.scheduler = DDIMScheduler.from_config(
+            scheduler_config, timestep_spacing="leading", steps_offset=1, set_alpha_to_one=True, clip_sample=False,
+            thresholding=False,
+        )  # fmt: skip
+        limit = self.scheduler.config.num_train_timesteps
+        if not 1 <= num_inference_steps < limit:
+            raise ValueError(f"num_inference_steps={num_inference_steps} is not possible; choose 1 to {limit - 1}.")
+        self.scheduler.set_timesteps(num_inference_steps)
+        self.timesteps: list[int] = self.scheduler.timesteps.tolist()
+        self.stride = limit // num_inference_steps  # Δ
+
+    def check_timestep(self, name: str, timestep: int) -> int:
+        """Returns ``timestep`` if it is one of the inference timesteps, else raises ValueError listing them."""
+        if timestep not in self.timesteps:
+            raise ValueError(
+                f"{name}={timestep} is not an inference timestep; with {len(self.timesteps)} steps choose one of "
+                f"{', '.join(map(str, self.timesteps[::-1]))}."
+            )
+        return int(timestep)
+
+    def alpha_bar(self, timestep: int) -> torch.Tensor:
+        """ᾱₜ, a 0-d float64 tensor; 1 before the first timestep, where the latents are clean."""
+        return self.scheduler.alphas_cumprod[timestep].double() if timestep >= 0 else torch.ones((), dtype=torch.float64)
+
+    def alpha_bars(self, timestep: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """(ᾱₜ, ᾱₜ₋Δ)."""
+        return self.alpha_bar(timestep), self.alpha_bar(timestep - self.stride)
+
+    def add_noise(self, latents: torch.Tensor, noise: torch.Tensor, timestep: int) -> torch.Tensor:
+        """xₜ = √ᾱₜ x₀ + √(1−ᾱₜ) ε."""
+        alpha_bar = self.alpha_bar(timestep)
+        return alpha_bar.sqrt().item() * latents + (1 - alpha_bar).sqrt().item() * noise
+
+    def unet_output(self, latents: torch.Tensor, timesteps: int | list[int]) -> torch.Tensor:
+        """The network's raw output for (B, C, h, w) latents at one timestep, or at one per row; float32."""
+        timesteps = torch.as_tensor(timesteps, device=self.unet.device).expand(len(latents))
+        prompt = self.prompt_embeds.expand(len(latents), -1, -1)
+        return self.unet(latents.to(self.unet.dtype), timesteps, encoder_hidden_states=prompt).sample.float()
+
+    def predict(self, latents: torch.Tensor, timestep: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """(x̂₀, ε) for (B, C, h, w) latents at one timestep."""
+        return self.convert(self.unet_output(latents, timestep), latents, timestep)
+
+    def convert(self, output: torch.Tensor, latents: torch.Tensor, timestep: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The network's output as (x̂₀, ε), by the scheduler's conversion for its prediction type."""
+        clean = self.scheduler.step(output, timestep, latents, eta=0.0).pred_original_sample
+        if self.scheduler.config.prediction_type == "epsilon":
+            return clean, output
+        alpha_bar = self.alpha_bar(timestep)
+        return clean, (latents - alpha_bar.sqrt().item() * clean) / (1 - alpha_bar).sqrt().item()

@@ -1,0 +1,63 @@
+"""What the frozen U-Net knows about each place: queries of cross-attention layers, and other activations (Sec. 3.1)."""
+
+from __future__ import annotations
+
+import torch
+from diffusers.utils.torch_utils import randn_tensor
+
+from .attention import capture_queries, layer_grid
+from .denoiser import Denoiser
+from .inversion import Trajectory
+
+
+def extract_queries(denoiser: Denoiser, noisy_latents: torch.Tensor, timestep: int, layers: list[str]) -> dict[str, torch.Tensor]:
+    """Query vectors of cross-attention ``layers`` at ``timestep``, {layer: (h, w, d) float32}.
+
+    ``noisy_latents`` is (B, C, h, w); queries are averaged over the rows (a noise ensemble as in DIFT, arXiv 2306.03881).
+    """
+    with capture_queries(denoiser.unet, layers) as captures:
+        denoiser.unet_output(noisy_latents, timestep)
+    return {
+        layer: capture.queries.mean(0).float().cpu().unflatten(0, layer_grid(denoiser.unet, layer, *noisy_latents.shape[2:]))
+        for layer, capture in captures.items()
+    }
+
+
+def extract_activations(
+    denoiser: Denoiser, noisy_latents: torch.Tensor, timestep: int, modules: list[str]
+) -> dict[str, torch.Tensor]:
+    """Output feature maps of any U-Net ``modules`` by name, {module: (h, w, d) float32}, averaged over the rows.
+
+    Raises:
+        ValueError: for a name that the U-Net does not have.
+    """
+    known = dict(denoiser.unet.named_modules())
+    if missing := [name for name in modules if name not in known]:
+        raise ValueError(f"The U-Net has no module {missing[0]!r}; list(dict(unet.named_modules())) names all of them.")
+    outputs, handles = {}, []
+
+    def keep(name):
+        def hook(module, inputs, output):
+            outputs[name] = output[0] if isinstance(output, tuple) else output
+
+        return hook
+
+    try:
+        handles = [known[name].register_forward_hook(keep(name)) for name in modules]
+        denoiser.unet_output(noisy_latents, timestep)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {name: output.mean(0).permute(1, 2, 0).float().cpu() for name, output in outputs.items()}
+
+
+def noise_ensemble(
+    denoiser: Denoiser, trajectory: Trajectory, timestep: int, size: int, generator: torch.Generator | None
+) -> torch.Tensor:
+    """(size, C, h, w) noisy latents at ``timestep``: the trajectory's own xₜ first, then fresh draws."""
+    clean = trajectory.clean_latents
+    rows = [trajectory.latents[timestep]]
+    for _ in range(size - 1):
+        noise = randn_tensor(clean.shape, generator, clean.device, clean.dtype)
+        rows.append(denoiser.add_noise(clean, noise, timestep))
+    return torch.cat(rows)

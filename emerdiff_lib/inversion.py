@@ -1,0 +1,118 @@
+"""From an image's latents x₀ into the model's noise space and back: edit-friendly DDPM and DDIM inversion.
+
+References: Huberman-Spiegelglas et al., "An Edit Friendly DDPM Noise Space" (arXiv 2304.06140), Alg. 1, for DDPM;
+Song et al., "Denoising Diffusion Implicit Models" (arXiv 2010.02502), through diffusers' ``DDIMInverseScheduler``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import torch
+from diffusers import DDIMInverseScheduler
+from diffusers.utils.torch_utils import randn_tensor
+
+from .denoiser import Denoiser
+
+METHODS = ("ddpm", "ddim")
+Progress = Callable[[Iterable], Iterable]
+
+
+@dataclass
+class Trajectory:
+    """An inverted image: everything that replaying it needs.
+
+    Attributes:
+        method: "ddpm" or "ddim".
+        timesteps: inference timesteps from the start of the trajectory down to the last one, descending.
+        latents: xₜ of every timestep, (1, C, h, w) float32.
+        noise_maps: zₜ of every timestep, (1, C, h, w) float32, standard normal where the model is right; at the last
+            timestep, where σₜ = 0, the residual itself. Empty for DDIM, which is deterministic.
+        clean_latents: x₀, (1, C, h, w) float32.
+        num_inference_steps: N, which fixes the distance between timesteps.
+    """
+
+    method: str
+    timesteps: list[int]
+    latents: dict[int, torch.Tensor]
+    clean_latents: torch.Tensor
+    num_inference_steps: int
+    noise_maps: dict[int, torch.Tensor] = field(default_factory=dict)
+
+
+def reverse_mean_and_std(
+    denoiser: Denoiser, latents: torch.Tensor, predictions: tuple[torch.Tensor, torch.Tensor], timestep: int, method: str
+) -> tuple[torch.Tensor, float]:
+    """μₜ = √ᾱₜ₋Δ x̂₀ + √(1−ᾱₜ₋Δ−σₜ²) ε and σₜ, where σₜ² = (1−ᾱₜ₋Δ)/(1−ᾱₜ)·(1−ᾱₜ/ᾱₜ₋Δ) for DDPM and 0 for DDIM."""
+    clean, noise = predictions
+    alpha_bar, previous = denoiser.alpha_bars(timestep)
+    variance = (1 - previous) / (1 - alpha_bar) * (1 - alpha_bar / previous) if method == "ddpm" else torch.zeros(())
+    direction = (1 - previous - variance).clamp(min=0).sqrt()
+    return previous.sqrt().item() * clean + direction.item() * noise, variance.sqrt().item()
+
+
+def reverse_step(denoiser: Denoiser, trajectory: Trajectory, latents: torch.Tensor, timestep: int) -> torch.Tensor:
+    """xₜ₋Δ = μₜ(xₜ) + σₜ zₜ for any rows (B, C, h, w) at ``timestep``, with the trajectory's recorded noise."""
+    mean, std = reverse_mean_and_std(denoiser, latents, denoiser.predict(latents, timestep), timestep, trajectory.method)
+    if trajectory.method == "ddim":
+        return mean
+    return mean + (std if std > 0 else 1.0) * trajectory.noise_maps[timestep]
+
+
+def replay(denoiser: Denoiser, trajectory: Trajectory, progress: Progress = iter) -> torch.Tensor:
+    """Walk the trajectory back to x₀, (1, C, h, w). Exact for DDPM, approximate for DDIM."""
+    latents = trajectory.latents[trajectory.timesteps[0]]
+    for timestep in progress(trajectory.timesteps):
+        latents = reverse_step(denoiser, trajectory, latents, timestep)
+    return latents
+
+
+def invert_ddpm(
+    denoiser: Denoiser,
+    clean_latents: torch.Tensor,
+    timesteps: list[int],
+    generator: torch.Generator | None = None,
+    batch_size: int = 16,
+    progress: Progress = iter,
+) -> Trajectory:
+    """Edit-friendly DDPM inversion (arXiv 2304.06140, Alg. 1).
+
+    Every xₜ gets a noise of its own, so all network calls are independent and run in batches. With zₜ = (xₜ₋Δ − μₜ)/σₜ,
+    replaying μₜ + σₜ zₜ returns to x₀ exactly; where σₜ = 0 the residual xₜ₋Δ − μₜ is kept instead.
+
+    Args:
+        clean_latents: x₀, (1, C, h, w) float32.
+        timesteps: descending inference timesteps; the last of them must be the schedule's last.
+        generator: source of the noises.
+        batch_size: timesteps per network call.
+    """
+    noises = {t: randn_tensor(clean_latents.shape, generator, clean_latents.device, clean_latents.dtype) for t in timesteps}
+    latents = {t: denoiser.add_noise(clean_latents, noise, t) for t, noise in noises.items()}
+    chunks = [timesteps[i : i + batch_size] for i in range(0, len(timesteps), batch_size)]
+    noise_maps = {}
+    for chunk in progress(chunks):
+        outputs = denoiser.unet_output(torch.cat([latents[t] for t in chunk]), chunk)
+        for t, output in zip(chunk, outputs.split(1), strict=True):
+            mean, std = reverse_mean_and_std(denoiser, latents[t], denoiser.convert(output, latents[t], t), t, "ddpm")
+            residual = latents.get(t - denoiser.stride, clean_latents) - mean
+            noise_maps[t] = residual / std if std > 0 else residual
+    return Trajectory("ddpm", list(timesteps), latents, clean_latents, len(denoiser.timesteps), noise_maps)
+
+
+def invert_ddim(
+    denoiser: Denoiser, clean_latents: torch.Tensor, timesteps: list[int], progress: Progress = iter
+) -> Trajectory:
+    """DDIM inversion: the deterministic sampler run backwards, one step after the other, with diffusers' scheduler.
+
+    Each step takes ε(xₜ, t) ≈ ε(xₜ₋Δ, t), which is where its error comes from.
+    """
+    scheduler = DDIMInverseScheduler.from_config(
+        denoiser.scheduler.config, timestep_spacing="leading", clip_sample=False, set_alpha_to_one=True
+    )
+    scheduler.set_timesteps(len(denoiser.timesteps))
+    latents, current = {}, clean_latents
+    for t in progress(sorted(timesteps)):
+        current = scheduler.step(denoiser.unet_output(current, t), t, current).prev_sample
+        latents[t] = current
+    return Trajectory("ddim", list(timesteps), latents, clean_latents, len(denoiser.timesteps))

@@ -1,0 +1,22 @@
+"""How much fits into free memory. Estimates only: whoever uses them halves the batch when they were wrong."""
+
+from __future__ import annotations
+
+import psutil
+import torch
+
+
+def free_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + reserved
+    return psutil.virtual_memory().available
+
+
+def affordable_rows(module: torch.nn.Module, channels: int, pixels: int, share: float = 0.4, most: int = 64) -> int:
+    """Batch rows of ``module`` that ``share`` of the free memory holds, at least 1.
+
+    A row is taken to need eight feature maps of ``channels`` × ``pixels`` at the module's widest resolution.
+    """
+    row = 8 * channels * pixels * module.dtype.itemsize
+    return int(max(1, min(most, share * free_bytes(module.device) / row)))

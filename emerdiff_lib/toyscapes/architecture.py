@@ -1,0 +1,80 @@
+"""The components of the Toyscapes model: those of Stable Diffusion, small, with a word-level tokenizer.
+
+The U-Net's thin top level (24 channels, one layer) is deliberate: whatever needs context has to be understood at 16 × 16,
+where EmerDiff looks (see the model card).
+"""
+
+from __future__ import annotations
+
+import torch
+from diffusers import AutoencoderKL, DDPMScheduler, PNDMScheduler, UNet2DConditionModel
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
+
+from .world import SIZE
+
+VOCABULARY = sorted(
+    "a and at blue boat brown car clouds cyan day field green grey house in lake moon mountains night of on orange "
+    "person picture purple red road roof sea sun sunset the tree white with yellow".split()
+)
+UNKNOWN, BEGIN, END = "<unknown>", "<begin>", "<end>"
+MAX_TOKENS = 64
+NOISE_SCHEDULE = dict(
+    num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1
+)  # Stable Diffusion's
+
+
+def build_tokenizer() -> PreTrainedTokenizerFast:
+    vocabulary = {word: i for i, word in enumerate([UNKNOWN, BEGIN, END, *VOCABULARY])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), normalizers.Replace(",", " and ")])
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    special = [(token, vocabulary[token]) for token in (BEGIN, END)]
+    tokenizer.post_processor = processors.TemplateProcessing(single=f"{BEGIN} $A {END}", special_tokens=special)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token=UNKNOWN, bos_token=BEGIN, eos_token=END, pad_token=END,
+        model_max_length=MAX_TOKENS,
+    )  # fmt: skip
+
+
+def tokenize(tokenizer: PreTrainedTokenizerFast, captions: list[str]) -> torch.Tensor:
+    """Token ids, (len(captions), 64) int64."""
+    return tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
+
+
+def build_autoencoder() -> AutoencoderKL:
+    """Reduction 4 (a reduction of 8 loses the small objects), 8 latent channels."""
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=(16, 32, 64), layers_per_block=1, latent_channels=8, norm_num_groups=8, sample_size=SIZE,
+        mid_block_add_attention=False,
+    )  # fmt: skip
+
+
+def build_text_encoder() -> CLIPTextModel:
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(VOCABULARY) + 3, hidden_size=64, intermediate_size=128, num_hidden_layers=2,
+            num_attention_heads=2, max_position_embeddings=MAX_TOKENS, projection_dim=64,
+            bos_token_id=1, eos_token_id=2, pad_token_id=2,
+        )
+    )  # fmt: skip
+
+
+def build_unet() -> UNet2DConditionModel:
+    """Levels at 32, 16, 8 and 4 cells for a 128-pixel picture; attention at 16, 8 and (in the middle) 4."""
+    return UNet2DConditionModel(
+        sample_size=SIZE // 4, in_channels=8, out_channels=8, block_out_channels=(24, 96, 128, 128),
+        layers_per_block=1, cross_attention_dim=64, attention_head_dim=(1, 2, 2, 2), norm_num_groups=8,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    )  # fmt: skip
+
+
+def training_scheduler() -> DDPMScheduler:
+    return DDPMScheduler(**NOISE_SCHEDULE)
+
+
+def sampling_scheduler() -> PNDMScheduler:
+    """What ``StableDiffusionPipeline`` samples with, as in Stable Diffusion 1.x."""
+    return PNDMScheduler(**NOISE_SCHEDULE, skip_prk_steps=True, set_alpha_to_one=False)

@@ -1,0 +1,47 @@
+"""Reading and writing the model as a diffusers folder of fp16 safetensors."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+
+import torch
+from diffusers import StableDiffusionPipeline
+from safetensors.torch import load_file
+
+from . import architecture
+
+WEIGHTS = {
+    "vae": "vae/diffusion_pytorch_model.safetensors",
+    "unet": "unet/diffusion_pytorch_model.safetensors",
+    "text_encoder": "text_encoder/model.safetensors",
+}
+
+
+def load_weights(folder: Path, **modules: torch.nn.Module) -> None:
+    """Copy a diffusers folder's weights into freshly built modules (float32).
+
+    Raises:
+        FileNotFoundError: where a component's file is missing.
+    """
+    for name, module in modules.items():
+        path = Path(folder) / WEIGHTS[name]
+        if not path.exists():
+            raise FileNotFoundError(f"{path} does not exist; --init-from takes a diffusers folder as the trainer exports it.")
+        module.load_state_dict({key: value.float() for key, value in load_file(path).items()})
+
+
+def export(folder: Path, vae, unet, text_encoder, tokenizer) -> Path:
+    """Write what ``StableDiffusionPipeline.from_pretrained(folder)`` loads; returns the folder."""
+    half = {name: copy.deepcopy(module).half() for name, module in
+            {"vae": vae, "unet": unet, "text_encoder": text_encoder}.items()}  # fmt: skip
+    pipeline = StableDiffusionPipeline(
+        **half, tokenizer=tokenizer, scheduler=architecture.sampling_scheduler(), safety_checker=None,
+        feature_extractor=None, requires_safety_checker=False,
+    )  # fmt: skip
+    pipeline.save_pretrained(folder, safe_serialization=True)
+    # transformers loads a model in the dtype that its config names, diffusers in float32: let both be float32 by default
+    config = folder / "text_encoder" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"dtype": "float32"}, indent=2) + "\n")
+    return folder

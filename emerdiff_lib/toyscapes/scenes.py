@@ -1,0 +1,82 @@
+"""The Toyscapes data set: procedural scenes with exact labels, indexed like any other data set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from .world import CLASS_NAMES, COARSE_CLASS_NAMES, FINE_TO_COARSE, draw_scene
+
+# Seeds of each split. The seeds from 900 000 on belong to nobody.
+SPLITS = {"test": range(0, 1_000), "validation": range(1_000, 2_000), "train": range(2_000, 900_000)}
+
+PALETTE = np.array(
+    [
+        (142, 197, 235), (236, 242, 247), (255, 214, 92), (139, 126, 140), (58, 120, 186), (134, 179, 92), (102, 102, 110),
+        (214, 150, 118), (170, 66, 58), (112, 66, 40), (244, 226, 150), (44, 116, 70), (124, 88, 58), (226, 92, 44),
+        (30, 30, 34), (128, 52, 104), (250, 236, 222), (240, 128, 176),
+    ],
+    np.uint8,
+)  # fmt: skip
+COARSE_PALETTE = PALETTE[[CLASS_NAMES.index(name) for name in
+                          ("sky", "mountain", "water", "grass", "road", "wall", "crown", "car", "hull", "person")]]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One picture of the world with its ground truth.
+
+    Attributes:
+        image: RGB picture, 128 × 128.
+        labels: (128, 128) uint8, indices into ``Toyscapes.class_names``.
+        coarse_labels: (128, 128) uint8, indices into ``Toyscapes.coarse_class_names``.
+        caption: what the picture shows, in words.
+        seed: the number that the scene is a function of.
+    """
+
+    image: Image.Image
+    labels: np.ndarray
+    coarse_labels: np.ndarray
+    caption: str
+    seed: int
+
+
+class Toyscapes:
+    """A split of the Toyscapes world: ``Toyscapes("test")[7]`` is a :class:`Scene`, the same one on every machine.
+
+    Args:
+        split: "train", "validation" or "test". No training run of this repository ever sees the last two.
+
+    Raises:
+        ValueError: for any other split.
+    """
+
+    class_names = CLASS_NAMES
+    coarse_class_names = COARSE_CLASS_NAMES
+    palette = PALETTE
+    coarse_palette = COARSE_PALETTE
+
+    def __init__(self, split: str = "train"):
+        if split not in SPLITS:
+            raise ValueError(f"Toyscapes has no split {split!r}; choose one of {', '.join(map(repr, SPLITS))}.")
+        self.split, self.seeds = split, SPLITS[split]
+
+    def __len__(self) -> int:
+        return len(self.seeds)
+
+    def __getitem__(self, index: int) -> Scene:
+        try:
+            seed = self.seeds[index]
+        except IndexError:
+            raise IndexError(f"Toyscapes({self.split!r}) has scenes 0 to {len(self) - 1}, not {index}.") from None
+        image, labels, caption = draw_scene(seed)
+        return Scene(Image.fromarray(image), labels, FINE_TO_COARSE[labels], caption, seed)
+
+    def __iter__(self) -> Iterator[Scene]:
+        return (self[index] for index in range(len(self)))
+
+    def __repr__(self) -> str:
+        return f"Toyscapes({self.split!r}): {len(self):,} scenes"
