@@ -4,5 +4,5 @@ from .inversion import Trajectory
 from .pipeline import EmerDiffOutput, EmerDiffPipeline
 from .toyscapes import Scene, Toyscapes
 
-__version__ = "0.1.0"
+from ._version import __version__
 __all__ = ["EmerDiffOutput", "EmerDiffPipeline", "Scene", "Toyscapes", "Trajectory"]

@@ -74,6 +74,7 @@ def invert_ddpm(
     timesteps: list[int],
     generator: torch.Generator | None = None,
     batch_size: int = 16,
+    independent_noise: bool = True,
     progress: Progress = iter,
 ) -> Trajectory:
     """Edit-friendly DDPM inversion (arXiv 2304.06140, Alg. 1).
@@ -86,9 +87,19 @@ def invert_ddpm(
         timesteps: descending inference timesteps; the last of them must be the schedule's last.
         generator: source of the noises.
         batch_size: timesteps per network call.
+        independent_noise: False samples the forward process as a Markov chain instead, the classical path, on which zₜ is
+            close to N(0, 1) but carries little of the image (their Sec. 3).
     """
-    noises = {t: randn_tensor(clean_latents.shape, generator, clean_latents.device, clean_latents.dtype) for t in timesteps}
-    latents = {t: denoiser.add_noise(clean_latents, noise, t) for t, noise in noises.items()}
+    latents: dict[int, torch.Tensor] = {}
+    previous, level = clean_latents, 1.0
+    for t in timesteps[::-1]:
+        noise = randn_tensor(clean_latents.shape, generator, clean_latents.device, clean_latents.dtype)
+        if independent_noise:
+            latents[t] = denoiser.add_noise(clean_latents, noise, t)
+        else:
+            ratio = denoiser.alpha_bar(t).item() / level
+            latents[t] = ratio**0.5 * previous + (1 - ratio) ** 0.5 * noise
+            previous, level = latents[t], denoiser.alpha_bar(t).item()
     chunks = [timesteps[i : i + batch_size] for i in range(0, len(timesteps), batch_size)]
     noise_maps = {}
     for chunk in progress(chunks):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,6 +58,7 @@ class EmerDiffPipeline(DiffusionPipeline):
     """
 
     model_cpu_offload_seq = "text_encoder->unet->vae"
+    model_name = "custom components"  # replaced by what from_pretrained was asked for
 
     def __init__(
         self,
@@ -72,6 +72,8 @@ class EmerDiffPipeline(DiffusionPipeline):
         self.register_modules(vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, scheduler=scheduler)
         for module in (vae, text_encoder, unet):
             module.requires_grad_(False)
+        for module in (vae, unet):  # convolutions run about a third faster
+            module.to(memory_format=torch.channels_last)
         self.vae_scale_factor = 2 ** (len(vae.config.block_out_channels) - 1)
         self.size_multiple = self.vae_scale_factor * 2 ** (len(unet.config.block_out_channels) - 1)
 
@@ -276,12 +278,13 @@ class EmerDiffPipeline(DiffusionPipeline):
 
     def denoiser(self, num_inference_steps: int | None = None, prompt: str = "") -> Denoiser:
         """The U-Net with this prompt and N inference steps (default: the checkpoint's)."""
-        steps = num_inference_steps or models.resolve_settings(self.unet.config)["num_inference_steps"]
+        if num_inference_steps is None:
+            num_inference_steps = models.resolve_settings(self.unet.config)["num_inference_steps"]
         tokens = self.tokenizer(
             prompt, padding="max_length", max_length=self.tokenizer.model_max_length, truncation=True, return_tensors="pt"
         )
         embeds = self.text_encoder(tokens.input_ids.to(self._execution_device))[0].to(self.unet.dtype)
-        return Denoiser(self.unet, self.scheduler.config, embeds, steps)
+        return Denoiser(self.unet, self.scheduler.config, embeds, num_inference_steps)
 
     def _invert(self, denoiser, latents, method: str, start: int, generator) -> Trajectory:
         if method not in METHODS:
@@ -316,9 +319,6 @@ class EmerDiffPipeline(DiffusionPipeline):
         if settings["filter_sigma"] < 0:
             raise ValueError(f"filter_sigma={settings['filter_sigma']} is not possible; it is at least 0 (no filter).")
 
-    model_name: str = "custom components"
-
-
 def check_masks(masks: np.ndarray | torch.Tensor) -> torch.Tensor:
     """Masks of the caller's as (K, h, w) bool; raises ValueError for any other shape or an empty mask."""
     masks = torch.as_tensor(masks)
@@ -336,7 +336,6 @@ def _device_of(generator: torch.Generator | None) -> torch.device:
 
 @contextmanager
 def _stopwatch(timings: dict[str, float], stage: str):
-    start: Callable[[], float] = time.perf_counter
-    begin = start()
+    start = time.perf_counter()
     yield
-    timings[stage] = round(start() - begin, 4)
+    timings[stage] = round(time.perf_counter() - start, 4)

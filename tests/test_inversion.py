@@ -1,0 +1,117 @@
+"""Inversions against closed forms and against diffusers' own samplers."""
+
+import pytest
+import torch
+from diffusers import DDIMScheduler
+
+from emerdiff_lib.denoiser import Denoiser
+from emerdiff_lib.inversion import invert_ddim, invert_ddpm, replay
+
+from .conftest import seeded
+
+SCHEDULE = dict(num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+SHAPE = (1, 4, 48, 48)
+
+
+class GaussianUNet:
+    """The optimal denoiser for data ~ N(0, s²): E[x₀ | xₜ] has a closed form."""
+
+    def __init__(self, scale: float, prediction: str):
+        self.scale, self.prediction = scale, prediction
+        self.alphas = DDIMScheduler(**SCHEDULE).alphas_cumprod
+        self.dtype, self.device = torch.float32, torch.device("cpu")
+
+    def __call__(self, latents, timesteps, encoder_hidden_states):
+        a = self.alphas[timesteps].view(-1, 1, 1, 1)
+        clean = a.sqrt() * self.scale**2 / (a * self.scale**2 + 1 - a) * latents
+        noise = (latents - a.sqrt() * clean) / (1 - a).sqrt()
+        outputs = {"epsilon": noise, "sample": clean, "v_prediction": a.sqrt() * noise - (1 - a).sqrt() * clean}
+        return type("Output", (), {"sample": outputs[self.prediction]})
+
+
+def gaussian_denoiser(prediction="epsilon", scale=1.0, steps=50):
+    config = DDIMScheduler(**SCHEDULE, prediction_type=prediction).config
+    return Denoiser(GaussianUNet(scale, prediction), config, torch.zeros(1, 2, 8), steps)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "sample", "v_prediction"])
+def test_prediction_types_invert_alike_and_replay_exactly(prediction):
+    clean = torch.randn(SHAPE, generator=seeded(1))
+    trajectories = [invert_ddpm(d, clean, d.timesteps[-15:], seeded(2)) for d in map(gaussian_denoiser, ("epsilon", prediction))]
+    for t in trajectories[0].timesteps:
+        torch.testing.assert_close(trajectories[0].noise_maps[t], trajectories[1].noise_maps[t], rtol=1e-3, atol=1e-3)
+    restored = replay(gaussian_denoiser(prediction), trajectories[1])
+    assert (restored - clean).norm() / clean.norm() < 1e-5
+
+
+def test_timesteps_are_stable_diffusions():
+    assert gaussian_denoiser().timesteps == list(range(981, 0, -20))
+
+
+def test_noise_maps_of_a_markov_path_are_standard_normal():
+    """With the optimal denoiser of Gaussian data, the reverse step is the true posterior, so zₜ ~ N(0, 1)."""
+    denoiser = gaussian_denoiser(scale=1.0)
+    clean = torch.randn(SHAPE, generator=seeded(1))
+    trajectory = invert_ddpm(denoiser, clean, denoiser.timesteps, seeded(2), independent_noise=False)
+    for t in trajectory.timesteps[:-1]:  # at the last step σ = 0 and the residual is kept instead
+        z = trajectory.noise_maps[t]
+        assert abs(z.mean()) < 0.05
+        # σₜ² is DDPM's *lower* bound of the reverse variance (x₀ known); for unit Gaussian data the exact one is
+        # 1 − ᾱₜ/ᾱₜ₋Δ, the upper bound: their ratio is the variance that zₜ must have
+        a, p = denoiser.alpha_bars(t)
+        expected = ((1 - a) / (1 - p)).sqrt()
+        assert z.std() == pytest.approx(expected.item(), rel=0.03)
+    assert torch.stack([trajectory.noise_maps[t] for t in trajectory.timesteps[:20]]).std() == pytest.approx(1, abs=0.03)
+
+
+def test_noise_maps_of_independent_noises_have_the_variance_of_the_closed_form():
+    """A denoiser that knows x₀ leaves zₜ = (√(1−ᾱₜ₋Δ) ε' − √(1−ᾱₜ₋Δ−σ²) ε)/σ, of variance 2(1−ᾱₜ)/(1−ᾱₜ/ᾱₜ₋Δ) − 1."""
+    denoiser = gaussian_denoiser(scale=1e-4)  # data without variance: x₀ = 0 is known
+    trajectory = invert_ddpm(denoiser, torch.zeros(SHAPE), denoiser.timesteps[-15:], seeded(2))
+    for t in trajectory.timesteps[:-1]:
+        a, p = denoiser.alpha_bars(t)
+        expected = (2 * (1 - a) / (1 - a / p) - 1).sqrt().item()
+        assert trajectory.noise_maps[t].std() == pytest.approx(expected, rel=0.03)
+
+
+@pytest.mark.parametrize("steps,start", [(50, 281), (20, 951), (7, 427)])
+def test_ddpm_replay_of_the_real_model_is_exact(pipe, scene, steps, start):
+    trajectory = pipe.invert(scene.image, start_timestep=start, num_inference_steps=steps, generator=seeded())
+    error = (pipe.replay(trajectory) - trajectory.clean_latents).norm() / trajectory.clean_latents.norm()
+    assert error < 1e-5
+
+
+def test_batched_inversion_equals_one_call_per_timestep(pipe, scene):
+    denoiser, clean = pipe.denoiser(), pipe.encode(scene.image, 128)
+    one, many = (invert_ddpm(denoiser, clean, denoiser.timesteps[-8:], seeded(3), batch_size=b) for b in (1, 8))
+    for t in one.timesteps:
+        torch.testing.assert_close(one.noise_maps[t], many.noise_maps[t], rtol=1e-3, atol=1e-3)
+
+
+def test_ddim_replay_follows_diffusers_sampler(pipe, scene):
+    trajectory = pipe.invert(scene.image, method="ddim", start_timestep=281)
+    denoiser = pipe.denoiser()
+    scheduler = DDIMScheduler.from_config(pipe.scheduler.config, timestep_spacing="leading", set_alpha_to_one=True, clip_sample=False)
+    scheduler.set_timesteps(50)
+    latents = trajectory.latents[281]
+    for t in trajectory.timesteps:
+        latents = scheduler.step(denoiser.unet_output(latents, t), t, latents).prev_sample
+    torch.testing.assert_close(pipe.replay(trajectory), latents, rtol=1e-4, atol=1e-4)
+
+
+def test_ddim_error_shrinks_with_the_number_of_steps_on_an_exact_denoiser():
+    clean = torch.randn(SHAPE, generator=seeded(1))
+    errors = []
+    for steps in (10, 50, 250):
+        denoiser = gaussian_denoiser(scale=0.5, steps=steps)
+        errors.append((replay(denoiser, invert_ddim(denoiser, clean, denoiser.timesteps)) - clean).norm() / clean.norm())
+    assert errors[0] > 2 * errors[1] > 4 * errors[2] > 0
+
+
+def test_unknown_method_and_timestep_are_refused_with_the_valid_ones(pipe, scene):
+    with pytest.raises(ValueError, match="'ddpm', 'ddim'"):
+        pipe.invert(scene.image, method="euler")
+    with pytest.raises(ValueError, match="start_timestep=280 .* 1, 21, 41"):
+        pipe.invert(scene.image, start_timestep=280)
+    with pytest.raises(ValueError, match="num_inference_steps=1000"):
+        pipe.invert(scene.image, num_inference_steps=1000)

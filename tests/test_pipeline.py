@@ -1,0 +1,153 @@
+"""The pipeline as a user calls it: contract, determinism, odd inputs, clear refusals."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from emerdiff_lib import EmerDiffOutput, EmerDiffPipeline
+from emerdiff_lib.images import load_image
+
+from .conftest import seeded
+
+QUICK = dict(num_masks=3, modulation_timestep=41)
+
+
+@pytest.fixture(scope="module")
+def output(pipe, scene):
+    return pipe(scene.image, output_difference_maps=True, generator=seeded(), **QUICK)
+
+
+def test_output_has_the_promised_shapes(output):
+    assert isinstance(output, EmerDiffOutput)
+    assert output.labels.shape == output.baseline_labels.shape == (128, 128)
+    assert np.issubdtype(output.labels.dtype, np.integer) and set(np.unique(output.labels)) <= {0, 1, 2}
+    assert output.coarse_masks.shape == (3, 16, 16) and output.coarse_masks.dtype == bool
+    assert (output.coarse_masks.sum(0) == 1).all()  # a partition
+    assert output.mask_embeddings.shape[0] == 3 and output.mask_embeddings.dtype == np.float32
+    assert output.difference_maps.shape == (3, 128, 128) and output.difference_maps.dtype == np.float32
+    assert 0 <= output.difference_maps.min() and output.difference_maps.max() <= 3**0.5
+
+
+def test_settings_are_complete_and_serialisable(output):
+    settings = json.loads(json.dumps(output.settings))
+    assert settings["num_masks"] == 3 and settings["modulation_timestep"] == 41 and settings["modulation_strength"] == 10
+    assert {"feature_timestep", "feature_layer", "modulation_layer", "num_inference_steps", "attention_injection", "mode", "seed"} <= set(settings)
+    assert settings["seed"] == 0 and settings["model"] == "toyscapes"
+
+
+def test_same_seed_same_labels(pipe, scene, output):
+    again = pipe(scene.image, generator=seeded(), **QUICK)
+    assert np.array_equal(again.labels, output.labels) and again.difference_maps is None
+    other = pipe(scene.image, generator=seeded(5), **QUICK)
+    assert not np.array_equal(other.labels, output.labels)
+
+
+def test_list_of_images(pipe, scene, output):
+    first, second = pipe([scene.image, np.asarray(scene.image)[:, :96]], generator=seeded(), **QUICK)
+    assert np.array_equal(first.labels, output.labels) and second.labels.shape == (128, 96)
+
+
+def test_inversion_can_be_reused(pipe, scene, output):
+    generator = seeded()
+    trajectory = pipe.invert(scene.image, start_timestep=41, generator=generator)
+    again = pipe(scene.image, trajectory=trajectory, generator=generator, **QUICK)
+    assert np.array_equal(again.labels, output.labels)
+    with pytest.raises(ValueError, match="start_timestep=281"):
+        pipe(scene.image, trajectory=trajectory, num_masks=3)
+
+
+def test_masks_of_ones_own(pipe, scene):
+    halves = np.zeros((2, 5, 7), bool)
+    halves[0, :, :3], halves[1, :, 3:] = True, True
+    output = pipe(scene.image, coarse_masks=halves, modulation_timestep=41, generator=seeded())
+    assert output.settings["num_masks"] == 2 and output.settings["own_masks"]
+    left = output.baseline_labels[:, :50]
+    assert (left == 0).all() and (output.labels[:, :32] == 0).mean() > 0.9  # the response is where the mask is
+    for bad, message in ((halves[0], "shape"), (np.zeros((2, 4, 4), bool), "without any cell")):
+        with pytest.raises(ValueError, match=message):
+            pipe(scene.image, coarse_masks=bad)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 250), (33, 65), (600, 400)])
+def test_any_size_comes_back_at_its_size(pipe, size):
+    image = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+    output = pipe(image, num_masks=2, modulation_timestep=21, processing_resolution=64, generator=seeded())
+    assert output.labels.shape == output.baseline_labels.shape == size
+
+
+def test_huge_image(pipe):
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)).resize((6000, 4000))
+    output = pipe(image, num_masks=2, modulation_timestep=21, processing_resolution=64)
+    assert output.labels.shape == (4000, 6000)
+
+
+def test_a_single_mask_covers_everything(pipe, scene):
+    output = pipe(scene.image, num_masks=1, modulation_timestep=21)
+    assert (output.labels == 0).all() and output.coarse_masks.all()
+
+
+def test_ddim_and_ensemble_and_prompt(pipe, scene):
+    output = pipe(scene.image, inversion="ddim", noise_ensemble_size=3, prompt="a picture of a lake", generator=seeded(), **QUICK)
+    assert output.settings["inversion"] == "ddim" and output.labels.shape == (128, 128)
+
+
+def test_bfloat16_runs_and_agrees_roughly(scene, output):
+    half = EmerDiffPipeline.from_pretrained("toyscapes", dtype=torch.bfloat16)
+    half.set_progress_bar_config(disable=True)
+    masks = output.coarse_masks
+    labels = half(scene.image, coarse_masks=masks, modulation_timestep=41, generator=seeded()).labels
+    full = EmerDiffPipeline.from_pretrained("toyscapes")
+    full.set_progress_bar_config(disable=True)
+    reference = full(scene.image, coarse_masks=masks, modulation_timestep=41, generator=seeded()).labels
+    assert (labels == reference).mean() > 0.8
+
+
+@pytest.mark.parametrize(
+    "options,message",
+    [
+        (dict(num_masks=0), "num_masks=0"),
+        (dict(num_masks=257), "choose 1 to 256"),
+        (dict(feature_layer="nowhere"), "feature_layer='nowhere' .*down_blocks.1.attentions.0"),
+        (dict(modulation_layer="up_blocks.2.attentions.1.transformer_blocks.0.attn1"), "not a cross-attention layer"),
+        (dict(feature_timestep=2), "feature_timestep=2 .* 1, 21, 41"),
+        (dict(modulation_timestep=1001), "modulation_timestep=1001"),
+        (dict(inversion="euler"), "'ddpm', 'ddim'"),
+        (dict(offset_placement="inside"), "'after_projection', 'before_projection'"),
+        (dict(mode="magic"), "choose one of 'exact'"),
+        (dict(noise_ensemble_size=0), "noise_ensemble_size=0"),
+        (dict(filter_sigma=-1), "filter_sigma=-1"),
+        (dict(mask_batch_size=-2), "mask_batch_size=-2"),
+        (dict(num_inference_steps=0), "num_inference_steps=0"),
+    ],
+)
+def test_faulty_values_are_named(pipe, scene, options, message):
+    with pytest.raises(ValueError, match=message):
+        pipe(scene.image, **options)
+
+
+def test_missing_models_say_how_to_get_one(tmp_path):
+    for name in (tmp_path / "nowhere", "nobody/no-such-model"):
+        with pytest.raises(FileNotFoundError, match="hf download"):
+            EmerDiffPipeline.from_pretrained(name)
+    with pytest.raises(FileNotFoundError, match="model_index.json"):
+        EmerDiffPipeline.from_pretrained(tmp_path)
+
+
+def test_unknown_architectures_ask_for_settings(pipe):
+    from emerdiff_lib.models import family_of, resolve_settings
+
+    unknown = dict(pipe.unet.config) | {"cross_attention_dim": 99}
+    assert family_of(pipe.unet.config).name == "Toyscapes" and family_of(unknown) is None
+    with pytest.raises(ValueError, match="pass resolution, num_masks, feature_layer"):
+        resolve_settings(unknown)
+
+
+def test_save_pretrained_round_trip(pipe, scene, output, tmp_path):
+    pipe.save_pretrained(tmp_path)
+    reloaded = EmerDiffPipeline.from_pretrained(tmp_path)
+    reloaded.set_progress_bar_config(disable=True)
+    assert np.array_equal(reloaded(scene.image, generator=seeded(), **QUICK).labels, output.labels)
+    assert load_image(scene.image) is not None
