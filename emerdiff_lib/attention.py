@@ -35,7 +35,9 @@ def check_layer(unet: UNet2DConditionModel, argument: str, name: str) -> str:
     """Returns ``name`` if it is a cross-attention layer of ``unet``, else raises ValueError listing those there are."""
     valid = attention_layers(unet, "attn2")
     if name not in valid:
-        raise ValueError(f"{argument}={name!r} is not a cross-attention layer of this model; choose one of {', '.join(valid)}.")
+        raise ValueError(
+            f"{argument}={name!r} is not a cross-attention layer of this model; choose one of {', '.join(valid)}."
+        )
     return name
 
 
@@ -43,7 +45,11 @@ def layer_grid(unet: UNet2DConditionModel, layer: str, height: int, width: int) 
     """(h, w) of an attention layer's positions in a U-Net on (height, width) latents; level i of the U-Net halves i times."""
     block, index = layer.split(".")[:2]
     levels = len(unet.config.block_out_channels)
-    level = {"down_blocks": lambda: int(index), "mid_block": lambda: levels - 1, "up_blocks": lambda: levels - 1 - int(index)}
+    level = {
+        "down_blocks": lambda: int(index),
+        "mid_block": lambda: levels - 1,
+        "up_blocks": lambda: levels - 1 - int(index),
+    }
     reduction = 2 ** level[block]()
     return -(-height // reduction), -(-width // reduction)
 
@@ -109,15 +115,24 @@ class LockstepAttention:
     def __call__(
         self, attn: Attention, hidden_states: torch.Tensor, encoder_hidden_states=None, attention_mask=None, **kwargs
     ) -> torch.Tensor:
-        if attention_mask is not None or attn.group_norm is not None or attn.spatial_norm is not None or attn.norm_cross:
-            raise NotImplementedError("This attention layer has masks or norms of its own, which EmerDiff does not handle.")
+        if (
+            attention_mask is not None
+            or attn.group_norm is not None
+            or attn.spatial_norm is not None
+            or attn.norm_cross
+        ):
+            raise NotImplementedError(
+                "This attention layer has masks or norms of its own, which EmerDiff does not handle."
+            )
         rows, cross = len(hidden_states), encoder_hidden_states is not None
-        source = hidden_states[:1] if self.share_first_row else hidden_states  # of queries (and of keys: self-attention)
+        source = (
+            hidden_states[:1] if self.share_first_row else hidden_states
+        )  # of queries (and of keys: self-attention)
         context = encoder_hidden_states[: len(source)] if cross else source
         query, key = attn.to_q(source), attn.to_k(context)
         value = attn.to_v(context if cross else hidden_states)
 
-        heads = lambda a: a.unflatten(-1, (attn.heads, -1)).transpose(1, 2)  # noqa: E731
+        heads = lambda a: a.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
         query, key, value = heads(query), heads(key), heads(value)
         if len(value) != len(query):
             query, key = query.expand(rows, -1, -1, -1), key.expand(rows, -1, -1, -1)

@@ -22,7 +22,9 @@ class Denoiser:
         ValueError: if N is not between 1 and the number of training timesteps.
     """
 
-    def __init__(self, unet: UNet2DConditionModel, scheduler_config, prompt_embeds: torch.Tensor, num_inference_steps: int):
+    def __init__(
+        self, unet: UNet2DConditionModel, scheduler_config, prompt_embeds: torch.Tensor, num_inference_steps: int
+    ):
         self.unet, self.prompt_embeds = unet, prompt_embeds
         self.scheduler = DDIMScheduler.from_config(
             scheduler_config, timestep_spacing="leading", steps_offset=1, set_alpha_to_one=True, clip_sample=False,
@@ -46,7 +48,9 @@ class Denoiser:
 
     def alpha_bar(self, timestep: int) -> torch.Tensor:
         """ᾱₜ, a 0-d float64 tensor; 1 before the first timestep, where the latents are clean."""
-        return self.scheduler.alphas_cumprod[timestep].double() if timestep >= 0 else torch.ones((), dtype=torch.float64)
+        return (
+            self.scheduler.alphas_cumprod[timestep].double() if timestep >= 0 else torch.ones((), dtype=torch.float64)
+        )
 
     def alpha_bars(self, timestep: int) -> tuple[torch.Tensor, torch.Tensor]:
         """(ᾱₜ, ᾱₜ₋Δ)."""

@@ -10,7 +10,9 @@ from .denoiser import Denoiser
 from .inversion import Trajectory
 
 
-def extract_queries(denoiser: Denoiser, noisy_latents: torch.Tensor, timestep: int, layers: list[str]) -> dict[str, torch.Tensor]:
+def extract_queries(
+    denoiser: Denoiser, noisy_latents: torch.Tensor, timestep: int, layers: list[str]
+) -> dict[str, torch.Tensor]:
     """Query vectors of cross-attention ``layers`` at ``timestep``, {layer: (h, w, d) float32}.
 
     ``noisy_latents`` is (B, C, h, w); queries are averaged over the rows (a noise ensemble as in DIFT, arXiv 2306.03881).
@@ -18,7 +20,10 @@ def extract_queries(denoiser: Denoiser, noisy_latents: torch.Tensor, timestep: i
     with capture_queries(denoiser.unet, layers) as captures:
         denoiser.unet_output(noisy_latents, timestep)
     return {
-        layer: capture.queries.mean(0).float().cpu().unflatten(0, layer_grid(denoiser.unet, layer, *noisy_latents.shape[2:]))
+        layer: capture.queries.mean(0)
+        .float()
+        .cpu()
+        .unflatten(0, layer_grid(denoiser.unet, layer, *noisy_latents.shape[2:]))
         for layer, capture in captures.items()
     }
 

@@ -49,7 +49,9 @@ def _open(path: Path) -> Image.Image:
         image = Image.open(path)
         image.load()
     except UnidentifiedImageError:
-        raise ValueError(f"{path} is no image that Pillow can read (PNG, JPEG, TIFF, WebP …); convert it first.") from None
+        raise ValueError(
+            f"{path} is no image that Pillow can read (PNG, JPEG, TIFF, WebP …); convert it first."
+        ) from None
     except (OSError, SyntaxError, ValueError) as error:
         raise ValueError(f"{path} is damaged ({error}); save or download it again.") from error
     return image
@@ -65,13 +67,17 @@ def _from_array(array: np.ndarray) -> Image.Image:
     elif np.issubdtype(array.dtype, np.floating):
         low, high = float(array.min()), float(array.max())
         if not (low >= -1e-6 and high <= 1 + 1e-6):  # also refuses NaN
-            raise ValueError(f"A floating-point image lies in [0, 1], not in [{low:g}, {high:g}]; rescale it, or pass uint8.")
+            raise ValueError(
+                f"A floating-point image lies in [0, 1], not in [{low:g}, {high:g}]; rescale it, or pass uint8."
+            )
         array = np.rint(np.clip(array, 0, 1) * 255).astype(np.uint8)
     elif array.dtype == np.uint16:
         array = (array // 257).astype(np.uint8)
     elif array.dtype != np.uint8:
         if array.min() < 0 or array.max() > 255:
-            raise ValueError(f"An image array of {array.dtype} lies in 0–255, not in {array.min()}–{array.max()}; pass uint8.")
+            raise ValueError(
+                f"An image array of {array.dtype} lies in 0–255, not in {array.min()}–{array.max()}; pass uint8."
+            )
         array = array.astype(np.uint8)
     return Image.fromarray(array)
 
@@ -97,7 +103,7 @@ def processing_size(size: tuple[int, int], resolution: int, multiple: int) -> tu
     """
     height, width = size
     scale = resolution / (height * width) ** 0.5
-    fit = lambda side: max(round(side * scale / multiple), 1) * multiple  # noqa: E731
+    fit = lambda side: max(round(side * scale / multiple), 1) * multiple
     return fit(height), fit(width)
 
 

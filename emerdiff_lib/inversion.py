@@ -6,6 +6,7 @@ Song et al., "Denoising Diffusion Implicit Models" (arXiv 2010.02502), through d
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
@@ -42,7 +43,11 @@ class Trajectory:
 
 
 def reverse_mean_and_std(
-    denoiser: Denoiser, latents: torch.Tensor, predictions: tuple[torch.Tensor, torch.Tensor], timestep: int, method: str
+    denoiser: Denoiser,
+    latents: torch.Tensor,
+    predictions: tuple[torch.Tensor, torch.Tensor],
+    timestep: int,
+    method: str,
 ) -> tuple[torch.Tensor, float]:
     """μₜ = √ᾱₜ₋Δ x̂₀ + √(1−ᾱₜ₋Δ−σₜ²) ε and σₜ, where σₜ² = (1−ᾱₜ₋Δ)/(1−ᾱₜ)·(1−ᾱₜ/ᾱₜ₋Δ) for DDPM and 0 for DDIM."""
     clean, noise = predictions
@@ -54,7 +59,9 @@ def reverse_mean_and_std(
 
 def reverse_step(denoiser: Denoiser, trajectory: Trajectory, latents: torch.Tensor, timestep: int) -> torch.Tensor:
     """xₜ₋Δ = μₜ(xₜ) + σₜ zₜ for any rows (B, C, h, w) at ``timestep``, with the trajectory's recorded noise."""
-    mean, std = reverse_mean_and_std(denoiser, latents, denoiser.predict(latents, timestep), timestep, trajectory.method)
+    mean, std = reverse_mean_and_std(
+        denoiser, latents, denoiser.predict(latents, timestep), timestep, trajectory.method
+    )
     if trajectory.method == "ddim":
         return mean
     return mean + (std if std > 0 else 1.0) * trajectory.noise_maps[timestep]
@@ -118,9 +125,9 @@ def invert_ddim(
 
     Each step takes ε(xₜ, t) ≈ ε(xₜ₋Δ, t), which is where its error comes from.
     """
-    scheduler = DDIMInverseScheduler.from_config(
-        denoiser.scheduler.config, timestep_spacing="leading", clip_sample=False, set_alpha_to_one=True
-    )
+    known = inspect.signature(DDIMInverseScheduler).parameters
+    config = {key: value for key, value in denoiser.scheduler.config.items() if key in known}
+    scheduler = DDIMInverseScheduler(**config)
     scheduler.set_timesteps(len(denoiser.timesteps))
     latents, current = {}, clean_latents
     for t in progress(sorted(timesteps)):

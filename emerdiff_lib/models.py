@@ -109,7 +109,7 @@ def locate(name: str | Path) -> str:
 
 def _how_to_get(name: str | Path) -> str:
     return (
-        f"There is no model {str(name)!r}; use \"toyscapes\" (bundled), a diffusers folder on disk, or a hub id such as "
+        f'There is no model {str(name)!r}; use "toyscapes" (bundled), a diffusers folder on disk, or a hub id such as '
         '"CompVis/stable-diffusion-v1-4" (download it once with `hf download CompVis/stable-diffusion-v1-4 --local-dir '
         "sd-v1-4` where there is a network, then pass the folder)."
     )

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL, DiffusionPipeline, UNet2DConditionModel
 from diffusers.utils import BaseOutput
-from tqdm.auto import tqdm
 from transformers import CLIPTextModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
 
 from . import images as image_io
 from . import models
@@ -92,7 +92,8 @@ class EmerDiffPipeline(DiffusionPipeline):
         # what EmerDiff does not need: no safety checker runs on images that are never generated
         options = {"dtype": torch.float32, "use_safetensors": True} | kwargs
         try:
-            pipeline = super().from_pretrained(source, **options)
+            with _quiet_transformers():
+                pipeline = super().from_pretrained(source, **options)
         except OSError as error:  # huggingface_hub's "not found" and "offline" errors are OSErrors as well
             if Path(source).exists():
                 raise
@@ -281,7 +282,11 @@ class EmerDiffPipeline(DiffusionPipeline):
         if num_inference_steps is None:
             num_inference_steps = models.resolve_settings(self.unet.config)["num_inference_steps"]
         tokens = self.tokenizer(
-            prompt, padding="max_length", max_length=self.tokenizer.model_max_length, truncation=True, return_tensors="pt"
+            prompt,
+            padding="max_length",
+            max_length=self.tokenizer.model_max_length,
+            truncation=True,
+            return_tensors="pt",
         )
         embeds = self.text_encoder(tokens.input_ids.to(self._execution_device))[0].to(self.unet.dtype)
         return Denoiser(self.unet, self.scheduler.config, embeds, num_inference_steps)
@@ -319,6 +324,7 @@ class EmerDiffPipeline(DiffusionPipeline):
         if settings["filter_sigma"] < 0:
             raise ValueError(f"filter_sigma={settings['filter_sigma']} is not possible; it is at least 0 (no filter).")
 
+
 def check_masks(masks: np.ndarray | torch.Tensor) -> torch.Tensor:
     """Masks of the caller's as (K, h, w) bool; raises ValueError for any other shape or an empty mask."""
     masks = torch.as_tensor(masks)
@@ -332,6 +338,19 @@ def check_masks(masks: np.ndarray | torch.Tensor) -> torch.Tensor:
 
 def _device_of(generator: torch.Generator | None) -> torch.device:
     return generator.device if generator is not None else torch.device("cpu")
+
+
+@contextmanager
+def _quiet_transformers():
+    """While loading: no advice about image processors that EmerDiff does not use, no bar for half a second's work."""
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        transformers_logging.enable_progress_bar()
 
 
 @contextmanager

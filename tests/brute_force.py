@@ -1,8 +1,6 @@
 """The straightforward implementation of modulated denoising, as the paper describes it: one mask and one sign at a time,
 with the attention maps of the unmodulated trajectory stored for every layer and step, and put in place of the run's own."""
 
-import torch
-
 from emerdiff_lib.attention import attention_layers, attention_processors, layer_grid
 from emerdiff_lib.inversion import reverse_step
 
@@ -31,7 +29,9 @@ class StoredMaps:
         return output
 
 
-def modulated_latents(denoiser, trajectory, mask, strength, layer, timestep, injection=True, placement="after_projection"):
+def modulated_latents(
+    denoiser, trajectory, mask, strength, layer, timestep, injection=True, placement="after_projection"
+):
     """x₀ of a single run in which ``strength`` · ``mask`` is added at ``timestep``; mask (h, w) on the layer's own grid."""
     original = modulated = trajectory.latents[timestep]
     height, width = layer_grid(denoiser.unet, layer, *original.shape[2:])

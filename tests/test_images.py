@@ -68,8 +68,8 @@ def test_truncated_file(tmp_path):
         load_image(tmp_path / "cut.png")
 
 
-@pytest.mark.parametrize("array", [np.zeros((4, 4, 2)), np.zeros(5), np.zeros((0, 4)), np.full((4, 4), 2.0), np.full((4, 4), np.nan),
-                                   np.full((4, 4), 300), torch.zeros(4, 4)])  # fmt: skip
+@pytest.mark.parametrize("array", [np.zeros((4, 4, 2)), np.zeros(5), np.zeros((0, 4)), np.full((4, 4), 2.0),
+                                   np.full((4, 4), np.nan), np.full((4, 4), 300), torch.zeros(4, 4)])  # fmt: skip
 def test_what_is_no_image(array):
     with pytest.raises(ValueError):
         load_image(array)
@@ -80,8 +80,9 @@ def test_wrong_type():
         load_image({})
 
 
-@pytest.mark.parametrize("size,expected", [((128, 128), (128, 128)), ((100, 300), (64, 224)), ((300, 100), (224, 64)),
-                                           ((1, 1), (128, 128)), ((3000, 4000), (96, 160)), ((10, 2000), (32, 1824))])  # fmt: skip
+@pytest.mark.parametrize("size,expected", [((128, 128), (128, 128)), ((100, 300), (64, 224)),
+                                           ((300, 100), (224, 64)), ((1, 1), (128, 128)), ((3000, 4000), (96, 160)),
+                                           ((10, 2000), (32, 1824))])  # fmt: skip
 def test_processing_size_keeps_area_and_aspect(size, expected):
     assert processing_size(size, 128, 32) == expected
 

@@ -37,7 +37,9 @@ def gaussian_denoiser(prediction="epsilon", scale=1.0, steps=50):
 @pytest.mark.parametrize("prediction", ["epsilon", "sample", "v_prediction"])
 def test_prediction_types_invert_alike_and_replay_exactly(prediction):
     clean = torch.randn(SHAPE, generator=seeded(1))
-    trajectories = [invert_ddpm(d, clean, d.timesteps[-15:], seeded(2)) for d in map(gaussian_denoiser, ("epsilon", prediction))]
+    trajectories = [
+        invert_ddpm(d, clean, d.timesteps[-15:], seeded(2)) for d in map(gaussian_denoiser, ("epsilon", prediction))
+    ]
     for t in trajectories[0].timesteps:
         torch.testing.assert_close(trajectories[0].noise_maps[t], trajectories[1].noise_maps[t], rtol=1e-3, atol=1e-3)
     restored = replay(gaussian_denoiser(prediction), trajectories[1])
@@ -61,7 +63,9 @@ def test_noise_maps_of_a_markov_path_are_standard_normal():
         a, p = denoiser.alpha_bars(t)
         expected = ((1 - a) / (1 - p)).sqrt()
         assert z.std() == pytest.approx(expected.item(), rel=0.03)
-    assert torch.stack([trajectory.noise_maps[t] for t in trajectory.timesteps[:20]]).std() == pytest.approx(1, abs=0.03)
+    assert torch.stack([trajectory.noise_maps[t] for t in trajectory.timesteps[:20]]).std() == pytest.approx(
+        1, abs=0.03
+    )
 
 
 def test_noise_maps_of_independent_noises_have_the_variance_of_the_closed_form():
@@ -91,7 +95,9 @@ def test_batched_inversion_equals_one_call_per_timestep(pipe, scene):
 def test_ddim_replay_follows_diffusers_sampler(pipe, scene):
     trajectory = pipe.invert(scene.image, method="ddim", start_timestep=281)
     denoiser = pipe.denoiser()
-    scheduler = DDIMScheduler.from_config(pipe.scheduler.config, timestep_spacing="leading", set_alpha_to_one=True, clip_sample=False)
+    scheduler = DDIMScheduler.from_config(
+        pipe.scheduler.config, timestep_spacing="leading", set_alpha_to_one=True, clip_sample=False
+    )
     scheduler.set_timesteps(50)
     latents = trajectory.latents[281]
     for t in trajectory.timesteps:
@@ -104,7 +110,9 @@ def test_ddim_error_shrinks_with_the_number_of_steps_on_an_exact_denoiser():
     errors = []
     for steps in (10, 50, 250):
         denoiser = gaussian_denoiser(scale=0.5, steps=steps)
-        errors.append((replay(denoiser, invert_ddim(denoiser, clean, denoiser.timesteps)) - clean).norm() / clean.norm())
+        errors.append(
+            (replay(denoiser, invert_ddim(denoiser, clean, denoiser.timesteps)) - clean).norm() / clean.norm()
+        )
     assert errors[0] > 2 * errors[1] > 4 * errors[2] > 0
 
 

@@ -32,7 +32,9 @@ def test_lockstep_equals_brute_force(pipe, trajectory, masks, injection, placeme
     singles = [trajectory.clean_latents]
     for strength in (10.0, -10.0):
         for mask in masks[:2]:
-            singles.append(brute_force.modulated_latents(denoiser, trajectory, mask, strength, LAYER, 101, injection, placement))
+            singles.append(
+                brute_force.modulated_latents(denoiser, trajectory, mask, strength, LAYER, 101, injection, placement)
+            )
     torch.testing.assert_close(rows, torch.cat(singles), rtol=1e-3, atol=1e-3)
     assert (rows[1] - rows[0]).abs().max() > 0.1  # the comparison is not one of zeros
 
@@ -42,7 +44,11 @@ def test_injection_and_placement_matter(pipe, trajectory, masks):
     offsets = signed_offsets(masks[:1], 10.0)
     default, free, before = (
         modulated_latents(pipe.denoiser(), trajectory, offsets, LAYER, 101, injection, placement)
-        for injection, placement in ((True, "after_projection"), (False, "after_projection"), (True, "before_projection"))
+        for injection, placement in (
+            (True, "after_projection"),
+            (False, "after_projection"),
+            (True, "before_projection"),
+        )
     )
     assert (default - free)[1:].abs().max() > 1e-3 and (default - before)[1:].abs().max() > 1e-3
     torch.testing.assert_close(default[0], free[0], rtol=1e-4, atol=1e-4)  # the unmodulated row never changes

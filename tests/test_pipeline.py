@@ -28,13 +28,23 @@ def test_output_has_the_promised_shapes(output):
     assert (output.coarse_masks.sum(0) == 1).all()  # a partition
     assert output.mask_embeddings.shape[0] == 3 and output.mask_embeddings.dtype == np.float32
     assert output.difference_maps.shape == (3, 128, 128) and output.difference_maps.dtype == np.float32
-    assert 0 <= output.difference_maps.min() and output.difference_maps.max() <= 3**0.5
+    assert output.difference_maps.min() >= 0 and output.difference_maps.max() <= 3**0.5
 
 
 def test_settings_are_complete_and_serialisable(output):
     settings = json.loads(json.dumps(output.settings))
-    assert settings["num_masks"] == 3 and settings["modulation_timestep"] == 41 and settings["modulation_strength"] == 10
-    assert {"feature_timestep", "feature_layer", "modulation_layer", "num_inference_steps", "attention_injection", "mode", "seed"} <= set(settings)
+    assert (
+        settings["num_masks"] == 3 and settings["modulation_timestep"] == 41 and settings["modulation_strength"] == 10
+    )
+    assert {
+        "feature_timestep",
+        "feature_layer",
+        "modulation_layer",
+        "num_inference_steps",
+        "attention_injection",
+        "mode",
+        "seed",
+    } <= set(settings)
     assert settings["seed"] == 0 and settings["model"] == "toyscapes"
 
 
@@ -90,7 +100,9 @@ def test_a_single_mask_covers_everything(pipe, scene):
 
 
 def test_ddim_and_ensemble_and_prompt(pipe, scene):
-    output = pipe(scene.image, inversion="ddim", noise_ensemble_size=3, prompt="a picture of a lake", generator=seeded(), **QUICK)
+    output = pipe(
+        scene.image, inversion="ddim", noise_ensemble_size=3, prompt="a picture of a lake", generator=seeded(), **QUICK
+    )
     assert output.settings["inversion"] == "ddim" and output.labels.shape == (128, 128)
 
 

@@ -78,7 +78,11 @@ def test_boundary_scores_against_brute_force():
         precision, recall = (distance.min(1) <= tolerance).mean(), (distance.min(0) <= tolerance).mean()
         expected = precision, recall, 2 * precision * recall / max(precision + recall, 1e-12)
         assert metrics.boundary_scores(predicted, truth, tolerance) == pytest.approx(expected)
-    assert metrics.boundary_scores(truth * 0, truth * 0) == (1, 1, 1) and metrics.boundary_scores(truth, truth * 0) == (0, 0, 0)
+    assert metrics.boundary_scores(truth * 0, truth * 0) == (1, 1, 1) and metrics.boundary_scores(truth, truth * 0) == (
+        0,
+        0,
+        0,
+    )
 
 
 def test_share_inside():
@@ -104,7 +108,9 @@ def test_modified_protocol_against_pixels_one_by_one():
     nearest = np.linalg.norm(pixels[..., None, :] - concepts, axis=-1).argmin(-1)
     assert np.array_equal(protocols.modified(record, concepts), sklearn_confusion(labels.ravel(), nearest.ravel()))
     cosine = (pixels @ concepts.T) / np.linalg.norm(pixels, axis=-1)[..., None] / np.linalg.norm(concepts, axis=-1)
-    assert np.array_equal(protocols.modified(record, concepts, "cosine"), sklearn_confusion(labels.ravel(), cosine.argmax(-1).ravel()))
+    assert np.array_equal(
+        protocols.modified(record, concepts, "cosine"), sklearn_confusion(labels.ravel(), cosine.argmax(-1).ravel())
+    )
     with pytest.raises(ValueError, match="'euclidean', 'cosine'"):
         protocols.modified(record, concepts, "manhattan")
 
@@ -119,7 +125,9 @@ def test_bootstrap_interval_of_a_mean_is_the_textbooks():
     values = RNG.normal(3, 2, 400)
     value, low, high = protocols.bootstrap(protocols.mean_statistic(values), 400, draws=2000)
     half = 1.96 * values.std() / 20
-    assert value == pytest.approx(values.mean()) and (low, high) == pytest.approx((value - half, value + half), abs=0.03)
+    assert value == pytest.approx(values.mean()) and (low, high) == pytest.approx(
+        (value - half, value + half), abs=0.03
+    )
 
 
 def test_colour_kmeans_separates_flat_colours():

@@ -83,7 +83,9 @@ def test_shapes_against_their_definitions():
     assert (triangle == expected).mean() > 0.99
     assert drawing.ellipse(0.5, 0.5, 0.3, 0.2).inside(x, y).mean() == pytest.approx(np.pi * 0.06, abs=0.01)
     ridge = drawing.below([0, 1], [0.2, 0.6], 0.9).inside(x, y)
-    assert np.array_equal(ridge, (grid_y >= np.float32(0.2) + (np.float32(0.6) - np.float32(0.2)) * grid_x) & (grid_y < 0.9))
+    assert np.array_equal(
+        ridge, (grid_y >= np.float32(0.2) + (np.float32(0.6) - np.float32(0.2)) * grid_x) & (grid_y < 0.9)
+    )
 
 
 def test_labels_are_the_majority_of_their_samples():
@@ -98,7 +100,7 @@ def test_labels_are_the_majority_of_their_samples():
 def test_stable_diffusion_pipeline_loads_the_bundled_model_and_listens_to_the_caption():
     pipeline = StableDiffusionPipeline.from_pretrained(TOYSCAPES_FOLDER)
     pipeline.set_progress_bar_config(disable=True)
-    draw = lambda caption: pipeline([caption] * 4, num_inference_steps=12, guidance_scale=4.0, output_type="np",  # noqa: E731
+    draw = lambda caption: pipeline([caption] * 4, num_inference_steps=12, guidance_scale=4.0, output_type="np",
                                     generator=torch.Generator().manual_seed(0)).images  # fmt: skip
     night, day = draw("a picture of a road at night"), draw("a picture of a road at day")
     assert night.shape == (4, 128, 128, 3) and night.mean() < day.mean() - 0.1
@@ -131,7 +133,9 @@ def trained(tmp_path_factory):
 
 def test_training_exports_a_pipeline_with_sheets_and_a_log(trained):
     assert StableDiffusionPipeline.from_pretrained(trained / "model").unet.config.in_channels == 8
-    assert list((trained / "denoiser").glob("samples-*.png")) and list((trained / "autoencoder").glob("reconstructions-*dB.png"))
+    assert list((trained / "denoiser").glob("samples-*.png")) and list(
+        (trained / "autoencoder").glob("reconstructions-*dB.png")
+    )
     assert json.loads((trained / "denoiser" / "latest.json").read_text())["step"] == 4
 
 
@@ -144,14 +148,18 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(trained, tmp_path):
     assert subprocess.run([sys.executable, "-c", killer, *command[3:], "4"], capture_output=True).returncode == 9
     assert json.loads((tmp_path / "denoiser" / "latest.json").read_text())["step"] == 2
     subprocess.run([*command, "4"], check=True, capture_output=True)
-    whole, resumed = (StableDiffusionPipeline.from_pretrained(f / "model").unet.state_dict() for f in (trained, tmp_path))
+    whole, resumed = (
+        StableDiffusionPipeline.from_pretrained(f / "model").unet.state_dict() for f in (trained, tmp_path)
+    )
     for name in whole:
         torch.testing.assert_close(whole[name], resumed[name], rtol=1e-3, atol=1e-4)
 
 
 def test_training_continues_from_exported_weights(trained, tmp_path):
     train.main([*TINY, "--output", str(tmp_path), "--steps", "1", "--init-from", str(trained / "model")])
-    before, after = (StableDiffusionPipeline.from_pretrained(f / "model").unet.conv_in.weight for f in (trained, tmp_path))
+    before, after = (
+        StableDiffusionPipeline.from_pretrained(f / "model").unet.conv_in.weight for f in (trained, tmp_path)
+    )
     assert 0 < (before - after).abs().max() < 0.05
     with pytest.raises(FileNotFoundError, match="--init-from"):
         train.main([*TINY, "--output", str(tmp_path), "--init-from", str(tmp_path / "nowhere")])

@@ -49,7 +49,7 @@ def boundary_scores(predicted: np.ndarray, truth: np.ndarray, tolerance: float =
     if not a.any() or not b.any():
         same = float(a.any() == b.any())
         return same, same, same
-    near = lambda edges: distance_transform_cdt(~edges, metric="chessboard") <= tolerance  # noqa: E731
+    near = lambda edges: distance_transform_cdt(~edges, metric="chessboard") <= tolerance
     precision, recall = float(near(b)[a].mean()), float(near(a)[b].mean())
     return precision, recall, 2 * precision * recall / max(precision + recall, 1e-12)
 

@@ -45,7 +45,7 @@ def nearest_concept(embeddings: np.ndarray, concepts: np.ndarray, similarity: st
     if similarity == "euclidean":
         scores = -np.square(embeddings[:, None] - concepts[None]).sum(-1)
     elif similarity == "cosine":
-        unit = lambda a: a / np.maximum(np.linalg.norm(a, axis=-1, keepdims=True), 1e-12)  # noqa: E731
+        unit = lambda a: a / np.maximum(np.linalg.norm(a, axis=-1, keepdims=True), 1e-12)
         scores = unit(embeddings) @ unit(concepts).T
     else:
         raise ValueError(f"similarity={similarity!r} is unknown; choose one of {', '.join(map(repr, SIMILARITIES))}.")

@@ -31,7 +31,10 @@ def per_image(results: list[dict], fit: list[dict]) -> dict[str, dict[str, np.nd
         records, fit_records = (_records(part, name) for part in (results, fit))
         entries = [result["methods"][name] for result in results]
         edges = np.array([entry["boundary_2px"] for entry in entries])
-        concepts = {"modified_self": concept_embeddings(records), "modified": concept_embeddings(fit_records or records)}
+        concepts = {
+            "modified_self": concept_embeddings(records),
+            "modified": concept_embeddings(fit_records or records),
+        }
         methods[name] = {
             "oracle": np.stack([oracle(record) for record in records]),
             "modified_self": np.stack([modified(record, concepts["modified_self"]) for record in records]),
@@ -64,7 +67,9 @@ def summarise(results: list[dict], fit: list[dict]) -> dict:
             a, b = methods[first][key], methods[second][key]
             statistic = (miou_statistic if a.ndim == 3 else mean_statistic)(a, b)
             value, low, high = (100 * v for v in bootstrap(statistic, count))
-            differences.append({"first": first, "second": second, "measure": key, "points": value, "low": low, "high": high})
+            differences.append(
+                {"first": first, "second": second, "measure": key, "points": value, "low": low, "high": high}
+            )
     return {
         "num_scenes": count, "num_fit_scenes": len(fit), "scores": scores, "differences": differences,
         "worst_replay_error": max(result["replay_error"] for result in results),
@@ -85,5 +90,7 @@ def as_text(summary: dict) -> str:
     ]
     for row in differences.itertuples():
         lines.append(f"  {row.first} − {row.second}: {row.measure} {row.points:+.1f} [{row.low:+.1f}, {row.high:+.1f}]")
-    lines.append(f"DDPM inversion, worst relative error of the replayed x₀ (float32): {summary['worst_replay_error']:.1e}")
+    lines.append(
+        f"DDPM inversion, worst relative error of the replayed x₀ (float32): {summary['worst_replay_error']:.1e}"
+    )
     return "\n".join(lines)

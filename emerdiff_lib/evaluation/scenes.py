@@ -34,7 +34,11 @@ def evaluate_scene(pipe, scene: Scene, num_masks: int, **settings) -> dict:
 
     segmentations = {
         EMERDIFF: (output.labels, output.mask_embeddings, seconds),
-        BILINEAR: (output.baseline_labels, output.mask_embeddings, seconds - output.timings["modulate"] - output.timings["assign"]),
+        BILINEAR: (
+            output.baseline_labels,
+            output.mask_embeddings,
+            seconds - output.timings["modulate"] - output.timings["assign"],
+        ),
         CEILING: (_grid_of_truth(scene.coarse_labels, grid, classes), np.eye(classes, dtype=np.float32), 0.0),
     }
     for name, run in {
@@ -68,7 +72,9 @@ def _timed(run):
 
 def _grid_of_truth(labels: np.ndarray, grid: tuple[int, int], classes: int) -> np.ndarray:
     """The true classes averaged to the feature grid and brought back: what a grid of that size can reach at best."""
-    shares = torch.nn.functional.adaptive_avg_pool2d(torch.from_numpy(np.eye(classes, dtype=np.float32)[labels]).permute(2, 0, 1), grid)
+    shares = torch.nn.functional.adaptive_avg_pool2d(
+        torch.from_numpy(np.eye(classes, dtype=np.float32)[labels]).permute(2, 0, 1), grid
+    )
     winners = torch.from_numpy(np.eye(classes, dtype=np.float32)[shares.argmax(0).numpy()]).permute(2, 0, 1)
     return assign_bilinear(winners, labels.shape)
 
@@ -85,7 +91,9 @@ class SceneStore:
         folder.mkdir(parents=True, exist_ok=True)
         header, path = {"settings": settings, "weights": self.weights}, folder / "header.json"
         if path.exists() and json.loads(path.read_text()) != json.loads(json.dumps(header)):
-            raise ValueError(f"{folder} holds results of another model or other settings; choose another --output or delete it.")
+            raise ValueError(
+                f"{folder} holds results of another model or other settings; choose another --output or delete it."
+            )
         _write(path, header)
 
     def recall(self, split: str, index: int) -> dict | None:

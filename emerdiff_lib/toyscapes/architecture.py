@@ -13,10 +13,11 @@ from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
 
 from .world import SIZE
 
-VOCABULARY = sorted(
+WORDS = (
     "a and at blue boat brown car clouds cyan day field green grey house in lake moon mountains night of on orange "
-    "person picture purple red road roof sea sun sunset the tree white with yellow".split()
+    "person picture purple red road roof sea sun sunset the tree white with yellow"
 )
+VOCABULARY = sorted(WORDS.split())
 UNKNOWN, BEGIN, END = "<unknown>", "<begin>", "<end>"
 MAX_TOKENS = 64
 NOISE_SCHEDULE = dict(

@@ -51,7 +51,7 @@ class Draw:
 
 def hsv(hue: float, saturation: float, value: float) -> np.ndarray:
     """RGB in [0, 1] as (3,) float32; the hue wraps around."""
-    clip = lambda v: min(max(v, 0.0), 1.0)  # noqa: E731
+    clip = lambda v: min(max(v, 0.0), 1.0)
     return np.array(colorsys.hsv_to_rgb(hue % 1.0, clip(saturation), clip(value)), np.float32)
 
 

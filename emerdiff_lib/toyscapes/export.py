@@ -28,7 +28,9 @@ def load_weights(folder: Path, **modules: torch.nn.Module) -> None:
     for name, module in modules.items():
         path = Path(folder) / WEIGHTS[name]
         if not path.exists():
-            raise FileNotFoundError(f"{path} does not exist; --init-from takes a diffusers folder as the trainer exports it.")
+            raise FileNotFoundError(
+                f"{path} does not exist; --init-from takes a diffusers folder as the trainer exports it."
+            )
         module.load_state_dict({key: value.float() for key, value in load_file(path).items()})
 
 

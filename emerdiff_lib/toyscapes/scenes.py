@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from .world import CLASS_NAMES, COARSE_CLASS_NAMES, FINE_TO_COARSE, draw_scene
+from .objects import CLASS_NAMES, COARSE_CLASS_NAMES, FINE_TO_COARSE
+from .world import draw_scene
 
 # Seeds of each split. The seeds from 900 000 on belong to nobody.
 SPLITS = {"test": range(0, 1_000), "validation": range(1_000, 2_000), "train": range(2_000, 900_000)}
@@ -72,6 +73,11 @@ class Toyscapes:
             seed = self.seeds[index]
         except IndexError:
             raise IndexError(f"Toyscapes({self.split!r}) has scenes 0 to {len(self) - 1}, not {index}.") from None
+        return self.from_seed(seed)
+
+    @staticmethod
+    def from_seed(seed: int) -> Scene:
+        """The scene of any seed, whatever split it belongs to."""
         image, labels, caption = draw_scene(seed)
         return Scene(Image.fromarray(image), labels, FINE_TO_COARSE[labels], caption, seed)
 

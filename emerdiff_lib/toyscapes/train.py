@@ -72,7 +72,9 @@ class Stage:
             self.step, self.seconds = latest["step"], latest["seconds"]
             self.accelerator.load_state(self.folder / latest["state"])
             self.ema.load_state_dict(
-                torch.load(self.folder / latest["state"] / "ema.pt", map_location=self.accelerator.device, weights_only=True)
+                torch.load(
+                    self.folder / latest["state"] / "ema.pt", map_location=self.accelerator.device, weights_only=True
+                )
             )
             self.accelerator.print(f"{self.name}: resumed at step {self.step}")
 
@@ -133,7 +135,10 @@ class Stage:
             bar.update()
             if self.step % 20 == 0 and self.accelerator.is_main_process:
                 with log.open("a") as file:
-                    file.write(json.dumps({"step": self.step, "loss": round(average, 5), "seconds": round(self.seconds)}) + "\n")
+                    file.write(
+                        json.dumps({"step": self.step, "loss": round(average, 5), "seconds": round(self.seconds)})
+                        + "\n"
+                    )
             if self.step % self.args.checkpoint_every == 0 or self.step == self.steps:
                 self.save()
                 with self.averaged_weights() as modules:
@@ -204,7 +209,9 @@ def train_denoiser(args, accelerator: Accelerator, vae, unet, text_encoder, toke
         pipeline.set_progress_bar_config(disable=True)
         generator = torch.Generator().manual_seed(0)
         with accelerator.autocast():
-            images = pipeline(captions[:8], num_inference_steps=20, guidance_scale=3.0, generator=generator, output_type="pt").images
+            images = pipeline(
+                captions[:8], num_inference_steps=20, guidance_scale=3.0, generator=generator, output_type="pt"
+            ).images
         save_sheet([*(images.float() * 2 - 1)], stage.folder / f"samples-{step:06}.png")
         export(args.output / "model", vae, averaged_unet, averaged_encoder, tokenizer)
 
@@ -215,7 +222,9 @@ def train_denoiser(args, accelerator: Accelerator, vae, unet, text_encoder, toke
 
 def save_sheet(images: list[torch.Tensor], path: Path, columns: int = 8):
     """(3, H, W) tensors in [-1, 1] as one PNG."""
-    tiles = [((i.float().cpu().permute(1, 2, 0) + 1) * 127.5).round().clamp(0, 255).numpy().astype(np.uint8) for i in images]
+    tiles = [
+        ((i.float().cpu().permute(1, 2, 0) + 1) * 127.5).round().clamp(0, 255).numpy().astype(np.uint8) for i in images
+    ]
     rows = [np.hstack(tiles[i : i + columns]) for i in range(0, len(tiles), columns)]
     Image.fromarray(np.vstack(rows)).save(path)
 
@@ -228,7 +237,11 @@ def main(argv: list[str] | None = None):
         pictures, captions = render_scenes(args.output, args.num_scenes)
 
     tokenizer = architecture.build_tokenizer()
-    vae, unet, text_encoder = architecture.build_autoencoder(), architecture.build_unet(), architecture.build_text_encoder()
+    vae, unet, text_encoder = (
+        architecture.build_autoencoder(),
+        architecture.build_unet(),
+        architecture.build_text_encoder(),
+    )
     if args.init_from is not None:
         load_weights(args.init_from, vae=vae, unet=unet, text_encoder=text_encoder)
     vae, unet = (module.to(memory_format=torch.channels_last) for module in (vae, unet))

@@ -1,0 +1,53 @@
+"""A segmentation as files: label map, overlay, masks, embeddings, and a JSON of settings and timings."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from safetensors.numpy import save_file
+
+from .pipeline import EmerDiffOutput
+from .plotting import colourise, overlay, segment_palette
+
+
+def save_output(output: EmerDiffOutput, image: Image.Image, folder: str | Path) -> list[Path]:
+    """Write one image's segmentation into ``folder`` (made if missing; files of an earlier run are replaced).
+
+    ============================  ===================================================================================
+    ``image.png``                 the picture as it was read (upright, RGB)
+    ``labels.png``                label map, 8-bit (16-bit beyond 256 masks), pixel value = mask index
+    ``labels_colour.png``         the same in colours
+    ``overlay.png``               the picture with masks and boundaries
+    ``baseline_labels.png``       label map of the bilinear baseline
+    ``masks.safetensors``         coarse_masks (K, h, w) uint8, mask_embeddings (K, d) float32, difference_maps if any
+    ``settings.json``             every setting, seconds per stage, pixels per mask
+    ============================  ===================================================================================
+
+    Returns:
+        the paths written.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    count = len(output.coarse_masks)
+    palette, depth = segment_palette(count), np.uint8 if count <= 256 else np.uint16
+    pictures = {
+        "image": np.asarray(image),
+        "labels": output.labels.astype(depth),
+        "labels_colour": colourise(output.labels, palette),
+        "overlay": overlay(np.asarray(image), output.labels, palette),
+        "baseline_labels": output.baseline_labels.astype(depth),
+    }
+    paths = [folder / f"{name}.png" for name in pictures]
+    for path, picture in zip(paths, pictures.values(), strict=True):
+        Image.fromarray(picture).save(path)
+    tensors = {"coarse_masks": output.coarse_masks.astype(np.uint8), "mask_embeddings": output.mask_embeddings}
+    if output.difference_maps is not None:
+        tensors["difference_maps"] = output.difference_maps
+    save_file({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, folder / "masks.safetensors")
+    areas = np.bincount(output.labels.ravel(), minlength=count).tolist()
+    record = {"settings": output.settings, "seconds": output.timings, "pixels_per_mask": areas}
+    (folder / "settings.json").write_text(json.dumps(record, indent=2) + "\n")
+    return [*paths, folder / "masks.safetensors", folder / "settings.json"]

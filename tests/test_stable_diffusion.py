@@ -1,0 +1,136 @@
+"""The path of a user with Stable Diffusion 1.x on disk: the published architecture, random weights, a diffusers folder."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from emerdiff_lib import EmerDiffPipeline
+from emerdiff_lib.attention import attention_layers, layer_grid
+from emerdiff_lib.features import extract_queries
+from emerdiff_lib.modulation import modulated_latents, signed_offsets
+
+from . import brute_force
+from .conftest import seeded
+
+# CompVis/stable-diffusion-v1-4, as published
+UNET = dict(
+    sample_size=64, in_channels=4, out_channels=4, block_out_channels=(320, 640, 1280, 1280), layers_per_block=2,
+    cross_attention_dim=768, attention_head_dim=8,
+    down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+    up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+)  # fmt: skip
+VAE = dict(
+    down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+    block_out_channels=(128, 256, 512, 512), layers_per_block=2, latent_channels=4, sample_size=512, scaling_factor=0.18215,
+)  # fmt: skip
+TEXT = dict(
+    vocab_size=49408, hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12,
+    max_position_embeddings=77, hidden_act="quick_gelu", projection_dim=768, bos_token_id=49406, eos_token_id=49407,
+)  # fmt: skip
+SCHEDULER = dict(
+    num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", set_alpha_to_one=False,
+    skip_prk_steps=True, steps_offset=1,
+)  # fmt: skip
+BLOCK = "up_blocks.1.attentions.{}.transformer_blocks.0.attn2"
+
+
+def tokenizer(folder):
+    """CLIP's tokenizer with its special tokens at their places; the words between them are placeholders."""
+    folder.mkdir()
+    vocabulary = {f"placeholder{i}</w>": i for i in range(49406)} | {"<|startoftext|>": 49406, "<|endoftext|>": 49407}
+    (folder / "vocab.json").write_text(json.dumps(vocabulary))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    return CLIPTokenizer.from_pretrained(folder, model_max_length=77)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A diffusers folder of the true architecture with random weights, in bfloat16 to spare the disk."""
+    path = tmp_path_factory.mktemp("sd")
+    torch.manual_seed(0)
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        parts = dict(
+            vae=AutoencoderKL(**VAE),
+            unet=UNet2DConditionModel(**UNET),
+            text_encoder=CLIPTextModel(CLIPTextConfig(**TEXT)),
+        )
+    finally:
+        torch.set_default_dtype(default)
+    StableDiffusionPipeline(
+        **parts, tokenizer=tokenizer(path / "words"), scheduler=PNDMScheduler(**SCHEDULER), safety_checker=None,
+        feature_extractor=None, requires_safety_checker=False,
+    ).save_pretrained(path / "model")  # fmt: skip
+    return path / "model"
+
+
+@pytest.fixture(scope="module")
+def sd(folder):
+    pipeline = EmerDiffPipeline.from_pretrained(folder)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+PICTURE = np.random.default_rng(0).integers(0, 256, (64, 128, 3), np.uint8)
+SMALL = dict(processing_resolution=90)  # 64 × 128 pixels: two by four cells at the deepest level
+
+
+def test_layers_are_where_the_paper_says(sd):
+    cross = attention_layers(sd.unet, "attn2")
+    assert len(cross) == 16 and len(attention_layers(sd.unet)) == 32
+    assert [layer_grid(sd.unet, BLOCK.format(i), 64, 64) for i in range(3)] == [(16, 16)] * 3
+    queries = extract_queries(sd.denoiser(), torch.randn(1, 4, 8, 16, generator=seeded()), 1, cross)
+    assert all(q.shape[:2] == layer_grid(sd.unet, name, 8, 16) for name, q in queries.items())
+    assert queries[BLOCK.format(0)].shape == (2, 4, 1280)
+
+
+def test_reconstruction_is_exact(sd):
+    trajectory = sd.invert(PICTURE, start_timestep=81, generator=seeded(), **SMALL)
+    assert trajectory.clean_latents.shape == (1, 4, 8, 16)
+    assert (sd.replay(trajectory) - trajectory.clean_latents).norm() / trajectory.clean_latents.norm() < 1e-5
+
+
+@torch.no_grad()
+def test_injection_equals_brute_force(sd):
+    trajectory = sd.invert(PICTURE, start_timestep=41, generator=seeded(), **SMALL)
+    denoiser, mask = sd.denoiser(), torch.zeros(2, 4, dtype=torch.bool)
+    mask[:, :2] = True
+    rows = modulated_latents(denoiser, trajectory, signed_offsets(mask[None], 10.0), BLOCK.format(2), 41)
+    single = brute_force.modulated_latents(denoiser, trajectory, mask, 10.0, BLOCK.format(2), 41)
+    torch.testing.assert_close(rows[1:2], single, rtol=1e-3, atol=1e-3)
+    assert (rows[1] - rows[0]).abs().max() > 1e-3
+
+
+def test_defaults_are_the_papers_and_the_picture_is_segmented(sd):
+    output = sd(PICTURE, num_masks=2, modulation_timestep=21, generator=seeded(), **SMALL)
+    assert output.labels.shape == (64, 128) and output.coarse_masks.shape == (2, 2, 4)
+    expected = dict(
+        feature_layer=BLOCK.format(0),
+        modulation_layer=BLOCK.format(2),
+        feature_timestep=1,
+        modulation_strength=10.0,
+        num_inference_steps=50,
+    )
+    assert expected.items() <= output.settings.items()
+
+
+@pytest.mark.slow
+def test_a_photograph_at_full_size_in_bfloat16(folder):
+    """512 × 512, one real photograph, every stage, within 24 GiB."""
+    import resource
+
+    from sklearn.datasets import load_sample_image
+
+    pipeline = EmerDiffPipeline.from_pretrained(folder, dtype=torch.bfloat16)
+    photograph = load_sample_image("china.jpg")
+    output = pipeline(photograph[:, :427], num_masks=2, num_inference_steps=10, modulation_timestep=201, generator=seeded(),
+                      output_difference_maps=True)  # fmt: skip
+    assert output.settings["processing_size"] == [512, 512] and output.coarse_masks.shape == (2, 16, 16)
+    assert output.labels.shape == (427, 427) and output.mask_embeddings.shape == (2, 1280)
+    assert np.isfinite(output.difference_maps).all() and output.difference_maps.max() > 0
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 < 24 * 2**30
