@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from tqdm.auto import tqdm
 
-from .export import save_output
+from .export import load_output, save_output
 from .images import load_image
 from .pipeline import EmerDiffOutput, EmerDiffPipeline
 from .toyscapes import Scene, Toyscapes
@@ -69,7 +69,7 @@ def segment_all(
 ) -> Iterator[tuple[Source, EmerDiffOutput | None, str]]:
     """Segment every source into its own folder below ``output_dir`` and yield (source, output, status).
 
-    ``status`` is "done", "kept" (the folder already holds a result of exactly these settings; output is None) or a
+    ``status`` is "done", "kept" (the folder already holds a result of exactly these settings, which is read back) or a
     sentence on why this image failed (output is None): one bad file does not stop a long run.
     """
     output_dir = Path(output_dir)
@@ -79,7 +79,7 @@ def segment_all(
         request_file = folder / "request.json"
         content = json.dumps(request | {"image": source.name}, indent=2) + "\n"
         if request_file.exists() and request_file.read_text() == content:
-            yield source, None, "kept"
+            yield source, load_output(folder), "kept"
             continue
         try:
             image = source.load()

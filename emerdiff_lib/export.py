@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from .pipeline import EmerDiffOutput
 from .plotting import colourise, overlay, segment_palette
@@ -51,3 +51,21 @@ def save_output(output: EmerDiffOutput, image: Image.Image, folder: str | Path) 
     record = {"settings": output.settings, "seconds": output.timings, "pixels_per_mask": areas}
     (folder / "settings.json").write_text(json.dumps(record, indent=2) + "\n")
     return [*paths, folder / "masks.safetensors", folder / "settings.json"]
+
+
+def load_output(folder: str | Path) -> EmerDiffOutput:
+    """What :func:`save_output` wrote, as the pipeline returned it.
+
+    Raises:
+        FileNotFoundError: if the folder holds no such files.
+    """
+    folder = Path(folder)
+    if not (folder / "settings.json").exists():
+        raise FileNotFoundError(f"{folder} holds no segmentation (no settings.json); run one with save_output first.")
+    tensors, record = load_file(folder / "masks.safetensors"), json.loads((folder / "settings.json").read_text())
+    labels, baseline = (np.array(Image.open(folder / f"{name}.png")) for name in ("labels", "baseline_labels"))
+    return EmerDiffOutput(
+        labels=labels.astype(np.int32), baseline_labels=baseline.astype(np.int32),
+        coarse_masks=tensors["coarse_masks"].astype(bool), mask_embeddings=tensors["mask_embeddings"],
+        difference_maps=tensors.get("difference_maps"), settings=record["settings"], timings=record["seconds"],
+    )  # fmt: skip

@@ -259,7 +259,7 @@ class EmerDiffPipeline(DiffusionPipeline):
     @torch.no_grad()
     def replay(self, trajectory: Trajectory, prompt: str = "") -> torch.Tensor:
         """Denoise a trajectory back to its latents x₀, (1, C, h, w) float32."""
-        return replay(self.denoiser(trajectory.num_inference_steps, prompt), trajectory)
+        return replay(self.denoiser(trajectory.num_inference_steps, prompt), trajectory, progress=self.progress_bar)
 
     @torch.no_grad()
     def encode(self, image: image_io.ImageInput, processing_resolution: int) -> torch.Tensor:
@@ -296,9 +296,9 @@ class EmerDiffPipeline(DiffusionPipeline):
             raise ValueError(f"inversion method {method!r} is unknown; choose one of {', '.join(map(repr, METHODS))}.")
         timesteps = [t for t in denoiser.timesteps if t <= start]
         if method == "ddim":
-            return invert_ddim(denoiser, latents, timesteps)
+            return invert_ddim(denoiser, latents, timesteps, progress=self.progress_bar)
         rows = affordable_rows(self.unet, *self._unet_row(latents))
-        return invert_ddpm(denoiser, latents, timesteps, generator, batch_size=rows)
+        return invert_ddpm(denoiser, latents, timesteps, generator, batch_size=rows, progress=self.progress_bar)
 
     def _unet_row(self, latents: torch.Tensor) -> tuple[int, int]:
         """(channels, pixels) of the U-Net's widest feature maps, concatenated skips included."""

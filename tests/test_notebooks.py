@@ -10,6 +10,8 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file
 
+from .conftest import seeded
+
 FOLDER = Path(__file__).parents[1] / "notebooks"
 NAMES = [path.stem for path in sorted(FOLDER.glob("*.ipynb"))]
 OTHER = {
@@ -90,6 +92,14 @@ def test_a_folder_with_a_bad_file_is_done_and_kept(tmp_path, pipe, scene):
     again = {s.name: status for s, _, status in segment_all(pipe, sources, tmp_path / "out", **quick)}
     changed = {s.name: status for s, _, status in segment_all(pipe, sources, tmp_path / "out", seed=1, **quick)}
     assert first["deeper__good"] == changed["deeper__good"] == "done" and again["deeper__good"] == "kept"
+    (kept,) = [
+        output
+        for _, output, status in segment_all(pipe, sources, tmp_path / "out", seed=1, **quick)
+        if status == "kept"
+    ]
+    fresh = pipe(tmp_path / "in" / "deeper" / "good.jpg", generator=seeded(1), **quick)
+    for key in ("labels", "baseline_labels", "coarse_masks", "mask_embeddings", "settings"):
+        assert np.array_equal(kept[key], fresh[key]), key
     assert "is no image" in first["bad"] and np.asarray(
         Image.open(tmp_path / "out" / "deeper__good" / "labels.png")
     ).shape == (64, 96)

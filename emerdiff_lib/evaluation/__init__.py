@@ -1,4 +1,4 @@
-"""Labels and embeddings in, numbers out. Nothing here but ``__main__`` knows that models exist."""
+"""Labels and embeddings in, numbers out. Only ``scenes``, which runs the methods side by side, is handed a model."""
 
 from .metrics import boundary_scores, class_iou, contingency_table, mean_iou, share_inside
 from .protocols import Record, concept_embeddings, modified, oracle
