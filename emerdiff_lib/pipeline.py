@@ -118,7 +118,7 @@ class EmerDiffPipeline(DiffusionPipeline):
         attention_injection: bool = True,
         offset_placement: str = "after_projection",
         inversion: str = "ddpm",
-        noise_ensemble_size: int = 1,
+        noise_ensemble_size: int | None = None,
         filter_sigma: float | None = None,
         processing_resolution: int | None = None,
         prompt: str = "",
@@ -148,7 +148,7 @@ class EmerDiffPipeline(DiffusionPipeline):
             processing_resolution: images are processed at about this number squared of pixels, at their aspect ratio.
             prompt: text condition of every network call; empty in the paper.
             mode: "exact".
-            trajectory: reuse the result of :meth:`invert` on the same image.
+            trajectory: reuse :meth:`invert`'s result on the same image; default timesteps beyond its start move there.
             coarse_masks: (K, h, w) bool masks of your own, at any resolution, instead of clustering.
             output_difference_maps: also return dᵏ at the size of the input.
             mask_batch_size: masks per batch of modulated denoising; by default what free memory allows.
@@ -174,7 +174,10 @@ class EmerDiffPipeline(DiffusionPipeline):
         )  # fmt: skip
         if trajectory is not None:
             settings["num_inference_steps"], inversion = trajectory.num_inference_steps, trajectory.method
-        self.check_inputs(settings, offset_placement, inversion, noise_ensemble_size, mode, mask_batch_size)
+            for name, given in (("modulation_timestep", modulation_timestep), ("feature_timestep", feature_timestep)):
+                if given is None:  # as far as this trajectory goes
+                    settings[name] = min(settings[name], trajectory.timesteps[0])
+        self.check_inputs(settings, offset_placement, inversion, mode, mask_batch_size)
         timings: dict[str, float] = {}
         image = image_io.load_image(image)
         height, width = image.height, image.width
@@ -193,7 +196,7 @@ class EmerDiffPipeline(DiffusionPipeline):
                 f"start_timestep={max(t_f, t_m)}."
             )
         with _stopwatch(timings, "queries"):
-            noisy = noise_ensemble(denoiser, trajectory, t_f, noise_ensemble_size, generator)
+            noisy = noise_ensemble(denoiser, trajectory, t_f, settings["noise_ensemble_size"], generator)
             queries = extract_queries(denoiser, noisy, t_f, [settings["feature_layer"]])[settings["feature_layer"]]
         with _stopwatch(timings, "cluster"):
             random_state = int(torch.randint(2**31 - 1, (), generator=generator, device=_device_of(generator)))
@@ -216,7 +219,7 @@ class EmerDiffPipeline(DiffusionPipeline):
 
         settings = {"model": self.model_name, "mode": mode} | settings | {
             "attention_injection": attention_injection, "offset_placement": offset_placement, "inversion": inversion,
-            "noise_ensemble_size": noise_ensemble_size, "prompt": prompt, "own_masks": coarse_masks is not None,
+            "prompt": prompt, "own_masks": coarse_masks is not None,
             "seed": None if generator is None else generator.initial_seed(), "image_size": [height, width],
             "processing_size": [side * self.vae_scale_factor for side in trajectory.clean_latents.shape[2:]],
             "dtype": str(self.unet.dtype).removeprefix("torch."), "device": str(self._execution_device),
@@ -308,7 +311,7 @@ class EmerDiffPipeline(DiffusionPipeline):
         """Masks whose ± pairs fit into free memory together."""
         return max(1, (affordable_rows(self.unet, *self._unet_row(trajectory.clean_latents)) - 1) // 2)
 
-    def check_inputs(self, settings, offset_placement, inversion, noise_ensemble_size, mode, mask_batch_size):
+    def check_inputs(self, settings, offset_placement, inversion, mode, mask_batch_size):
         """One clear ValueError for each value that cannot be used."""
         for name in ("feature_layer", "modulation_layer"):
             check_layer(self.unet, name, settings[name])
@@ -316,7 +319,7 @@ class EmerDiffPipeline(DiffusionPipeline):
                                    ("inversion", inversion, METHODS)):  # fmt: skip
             if value not in valid:
                 raise ValueError(f"{name}={value!r} is unknown; choose one of {', '.join(map(repr, valid))}.")
-        numbers = {"num_masks": settings["num_masks"], "noise_ensemble_size": noise_ensemble_size,
+        numbers = {"num_masks": settings["num_masks"], "noise_ensemble_size": settings["noise_ensemble_size"],
                    "processing_resolution": settings["resolution"], "mask_batch_size": mask_batch_size or 1}  # fmt: skip
         for name, value in numbers.items():
             if value < 1 or value != int(value):

@@ -12,7 +12,7 @@ from emerdiff_lib.images import load_image
 
 from .conftest import seeded
 
-QUICK = dict(num_masks=3, modulation_timestep=41)
+QUICK = dict(num_masks=3, modulation_timestep=41, feature_timestep=1, noise_ensemble_size=1)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,9 @@ def test_inversion_can_be_reused(pipe, scene, output):
     again = pipe(scene.image, trajectory=trajectory, generator=generator, **QUICK)
     assert np.array_equal(again.labels, output.labels)
     with pytest.raises(ValueError, match="start_timestep=281"):
-        pipe(scene.image, trajectory=trajectory, num_masks=3)
+        pipe(scene.image, trajectory=trajectory, modulation_timestep=281)
+    default = pipe(scene.image, trajectory=trajectory, num_masks=2, noise_ensemble_size=1)  # as far as it goes
+    assert default.settings["modulation_timestep"] == default.settings["feature_timestep"] == 41
 
 
 def test_masks_of_ones_own(pipe, scene):
@@ -101,7 +103,11 @@ def test_a_single_mask_covers_everything(pipe, scene):
 
 def test_ddim_and_ensemble_and_prompt(pipe, scene):
     output = pipe(
-        scene.image, inversion="ddim", noise_ensemble_size=3, prompt="a picture of a lake", generator=seeded(), **QUICK
+        scene.image,
+        inversion="ddim",
+        prompt="a picture of a lake",
+        generator=seeded(),
+        **QUICK | {"noise_ensemble_size": 3},
     )
     assert output.settings["inversion"] == "ddim" and output.labels.shape == (128, 128)
 
