@@ -117,17 +117,16 @@ class LockstepAttention:
     ) -> torch.Tensor:
         if (
             attention_mask is not None
+            or attn.norm_cross
             or attn.group_norm is not None
             or attn.spatial_norm is not None
-            or attn.norm_cross
         ):
             raise NotImplementedError(
-                "This attention layer has masks or norms of its own, which EmerDiff does not handle."
+                "This attention layer has masks or norms of its own: EmerDiff does not handle it."
             )
         rows, cross = len(hidden_states), encoder_hidden_states is not None
-        source = (
-            hidden_states[:1] if self.share_first_row else hidden_states
-        )  # of queries (and of keys: self-attention)
+        # rows that queries, and in self-attention keys, are taken from
+        source = hidden_states[:1] if self.share_first_row else hidden_states
         context = encoder_hidden_states[: len(source)] if cross else source
         query, key = attn.to_q(source), attn.to_k(context)
         value = attn.to_v(context if cross else hidden_states)

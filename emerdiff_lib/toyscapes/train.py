@@ -3,7 +3,7 @@
 One command, four stages: draw the training scenes, train the autoencoder, encode every scene once, train the U-Net
 together with the text encoder; then export a diffusers folder. Every stage resumes after a kill. No label takes part.
 
-Runs on whatever ``accelerate`` finds (CPU, one GPU, several with ``accelerate launch``).
+Runs on whatever ``accelerate`` finds: a GPU, or the CPU.
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ def train_autoencoder(args, accelerator: Accelerator, vae, pictures: np.ndarray)
         images = images.flip(-1) if step % 2 else images
         with accelerator.autocast():
             posterior = accelerator.unwrap_model(model).encode(images).latent_dist
-            decoded = accelerator.unwrap_model(model).decode(posterior.sample()).sample.float()
+            decoded = accelerator.unwrap_model(model).decode(posterior.sample(generator)).sample.float()
         edges = sum(F.l1_loss(a, b) for a, b in zip(gradients(decoded), gradients(images), strict=True))
         return F.l1_loss(decoded, images) + 0.5 * edges + 1e-3 * posterior.kl().mean() / posterior.mean[0].numel()
 
