@@ -169,8 +169,8 @@ class EmerDiffPipeline(DiffusionPipeline):
         settings = models.resolve_settings(
             self.unet.config, num_masks=num_masks, modulation_strength=modulation_strength,
             modulation_timestep=modulation_timestep, feature_timestep=feature_timestep, feature_layer=feature_layer,
-            modulation_layer=modulation_layer, num_inference_steps=num_inference_steps, filter_sigma=filter_sigma,
-            resolution=processing_resolution,
+            modulation_layer=modulation_layer, num_inference_steps=num_inference_steps,
+            noise_ensemble_size=noise_ensemble_size, filter_sigma=filter_sigma, resolution=processing_resolution,
         )  # fmt: skip
         if trajectory is not None:
             settings["num_inference_steps"], inversion = trajectory.num_inference_steps, trajectory.method

@@ -97,13 +97,30 @@ def test_labels_are_the_majority_of_their_samples():
 # -- the bundled model
 
 
-def test_stable_diffusion_pipeline_loads_the_bundled_model_and_listens_to_the_caption():
+def test_stable_diffusion_pipeline_loads_the_bundled_model_and_draws():
     pipeline = StableDiffusionPipeline.from_pretrained(TOYSCAPES_FOLDER)
     pipeline.set_progress_bar_config(disable=True)
-    draw = lambda caption: pipeline([caption] * 4, num_inference_steps=12, guidance_scale=4.0, output_type="np",
-                                    generator=torch.Generator().manual_seed(0)).images  # fmt: skip
-    night, day = draw("a picture of a road at night"), draw("a picture of a road at day")
-    assert night.shape == (4, 128, 128, 3) and night.mean() < day.mean() - 0.1
+    images = pipeline("a picture of the sea at day", num_inference_steps=5, output_type="np").images
+    assert images.shape == (1, 128, 128, 3) and images.std() > 0.02
+
+
+@torch.no_grad()
+def test_the_model_listens_to_captions(pipe):
+    """On held-out scenes the right caption predicts the noise better than another scene's caption does."""
+    scenes = [Toyscapes("validation")[i] for i in range(24)]
+    clean = torch.cat([pipe.encode(scene.image, 128) for scene in scenes])
+    noise, alpha_bar = (
+        torch.randn(clean.shape, generator=torch.Generator().manual_seed(0)),
+        pipe.denoiser().alpha_bar(500),
+    )
+    noisy = alpha_bar.sqrt().item() * clean + (1 - alpha_bar).sqrt().item() * noise
+
+    def errors(captions):
+        text = pipe.text_encoder(architecture.tokenize(pipe.tokenizer, captions))[0]
+        return (pipe.unet(noisy, 500, text).sample - noise).square().mean((1, 2, 3))
+
+    captions = [scene.caption for scene in scenes]
+    assert (errors(captions) < errors(captions[7:] + captions[:7])).float().mean() > 0.75
 
 
 def test_the_autoencoder_reconstructs(pipe):
