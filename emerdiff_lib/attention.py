@@ -4,8 +4,8 @@ Three interventions of the paper (Sec. 3): *capture* of query vectors, *injectio
 attention maps, and *modulation* of one cross-attention output inside a mask.
 
 Injection never stores an attention map. All trajectories run in lockstep, with the unmodulated one as row 0 of every
-batch, and every other row attends with row 0's queries and keys: the attention probabilities are the original ones, only
-the values are a row's own. Cross-attention values come from the prompt, so its output is row 0's for everybody.
+image's rows, and every other row attends with row 0's queries and keys: the attention probabilities are the original ones,
+only the values are a row's own. Cross-attention values come from the prompt, so its output is row 0's for everybody.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import Attention
+from torch.overrides import TorchFunctionMode
 
 PLACEMENTS = ("after_projection", "before_projection")
 _SUFFIX = ".processor"
@@ -91,7 +92,7 @@ class Modulation:
 
     Attributes:
         layer: name of the cross-attention layer.
-        offsets: (B, tokens) float, c·M of every row; row 0, the unmodulated trajectory, is zero.
+        offsets: (B, tokens) float, c·M of every row; zero for the unmodulated trajectories.
         placement: "after_projection" for f(softmax(QKᵀ/√d)·V) + c·M, "before_projection" for f(softmax(QKᵀ/√d)·V + c·M),
             where f is the output projection.
     """
@@ -102,15 +103,16 @@ class Modulation:
 
 
 class LockstepAttention:
-    """Attention over a batch whose row 0 is the unmodulated trajectory.
+    """Attention over the rows of one or several images, the first row of each image being its unmodulated trajectory.
 
     Args:
-        share_first_row: attention injection: every row uses row 0's attention probabilities.
+        injection: every row uses the attention probabilities of its image's first row.
+        images: number of images; B rows are B / images rows of the first, then those of the second …
         modulation: offsets to add, or None.
     """
 
-    def __init__(self, share_first_row: bool, modulation: Modulation | None = None):
-        self.share_first_row, self.modulation = share_first_row, modulation
+    def __init__(self, injection: bool, images: int = 1, modulation: Modulation | None = None):
+        self.injection, self.images, self.modulation = injection, images, modulation
 
     def __call__(
         self, attn: Attention, hidden_states: torch.Tensor, encoder_hidden_states=None, attention_mask=None, **kwargs
@@ -124,36 +126,93 @@ class LockstepAttention:
             raise NotImplementedError(
                 "This attention layer has masks or norms of its own: EmerDiff does not handle it."
             )
-        rows, cross = len(hidden_states), encoder_hidden_states is not None
+        rows = len(hidden_states) // self.images
         # rows that queries, and in self-attention keys, are taken from
-        source = hidden_states[:1] if self.share_first_row else hidden_states
-        context = encoder_hidden_states[: len(source)] if cross else source
-        query, key = attn.to_q(source), attn.to_k(context)
-        value = attn.to_v(context if cross else hidden_states)
-
+        source = hidden_states[::rows] if self.injection else hidden_states
+        cross = encoder_hidden_states is not None
+        context = encoder_hidden_states[:1].expand(len(source), -1, -1) if cross else source  # one prompt for all
         heads = lambda a: a.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
-        query, key, value = heads(query), heads(key), heads(value)
-        if len(value) != len(query):
-            query, key = query.expand(rows, -1, -1, -1), key.expand(rows, -1, -1, -1)
-        output = F.scaled_dot_product_attention(query, key, value, scale=attn.scale).transpose(1, 2).flatten(2)
+        query, key = heads(attn.to_q(source)), heads(attn.to_k(context))
+        value = heads(attn.to_v(context if cross else hidden_states))
+        if len(value) == len(query):
+            output = F.scaled_dot_product_attention(query, key, value, scale=attn.scale)
+        else:
+            output = shared_attention(query, key, value, attn.scale)
+        output = output.transpose(1, 2).flatten(2)
 
         modulation = self.modulation
         if modulation is not None and modulation.placement == "before_projection":
-            output = output + modulation.offsets[..., None].to(output.dtype)
-        output = attn.to_out[1](attn.to_out[0](output))
-        output = output.expand(rows, -1, -1)
+            output = self._all_rows(output, rows) + modulation.offsets[..., None].to(output.dtype)
+        output = self._all_rows(attn.to_out[1](attn.to_out[0](output)), rows)
         if modulation is not None and modulation.placement == "after_projection":
             output = output + modulation.offsets[..., None].to(output.dtype)
         return output
 
+    def _all_rows(self, output: torch.Tensor, rows: int) -> torch.Tensor:
+        return output if len(output) == self.images * rows else output.repeat_interleave(rows, 0)
+
+
+def shared_attention(
+    query: torch.Tensor, key: torch.Tensor, values: torch.Tensor, scale: float, max_bytes: int = 2**28
+) -> torch.Tensor:
+    """softmax(QKᵀ/√d)·V for many V that share one softmax: a single matrix product with all values side by side.
+
+    Half the arithmetic of attending row by row, and one softmax instead of one per row. The probabilities of a block of
+    queries exist for as long as its product takes.
+
+    Args:
+        query, key: (G, heads, tokens, d), one per image.
+        values: (G·R, heads, tokens, d), R rows of every image.
+        max_bytes: size of a block of probabilities.
+
+    Returns:
+        (G·R, heads, tokens, d).
+    """
+    wide = values.unflatten(0, (len(query), -1)).permute(0, 2, 3, 1, 4).flatten(3)  # (G, heads, tokens, R·d)
+    key = key.transpose(-2, -1)
+    block = max(1, max_bytes // max(1, key.shape[0] * key.shape[1] * key.shape[3] * key.element_size()))
+    parts = [torch.softmax(part * scale @ key, dim=-1).to(wide.dtype) @ wide for part in query.split(block, dim=2)]
+    output = torch.cat(parts, dim=2) if len(parts) > 1 else parts[0]
+    return output.unflatten(-1, (-1, values.shape[-1])).permute(0, 3, 1, 2, 4).flatten(0, 1)
+
 
 @contextmanager
-def lockstep(unet: UNet2DConditionModel, injection: bool, modulation: Modulation | None = None) -> Iterator[None]:
-    """Within the context, rows 1… follow row 0's attention (``injection``) and ``modulation`` is applied."""
-    processors = {}
-    if injection:
-        processors = {name: LockstepAttention(share_first_row=True) for name in attention_layers(unet)}
+def lockstep(
+    unet: UNet2DConditionModel, injection: bool, images: int = 1, modulation: Modulation | None = None
+) -> Iterator[None]:
+    """Within the context, rows follow the attention of their image's first row (``injection``); ``modulation`` is applied."""
+    everywhere = injection or modulation is not None
+    processors = {name: LockstepAttention(injection, images) for name in attention_layers(unet)} if everywhere else {}
     if modulation is not None:
-        processors[modulation.layer] = LockstepAttention(injection, modulation)
+        processors[modulation.layer] = LockstepAttention(injection, images, modulation)
     with attention_processors(unet, processors):
         yield
+
+
+@contextmanager
+def branching(unet: UNet2DConditionModel, layer: str) -> Iterator[None]:
+    """Within the context, a U-Net given one row returns as many as the modulation of ``layer`` has: they part only there.
+
+    Everything before that layer is computed once. Behind it, what is still a single row (residuals, skip connections)
+    stands for all rows wherever the two meet.
+    """
+    transformer = unet.get_submodule(layer.split(".transformer_blocks.")[0])
+    finish = transformer._get_output_for_continuous_inputs
+    transformer._get_output_for_continuous_inputs = lambda hidden_states, **kwargs: finish(
+        hidden_states=hidden_states, **kwargs | {"batch_size": len(hidden_states)}
+    )
+    try:
+        with _BroadcastingCat():
+            yield
+    finally:
+        del transformer._get_output_for_continuous_inputs
+
+
+class _BroadcastingCat(TorchFunctionMode):
+    """``torch.cat`` along channels lets a single row stand for all."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is torch.cat and len(rows := {len(part) for part in args[0]}) == 2 and min(rows) == 1:
+            spread = lambda a: a.expand(max(rows), -1, -1, -1).contiguous(memory_format=torch.channels_last)
+            args = ([spread(part) if len(part) == 1 else part for part in args[0]], *args[1:])
+        return func(*args, **(kwargs or {}))

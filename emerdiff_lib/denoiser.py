@@ -52,9 +52,9 @@ class Denoiser:
             self.scheduler.alphas_cumprod[timestep].double() if timestep >= 0 else torch.ones((), dtype=torch.float64)
         )
 
-    def alpha_bars(self, timestep: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """(ᾱₜ, ᾱₜ₋Δ)."""
-        return self.alpha_bar(timestep), self.alpha_bar(timestep - self.stride)
+    def alpha_bars(self, timestep: int, previous: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """(ᾱₜ, ᾱₜ₋Δ), or (ᾱₜ, ᾱₛ) for a step of another size, to ``previous`` = s; s = −1 stands for clean latents."""
+        return self.alpha_bar(timestep), self.alpha_bar(timestep - self.stride if previous is None else previous)
 
     def add_noise(self, latents: torch.Tensor, noise: torch.Tensor, timestep: int) -> torch.Tensor:
         """xₜ = √ᾱₜ x₀ + √(1−ᾱₜ) ε."""

@@ -29,7 +29,8 @@ class Trajectory:
         timesteps: inference timesteps from the start of the trajectory down to the last one, descending.
         latents: xₜ of every timestep, (1, C, h, w) float32.
         noise_maps: zₜ of every timestep, (1, C, h, w) float32, standard normal where the model is right; at the last
-            timestep, where σₜ = 0, the residual itself. Empty for DDIM, which is deterministic.
+            timestep, where σₜ = 0, the residual itself. Empty for DDIM, which is deterministic, and where only the
+            latents were drawn.
         clean_latents: x₀, (1, C, h, w) float32.
         num_inference_steps: N, which fixes the distance between timesteps.
     """
@@ -41,6 +42,10 @@ class Trajectory:
     num_inference_steps: int
     noise_maps: dict[int, torch.Tensor] = field(default_factory=dict)
 
+    def latents_at(self, timestep: int) -> torch.Tensor:
+        """xₜ, or x₀ for ``timestep`` = −1, (1, C, h, w)."""
+        return self.clean_latents if timestep < 0 else self.latents[timestep]
+
 
 def reverse_mean_and_std(
     denoiser: Denoiser,
@@ -48,13 +53,22 @@ def reverse_mean_and_std(
     predictions: tuple[torch.Tensor, torch.Tensor],
     timestep: int,
     method: str,
+    previous: int | None = None,
 ) -> tuple[torch.Tensor, float]:
-    """μₜ = √ᾱₜ₋Δ x̂₀ + √(1−ᾱₜ₋Δ−σₜ²) ε and σₜ, where σₜ² = (1−ᾱₜ₋Δ)/(1−ᾱₜ)·(1−ᾱₜ/ᾱₜ₋Δ) for DDPM and 0 for DDIM."""
+    """μₜ = √ᾱₜ₋Δ x̂₀ + √(1−ᾱₜ₋Δ−σₜ²) ε and σₜ; a step of another size goes to timestep ``previous`` instead of t−Δ."""
     clean, noise = predictions
-    alpha_bar, previous = denoiser.alpha_bars(timestep)
-    variance = (1 - previous) / (1 - alpha_bar) * (1 - alpha_bar / previous) if method == "ddpm" else torch.zeros(())
-    direction = (1 - previous - variance).clamp(min=0).sqrt()
-    return previous.sqrt().item() * clean + direction.item() * noise, variance.sqrt().item()
+    to_clean, to_noise, std = reverse_coefficients(denoiser, timestep, method, previous)
+    return to_clean * clean + to_noise * noise, std
+
+
+def reverse_coefficients(
+    denoiser: Denoiser, timestep: int, method: str, previous: int | None = None
+) -> tuple[float, float, float]:
+    """(√ᾱₜ₋Δ, √(1−ᾱₜ₋Δ−σₜ²), σₜ), where σₜ² = (1−ᾱₜ₋Δ)/(1−ᾱₜ)·(1−ᾱₜ/ᾱₜ₋Δ) for DDPM and 0 for DDIM."""
+    alpha_bar, before = denoiser.alpha_bars(timestep, previous)
+    variance = (1 - before) / (1 - alpha_bar) * (1 - alpha_bar / before) if method == "ddpm" else torch.zeros(())
+    direction = (1 - before - variance).clamp(min=0)
+    return before.sqrt().item(), direction.sqrt().item(), variance.sqrt().item()
 
 
 def reverse_step(denoiser: Denoiser, trajectory: Trajectory, latents: torch.Tensor, timestep: int) -> torch.Tensor:
@@ -72,6 +86,27 @@ def replay(denoiser: Denoiser, trajectory: Trajectory, progress: Progress = iter
     latents = trajectory.latents[trajectory.timesteps[0]]
     for timestep in progress(trajectory.timesteps):
         latents = reverse_step(denoiser, trajectory, latents, timestep)
+    return latents
+
+
+def draw_latents(
+    denoiser: Denoiser,
+    clean_latents: torch.Tensor,
+    timesteps: list[int],
+    generator: torch.Generator | None = None,
+    independent_noise: bool = True,
+) -> dict[int, torch.Tensor]:
+    """The first half of edit-friendly inversion, which needs no network: an xₜ for every timestep; see :func:`invert_ddpm`."""
+    latents: dict[int, torch.Tensor] = {}
+    previous, level = clean_latents, 1.0
+    for t in timesteps[::-1]:
+        noise = randn_tensor(clean_latents.shape, generator, clean_latents.device, clean_latents.dtype)
+        if independent_noise:
+            latents[t] = denoiser.add_noise(clean_latents, noise, t)
+        else:
+            ratio = denoiser.alpha_bar(t).item() / level
+            latents[t] = ratio**0.5 * previous + (1 - ratio) ** 0.5 * noise
+            previous, level = latents[t], denoiser.alpha_bar(t).item()
     return latents
 
 
@@ -97,16 +132,7 @@ def invert_ddpm(
         independent_noise: False samples the forward process as a Markov chain instead, the classical path, on which zₜ is
             close to N(0, 1) but carries little of the image (their Sec. 3).
     """
-    latents: dict[int, torch.Tensor] = {}
-    previous, level = clean_latents, 1.0
-    for t in timesteps[::-1]:
-        noise = randn_tensor(clean_latents.shape, generator, clean_latents.device, clean_latents.dtype)
-        if independent_noise:
-            latents[t] = denoiser.add_noise(clean_latents, noise, t)
-        else:
-            ratio = denoiser.alpha_bar(t).item() / level
-            latents[t] = ratio**0.5 * previous + (1 - ratio) ** 0.5 * noise
-            previous, level = latents[t], denoiser.alpha_bar(t).item()
+    latents = draw_latents(denoiser, clean_latents, timesteps, generator, independent_noise)
     chunks = [timesteps[i : i + batch_size] for i in range(0, len(timesteps), batch_size)]
     noise_maps = {}
     for chunk in progress(chunks):

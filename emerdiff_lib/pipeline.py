@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, DiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, AutoencoderTiny, DiffusionPipeline, UNet2DConditionModel
 from diffusers.utils import BaseOutput
+from PIL.Image import Image
 from transformers import CLIPTextModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
@@ -21,11 +23,14 @@ from .attention import PLACEMENTS, check_layer
 from .clustering import cluster_queries, mask_embeddings
 from .denoiser import Denoiser
 from .features import extract_queries, noise_ensemble
-from .inversion import METHODS, Trajectory, invert_ddim, invert_ddpm, replay
+from .inversion import METHODS, Trajectory, draw_latents, invert_ddim, invert_ddpm, replay
 from .memory import affordable_rows
-from .modulation import difference_maps
+from .modulation import EXACT, READOUTS, Shortcuts, difference_maps
 
-MODES = ("exact",)
+MODES = {
+    "exact": EXACT,
+    "fast": Shortcuts(denoising_steps=2, one_sided=True, readout="latents", coded_passes=8),  # notebook 09 says why
+}
 
 
 @dataclass
@@ -58,6 +63,7 @@ class EmerDiffPipeline(DiffusionPipeline):
     """
 
     model_cpu_offload_seq = "text_encoder->unet->vae"
+    _optional_components = ["tiny_decoder"]
     model_name = "custom components"  # replaced by what from_pretrained was asked for
 
     def __init__(
@@ -67,9 +73,12 @@ class EmerDiffPipeline(DiffusionPipeline):
         tokenizer: PreTrainedTokenizerBase,
         unet: UNet2DConditionModel,
         scheduler,
+        tiny_decoder: AutoencoderTiny | None = None,
     ):
         super().__init__()
-        self.register_modules(vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, scheduler=scheduler)
+        self.register_modules(
+            vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, scheduler=scheduler, tiny_decoder=tiny_decoder
+        )  # fmt: skip
         for module in (vae, text_encoder, unet):
             module.requires_grad_(False)
         for module in (vae, unet):  # convolutions run about a third faster
@@ -123,6 +132,10 @@ class EmerDiffPipeline(DiffusionPipeline):
         processing_resolution: int | None = None,
         prompt: str = "",
         mode: str = "exact",
+        denoising_steps: int | None = None,
+        one_sided: bool | None = None,
+        readout: str | None = None,
+        coded_passes: int | None = None,
         trajectory: Trajectory | None = None,
         coarse_masks: np.ndarray | torch.Tensor | None = None,
         output_difference_maps: bool = False,
@@ -147,12 +160,19 @@ class EmerDiffPipeline(DiffusionPipeline):
             filter_sigma: Gaussian filter of the difference maps, in pixels at the processing resolution; 0 for none.
             processing_resolution: images are processed at about this number squared of pixels, at their aspect ratio.
             prompt: text condition of every network call; empty in the paper.
-            mode: "exact".
+            mode: "exact", or "fast", a set of the four shortcuts below (see :class:`~emerdiff_lib.modulation.Shortcuts`).
+            denoising_steps: network evaluations from t_m on; as many as inference steps unless given.
+            one_sided: compare −λ with the unmodulated image, not with +λ.
+            readout: "image", "latents" (no decoding; maps are brought to pixels by a guided filter) or "tiny_decoder".
+            coded_passes: this many passes (a power of two) carry all masks at once.
             trajectory: reuse :meth:`invert`'s result on the same image; default timesteps beyond its start move there.
             coarse_masks: (K, h, w) bool masks of your own, at any resolution, instead of clustering.
             output_difference_maps: also return dᵏ at the size of the input.
-            mask_batch_size: masks per batch of modulated denoising; by default what free memory allows.
+            mask_batch_size: masks per batch of modulated denoising; by default what free memory allows. Images of a list
+                share batches where there is room for all their masks.
             generator: source of all randomness (inversion noise, then the k-means seed).
+
+        Autocast is PyTorch's: ``with torch.autocast("cpu", torch.bfloat16): pipe(image)``.
 
         Returns:
             :class:`EmerDiffOutput`, or a list of them for a list of images.
@@ -160,12 +180,10 @@ class EmerDiffPipeline(DiffusionPipeline):
         Raises:
             ValueError, FileNotFoundError: one sentence that names the faulty value and the possible ones.
         """
-        if isinstance(image, list | tuple):
-            if trajectory is not None or coarse_masks is not None:
-                raise ValueError("trajectory and coarse_masks belong to one image; call the pipeline once per image.")
-            options = {k: v for k, v in locals().items() if k not in ("self", "image", "__class__")}
-            return [self(one, **options) for one in image]
-
+        several = isinstance(image, list | tuple)
+        if several and (trajectory is not None or coarse_masks is not None):
+            raise ValueError("trajectory and coarse_masks belong to one image; call the pipeline once per image.")
+        images = list(image) if several else [image]
         settings = models.resolve_settings(
             self.unet.config, num_masks=num_masks, modulation_strength=modulation_strength,
             modulation_timestep=modulation_timestep, feature_timestep=feature_timestep, feature_layer=feature_layer,
@@ -178,59 +196,90 @@ class EmerDiffPipeline(DiffusionPipeline):
                 if given is None:  # as far as this trajectory goes
                     settings[name] = min(settings[name], trajectory.timesteps[0])
         self.check_inputs(settings, offset_placement, inversion, mode, mask_batch_size)
-        timings: dict[str, float] = {}
-        image = image_io.load_image(image)
-        height, width = image.height, image.width
+        given = dict(denoising_steps=denoising_steps, one_sided=one_sided, readout=readout, coded_passes=coded_passes)
+        shortcuts = replace(MODES[mode], **{name: value for name, value in given.items() if value is not None})
+        self.check_shortcuts(shortcuts, inversion)
         denoiser = self.denoiser(settings["num_inference_steps"], prompt)
         t_f = denoiser.check_timestep("feature_timestep", settings["feature_timestep"])
         t_m = denoiser.check_timestep("modulation_timestep", settings["modulation_timestep"])
+        decode = self.decode_tiny if shortcuts.readout == "tiny_decoder" else self.decode
 
-        if trajectory is None:
-            with _stopwatch(timings, "encode"):
-                latents = self.encode(image, settings["resolution"])
-            with _stopwatch(timings, "invert"):
-                trajectory = self._invert(denoiser, latents, inversion, max(t_f, t_m), generator)
-        elif missing := [t for t in (t_f, t_m) if t not in trajectory.latents]:
-            raise ValueError(
-                f"The trajectory starts at {trajectory.timesteps[0]} and does not reach timestep {missing[0]}; invert with "
-                f"start_timestep={max(t_f, t_m)}."
-            )
-        with _stopwatch(timings, "queries"):
-            noisy = noise_ensemble(denoiser, trajectory, t_f, settings["noise_ensemble_size"], generator)
-            queries = extract_queries(denoiser, noisy, t_f, [settings["feature_layer"]])[settings["feature_layer"]]
-        with _stopwatch(timings, "cluster"):
-            random_state = int(torch.randint(2**31 - 1, (), generator=generator, device=_device_of(generator)))
-            if coarse_masks is None:
-                masks = cluster_queries(queries, settings["num_masks"], random_state)
-            else:
-                masks = check_masks(coarse_masks)
-                queries = resize_maps(queries.permute(2, 0, 1), masks.shape[1:]).permute(1, 2, 0)
-            settings["num_masks"] = len(masks)
-        with _stopwatch(timings, "modulate"):
+        def coarse(image) -> _Work:
+            """Everything up to the coarse masks (Sec. 3.1)."""
+            work = _Work(image_io.load_image(image), trajectory)
+            if trajectory is None:
+                with _stopwatch(work.timings, "encode"):
+                    latents = self.encode(work.image, settings["resolution"])
+                with _stopwatch(work.timings, "invert"):
+                    if (
+                        inversion == "ddpm"
+                    ):  # the network's half is redone by the unmodulated row of the denoising anyway
+                        timesteps = [t for t in denoiser.timesteps if t <= max(t_f, t_m)]
+                        drawn = draw_latents(denoiser, latents, timesteps, generator)
+                        work.trajectory = Trajectory("ddpm", timesteps, drawn, latents, len(denoiser.timesteps))
+                    else:
+                        work.trajectory = self._invert(denoiser, latents, inversion, max(t_f, t_m), generator)
+            elif missing := [t for t in (t_f, t_m) if t not in trajectory.latents]:
+                raise ValueError(
+                    f"The trajectory starts at {trajectory.timesteps[0]} and does not reach timestep {missing[0]}; invert "
+                    f"with start_timestep={max(t_f, t_m)}."
+                )
+            with _stopwatch(work.timings, "queries"):
+                noisy = noise_ensemble(denoiser, work.trajectory, t_f, settings["noise_ensemble_size"], generator)
+                queries = extract_queries(denoiser, noisy, t_f, [settings["feature_layer"]])[settings["feature_layer"]]
+            with _stopwatch(work.timings, "cluster"):
+                random_state = int(torch.randint(2**31 - 1, (), generator=generator, device=_device_of(generator)))
+                if coarse_masks is None:
+                    work.masks = cluster_queries(queries, settings["num_masks"], random_state)
+                else:
+                    work.masks = check_masks(coarse_masks)
+                    queries = resize_maps(queries.permute(2, 0, 1), work.masks.shape[1:]).permute(1, 2, 0)
+            work.queries = queries
+            return work
+
+        def maps_of(works: list[_Work]) -> list[torch.Tensor]:
+            """Difference maps of images that are modulated together (Sec. 3.2)."""
+            start = time.perf_counter()
             maps = difference_maps(
-                denoiser, self.decode, trajectory, masks, settings["modulation_layer"], t_m,
-                settings["modulation_strength"], attention_injection, offset_placement,
-                chunk_size=mask_batch_size or self.default_mask_batch_size(trajectory),
-                progress=lambda total: self.progress_bar(total=total),
+                denoiser, decode, [work.trajectory for work in works], [work.masks for work in works],
+                settings["modulation_layer"], t_m, settings["modulation_strength"], attention_injection, offset_placement,
+                chunk_size=mask_batch_size or self.default_mask_batch_size(works[0].trajectory, shortcuts),
+                progress=lambda total: self.progress_bar(total=total), shortcuts=shortcuts,
+                guide=[work.guide(self.vae_scale_factor) for work in works],
             )  # fmt: skip
-        with _stopwatch(timings, "assign"):
-            labels = assign_pixels(maps, (height, width), settings["filter_sigma"])
-            baseline = assign_bilinear(masks, (height, width))
+            for work in works:
+                work.timings["modulate"] = round((time.perf_counter() - start) / len(works), 4)
+            return maps
 
-        settings = {"model": self.model_name, "mode": mode} | settings | {
-            "attention_injection": attention_injection, "offset_placement": offset_placement, "inversion": inversion,
-            "prompt": prompt, "own_masks": coarse_masks is not None,
-            "seed": None if generator is None else generator.initial_seed(), "image_size": [height, width],
-            "processing_size": [side * self.vae_scale_factor for side in trajectory.clean_latents.shape[2:]],
-            "dtype": str(self.unet.dtype).removeprefix("torch."), "device": str(self._execution_device),
-        }  # fmt: skip
-        settings["processing_resolution"] = settings.pop("resolution")
-        return EmerDiffOutput(
-            labels=labels, baseline_labels=baseline, coarse_masks=masks.numpy(),
-            mask_embeddings=mask_embeddings(queries, masks).numpy(),
-            difference_maps=resize_maps(maps, (height, width)).numpy() if output_difference_maps else None,
-            settings=settings, timings=timings,
-        )  # fmt: skip
+        def assign(work: _Work, maps: torch.Tensor) -> EmerDiffOutput:
+            size = work.image.height, work.image.width
+            with _stopwatch(work.timings, "assign"):
+                labels = assign_pixels(maps, size, settings["filter_sigma"])
+                baseline = assign_bilinear(work.masks, size)
+            used = {"model": self.model_name, "mode": mode} | settings | asdict(shortcuts) | {
+                "num_masks": len(work.masks), "attention_injection": attention_injection,
+                "offset_placement": offset_placement, "inversion": inversion, "prompt": prompt,
+                "own_masks": coarse_masks is not None, "seed": None if generator is None else generator.initial_seed(),
+                "image_size": list(size),
+                "processing_size": [s * self.vae_scale_factor for s in work.trajectory.clean_latents.shape[2:]],
+                "dtype": str(self.unet.dtype).removeprefix("torch."), "device": str(self._execution_device),
+            }  # fmt: skip
+            used["processing_resolution"] = used.pop("resolution")
+            return EmerDiffOutput(
+                labels=labels, baseline_labels=baseline, coarse_masks=work.masks.numpy(),
+                mask_embeddings=mask_embeddings(work.queries, work.masks).numpy(),
+                difference_maps=resize_maps(maps, size).numpy() if output_difference_maps else None,
+                settings=used, timings=work.timings,
+            )  # fmt: skip
+
+        outputs, remaining = [], iter(images)
+        while first := [coarse(image) for image in itertools.islice(remaining, 1)]:
+            room = self.images_per_batch(first[0], shortcuts) if mask_batch_size is None else 1
+            works = first + [coarse(image) for image in itertools.islice(remaining, room - 1)]
+            for _, alike in itertools.groupby(works, key=_Work.shape):
+                alike = list(alike)
+                outputs += [assign(work, maps) for work, maps in zip(alike, maps_of(alike), strict=True)]
+        return outputs if several else outputs[0]
 
     # -- its stages, usable one by one ------------------------------------------------------------------------------
 
@@ -275,10 +324,19 @@ class EmerDiffPipeline(DiffusionPipeline):
     @torch.no_grad()
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Latents (B, C, h, w) → images (B, 3, H, W) float32 in [0, 1], as many rows at a time as memory allows."""
+        return self._decode(self.vae, latents)
+
+    @torch.no_grad()
+    def decode_tiny(self, latents: torch.Tensor) -> torch.Tensor:
+        """As :meth:`decode`, with the ``AutoencoderTiny`` that the pipeline was given."""
+        return self._decode(self.tiny_decoder, latents)
+
+    def _decode(self, vae, latents: torch.Tensor) -> torch.Tensor:
         pixels = latents.shape[2] * latents.shape[3] * self.vae_scale_factor**2
-        rows = affordable_rows(self.vae, max(self.vae.config.block_out_channels[:2]), pixels)
-        scaled = (latents / self.vae.config.scaling_factor).to(self.vae.dtype)
-        return torch.cat([(self.vae.decode(part).sample.float() / 2 + 0.5).clamp(0, 1) for part in scaled.split(rows)])
+        most = 8 if self._execution_device.type == "cpu" else 64  # a CPU's caches like small batches of large pictures
+        rows = affordable_rows(vae, max(self.vae.config.block_out_channels[:2]), pixels, most=most)
+        scaled = (latents / vae.config.scaling_factor).to(vae.dtype)
+        return torch.cat([(vae.decode(part).sample.float() / 2 + 0.5).clamp(0, 1) for part in scaled.split(rows)])
 
     def denoiser(self, num_inference_steps: int | None = None, prompt: str = "") -> Denoiser:
         """The U-Net with this prompt and N inference steps (default: the checkpoint's)."""
@@ -307,15 +365,23 @@ class EmerDiffPipeline(DiffusionPipeline):
         """(channels, pixels) of the U-Net's widest feature maps, concatenated skips included."""
         return 4 * self.unet.config.block_out_channels[0], latents.shape[2] * latents.shape[3]
 
-    def default_mask_batch_size(self, trajectory: Trajectory) -> int:
-        """Masks whose ± pairs fit into free memory together."""
-        return max(1, (affordable_rows(self.unet, *self._unet_row(trajectory.clean_latents)) - 1) // 2)
+    def default_mask_batch_size(self, trajectory: Trajectory, shortcuts: Shortcuts = EXACT) -> int:
+        """Masks (or coded passes) whose rows fit into free memory together."""
+        rows = affordable_rows(self.unet, *self._unet_row(trajectory.clean_latents))
+        return max(1, (rows - 1) // (1 if shortcuts.one_sided else 2))
+
+    def images_per_batch(self, work: _Work, shortcuts: Shortcuts = EXACT) -> int:
+        """How many images like this one can be modulated in one batch, with all their masks; at least 1."""
+        most = 64 if self._execution_device.type == "cpu" else 256
+        rows = affordable_rows(self.unet, *self._unet_row(work.trajectory.clean_latents), most=most)
+        passes = min(shortcuts.coded_passes or len(work.masks), len(work.masks))
+        return max(1, rows // (1 + passes * (1 if shortcuts.one_sided else 2)))
 
     def check_inputs(self, settings, offset_placement, inversion, mode, mask_batch_size):
         """One clear ValueError for each value that cannot be used."""
         for name in ("feature_layer", "modulation_layer"):
             check_layer(self.unet, name, settings[name])
-        for name, value, valid in (("offset_placement", offset_placement, PLACEMENTS), ("mode", mode, MODES),
+        for name, value, valid in (("offset_placement", offset_placement, PLACEMENTS), ("mode", mode, tuple(MODES)),
                                    ("inversion", inversion, METHODS)):  # fmt: skip
             if value not in valid:
                 raise ValueError(f"{name}={value!r} is unknown; choose one of {', '.join(map(repr, valid))}.")
@@ -326,6 +392,42 @@ class EmerDiffPipeline(DiffusionPipeline):
                 raise ValueError(f"{name}={value} is not possible; it is a whole number of at least 1.")
         if settings["filter_sigma"] < 0:
             raise ValueError(f"filter_sigma={settings['filter_sigma']} is not possible; it is at least 0 (no filter).")
+
+    def check_shortcuts(self, shortcuts: Shortcuts, inversion: str):
+        """As :meth:`check_inputs`, for what modulated denoising leaves out."""
+        if shortcuts.readout not in READOUTS:
+            raise ValueError(
+                f"readout={shortcuts.readout!r} is unknown; choose one of {', '.join(map(repr, READOUTS))}."
+            )
+        if shortcuts.readout == "tiny_decoder" and self.tiny_decoder is None:
+            raise ValueError(
+                'readout="tiny_decoder" needs one; pass tiny_decoder=AutoencoderTiny.from_pretrained("madebyollin/taesd") to '
+                "from_pretrained (that one is for Stable Diffusion 1.x)."
+            )
+        if shortcuts.denoising_steps is not None and inversion != "ddpm":
+            raise ValueError("denoising_steps needs inversion='ddpm': larger steps are exact only with recorded noise.")
+        if shortcuts.denoising_steps is not None and shortcuts.denoising_steps < 1:
+            raise ValueError(f"denoising_steps={shortcuts.denoising_steps} is not possible; it is at least 1.")
+
+
+@dataclass
+class _Work:
+    """An image on its way through the pipeline."""
+
+    image: Image
+    trajectory: Trajectory | None
+    masks: torch.Tensor | None = None
+    queries: torch.Tensor | None = None
+    timings: dict[str, float] = field(default_factory=dict)
+
+    def shape(self) -> tuple:
+        """What images must share to be modulated together."""
+        return tuple(self.trajectory.clean_latents.shape), tuple(self.masks.shape)
+
+    def guide(self, vae_scale_factor: int) -> torch.Tensor:
+        """(3, H, W) the image in [0, 1] at its processing size."""
+        size = tuple(side * vae_scale_factor for side in self.trajectory.clean_latents.shape[2:])
+        return image_io.to_tensor(self.image, size)[0] / 2 + 0.5
 
 
 def check_masks(masks: np.ndarray | torch.Tensor) -> torch.Tensor:

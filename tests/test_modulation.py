@@ -1,12 +1,24 @@
 """Lockstep modulation against the brute-force implementation, and what must never change."""
 
+import numpy as np
 import pytest
 import torch
 
-from emerdiff_lib.attention import LockstepAttention, attention_layers, layer_grid, lockstep
-from emerdiff_lib.modulation import difference_maps, modulated_latents, signed_offsets
+from emerdiff_lib import Toyscapes
+from emerdiff_lib.attention import LockstepAttention, attention_layers, layer_grid, lockstep, shared_attention
+from emerdiff_lib.benchmark import reference
+from emerdiff_lib.coding import code_matrix
+from emerdiff_lib.modulation import (
+    Shortcuts,
+    difference_maps,
+    modulated_latents,
+    scaled_strength,
+    shortened,
+    signed_offsets,
+)
+from emerdiff_lib.upsampling import guided_upsample
 
-from . import brute_force
+from .conftest import seeded
 
 LAYER = "up_blocks.2.attentions.1.transformer_blocks.0.attn2"
 
@@ -26,14 +38,17 @@ def maps_of(pipe, trajectory, masks, **options):
 @pytest.mark.parametrize("injection", [True, False])
 @pytest.mark.parametrize("placement", ["after_projection", "before_projection"])
 @torch.no_grad()
-def test_lockstep_equals_brute_force(pipe, trajectory, masks, injection, placement):
+def test_lockstep_equals_the_reference(pipe, trajectory, masks, injection, placement):
     denoiser = pipe.denoiser()
     rows = modulated_latents(denoiser, trajectory, signed_offsets(masks[:2], 10.0), LAYER, 101, injection, placement)
+    maps = reference.stored_maps(denoiser, trajectory, 101)
+    if not injection:
+        maps = dict.fromkeys(maps, {})
     singles = [trajectory.clean_latents]
     for strength in (10.0, -10.0):
         for mask in masks[:2]:
             singles.append(
-                brute_force.modulated_latents(denoiser, trajectory, mask, strength, LAYER, 101, injection, placement)
+                reference.modulated_latents(denoiser, trajectory, maps, mask, strength, LAYER, 101, placement)
             )
     torch.testing.assert_close(rows, torch.cat(singles), rtol=1e-3, atol=1e-3)
     assert (rows[1] - rows[0]).abs().max() > 0.1  # the comparison is not one of zeros
@@ -122,3 +137,106 @@ def test_lockstep_without_modulation_is_the_network_itself(pipe, trajectory):
     plain = denoiser.unet_output(latents, 101)
     with lockstep(pipe.unet, injection=True):
         torch.testing.assert_close(denoiser.unet_output(latents, 101), plain, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("injection", [True, False])
+@pytest.mark.parametrize("block", ["down_blocks.1.attentions.0", "mid_block.attentions.0", "up_blocks.2.attentions.0"])
+def test_rows_part_at_any_layer(pipe, trajectory, masks, block, injection):
+    """Everything before the modulated layer is computed once; the rows must come out as if nothing had been shared."""
+    layer, denoiser = f"{block}.transformer_blocks.0.attn2", pipe.denoiser()
+    offsets = signed_offsets(masks[:1], 10.0)
+    maps = reference.stored_maps(denoiser, trajectory, 41) if injection else dict.fromkeys(trajectory.timesteps, {})
+    rows = modulated_latents(denoiser, trajectory, offsets, layer, 41, injection)
+    grid = layer_grid(pipe.unet, layer, *trajectory.clean_latents.shape[2:])
+    mask = torch.nn.functional.interpolate(masks[None, :1].float(), size=grid, mode="nearest-exact")[0, 0]
+    single = reference.modulated_latents(denoiser, trajectory, maps, mask, 10.0, layer, 41)
+    torch.testing.assert_close(rows[1:2], single, rtol=1e-3, atol=1e-3)
+
+
+@torch.no_grad()
+def test_images_modulated_together_are_those_modulated_alone(pipe, trajectory, masks):
+    other = pipe.invert(Toyscapes("test")[8].image, start_timestep=101, generator=seeded(5))
+    together = maps_of(pipe, [trajectory, other], [masks, masks.flip(0)], guide=[None, None])
+    alone = [maps_of(pipe, trajectory, masks), maps_of(pipe, other, masks.flip(0))]
+    for a, b in zip(together, alone, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+
+
+def test_fewer_steps_are_even_exact_and_scaled(pipe, trajectory):
+    denoiser = pipe.denoiser()
+    assert shortened(trajectory, 101, None) == [101, 81, 61, 41, 21, 1] == shortened(trajectory, 101, 9)
+    assert shortened(trajectory, 101, 1) == [101] and shortened(trajectory, 101, 2) == [101, 61]
+    rows = modulated_latents(denoiser, trajectory, torch.zeros(1, 16, 16), LAYER, 101, timesteps=[101, 41])
+    torch.testing.assert_close(rows, trajectory.clean_latents, rtol=1e-4, atol=1e-5)
+    # x̂₀ right after the modulated step moves by λ' √(1−ᾱ)/√ᾱ, an ordinary step by λ |√(1−ᾱ'−σ²) − √ᾱ' √(1−ᾱ)/√ᾱ|
+    a, p = (denoiser.alpha_bar(t).item() for t in (101, 81))
+    variance = (1 - p) / (1 - a) * (1 - a / p)
+    ordinary = abs((1 - p - variance) ** 0.5 - (p * (1 - a) / a) ** 0.5)
+    assert scaled_strength(denoiser, 10.0, [101], "ddpm") == pytest.approx(10 * ordinary / ((1 - a) / a) ** 0.5)
+    assert scaled_strength(denoiser, 10.0, [101, 81], "ddpm") == pytest.approx(10.0)
+
+
+def test_small_responses_add_up_so_codes_can_be_undone(pipe, trajectory, masks):
+    """Two passes for three masks: the outer two share a code and are told apart by where they are."""
+    weak = dict(strength=0.05, shortcuts=Shortcuts(denoising_steps=3, one_sided=True))
+    plain = maps_of(pipe, trajectory, masks, **weak)
+    weak["shortcuts"] = Shortcuts(denoising_steps=3, one_sided=True, coded_passes=2)
+    coded = maps_of(pipe, trajectory, masks, **weak)
+    inside = torch.nn.functional.interpolate(masks[:, None].float(), size=(128, 128))[:, 0].bool()
+    assert (coded - plain)[inside].norm() / plain[inside].norm() < 0.1
+    assert (coded.argmax(0) == plain.argmax(0)).float().mean() > 0.95
+    with pytest.raises(ValueError, match="power of two"):
+        code_matrix(masks, 6)
+
+
+def test_codes_are_shared_only_by_masks_that_do_not_touch():
+    stripes = torch.stack([torch.arange(16)[None].expand(4, 16) // 2 == k for k in range(8)])
+    codes = code_matrix(stripes, 4)
+    assert all((codes[:, k] @ codes[:, k + 1]).item() == 0 for k in range(7))
+    assert set((codes.T @ codes).flatten().tolist()) == {0.0, 4.0}
+
+
+def test_one_sided_is_half_of_paired_where_responses_are_linear(pipe, trajectory, masks):
+    paired = maps_of(pipe, trajectory, masks, strength=0.05)
+    one_sided = maps_of(pipe, trajectory, masks, strength=0.05, shortcuts=Shortcuts(one_sided=True))
+    assert (2 * one_sided - paired).norm() / paired.norm() < 0.1
+
+
+def test_guided_filter_is_the_regression_in_every_window():
+    """Against ordinary least squares (numpy) window by window, averaged over the windows that hold a pixel."""
+    rng = np.random.default_rng(0)
+    guide, maps, radius, eps = rng.random((3, 9, 11)), rng.random((2, 9, 11)), 2, 1e-2
+    fits, counts = np.zeros_like(maps), np.zeros((9, 11))
+    for y, x in np.ndindex(9, 11):
+        rows, cols = slice(max(0, y - radius), y + radius + 1), slice(max(0, x - radius), x + radius + 1)
+        colours = guide[:, rows, cols].reshape(3, -1)
+        centred = colours - colours.mean(1, keepdims=True)
+        normal = centred @ centred.T / centred.shape[1] + eps * np.eye(3)
+        for k, one in enumerate(maps):
+            values = one[rows, cols].ravel()
+            slope = np.linalg.solve(normal, centred @ (values - values.mean()) / len(values))
+            fits[k, rows, cols] += (
+                np.einsum("c,chw->hw", slope, guide[:, rows, cols]) + values.mean() - slope @ colours.mean(1)
+            )
+        counts[rows, cols] += 1
+    result = guided_upsample(torch.from_numpy(maps), torch.from_numpy(guide), radius, eps)
+    np.testing.assert_allclose(result, fits / counts, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_shared_attention_is_attention_in_blocks_too():
+    query, key = torch.randn(2, 3, 10, 4), torch.randn(2, 3, 10, 4)
+    values = torch.randn(2 * 5, 3, 10, 4)
+    expected = torch.nn.functional.scaled_dot_product_attention(
+        query.repeat_interleave(5, 0), key.repeat_interleave(5, 0), values, scale=0.3
+    )
+    for max_bytes in (2**28, 500):
+        torch.testing.assert_close(shared_attention(query, key, values, 0.3, max_bytes), expected)
+
+
+def test_autocast_keeps_the_labels_nearly(pipe, trajectory, masks):
+    whole = maps_of(pipe, trajectory, masks)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = maps_of(pipe, trajectory, masks)
+    assert half.dtype == torch.float32 and (whole.argmax(0) == half.argmax(0)).float().mean() > 0.98

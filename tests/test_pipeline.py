@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from emerdiff_lib import EmerDiffOutput, EmerDiffPipeline
+from emerdiff_lib import EmerDiffOutput, EmerDiffPipeline, Toyscapes
 from emerdiff_lib.images import load_image
 
 from .conftest import seeded
@@ -169,3 +169,67 @@ def test_save_pretrained_round_trip(pipe, scene, output, tmp_path):
     reloaded.set_progress_bar_config(disable=True)
     assert np.array_equal(reloaded(scene.image, generator=seeded(), **QUICK).labels, output.labels)
     assert load_image(scene.image) is not None
+
+
+def test_fast_mode_is_its_shortcuts_and_they_can_be_overridden(pipe, scene):
+    quick = dict(num_masks=3, modulation_timestep=81)
+    fast = pipe(scene.image, mode="fast", generator=seeded(), **quick)
+    spelt = pipe(
+        scene.image, denoising_steps=2, one_sided=True, readout="latents", coded_passes=8, generator=seeded(), **quick
+    )
+    assert np.array_equal(fast.labels, spelt.labels)
+    assert fast.settings["denoising_steps"] == 2 and fast.settings["readout"] == "latents"
+    exact = pipe(scene.image, generator=seeded(), **quick)
+    assert np.array_equal(exact.coarse_masks, fast.coarse_masks)
+    assert exact.settings["denoising_steps"] is None and not np.array_equal(exact.labels, fast.labels)
+    decoded = pipe(scene.image, mode="fast", readout="image", output_difference_maps=True, generator=seeded(), **quick)
+    assert decoded.settings["readout"] == "image" and decoded.difference_maps.shape == (3, 128, 128)
+
+
+def test_images_of_a_list_share_batches_and_come_out_as_alone(pipe):
+    scenes = [Toyscapes("test")[i].image for i in (0, 1)] + [Toyscapes("test")[2].image.crop((0, 0, 128, 96))]
+    quick = dict(num_masks=9, modulation_timestep=41, mode="fast")
+    together = pipe(scenes, generator=seeded(), **quick)
+    generator = seeded()
+    alone = [pipe(image, generator=generator, **quick) for image in scenes]
+    for a, b in zip(together, alone, strict=True):
+        assert np.array_equal(a.coarse_masks, b.coarse_masks) and (a.labels == b.labels).mean() > 0.999
+    assert together[2].labels.shape == (96, 128)
+
+
+def test_tiny_decoder_is_used_where_there_is_one(pipe, scene):
+    from diffusers import AutoencoderTiny
+
+    with pytest.raises(ValueError, match="taesd"):
+        pipe(scene.image, readout="tiny_decoder")
+    torch.manual_seed(0)
+    tiny = AutoencoderTiny(
+        latent_channels=8,
+        encoder_block_out_channels=(8, 8, 8),
+        decoder_block_out_channels=(8, 8, 8),
+        num_encoder_blocks=(1, 1, 1),
+        num_decoder_blocks=(1, 1, 1),
+    )
+    with_tiny = EmerDiffPipeline(**(pipe.components | {"tiny_decoder": tiny}))
+    with_tiny.set_progress_bar_config(disable=True)
+    quick = dict(num_masks=2, modulation_timestep=21, output_difference_maps=True)
+    output = with_tiny(scene.image, readout="tiny_decoder", generator=seeded(), **quick)
+    full = with_tiny(scene.image, generator=seeded(), **quick)
+    assert output.difference_maps.shape == (2, 128, 128) and not np.allclose(
+        output.difference_maps, full.difference_maps
+    )
+
+
+@pytest.mark.parametrize(
+    ("faulty", "message"),
+    [
+        (dict(readout="pixels"), "choose one of 'image', 'latents', 'tiny_decoder'"),
+        (dict(denoising_steps=0), "at least 1"),
+        (dict(denoising_steps=2, inversion="ddim"), "inversion='ddpm'"),
+        (dict(coded_passes=3, num_masks=4), "power of two"),
+        (dict(mode="turbo"), "'exact', 'fast'"),
+    ],
+)
+def test_impossible_shortcuts_are_named(pipe, scene, faulty, message):
+    with pytest.raises(ValueError, match=message):
+        pipe(scene.image, **(dict(num_masks=2, modulation_timestep=21) | faulty))

@@ -10,10 +10,10 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from emerdiff_lib import EmerDiffPipeline
 from emerdiff_lib.attention import attention_layers, layer_grid
+from emerdiff_lib.benchmark import reference
 from emerdiff_lib.features import extract_queries
 from emerdiff_lib.modulation import modulated_latents, signed_offsets
 
-from . import brute_force
 from .conftest import seeded
 
 # CompVis/stable-diffusion-v1-4, as published
@@ -96,12 +96,13 @@ def test_reconstruction_is_exact(sd):
 
 
 @torch.no_grad()
-def test_injection_equals_brute_force(sd):
+def test_injection_equals_the_reference(sd):
     trajectory = sd.invert(PICTURE, start_timestep=41, generator=seeded(), **SMALL)
     denoiser, mask = sd.denoiser(), torch.zeros(2, 4, dtype=torch.bool)
     mask[:, :2] = True
     rows = modulated_latents(denoiser, trajectory, signed_offsets(mask[None], 10.0), BLOCK.format(2), 41)
-    single = brute_force.modulated_latents(denoiser, trajectory, mask, 10.0, BLOCK.format(2), 41)
+    maps = reference.stored_maps(denoiser, trajectory, 41)
+    single = reference.modulated_latents(denoiser, trajectory, maps, mask, 10.0, BLOCK.format(2), 41)
     torch.testing.assert_close(rows[1:2], single, rtol=1e-3, atol=1e-3)
     assert (rows[1] - rows[0]).abs().max() > 1e-3
 
