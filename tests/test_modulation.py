@@ -184,7 +184,7 @@ def test_small_responses_add_up_so_codes_can_be_undone(pipe, trajectory, masks):
     weak["shortcuts"] = Shortcuts(denoising_steps=3, one_sided=True, coded_passes=2)
     coded = maps_of(pipe, trajectory, masks, **weak)
     inside = torch.nn.functional.interpolate(masks[:, None].float(), size=(128, 128))[:, 0].bool()
-    assert (coded - plain)[inside].norm() / plain[inside].norm() < 0.1
+    assert (coded - plain)[inside].norm() / plain[inside].norm() < 0.2
     assert (coded.argmax(0) == plain.argmax(0)).float().mean() > 0.95
     with pytest.raises(ValueError, match="power of two"):
         code_matrix(masks, 6)
