@@ -15,6 +15,7 @@ from .attention import Modulation, branching, layer_grid, lockstep
 from .coding import code_matrix, neighbourhoods
 from .denoiser import Denoiser
 from .inversion import Trajectory, reverse_coefficients, reverse_mean_and_std
+from .memory import pages_kept
 from .upsampling import guided_upsample
 
 Decode = Callable[[torch.Tensor], torch.Tensor]
@@ -198,7 +199,8 @@ def difference_maps(
         return found
 
     magnitude = lambda response: torch.linalg.vector_norm(response, dim=1).cpu()
-    with progress(total=len(patterns[0])) if progress is not None else nullcontext() as bar:
+    device, bar = denoiser.unet.device, progress(total=len(patterns[0])) if progress is not None else nullcontext()
+    with pages_kept(device), bar as bar:
         parts: list[list[torch.Tensor]] = []
         for found in _chunked(responses, len(patterns[0]), chunk_size):
             # a mask's own response shrinks to its magnitude at once; coded ones are needed whole
