@@ -43,7 +43,11 @@ def extract_activations(
 
     def keep(name):
         def hook(module, inputs, output):
-            outputs[name] = output[0] if isinstance(output, tuple) else output
+            output = output[0] if isinstance(output, tuple) else output
+            if output.ndim == 3:  # (B, tokens, d) of an attention layer
+                grid = layer_grid(denoiser.unet, name, *noisy_latents.shape[2:])
+                output = output.transpose(1, 2).unflatten(2, grid)
+            outputs[name] = output
 
         return hook
 

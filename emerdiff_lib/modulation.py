@@ -32,17 +32,18 @@ class Shortcuts:
             keeps every inference step.
         one_sided: compare −λ with the unmodulated image instead of with +λ: half of the rows.
         readout: "image" decodes every row; "tiny_decoder" does so with the pipeline's AutoencoderTiny; "latents" compares
-            latents and brings the maps to pixels by a filter that the image guides: no decoding at all.
+            latents: no decoding at all.
         coded_passes: a power of two: where there are more masks than this, as many rows carry all of them at once, with
             signs ±1; a mask's response is told from the others' by its signs and its neighbourhood. None: a row per mask.
-        guide_radius: radius of the guided filter, as a share of the height of a coarse cell.
+        guide_radius: radius, in heights of a coarse cell, of a filter that brings the maps to pixels with the image as guide;
+            0 leaves it out. Not a saving but a refinement, which comparing latents needs.
     """
 
     denoising_steps: int | None = None
     one_sided: bool = False
     readout: str = "image"
     coded_passes: int | None = None
-    guide_radius: float = 1.5
+    guide_radius: float = 0.0
 
 
 EXACT = Shortcuts()
@@ -165,10 +166,11 @@ def difference_maps(
         chunk_size: masks of each image per batch, halved whenever memory runs out; the result does not depend on it.
         progress: a ``tqdm`` factory, called with ``total`` = number of masks (or coded passes).
         shortcuts: what to leave out.
-        guide: (3, H, W) image in [0, 1] (or a list), for the readout of latents.
+        guide: (3, H, W) image in [0, 1] (or a list), where ``shortcuts`` ask for one.
 
     Returns:
-        (K, H, W) float32 on the CPU, unfiltered, or a list of them; in [0, √3] for the readout of images.
+        (K, H, W) float32 on the CPU, unfiltered, or a list of them; in [0, √3] for images without a guide, and at the size of
+        the latents for latents without one.
     """
     if single := isinstance(trajectory, Trajectory):
         trajectory, masks, guide = [trajectory], [masks], [guide]
@@ -212,10 +214,9 @@ def difference_maps(
         if code is not None:
             whole = magnitude(torch.einsum("pk,pchw->kchw", code, whole) / len(code))
             whole = whole * neighbourhoods(mask, tuple(whole.shape[1:]))
-        if shortcuts.readout == "latents":
-            whole = guided_upsample(
-                whole, image, max(1, round(shortcuts.guide_radius * image.shape[1] / mask.shape[1]))
-            )
+        if shortcuts.guide_radius > 0:
+            radius = max(1, round(shortcuts.guide_radius * image.shape[1] / mask.shape[1]))
+            whole = guided_upsample(whole, image, radius)
         results.append(whole)
     return results[0] if single else results
 

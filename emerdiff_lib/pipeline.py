@@ -29,7 +29,9 @@ from .modulation import EXACT, READOUTS, Shortcuts, difference_maps
 
 MODES = {
     "exact": EXACT,
-    "fast": Shortcuts(denoising_steps=2, one_sided=True, readout="latents", coded_passes=8),  # notebook 09 says why
+    "fast": Shortcuts(
+        denoising_steps=2, one_sided=True, readout="latents", coded_passes=8, guide_radius=1.5
+    ),  # notebook 09 says why
 }
 
 
@@ -136,6 +138,7 @@ class EmerDiffPipeline(DiffusionPipeline):
         one_sided: bool | None = None,
         readout: str | None = None,
         coded_passes: int | None = None,
+        guide_radius: float | None = None,
         trajectory: Trajectory | None = None,
         coarse_masks: np.ndarray | torch.Tensor | None = None,
         output_difference_maps: bool = False,
@@ -160,11 +163,12 @@ class EmerDiffPipeline(DiffusionPipeline):
             filter_sigma: Gaussian filter of the difference maps, in pixels at the processing resolution; 0 for none.
             processing_resolution: images are processed at about this number squared of pixels, at their aspect ratio.
             prompt: text condition of every network call; empty in the paper.
-            mode: "exact", or "fast", a set of the four shortcuts below (see :class:`~emerdiff_lib.modulation.Shortcuts`).
+            mode: "exact", or "fast", a set of the five options below (see :class:`~emerdiff_lib.modulation.Shortcuts`).
             denoising_steps: network evaluations from t_m on; as many as inference steps unless given.
             one_sided: compare −λ with the unmodulated image, not with +λ.
-            readout: "image", "latents" (no decoding; maps are brought to pixels by a guided filter) or "tiny_decoder".
+            readout: "image", "latents" (no decoding) or "tiny_decoder".
             coded_passes: this many passes (a power of two) carry all masks at once.
+            guide_radius: bring difference maps to pixels by a guided filter of this radius, in coarse cells; 0 for none.
             trajectory: reuse :meth:`invert`'s result on the same image; default timesteps beyond its start move there.
             coarse_masks: (K, h, w) bool masks of your own, at any resolution, instead of clustering.
             output_difference_maps: also return dᵏ at the size of the input.
@@ -196,7 +200,8 @@ class EmerDiffPipeline(DiffusionPipeline):
                 if given is None:  # as far as this trajectory goes
                     settings[name] = min(settings[name], trajectory.timesteps[0])
         self.check_inputs(settings, offset_placement, inversion, mode, mask_batch_size)
-        given = dict(denoising_steps=denoising_steps, one_sided=one_sided, readout=readout, coded_passes=coded_passes)
+        given = dict(denoising_steps=denoising_steps, one_sided=one_sided, readout=readout, coded_passes=coded_passes,
+                     guide_radius=guide_radius)  # fmt: skip
         shortcuts = replace(MODES[mode], **{name: value for name, value in given.items() if value is not None})
         self.check_shortcuts(shortcuts, inversion)
         denoiser = self.denoiser(settings["num_inference_steps"], prompt)
@@ -403,6 +408,10 @@ class EmerDiffPipeline(DiffusionPipeline):
             raise ValueError(
                 'readout="tiny_decoder" needs one; pass tiny_decoder=AutoencoderTiny.from_pretrained("madebyollin/taesd") to '
                 "from_pretrained (that one is for Stable Diffusion 1.x)."
+            )
+        if shortcuts.guide_radius < 0:
+            raise ValueError(
+                f"guide_radius={shortcuts.guide_radius} is not possible; it is at least 0 (no guided filter)."
             )
         if shortcuts.denoising_steps is not None and inversion != "ddpm":
             raise ValueError("denoising_steps needs inversion='ddpm': larger steps are exact only with recorded noise.")

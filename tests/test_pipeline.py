@@ -175,7 +175,14 @@ def test_fast_mode_is_its_shortcuts_and_they_can_be_overridden(pipe, scene):
     quick = dict(num_masks=3, modulation_timestep=81)
     fast = pipe(scene.image, mode="fast", generator=seeded(), **quick)
     spelt = pipe(
-        scene.image, denoising_steps=2, one_sided=True, readout="latents", coded_passes=8, generator=seeded(), **quick
+        scene.image,
+        denoising_steps=2,
+        one_sided=True,
+        readout="latents",
+        coded_passes=8,
+        guide_radius=1.5,
+        generator=seeded(),
+        **quick,
     )
     assert np.array_equal(fast.labels, spelt.labels)
     assert fast.settings["denoising_steps"] == 2 and fast.settings["readout"] == "latents"
@@ -225,6 +232,7 @@ def test_tiny_decoder_is_used_where_there_is_one(pipe, scene):
     [
         (dict(readout="pixels"), "choose one of 'image', 'latents', 'tiny_decoder'"),
         (dict(denoising_steps=0), "at least 1"),
+        (dict(guide_radius=-1), "at least 0"),
         (dict(denoising_steps=2, inversion="ddim"), "inversion='ddpm'"),
         (dict(coded_passes=3, num_masks=4), "power of two"),
         (dict(mode="turbo"), "'exact', 'fast'"),

@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from sklearn.cluster import KMeans
 
 from ..assignment import assign_bilinear
-
-
-@dataclass
-class KMeansSegmentation:
-    """labels: (H, W) int32 segments; embeddings: (K, d) float32 cluster means of what was clustered."""
-
-    labels: np.ndarray
-    embeddings: np.ndarray
+from .segmentation import Segmentation
 
 
 def _clustered(colours: np.ndarray, num_segments: int, colour_weight: float, position_weight: float, seed: int):
@@ -33,24 +24,24 @@ def _clustered(colours: np.ndarray, num_segments: int, colour_weight: float, pos
 
 def kmeans_pixels(
     image: np.ndarray, num_segments: int, colour_weight: float = 1.0, position_weight: float = 0.5, seed: int = 0
-) -> KMeansSegmentation:
+) -> Segmentation:
     """k-means of every pixel's (colour, position); embeddings are mean colours (mean positions if colour weighs nothing).
 
     Args:
         image: (H, W, 3) uint8.
         colour_weight, position_weight: factors on RGB in [0, 1] and on positions in units of the longer side.
     """
-    return KMeansSegmentation(*_clustered(image / 255.0, num_segments, colour_weight, position_weight, seed))
+    return Segmentation(*_clustered(image / 255.0, num_segments, colour_weight, position_weight, seed))
 
 
 def kmeans_cells(
     image: np.ndarray, num_segments: int, cells: tuple[int, int], colour_weight: float = 1.0,
     position_weight: float = 0.7, seed: int = 0,
-) -> KMeansSegmentation:  # fmt: skip
+) -> Segmentation:  # fmt: skip
     """The same on a grid of mean colours, the resolution of the diffusion features, upsampled bilinearly."""
     height, width = image.shape[:2]
     pixels = torch.from_numpy(image / 255.0).permute(2, 0, 1)[None]
     means = torch.nn.functional.adaptive_avg_pool2d(pixels, cells)[0].permute(1, 2, 0).numpy()
     labels, embeddings = _clustered(means, num_segments, colour_weight, position_weight, seed)
     masks = torch.from_numpy(labels[None] == np.arange(num_segments)[:, None, None])
-    return KMeansSegmentation(assign_bilinear(masks, (height, width)), embeddings)
+    return Segmentation(assign_bilinear(masks, (height, width)), embeddings)

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.optimize import linear_sum_assignment
+from sklearn.cluster import KMeans, MiniBatchKMeans
 
 from .metrics import confusion_matrix, mean_iou
 
@@ -55,6 +57,43 @@ def nearest_concept(embeddings: np.ndarray, concepts: np.ndarray, similarity: st
 def modified(record: Record, concepts: np.ndarray, similarity: str = "euclidean") -> np.ndarray:
     """Confusion matrix when each pixel takes the concept nearest to its segment's embedding."""
     return confusion_matrix(record.table, nearest_concept(record.embeddings, concepts, similarity))
+
+
+def data_set_clusters(
+    records: list[Record], num_clusters: int, seed: int = 0, mini_batch_from: int = 50_000
+) -> list[np.ndarray]:
+    """k-means over the embeddings of all pixels of a data set: for every image the (K,) cluster of each segment.
+
+    A pixel has its segment's embedding, so k-means of the segments weighted by their pixels is k-means of the pixels. Beyond
+    ``mini_batch_from`` segments, mini-batches keep it fast.
+
+    Raises:
+        ValueError: if there are fewer segments than clusters.
+    """
+    embeddings = np.concatenate([record.embeddings for record in records]).astype(np.float64)
+    weights = np.concatenate([record.table.sum(1) for record in records]).astype(np.float64)
+    if len(embeddings) < num_clusters:
+        raise ValueError(f"{len(embeddings)} segments cannot make {num_clusters} clusters; evaluate more images.")
+    kind = KMeans if len(embeddings) < mini_batch_from else MiniBatchKMeans
+    clusters = kind(num_clusters, n_init=10, random_state=seed).fit_predict(embeddings, sample_weight=weights)
+    return np.split(clusters, np.cumsum([len(record.table) for record in records])[:-1])
+
+
+def traditional(records: list[Record], seed: int = 0) -> list[np.ndarray]:
+    """The paper's *traditional* protocol: as many data-set clusters as classes, matched one to one (Hungarian).
+
+    Returns:
+        A confusion matrix per image, whose sum has the largest trace that any matching of clusters to classes reaches.
+    """
+    num_classes = records[0].table.shape[1]
+    clusters = data_set_clusters(records, num_classes, seed)
+    joint = np.zeros((num_classes, num_classes), np.int64)
+    for record, found in zip(records, clusters, strict=True):
+        np.add.at(joint, found, record.table)
+    matched = np.empty(num_classes, int)
+    rows, columns = linear_sum_assignment(joint, maximize=True)
+    matched[rows] = columns
+    return [confusion_matrix(record.table, matched[found]) for record, found in zip(records, clusters, strict=True)]
 
 
 def bootstrap(statistic, count: int, draws: int = 1000, seed: int = 0) -> tuple[float, float, float]:

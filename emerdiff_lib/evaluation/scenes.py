@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 import time
 from pathlib import Path
 
@@ -15,6 +12,7 @@ from ..assignment import assign_bilinear
 from ..baselines import kmeans_cells, kmeans_pixels
 from ..toyscapes import Scene, Toyscapes
 from .metrics import boundary_scores, contingency_table
+from .store import ResultStore, fingerprint
 
 EMERDIFF, BILINEAR, PIXELS, CELLS, POSITION, CEILING = (
     "EmerDiff", "bilinear (SD)", "colour + position, pixels", "colour + position, cells", "position", "grid ceiling",
@@ -79,40 +77,15 @@ def _grid_of_truth(labels: np.ndarray, grid: tuple[int, int], classes: int) -> n
     return assign_bilinear(winners, labels.shape)
 
 
-class SceneStore:
-    """Results on disk, one JSON per scene, for one model and one set of settings.
-
-    Raises:
-        ValueError: if the folder holds results of other weights or settings.
-    """
+class SceneStore(ResultStore):
+    """Results of scenes for one model and one set of settings; see :class:`~emerdiff_lib.evaluation.store.ResultStore`."""
 
     def __init__(self, folder: Path, pipe, settings: dict):
-        self.folder, self.settings, self.weights = folder, settings, fingerprint(pipe.unet)
-        folder.mkdir(parents=True, exist_ok=True)
-        header, path = {"settings": settings, "weights": self.weights}, folder / "header.json"
-        if path.exists() and json.loads(path.read_text()) != json.loads(json.dumps(header)):
-            raise ValueError(
-                f"{folder} holds results of another model or other settings; choose another --output or delete it."
-            )
-        _write(path, header)
+        self.settings, self.weights = settings, fingerprint(pipe.unet)
+        super().__init__(folder, {"settings": settings, "weights": self.weights})
 
     def recall(self, split: str, index: int) -> dict | None:
-        path = self.folder / f"{split}-{index:04}.json"
-        return json.loads(path.read_text()) if path.exists() else None
+        return super().recall(f"{split}-{index:04}")
 
     def keep(self, split: str, index: int, result: dict) -> dict:
-        _write(self.folder / f"{split}-{index:04}.json", result)
-        return json.loads(json.dumps(result))  # what a later run will read, to the digit
-
-
-def fingerprint(module: torch.nn.Module) -> str:
-    """Twelve hex digits that change with any weight."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        digest.update(name.encode() + tensor.detach().cpu().float().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:12]
-
-
-def _write(path: Path, content: dict):
-    path.with_suffix(".new").write_text(json.dumps(content))
-    os.replace(path.with_suffix(".new"), path)
+        return super().keep(f"{split}-{index:04}", result)

@@ -1,0 +1,79 @@
+"""k-means of other features than the paper's: of any U-Net module, and of vision backbones that are no diffusion models."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from transformers import AutoModel, PreTrainedModel
+from transformers.image_processing_base import ImageProcessingMixin
+
+from ..assignment import assign_bilinear
+from ..clustering import cluster_queries
+from ..features import extract_activations, noise_ensemble
+from .segmentation import Segmentation, with_embeddings
+
+
+def _clustered(features: torch.Tensor, size: tuple[int, int], num_segments: int, seed: int) -> Segmentation:
+    masks = cluster_queries(features, num_segments, seed)
+    return with_embeddings(assign_bilinear(masks, size), features.numpy())
+
+
+@torch.no_grad()
+def kmeans_activations(
+    image: np.ndarray,
+    pipe,
+    module: str,
+    num_segments: int = 12,
+    timestep: int = 281,
+    ensemble_size: int = 8,
+    seed: int = 0,
+) -> Segmentation:
+    """k-means of any U-Net module's output (:func:`~emerdiff_lib.features.extract_activations`), upsampled bilinearly."""
+    generator, denoiser = torch.Generator().manual_seed(seed), pipe.denoiser()
+    trajectory = pipe.invert(image, start_timestep=timestep, generator=generator)
+    noisy = noise_ensemble(denoiser, trajectory, timestep, ensemble_size, generator)
+    features = extract_activations(denoiser, noisy, timestep, [module])[module]
+    return _clustered(features, image.shape[:2], num_segments, seed)
+
+
+class Backbone:
+    """A vision transformer of ``transformers`` (DINOv2 and the like) as a source of patch features.
+
+    Args:
+        model: a vision model whose ``last_hidden_state`` ends with one token per patch.
+        mean, std: of the pixel normalisation.
+    """
+
+    def __init__(self, model: PreTrainedModel, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)):
+        self.model = model.eval()
+        self.mean, self.std = (torch.tensor(v).reshape(1, 3, 1, 1) for v in (mean, std))
+
+    @classmethod
+    def from_pretrained(cls, name: str, **kwargs) -> Backbone:
+        """Load weights (safetensors) by folder or hub id, "facebook/dinov2-base" for one."""
+        processing, _ = ImageProcessingMixin.get_image_processor_dict(
+            name
+        )  # the processors themselves want torchvision
+        model = AutoModel.from_pretrained(name, use_safetensors=True, **kwargs)
+        return cls(model, processing["image_mean"], processing["image_std"])
+
+    @torch.no_grad()
+    def __call__(self, image: np.ndarray, resolution: int = 518) -> torch.Tensor:
+        """(h, w, d) float32 patch features of an (H, W, 3) uint8 image, at about resolution² pixels."""
+        patch = self.model.config.patch_size
+        height, width = image.shape[:2]
+        scale = resolution / (height * width) ** 0.5
+        h, w = (max(1, round(side * scale / patch)) for side in (height, width))
+        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 255.0
+        pixels = F.interpolate(pixels, size=(h * patch, w * patch), mode="bicubic", antialias=True).clamp(0, 1)
+        pixels = ((pixels - self.mean) / self.std).to(self.model.device, self.model.dtype)
+        tokens = self.model(pixel_values=pixels).last_hidden_state[0, -h * w :]
+        return tokens.float().cpu().unflatten(0, (h, w))
+
+
+def kmeans_backbone(
+    image: np.ndarray, backbone: Backbone, num_segments: int = 12, resolution: int = 518, seed: int = 0
+) -> Segmentation:
+    """k-means of a vision backbone's patch features, upsampled bilinearly: the rival that is no diffusion model."""
+    return _clustered(backbone(image, resolution), image.shape[:2], num_segments, seed)

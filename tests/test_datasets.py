@@ -1,0 +1,167 @@
+"""Every reader on small files made in the official layout, with the official label numbers."""
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy.io import savemat
+
+from emerdiff_lib.datasets import DATASETS, LabelledFolder, ToyscapesDataset, open_dataset
+from emerdiff_lib.datasets import class_names as names
+
+
+def picture(path, size=(8, 6)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), np.uint8)).save(path)
+
+
+def label_map(path, numbers, size=(8, 6)):
+    """The given numbers in turn over all pixels; returns the array written."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    array = np.resize(np.array(numbers, np.uint8), (size[1], size[0]))
+    Image.fromarray(array).save(path)
+    return array
+
+
+def test_ade20k(tmp_path):
+    picture(tmp_path / "images/validation/ADE_val_00000001.jpg")
+    raw = label_map(tmp_path / "annotations/validation/ADE_val_00000001.png", [0, 1, 2, 150])
+    data = open_dataset("ade20k", tmp_path)
+    assert len(data) == 1 and len(data.class_names) == 150 and data.class_names[:3] == ("wall", "building", "sky")
+    sample = data[0]
+    assert sample.name == "ADE_val_00000001" and sample.image.size == (8, 6)
+    assert (sample.labels[raw == 0] == 255).all() and (sample.labels[raw == 1] == 0).all()
+    assert (sample.labels[raw == 150] == 149).all() and data.class_names[149] == "flag"
+    np.testing.assert_allclose(data.class_shares()[[0, 1, 149, -1]], 0.25)
+
+
+@pytest.mark.parametrize("name", ["coco-stuff-171", "coco-stuff-27"])
+def test_coco_stuff(tmp_path, name):
+    picture(tmp_path / "images/val2017/000000000139.jpg")
+    raw = label_map(tmp_path / "annotations/val2017/000000000139.png", [0, 1, 12, 91, 181, 255])
+    data = open_dataset(name, tmp_path)
+    labels = data[0].labels
+    named = lambda number: {data.class_names[i] if i != 255 else None for i in labels[raw == number]}
+    expected = {
+        "coco-stuff-171": {0: "person", 1: "bicycle", 12: "stop sign", 91: "banner", 181: "wood", 255: None},
+        "coco-stuff-27": {0: "person", 1: "vehicle", 12: "outdoor", 91: "textile", 181: "solid", 255: None},
+    }[name]
+    assert len(data.class_names) == int(name[-3:].strip("-")) and {n: named(n) for n in expected} == {
+        n: {name} for n, name in expected.items()
+    }
+
+
+def test_coco_groups_are_sensible():
+    """An id's group agrees with its name where the name says it: wall-brick is a wall, food-other is food …"""
+    groups = [names.COCO_STUFF_COARSE[g] for g in names.COCO_STUFF_GROUP]
+    for prefix in (
+        "wall",
+        "floor",
+        "ceiling",
+        "window",
+        "food",
+        "furniture",
+        "solid",
+        "structural",
+        "water",
+        "building",
+    ):
+        found = {g for name, g in zip(names.COCO_STUFF_IDS, groups, strict=True) if name.startswith(prefix + "-")}
+        assert {g.removesuffix(" (stuff)") for g in found} == {prefix}
+    assert len(groups) == 182 and set(groups) == set(names.COCO_STUFF_COARSE)
+
+
+def test_pascal_context_converted(tmp_path):
+    picture(tmp_path / "JPEGImages/2008_000002.jpg")
+    raw = label_map(tmp_path / "SegmentationClassContext/2008_000002.png", [0, 1, 59])
+    (tmp_path / "ImageSets/SegmentationContext").mkdir(parents=True)
+    (tmp_path / "ImageSets/SegmentationContext/val.txt").write_text("2008_000002\n")
+    data = open_dataset("pascal-context-59", tmp_path)
+    labels = data[0].labels
+    assert (labels[raw == 0] == 255).all() and data.class_names[labels[raw == 1][0]] == "aeroplane"
+    assert data.class_names[labels[raw == 59][0]] == "wood"
+
+
+def test_pascal_context_official(tmp_path):
+    picture(tmp_path / "JPEGImages/2008_000002.jpg")
+    (tmp_path / "trainval").mkdir()
+    raw = np.resize(np.array([0, 1, 2, 9], np.uint16), (6, 8))
+    savemat(tmp_path / "trainval/2008_000002.mat", {"LabelMap": raw})
+    (tmp_path / "labels.txt").write_text("1: accordion\n2: aeroplane\n3: airconditioner\n9: bag\n")
+    (tmp_path / "ImageSets/Main").mkdir(parents=True)
+    (tmp_path / "ImageSets/Main/val.txt").write_text(
+        "2008_000002\n2008_000003\n"
+    )  # not every VOC picture has context labels
+    few, many = (open_dataset(name, tmp_path) for name in ("pascal-context-59", "pascal-context-459"))
+    assert len(few) == len(many) == 1
+    labels = few[0].labels
+    assert (labels[raw == 0] == 255).all() and (labels[raw == 1] == 255).all()  # accordion is none of the 59
+    assert {few.class_names[i] for i in labels[raw == 2]} == {"aeroplane"} and {
+        few.class_names[i] for i in labels[raw == 9]
+    } == {"bag"}
+    labels = many[0].labels
+    assert (labels[raw == 0] == many.ignore_index).all() and {many.class_names[i] for i in labels[raw == 1]} == {
+        "accordion"
+    }
+    assert many.class_shares()[-1] == pytest.approx(0.25)
+
+
+def test_cityscapes(tmp_path):
+    stem = "frankfurt_000000_000294"
+    picture(tmp_path / f"leftImg8bit/val/frankfurt/{stem}_leftImg8bit.png")
+    raw = label_map(tmp_path / f"gtFine/val/frankfurt/{stem}_gtFine_labelIds.png", [0, 4, 7, 11, 33])
+    data = open_dataset("cityscapes", tmp_path)
+    sample = data[0]
+    assert sample.name == stem and (sample.labels[(raw == 0) | (raw == 4)] == 255).all()
+    assert [data.class_names[sample.labels[raw == n][0]] for n in (7, 11, 33)] == ["road", "building", "bicycle"]
+
+
+def test_camvid(tmp_path):
+    for split, name in (("train", "0001TP_006690"), ("test", "0001TP_008550")):
+        picture(tmp_path / f"{split}/{name}.png", (480, 360))
+        label_map(tmp_path / f"{split}annot/{name}.png", range(12), (480, 360))
+        (tmp_path / f"{split}.txt").write_text(
+            f"/SegNet/CamVid/{split}/{name}.png /SegNet/CamVid/{split}annot/{name}.png\n"
+        )
+    data = open_dataset("camvid", tmp_path)
+    sample = data[0]
+    assert (len(data), sample.name, sample.image.size) == (1, "0001TP_008550", (480, 360))
+    assert set(np.unique(sample.labels)) == set(range(12)) and data.ignore_index == 11 and len(data.class_names) == 11
+    np.testing.assert_allclose(data.class_shares(), 1 / 12)
+    assert open_dataset("camvid", tmp_path, "train")[0].name == "0001TP_006690" and data.palette.shape == (11, 3)
+
+
+def test_a_folder_of_ones_own(tmp_path):
+    picture(tmp_path / "images/a/b.jpg")
+    label_map(tmp_path / "labels/a/b.png", [0, 3, 255])
+    data = LabelledFolder(tmp_path)
+    assert data[0].name == "a__b" and set(np.unique(data[0].labels)) == {0, 3, 255}
+    (tmp_path / "classes.txt").write_text("sea\nland\n")
+    with pytest.raises(ValueError, match="labels 0 to 1 and 255 for ignored pixels, not 3"):
+        LabelledFolder(tmp_path)[0]
+
+
+def test_toyscapes_behind_the_interface():
+    data = ToyscapesDataset(split="validation")
+    assert len(data) == 1000 and len(data.class_names) == 10 == len(data.palette) and data[3].seed == 1003
+    assert len(open_dataset("toyscapes-18").class_names) == 18 and data.class_shares(2).sum() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("name", [name for name in DATASETS if not name.startswith("toyscapes")])
+def test_what_is_missing_is_said(tmp_path, name):
+    with pytest.raises(FileNotFoundError, match="(?s)(Expected|expects).*( is at | are at | is in |Put pictures)"):
+        open_dataset(name, tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="needs a root"):
+        open_dataset(name)
+
+
+def test_faulty_files_are_named(tmp_path):
+    picture(tmp_path / "images/a.jpg")
+    label_map(tmp_path / "labels/a.png", [0, 1], size=(4, 4))
+    with pytest.raises(ValueError, match="they must be of one size"):
+        LabelledFolder(tmp_path)[0]
+    picture(tmp_path / "labels/a.png")
+    with pytest.raises(ValueError, match="single channel"):
+        (tmp_path / "classes.txt").write_text("one\n")
+        LabelledFolder(tmp_path)[0]
+    with pytest.raises(ValueError, match="choose one of"):
+        open_dataset("imagenet")
