@@ -216,9 +216,7 @@ class EmerDiffPipeline(DiffusionPipeline):
                 with _stopwatch(work.timings, "encode"):
                     latents = self.encode(work.image, settings["resolution"])
                 with _stopwatch(work.timings, "invert"):
-                    if (
-                        inversion == "ddpm"
-                    ):  # the network's half is redone by the unmodulated row of the denoising anyway
+                    if inversion == "ddpm":  # its network calls are left to the unmodulated row of the denoising
                         timesteps = [t for t in denoiser.timesteps if t <= max(t_f, t_m)]
                         drawn = draw_latents(denoiser, latents, timesteps, generator)
                         work.trajectory = Trajectory("ddpm", timesteps, drawn, latents, len(denoiser.timesteps))
@@ -286,6 +284,10 @@ class EmerDiffPipeline(DiffusionPipeline):
                 outputs += [assign(work, maps) for work, maps in zip(alike, maps_of(alike), strict=True)]
         return outputs if several else outputs[0]
 
+    def default_settings(self) -> dict:
+        """What this checkpoint is used with unless told otherwise; see :class:`~emerdiff_lib.models.Defaults`."""
+        return models.resolve_settings(self.unet.config)
+
     # -- its stages, usable one by one ------------------------------------------------------------------------------
 
     @torch.no_grad()
@@ -346,7 +348,7 @@ class EmerDiffPipeline(DiffusionPipeline):
     def denoiser(self, num_inference_steps: int | None = None, prompt: str = "") -> Denoiser:
         """The U-Net with this prompt and N inference steps (default: the checkpoint's)."""
         if num_inference_steps is None:
-            num_inference_steps = models.resolve_settings(self.unet.config)["num_inference_steps"]
+            num_inference_steps = self.default_settings()["num_inference_steps"]
         tokens = self.tokenizer(
             prompt,
             padding="max_length",
@@ -409,6 +411,9 @@ class EmerDiffPipeline(DiffusionPipeline):
                 'readout="tiny_decoder" needs one; pass tiny_decoder=AutoencoderTiny.from_pretrained("madebyollin/taesd") to '
                 "from_pretrained (that one is for Stable Diffusion 1.x)."
             )
+        passes = shortcuts.coded_passes
+        if passes is not None and (passes < 1 or passes & (passes - 1)):
+            raise ValueError(f"coded_passes={passes} is not possible; choose a power of two: 4, 8, 16 …")
         if shortcuts.guide_radius < 0:
             raise ValueError(
                 f"guide_radius={shortcuts.guide_radius} is not possible; it is at least 0 (no guided filter)."

@@ -140,6 +140,15 @@ def test_a_folder_of_ones_own(tmp_path):
         LabelledFolder(tmp_path)[0]
 
 
+def test_splits_of_a_folder_agree_on_the_classes(tmp_path):
+    for split, largest in (("train", 4), ("test", 2)):
+        picture(tmp_path / split / "images/a.png")
+        label_map(tmp_path / split / "labels/a.png", range(largest + 1))
+    assert all(len(LabelledFolder(tmp_path, split).class_names) == 5 for split in ("train", "test"))
+    (tmp_path / "classes.txt").write_text("a\nb\nc\nd\ne\n")
+    assert LabelledFolder(tmp_path, "test").class_names == tuple("abcde")
+
+
 def test_toyscapes_behind_the_interface():
     data = ToyscapesDataset(split="validation")
     assert len(data) == 1000 and len(data.class_names) == 10 == len(data.palette) and data[3].seed == 1003

@@ -34,12 +34,34 @@ OTHER = {
         strengths=[1.0, 5.0],
         timesteps=[41, 81],
     ),
+    "06_evaluation": dict(
+        limit=2,
+        fit_limit=1,
+        num_masks=4,
+        settings={"modulation_timestep": 41},
+        methods=["EmerDiff", "EmerDiff fast", "bilinear (SD)", "random walker", "DiffSeg"],
+    ),
+    "07_small_objects_and_boundaries": dict(num_scenes=2, num_masks=4, more_masks=6),
+    "09_efficiency": dict(
+        num_masks=3,
+        modulation_timestep=41,
+        repeats=1,
+        num_scenes=1,
+        mask_counts=[2, 4],
+        resolutions=[64, 128],
+        timesteps=[21, 41],
+        stable_diffusion=False,
+    ),
     "04_segmentation": dict(image="toyscapes:3-4", num_masks=4, modulation_timestep=81, output_difference_maps=True),
 }
 
 
+# A hundred pictures under every method, and a benchmark of everything: a quarter of an hour each
+LONG = ("06_evaluation", "07_small_objects_and_boundaries", "09_efficiency")
+
+
 def run(name, folder, **parameters):
-    if name == "04_segmentation":
+    if "output_dir" in papermill.inspect_notebook(FOLDER / f"{name}.ipynb"):
         parameters.setdefault("output_dir", str(folder / "results"))
     out = folder / f"{name}.ipynb"
     papermill.execute_notebook(
@@ -48,7 +70,9 @@ def run(name, folder, **parameters):
     return out
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for name in NAMES]
+)
 def test_runs_with_its_defaults(name, tmp_path):
     run(name, tmp_path)
 

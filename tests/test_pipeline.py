@@ -234,7 +234,7 @@ def test_tiny_decoder_is_used_where_there_is_one(pipe, scene):
         (dict(denoising_steps=0), "at least 1"),
         (dict(guide_radius=-1), "at least 0"),
         (dict(denoising_steps=2, inversion="ddim"), "inversion='ddpm'"),
-        (dict(coded_passes=3, num_masks=4), "power of two"),
+        (dict(coded_passes=3), "power of two"),
         (dict(mode="turbo"), "'exact', 'fast'"),
     ],
 )

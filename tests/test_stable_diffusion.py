@@ -5,36 +5,18 @@ import json
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from diffusers import PNDMScheduler, StableDiffusionPipeline
+from transformers import CLIPTokenizer
 
 from emerdiff_lib import EmerDiffPipeline
 from emerdiff_lib.attention import attention_layers, layer_grid
 from emerdiff_lib.benchmark import reference
+from emerdiff_lib.benchmark.stable_diffusion import SCHEDULER, networks, text_encoder
 from emerdiff_lib.features import extract_queries
 from emerdiff_lib.modulation import modulated_latents, signed_offsets
 
 from .conftest import seeded
 
-# CompVis/stable-diffusion-v1-4, as published
-UNET = dict(
-    sample_size=64, in_channels=4, out_channels=4, block_out_channels=(320, 640, 1280, 1280), layers_per_block=2,
-    cross_attention_dim=768, attention_head_dim=8,
-    down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
-    up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
-)  # fmt: skip
-VAE = dict(
-    down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
-    block_out_channels=(128, 256, 512, 512), layers_per_block=2, latent_channels=4, sample_size=512, scaling_factor=0.18215,
-)  # fmt: skip
-TEXT = dict(
-    vocab_size=49408, hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12,
-    max_position_embeddings=77, hidden_act="quick_gelu", projection_dim=768, bos_token_id=49406, eos_token_id=49407,
-)  # fmt: skip
-SCHEDULER = dict(
-    num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", set_alpha_to_one=False,
-    skip_prk_steps=True, steps_offset=1,
-)  # fmt: skip
 BLOCK = "up_blocks.1.attentions.{}.transformer_blocks.0.attn2"
 
 
@@ -52,16 +34,8 @@ def folder(tmp_path_factory):
     """A diffusers folder of the true architecture with random weights, in bfloat16 to spare the disk."""
     path = tmp_path_factory.mktemp("sd")
     torch.manual_seed(0)
-    default = torch.get_default_dtype()
-    torch.set_default_dtype(torch.bfloat16)
-    try:
-        parts = dict(
-            vae=AutoencoderKL(**VAE),
-            unet=UNet2DConditionModel(**UNET),
-            text_encoder=CLIPTextModel(CLIPTextConfig(**TEXT)),
-        )
-    finally:
-        torch.set_default_dtype(default)
+    unet, vae = networks(torch.bfloat16)
+    parts = dict(vae=vae, unet=unet, text_encoder=text_encoder().to(torch.bfloat16))
     StableDiffusionPipeline(
         **parts, tokenizer=tokenizer(path / "words"), scheduler=PNDMScheduler(**SCHEDULER), safety_checker=None,
         feature_extractor=None, requires_safety_checker=False,

@@ -36,7 +36,9 @@ def random_walk(masks: torch.Tensor, image: np.ndarray, certain: float = 0.95, b
         return winner.astype(np.int32)
     numbers, compact = np.unique(seeds, return_inverse=True)  # the walker wants seeds without gaps
     offset = 0 if numbers[0] == 0 else 1
-    labels = random_walker(image, compact.reshape(seeds.shape) + offset, beta=beta, mode="cg_j", channel_axis=-1)
+    labels = random_walker(
+        image, compact.reshape(seeds.shape) + offset, beta=beta, mode="cg_j", prob_tol=1.0, channel_axis=-1
+    )
     return (numbers[np.clip(labels - offset, 0, None)] - 1).clip(0).astype(np.int32)
 
 

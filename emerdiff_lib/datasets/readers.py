@@ -208,7 +208,8 @@ class CamVid(FileDataset):
 class LabelledFolder(FileDataset):
     """Pictures of one's own: ``images/*`` and ``labels/*.png`` with the same names; 255 is ignored.
 
-    ``classes.txt``, one name per line, is optional: without it, classes are numbered up to the largest label found.
+    With a split, both are in a folder of that name. ``classes.txt``, one name per line, is optional: without it, classes are
+    numbered up to the largest label found below ``root``, in whichever split.
     """
 
     splits = ("",)
@@ -217,7 +218,7 @@ class LabelledFolder(FileDataset):
     )
 
     def __init__(self, root: Path | str, split: str = ""):
-        root = Path(root) / split
+        top, root = Path(root), Path(root) / split
         images, labels = (
             expect_folder(root / part, "A labelled folder", "images/* and labels/*.png", self.source)
             for part in ("images", "labels")
@@ -225,11 +226,11 @@ class LabelledFolder(FileDataset):
         files = image_files(images)
         if not files:
             raise FileNotFoundError(f"There is no image in {images}. {self.source}")
-        if (root / "classes.txt").exists():
-            self.class_names = tuple(_lines(root / "classes.txt"))
+        if named := [folder / "classes.txt" for folder in (root, top) if (folder / "classes.txt").exists()]:
+            self.class_names = tuple(_lines(named[0]))
         else:
             largest = 0
-            for file in labels.rglob("*.png"):
+            for file in (f for f in top.rglob("*.png") if "labels" in f.relative_to(top).parts):
                 with Image.open(file) as opened:
                     numbers = np.array(opened)
                 largest = max(largest, int(numbers[numbers != IGNORE].max(initial=0)))

@@ -60,7 +60,7 @@ def segment(
     Args:
         settings: of the pipeline (``num_masks`` …).
     """
-    image, found = np.asarray(sample.image), {}
+    image, found = np.array(sample.image), {}
     generator = lambda: torch.Generator().manual_seed(sample.seed)
     start = time.perf_counter()
     exact = EMERDIFF in methods or "EmerDiff, guided filter" in methods
