@@ -35,7 +35,7 @@ def object_stages(
     - *coarse grid*: it covers at least half of some cell.
     - *clustering*: the mask of the cell that it covers best is mostly of its class.
     - *modulation*: that mask's difference map is stronger inside the object than around it.
-    - *argmax*: that mask wins at least half of its pixels.
+    - *argmax*: masks of its class, the same or others, win at least half of its pixels.
 
     Each is judged by itself; an object is lost at the first that it fails.
 
@@ -62,7 +62,7 @@ def object_stages(
             "coarse grid": bool(covered.max() >= 0.5),
             "clustering": bool(mask_classes[mask] == region.class_index),
             "modulation": bool(around.any() and maps[mask][region.mask].mean() > maps[mask][around].mean()),
-            "argmax": bool((labels[region.mask] == mask).mean() >= 0.5),
+            "argmax": bool((mask_classes[labels[region.mask]] == region.class_index).mean() >= 0.5),
         }
         lost = next((stage for stage in STAGES if not passed[stage]), "found")
         rows.append(
