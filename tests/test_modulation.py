@@ -240,3 +240,15 @@ def test_autocast_keeps_the_labels_nearly(pipe, trajectory, masks):
     with torch.autocast("cpu", torch.bfloat16):
         half = maps_of(pipe, trajectory, masks)
     assert half.dtype == torch.float32 and (whole.argmax(0) == half.argmax(0)).float().mean() > 0.98
+
+
+@torch.no_grad()
+def test_the_strength_of_shortened_runs_is_scaled(pipe, trajectory, masks):
+    shortcuts, denoiser = Shortcuts(denoising_steps=2, one_sided=True, readout="latents"), pipe.denoiser()
+    maps = maps_of(pipe, trajectory, masks, shortcuts=shortcuts)
+    visited = shortened(trajectory, 101, 2)
+    strength = scaled_strength(denoiser, 10.0, visited, "ddpm")
+    offsets = signed_offsets(masks, strength, one_sided=True)
+    rows = modulated_latents(denoiser, trajectory, offsets, LAYER, 101, timesteps=visited)
+    torch.testing.assert_close(maps, (rows[1:] - rows[:1]).norm(dim=1), rtol=1e-3, atol=1e-4)
+    assert strength < 9  # the larger step moves further by itself
