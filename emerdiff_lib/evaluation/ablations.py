@@ -15,13 +15,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from PIL import Image
 from scipy.ndimage import gaussian_filter
+from skimage.color import rgb2gray
+from skimage.filters import sobel
+from skimage.segmentation import find_boundaries
 from tqdm.auto import tqdm
 
 from ..attention import attention_layers, layer_grid
 from ..clustering import cluster_queries
 from ..features import extract_queries, noise_ensemble
-from ..pipeline import EmerDiffPipeline
+from ..pipeline import EmerDiffOutput, EmerDiffPipeline
 from ..toyscapes import Scene, Toyscapes
 from .metrics import boundary_scores, contingency_table
 from .protocols import (
@@ -124,17 +128,39 @@ def evaluate_setting(pipe: EmerDiffPipeline, scene: Scene, settings: dict, coars
         noisy = noise_ensemble(denoiser, trajectory, t, used["noise_ensemble_size"], seeded)
         queries = extract_queries(denoiser, noisy, t, [layer])[layer]
         masks = cluster_queries(_transformed(queries, kind), used["num_masks"], scene.seed).numpy()
-    output = pipe(scene.image, coarse_masks=masks, generator=generator(), **settings)
+    output = pipe(scene.image, coarse_masks=masks, generator=generator(), output_difference_maps=True, **settings)
     classes = len(Toyscapes.coarse_class_names)
     result = {
         "embeddings": np.round(output.mask_embeddings.astype(float), 5).tolist(),
         "coarse_masks": output.coarse_masks.astype(int).tolist(), "seconds": sum(output.timings.values()),
-        "layer_rms": layer_output_rms(pipe, scene, output.settings),
+        "layer_rms": layer_output_rms(pipe, scene, output.settings), "hints": label_free_hints(scene.image, output),
     }  # fmt: skip
     for name, labels in (("EmerDiff", output.labels), ("bilinear", output.baseline_labels)):
         table = contingency_table(labels, scene.coarse_labels, len(output.coarse_masks), classes)
         result[name] = {"table": table.tolist(), "boundary_f": boundary_scores(labels, scene.labels, 2)[2]}
     return result
+
+
+def label_free_hints(image: Image.Image, output: EmerDiffOutput) -> dict[str, float]:
+    """What a rule for λ could go by, without labels.
+
+    Returns:
+        - "response": mean over the pixels of the largest difference, in [0, √3].
+        - "margin": mean of (largest − second) / largest difference, in [0, 1].
+        - "agreement": share of pixels that keep the label of the bilinear masks.
+        - "edge contrast": mean gradient of the image on the segments' boundaries over that of the whole image.
+    """
+    second, first = (
+        np.sort(output.difference_maps, 0)[-2:] if len(output.difference_maps) > 1 else [0, *output.difference_maps]
+    )
+    gradient = sobel(rgb2gray(np.asarray(image.convert("RGB"))))
+    edges = find_boundaries(output.labels)
+    return {
+        "response": float(first.mean()),
+        "margin": float(((first - second) / np.maximum(first, 1e-8)).mean()),
+        "agreement": float((output.labels == output.baseline_labels).mean()),
+        "edge contrast": float(gradient[edges].mean() / max(gradient.mean(), 1e-8)) if edges.any() else 0.0,
+    }
 
 
 @torch.no_grad()
