@@ -65,6 +65,8 @@ class ObjectPainter:
     horizon: float
     words: list[tuple[int, str]] = field(default_factory=list)  # (object number, description), in drawing order
     standing: list = field(default_factory=list)  # (y of the foot, callable): drawn later, far to near
+    disguises: dict[str, str] = field(default_factory=dict)  # class → class whose texture it wears, see shifts.py
+    aside: Draw | None = None  # random numbers for the disguises
 
     # -- helpers
 
@@ -73,6 +75,9 @@ class ObjectPainter:
         if name in TEXTURES:
             make, strength = TEXTURES[name]
             texture = make(self.draw)
+            if name in self.disguises:  # after the usual draw, so that the rest of the scene stays as it is
+                make, strength = TEXTURES[self.disguises[name]]
+                texture = make(self.aside)
             tint = strength * (1 + np.array([self.draw.uniform(-0.45, 0.45) for _ in range(3)], np.float32))
         if not callable(colour):
             colour = np.asarray(colour, np.float32) * np.float32(shine)

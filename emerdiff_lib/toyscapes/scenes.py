@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from .objects import CLASS_NAMES, COARSE_CLASS_NAMES, FINE_TO_COARSE
+from .shifts import COARSE_UNSEEN, SHIFTS
 from .world import draw_scene
 
 # Seeds of each split. The seeds from 900 000 on belong to nobody.
@@ -50,9 +51,11 @@ class Toyscapes:
 
     Args:
         split: "train", "validation" or "test". No training run of this repository ever sees the last two.
+        shift: name of a domain shift (:data:`.shifts.SHIFTS`): the same scenes with one thing changed. Under "unseen
+            objects", labels 18 and coarse labels 10 mark objects of kinds that the world does not have.
 
     Raises:
-        ValueError: for any other split.
+        ValueError: for any other split or shift.
     """
 
     class_names = CLASS_NAMES
@@ -60,10 +63,12 @@ class Toyscapes:
     palette = PALETTE
     coarse_palette = COARSE_PALETTE
 
-    def __init__(self, split: str = "train"):
+    def __init__(self, split: str = "train", shift: str = "as trained"):
         if split not in SPLITS:
             raise ValueError(f"Toyscapes has no split {split!r}; choose one of {', '.join(map(repr, SPLITS))}.")
-        self.split, self.seeds = split, SPLITS[split]
+        if shift not in SHIFTS:
+            raise ValueError(f"There is no shift {shift!r}; choose one of {', '.join(map(repr, SHIFTS))}.")
+        self.split, self.seeds, self.shift = split, SPLITS[split], shift
 
     def __len__(self) -> int:
         return len(self.seeds)
@@ -73,13 +78,14 @@ class Toyscapes:
             seed = self.seeds[index]
         except IndexError:
             raise IndexError(f"Toyscapes({self.split!r}) has scenes 0 to {len(self) - 1}, not {index}.") from None
-        return self.from_seed(seed)
+        return self.from_seed(seed, self.shift)
 
     @staticmethod
-    def from_seed(seed: int) -> Scene:
-        """The scene of any seed, whatever split it belongs to."""
-        image, labels, caption = draw_scene(seed)
-        return Scene(Image.fromarray(image), labels, FINE_TO_COARSE[labels], caption, seed)
+    def from_seed(seed: int, shift: str = "as trained") -> Scene:
+        """The scene of any seed, whatever split it belongs to, under a domain shift if one is named."""
+        image, labels, caption = draw_scene(seed, SHIFTS[shift])
+        coarse = np.append(FINE_TO_COARSE, np.uint8(COARSE_UNSEEN))[labels]
+        return Scene(Image.fromarray(image), labels, coarse, caption, seed)
 
     def __iter__(self) -> Iterator[Scene]:
         return (self[index] for index in range(len(self)))

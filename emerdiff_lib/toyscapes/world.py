@@ -11,8 +11,10 @@ import numpy as np
 
 from .drawing import Canvas, Draw, Shape, below, box, colour_name, convex, ellipse, hsv, octaves
 from .objects import LIGHTS, ObjectPainter
+from .shifts import SHIFTS, Shift, line_drawing, paint_unseen_objects, zoomed
 
 SIZE = 128
+AS_TRAINED = SHIFTS["as trained"]
 
 
 class Painter(ObjectPainter):
@@ -215,16 +217,30 @@ class Painter(ObjectPainter):
         return f"a picture of {' and '.join(unique) if unique else 'a field'} {self.light.words}"
 
 
-def draw_scene(seed: int) -> tuple[np.ndarray, np.ndarray, str]:
-    """The scene of a seed: RGB (128, 128, 3) uint8, fine labels (128, 128) uint8 and its caption."""
-    draw = Draw(seed)
+def draw_scene(seed: int, shift: Shift = AS_TRAINED) -> tuple[np.ndarray, np.ndarray, str]:
+    """The scene of a seed: RGB (128, 128, 3) uint8, fine labels (128, 128) uint8 and its caption.
+
+    ``shift`` changes one thing about it, see :mod:`.shifts`; the caption stays that of the unchanged scene.
+    """
+    draw, aside = Draw(seed), Draw(seed + 2**32)
     horizon, extent = draw.uniform(0.2, 0.75), draw.uniform(0.55, 1.0)
     highest, lowest = (
         max(horizon - 0.66 * extent, 0.0),
         min(horizon - 0.12 * extent, 1 - extent),
     )  # horizon stays in view
-    canvas = Canvas(2 * SIZE, draw.uniform(0, 1 - extent), draw.uniform(highest, lowest), extent)
-    painter = Painter(draw, canvas, horizon)
+    window = draw.uniform(0, 1 - extent), draw.uniform(highest, lowest), extent
+    canvas = Canvas(2 * SIZE, *(window if shift.window == 1 else zoomed(*window, shift.window)))
+    painter = Painter(draw, canvas, horizon, disguises=shift.disguises, aside=aside)
     painter.paint_scene()
-    image, labels = canvas.develop(painter.illumination())
+    illumination = painter.illumination()
+    if shift.unseen_objects:
+        paint_unseen_objects(canvas, aside, horizon)
+    if shift.light is not None:
+        across = (np.arange(2 * SIZE, dtype=np.float32) + np.float32(0.5)) / np.float32(2 * SIZE)
+        canvas.rgb *= shift.light(across[None], across[:, None]).astype(np.float32)
+    if shift.lines:
+        canvas.rgb, illumination = line_drawing(canvas), lambda x, y: 1 + 0 * (x + y)
+    image, labels = canvas.develop(illumination)
+    if shift.spoil is not None:
+        image = shift.spoil(image, np.random.default_rng(seed))
     return image, labels, painter.caption()

@@ -1,0 +1,157 @@
+"""Toyscapes as its model has never seen it: the same scenes with one thing changed, and labels that are still exact.
+
+Random numbers for a change come from a stream of their own, so that nothing else about the scene changes with it.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+from PIL import Image
+from scipy.ndimage import binary_dilation, gaussian_filter
+
+from .drawing import Canvas, Draw, Field, box, convex, ellipse, hsv
+from .objects import CLASS_NAMES, COARSE_CLASS_NAMES
+
+# Labels of objects of a kind that the world does not have; beyond the classes that it has.
+UNSEEN, COARSE_UNSEEN = len(CLASS_NAMES), len(COARSE_CLASS_NAMES)
+
+
+@dataclass(frozen=True)
+class Shift:
+    """What is changed about a scene; by default nothing.
+
+    Attributes:
+        description: in a few words.
+        keeps_labels: whether the labels are those of the unchanged scene.
+        disguises: {class name: the class whose texture it wears}.
+        unseen_objects: a balloon, a lighthouse or a snowman, two per scene, are put in; labels :data:`UNSEEN`.
+        lines: a line drawing, dark lines on white paper where classes or objects meet.
+        window: side of the window onto the world over its usual side; below 1 everything is nearer.
+        light: field of (h, w, 3) factors over the window, x and y in [0, 1].
+        spoil: finished (H, W, 3) uint8 picture and a random generator → picture.
+    """
+
+    description: str
+    keeps_labels: bool = True
+    disguises: dict[str, str] = field(default_factory=dict)
+    unseen_objects: bool = False
+    lines: bool = False
+    window: float = 1.0
+    light: Field | None = None
+    spoil: Callable[[np.ndarray, np.random.Generator], np.ndarray] | None = None
+
+
+def blur(sigma: float):
+    """Gaussian blur, ``sigma`` in pixels."""
+    return lambda image, rng: np.round(gaussian_filter(image.astype(float), (sigma, sigma, 0))).astype(np.uint8)
+
+
+def noise(sigma: float):
+    """Gaussian noise, ``sigma`` as a share of white."""
+    return lambda image, rng: np.clip(image + 255 * sigma * rng.standard_normal(image.shape), 0, 255).astype(np.uint8)
+
+
+def jpeg(quality: int):
+    """Compressed and read back; quality 1–95 as in Pillow."""
+
+    def compress(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        file = io.BytesIO()
+        Image.fromarray(image).save(file, "JPEG", quality=quality)
+        return np.asarray(Image.open(file))
+
+    return compress
+
+
+def line_drawing(canvas: Canvas) -> np.ndarray:
+    """(h, w, 3) float32 in [0, 1]: ink where labels or object numbers change, about one pixel wide once developed."""
+    parts = canvas.labels.astype(np.int32) * 256 + canvas.objects
+    ink = np.zeros(parts.shape, bool)
+    ink[:, :-1] |= parts[:, :-1] != parts[:, 1:]
+    ink[:-1] |= parts[:-1] != parts[1:]
+    ink = binary_dilation(ink)
+    return np.repeat(np.where(ink, np.float32(0.1), np.float32(0.95))[..., None], 3, -1)
+
+
+def zoomed(left: float, top: float, extent: float, factor: float) -> tuple[float, float, float]:
+    """(left, top, extent) of a window with the same centre and ``factor`` times the side."""
+    return left + extent * (1 - factor) / 2, top + extent * (1 - factor) / 2, extent * factor
+
+
+def paint_unseen_objects(canvas: Canvas, draw: Draw, horizon: float) -> list[str]:
+    """Put two objects of kinds that no training picture shows in front of the scene; returns their names."""
+    left, right, bottom = float(canvas.x[0, 0]), float(canvas.x[0, -1]), float(canvas.y[-1, 0])
+    side = right - left
+    kinds = [("balloon", _balloon), ("lighthouse", _lighthouse), ("snowman", _snowman)]
+    kinds.remove(draw.pick(kinds))
+    for place, (_, paint) in enumerate(kinds):
+        x = left + side * (draw.uniform(0.15, 0.4) + 0.45 * place)
+        foot = draw.uniform(max(horizon + 0.05, bottom - 0.5 * side), max(horizon + 0.06, bottom - 0.08 * side))
+        paint(canvas, draw, x, foot, side * draw.uniform(0.18, 0.3))
+    return [name for name, _ in kinds]
+
+
+def _balloon(canvas: Canvas, draw: Draw, x: float, foot: float, size: float):
+    y, hue, stripes = foot - 1.6 * size, draw.uniform(0, 1), draw.uniform(8, 14) / size
+    first, second = hsv(hue, 0.7, 0.9), hsv(hue + 0.4, 0.5, 0.95)
+    cloth = lambda px, py: (
+        np.where((np.floor((px - x) * stripes / 2) % 2 < 1)[..., None], first, second) + 0 * py[..., None]
+    )
+    canvas.paint(
+        box(x - 0.12 * size, y + 0.62 * size, x + 0.12 * size, y + 0.85 * size), (0.45, 0.3, 0.15), UNSEEN, 254
+    )
+    canvas.paint(convex((x - 0.3 * size, y + 0.3 * size), (x + 0.3 * size, y + 0.3 * size), (x, y + 0.75 * size)),
+                 second, UNSEEN, 254)  # fmt: skip
+    canvas.paint(ellipse(x, y, 0.45 * size, 0.5 * size), cloth, UNSEEN, 254)
+
+
+def _lighthouse(canvas: Canvas, draw: Draw, x: float, foot: float, size: float):
+    stripe = hsv(draw.uniform(0, 1), 0.8, 0.75)
+    height = 1.7 * size
+    bands = lambda px, py: (
+        np.where((np.floor((foot - py) / height * 5) % 2 < 1)[..., None], stripe, np.float32(0.93)) + 0 * px[..., None]
+    )
+    canvas.paint(convex((x - 0.2 * size, foot), (x - 0.13 * size, foot - height), (x + 0.13 * size, foot - height),
+                        (x + 0.2 * size, foot)), bands, UNSEEN, 255)  # fmt: skip
+    canvas.paint(
+        box(x - 0.1 * size, foot - height - 0.2 * size, x + 0.1 * size, foot - height), (1, 0.95, 0.6), UNSEEN, 255
+    )
+    canvas.paint(ellipse(x, foot - height - 0.2 * size, 0.14 * size, 0.1 * size), (0.3, 0.1, 0.1), UNSEEN, 255)
+
+
+def _snowman(canvas: Canvas, draw: Draw, x: float, foot: float, size: float):
+    for share, up in ((0.36, 0.34), (0.27, 0.85), (0.19, 1.22)):
+        y, r = foot - up * size, share * size
+        ball = lambda px, py, y=y, r=r: (
+            np.float32(0.96) - 0.25 * np.clip((py - y) / r, 0, 1)[..., None] * np.ones(3) + 0 * px[..., None]
+        )
+        canvas.paint(ellipse(x, y, r, r), ball, UNSEEN, 253)
+    canvas.paint(
+        box(x - 0.15 * size, foot - 1.6 * size, x + 0.15 * size, foot - 1.36 * size), (0.1, 0.1, 0.12), UNSEEN, 253
+    )
+    canvas.paint(ellipse(x, foot - 1.2 * size, 0.05 * size, 0.05 * size), (0.95, 0.5, 0.1), UNSEEN, 253)
+
+
+_SWAPPED = ("mountain", "water", "grass", "wall", "road", "crown", "roof", "hull", "person", "trunk", "door")
+
+SHIFTS = {
+    "as trained": Shift("the world that the model was trained on"),
+    "textures swapped": Shift(
+        "each class wears another's texture", disguises=dict(zip(_SWAPPED, _SWAPPED[1:] + _SWAPPED[:1], strict=True))
+    ),
+    "unseen objects": Shift("two objects of kinds that the world does not have", False, unseen_objects=True),
+    "line drawing": Shift("lines on white paper", lines=True),
+    "blur, 1 px": Shift("Gaussian blur", spoil=blur(1)),
+    "blur, 3 px": Shift("Gaussian blur", spoil=blur(3)),
+    "noise, 5 %": Shift("Gaussian noise", spoil=noise(0.05)),
+    "noise, 20 %": Shift("Gaussian noise", spoil=noise(0.2)),
+    "JPEG, quality 10": Shift("JPEG", spoil=jpeg(10)),
+    "light from one side": Shift("bright on the right, dark on the left",
+                                 light=lambda x, y: (0.2 + 1.1 * x)[..., None] + 0 * y[..., None] + np.zeros(3)),
+    "red light": Shift("a strong colour cast", light=lambda x, y: 0 * (x + y)[..., None] + np.array((1.15, 0.5, 0.35))),
+    "twice as near": Shift("half the window", False, window=0.5),
+    "farther": Shift("one and a half times the window", False, window=1.5),
+}  # fmt: skip
