@@ -220,7 +220,7 @@ class Painter(ObjectPainter):
 def draw_scene(seed: int, shift: Shift = AS_TRAINED) -> tuple[np.ndarray, np.ndarray, str]:
     """The scene of a seed: RGB (128, 128, 3) uint8, fine labels (128, 128) uint8 and its caption.
 
-    ``shift`` changes one thing about it, see :mod:`.shifts`; the caption stays that of the unchanged scene.
+    ``shift`` changes one thing about it, see :mod:`.shifts`; captions name what the world's own objects show.
     """
     draw, aside = Draw(seed), Draw(seed + 2**32)
     horizon, extent = draw.uniform(0.2, 0.75), draw.uniform(0.55, 1.0)
