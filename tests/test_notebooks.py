@@ -34,6 +34,7 @@ OTHER = {
         strengths=[1.0, 5.0],
         timesteps=[41, 81],
     ),
+    "05_ablations": dict(num_scenes=2, sweep_names=["attention_injection"]),
     "06_evaluation": dict(
         limit=2,
         fit_limit=1,
@@ -42,6 +43,9 @@ OTHER = {
         methods=["EmerDiff", "EmerDiff fast", "bilinear (SD)", "random walker", "DiffSeg"],
     ),
     "07_small_objects_and_boundaries": dict(num_scenes=2, num_masks=4, more_masks=6),
+    "08_domain_shift": dict(
+        num_scenes=1, num_masks=4, shifts=["line drawing", "unseen objects"], settings={"modulation_timestep": 41}
+    ),
     "09_efficiency": dict(
         num_masks=3,
         modulation_timestep=41,
@@ -56,8 +60,8 @@ OTHER = {
 }
 
 
-# A hundred pictures under every method, and a benchmark of everything: a quarter of an hour each
-LONG = ("06_evaluation", "07_small_objects_and_boundaries", "09_efficiency")
+# A quarter of an hour each, 05 more than an hour
+LONG = ("05_ablations", "06_evaluation", "07_small_objects_and_boundaries", "08_domain_shift", "09_efficiency")
 
 
 def run(name, folder, **parameters):
