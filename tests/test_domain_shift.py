@@ -80,11 +80,13 @@ def test_true_masks_are_the_majority_of_their_cells():
 def test_retention_by_hand():
     """Masks that separate two classes perfectly against masks that do not separate them at all."""
     right, wrong = [[4, 0], [0, 4]], [[4, 4], [0, 0]]
-    perfect = {"own cells": right, "position cells": wrong, "true modulated": right, "true bilinear": wrong}
+    perfect = {"own cells": right, "position cells": wrong, "boundary F": {"bilinear": 0.5, "modulated": 0.9}}
     blind = perfect | {"own cells": wrong}
+    blurred = perfect | {"boundary F": {"bilinear": 0.5, "modulated": 0.6}}
     assert domain_shift.gain([perfect], "features") == pytest.approx(1 - 0.25)  # (4/8 + 0) / 2 for the one segment
     assert domain_shift.retention([blind] * 3, [perfect] * 3, "features", 20) == (0, 0, 0)
     assert domain_shift.retention([blind] * 3, [perfect] * 3, "correspondence", 20) == (1, 1, 1)
+    assert domain_shift.retention([blurred] * 3, [perfect] * 3, "correspondence", 20) == pytest.approx((0.25,) * 3)
 
 
 def test_a_run_goes_on_and_tells_its_stages_apart(pipe, tmp_path, monkeypatch):
@@ -99,7 +101,7 @@ def test_a_run_goes_on_and_tells_its_stages_apart(pipe, tmp_path, monkeypatch):
     for results, shift in ((found[name], name) for name in names):
         for result, seed in zip(results, range(2), strict=True):
             truth = Toyscapes("test", shift=shift)[seed].coarse_labels
-            for kind in ("own", "true bilinear", "true modulated"):
+            for kind in ("own", "true bilinear", "true modulated", "true guided"):
                 assert np.array_equal(np.sum(result[kind], 0), np.bincount(truth.ravel(), minlength=11))
             assert np.sum(result["own cells"]) == np.sum(result["position cells"]) == 16 * 16
             assert result["true modulated"] != result["true bilinear"]

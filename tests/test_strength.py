@@ -42,7 +42,7 @@ def test_from_results_to_pictures_and_paired_differences(pipe):
         assert np.isfinite(pictures[hint]).all()
     assert pictures["margin"].between(0, 1).all() and pictures["agreement"].between(0, 1).all()
     for measure, column in (("oracle mIoU", "mIoU"), ("boundary F", "boundary F")):
-        value, low, high = strength.paired(strengths[1.0], strengths[100.0], measure, 20)
+        value, low, high = ablations.paired(strengths[1.0], strengths[100.0], measure, 20)
         assert value == low == high == pytest.approx(-np.diff(pictures[column])[0])
     with pytest.raises(ValueError, match="'boundary F'"):
-        strength.paired(strengths[1.0], strengths[1.0], "colour")
+        ablations.paired(strengths[1.0], strengths[1.0], "colour")

@@ -186,14 +186,13 @@ def run(
 ) -> dict[str, dict[str, list[dict]]]:
     """{sweep: {label: results, scene by scene}}; what ``output_dir`` has already is not computed again."""
     store = ResultStore(output_dir, {"weights": fingerprint(pipe.unet), "defaults": pipe.default_settings()})
-    scenes = Toyscapes("test")
 
     def result(seed: int, settings: dict, masks: list | None, same_masks: bool) -> dict:
         content = json.dumps(
             [settings, same_masks and bool(settings)], sort_keys=True
         )  # empty settings are the defaults
         key = f"{seed:06}-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
-        return store.recall(key) or store.keep(key, evaluate_setting(pipe, scenes[seed], settings, masks))
+        return store.recall(key) or store.keep(key, evaluate_setting(pipe, Toyscapes.from_seed(seed), settings, masks))
 
     found = {name: {label: [] for label in sweep.points} for name, sweep in chosen.items()}
     defaults = pipe.default_settings()
@@ -234,12 +233,29 @@ def table(points: dict[str, list[dict]], draws: int = 500) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def paired(first: list[dict], second: list[dict], measure: str, draws: int = 500) -> tuple[float, float, float]:
+    """(difference, low, high) in points of EmerDiff's "oracle mIoU" or "boundary F" on the same scenes, 95 % bootstrap.
+
+    Raises:
+        ValueError: for another measure.
+    """
+    if measure == "oracle mIoU":
+        statistic = miou_statistic(*(np.stack([oracle(r) for r in records(x, "EmerDiff")]) for x in (first, second)))
+    elif measure == "boundary F":
+        statistic = mean_statistic(*(np.array([r["EmerDiff"]["boundary_f"] for r in x]) for x in (first, second)))
+    else:
+        raise ValueError(f"measure={measure!r} is unknown; choose 'oracle mIoU' or 'boundary F'.")
+    return tuple(100 * value for value in bootstrap(statistic, len(first), draws))
+
+
 def main(argv: list[str] | None = None) -> dict[str, pd.DataFrame]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--model", default="toyscapes", help="name, diffusers folder or hub id")
     parser.add_argument("--sweeps", nargs="*", help="which; all by default")
-    parser.add_argument("--num-scenes", type=int, default=32, help="test scenes")
-    parser.add_argument("--first-scene", type=int, default=300, help="seed of the first of them")
+    parser.add_argument("--num-scenes", type=int, default=32, help="scenes")
+    parser.add_argument(
+        "--first-scene", type=int, default=300, help="seed of the first: 0–999 are test scenes, 1000–1999 validation"
+    )
     parser.add_argument("--output", type=Path, default=Path("runs/ablations"), help="results per scene and setting")
     args = parser.parse_args(argv)
     pipe = EmerDiffPipeline.from_pretrained(args.model)
@@ -249,12 +265,18 @@ def main(argv: list[str] | None = None) -> dict[str, pd.DataFrame]:
         if unknown := [name for name in args.sweeps if name not in chosen]:
             raise ValueError(f"There is no sweep {unknown[0]!r}; choose from {', '.join(map(repr, chosen))}.")
         chosen = {name: chosen[name] for name in args.sweeps}
-    found = run(pipe, chosen, range(args.first_scene, args.first_scene + args.num_scenes), args.output)
+    seeds = range(args.first_scene, args.first_scene + args.num_scenes)
+    usual = run(pipe, {"": Sweep("", "", {"": {}})}, seeds, args.output)[""][""]
+    found = run(pipe, chosen, seeds, args.output)
     tables = {name: table(points) for name, points in found.items()}
     for name, sweep in chosen.items():
         print(f"\n{sweep.title}" + (f" (paper: {sweep.source})" if sweep.source else ""))
         wide = tables[name].pivot(index="setting", columns=["kind", "measure"], values="value")
         print(wide.loc[list(sweep.points)].round(1).to_string())
+        for label, results in found[name].items():
+            if results != usual:
+                value = lambda measure: "{:+.1f} [{:+.1f}, {:+.1f}]".format(*paired(results, usual, measure))
+                print(f"  {label} − default: oracle mIoU {value('oracle mIoU')}, boundary F {value('boundary F')}")
     return tables
 
 

@@ -11,7 +11,7 @@ from scipy.ndimage import binary_dilation, uniform_filter
 from ..toyscapes import Scene, Toyscapes
 from .ablations import records
 from .metrics import boundaries, mean_iou
-from .protocols import bootstrap, mean_statistic, miou_statistic, oracle
+from .protocols import oracle
 from .regions import find_regions
 
 HINTS = ("response", "margin", "agreement", "edge contrast")
@@ -36,9 +36,9 @@ def kind_of_picture(scene: Scene) -> dict:
 def by_picture(strengths: dict[float, list[dict]], seeds: Iterable[int]) -> pd.DataFrame:
     """A row per scene and λ: "mIoU" (oracle, of the one picture) and "boundary F" in points, "layer RMS", the label-free
     hints of :func:`.ablations.label_free_hints`, and the kind of picture."""  # fmt: skip
-    world, rows = Toyscapes("test"), []
+    rows = []
     for index, seed in enumerate(seeds):
-        kind = kind_of_picture(world[seed])
+        kind = kind_of_picture(Toyscapes.from_seed(seed))
         for value, results in strengths.items():
             (record,) = records([results[index]], "EmerDiff")
             scores = {
@@ -64,18 +64,3 @@ def rules(pictures: pd.DataFrame, usual: float = 10.0) -> pd.DataFrame:
     chosen["best in hindsight"] = pictures.loc[pictures.groupby("seed")["mIoU"].idxmax()]
     table = {name: rows[["mIoU", "boundary F"]].mean() for name, rows in chosen.items()}
     return pd.DataFrame(table).T.assign(**{"median λ": {name: rows["λ"].median() for name, rows in chosen.items()}})
-
-
-def paired(first: list[dict], second: list[dict], measure: str, draws: int = 500) -> tuple[float, float, float]:
-    """(difference, low, high) in points of EmerDiff's "oracle mIoU" or "boundary F" on the same scenes, 95 % bootstrap.
-
-    Raises:
-        ValueError: for another measure.
-    """
-    if measure == "oracle mIoU":
-        statistic = miou_statistic(*(np.stack([oracle(r) for r in records(x, "EmerDiff")]) for x in (first, second)))
-    elif measure == "boundary F":
-        statistic = mean_statistic(*(np.array([r["EmerDiff"]["boundary_f"] for r in x]) for x in (first, second)))
-    else:
-        raise ValueError(f"measure={measure!r} is unknown; choose 'oracle mIoU' or 'boundary F'.")
-    return tuple(100 * value for value in bootstrap(statistic, len(first), draws))
