@@ -87,6 +87,8 @@ def test_retention_by_hand():
     assert domain_shift.retention([blind] * 3, [perfect] * 3, "features", 20) == (0, 0, 0)
     assert domain_shift.retention([blind] * 3, [perfect] * 3, "correspondence", 20) == (1, 1, 1)
     assert domain_shift.retention([blurred] * 3, [perfect] * 3, "correspondence", 20) == pytest.approx((0.25,) * 3)
+    assert domain_shift.surplus([blurred] * 3, [perfect] * 3, 20) == pytest.approx((0.75,) * 3)
+    assert domain_shift.surplus([blind] * 3, [perfect] * 3, 20) == (-1, -1, -1)
 
 
 def test_a_run_goes_on_and_tells_its_stages_apart(pipe, tmp_path, monkeypatch):

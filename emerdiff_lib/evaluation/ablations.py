@@ -275,8 +275,8 @@ def main(argv: list[str] | None = None) -> dict[str, pd.DataFrame]:
         print(wide.loc[list(sweep.points)].round(1).to_string())
         for label, results in found[name].items():
             if results != usual:
-                value = lambda measure: "{:+.1f} [{:+.1f}, {:+.1f}]".format(*paired(results, usual, measure))
-                print(f"  {label} − default: oracle mIoU {value('oracle mIoU')}, boundary F {value('boundary F')}")
+                values = [(m, *paired(results, usual, m)) for m in ("oracle mIoU", "boundary F")]
+                print(f"  {label} − default:", ", ".join("{} {:+.1f} [{:+.1f}, {:+.1f}]".format(*v) for v in values))
     return tables
 
 

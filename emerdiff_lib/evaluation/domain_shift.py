@@ -112,6 +112,18 @@ def gain(results: list[dict], measure: str) -> float:
 
 def retention(results: list[dict], reference: list[dict], measure: str, draws: int = 500) -> tuple[float, float, float]:
     """(value, low, high): what is left of the reference's gain on the same scenes, with its 95 % bootstrap interval."""
-    chosen = lambda items, rows: [items[i] for i in rows]
-    ratio = lambda rows: gain(chosen(results, rows), measure) / gain(chosen(reference, rows), measure)
-    return bootstrap(ratio, len(results), draws)
+    return bootstrap(lambda rows: _left(results, reference, rows, measure), len(results), draws)
+
+
+def surplus(results: list[dict], reference: list[dict], draws: int = 500) -> tuple[float, float, float]:
+    """(value, low, high): what is left of the features less what is left of the correspondence, resampled together.
+
+    Below 0 the features break first, above 0 the correspondence; across 0 it cannot be told.
+    """
+    left = lambda rows: [_left(results, reference, rows, measure) for measure in MEASURES]
+    return bootstrap(lambda rows: float(np.subtract(*left(rows))), len(results), draws)
+
+
+def _left(results: list[dict], reference: list[dict], rows: np.ndarray, measure: str) -> float:
+    chosen = lambda items: [items[i] for i in rows]
+    return gain(chosen(results), measure) / gain(chosen(reference), measure)
