@@ -66,6 +66,8 @@ def test_a_window_keeps_its_centre_and_shows_the_same_world_nearer():
 def test_unknown_shifts_are_named():
     with pytest.raises(ValueError, match="'line drawing'"):
         Toyscapes("test", shift="fog")
+    with pytest.raises(ValueError, match="'line drawing'"):
+        Toyscapes.from_seed(3, shift="fog")
     with pytest.raises(ValueError, match="'features', 'correspondence'"):
         domain_shift.gain([], "colour")
 

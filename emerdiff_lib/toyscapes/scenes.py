@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from .objects import CLASS_NAMES, COARSE_CLASS_NAMES, FINE_TO_COARSE
-from .shifts import COARSE_UNSEEN, SHIFTS
+from .shifts import COARSE_UNSEEN, SHIFTS, Shift
 from .world import draw_scene
 
 # Seeds of each split. The seeds from 900 000 on belong to nobody.
@@ -66,8 +66,7 @@ class Toyscapes:
     def __init__(self, split: str = "train", shift: str = "as trained"):
         if split not in SPLITS:
             raise ValueError(f"Toyscapes has no split {split!r}; choose one of {', '.join(map(repr, SPLITS))}.")
-        if shift not in SHIFTS:
-            raise ValueError(f"There is no shift {shift!r}; choose one of {', '.join(map(repr, SHIFTS))}.")
+        _find(shift)
         self.split, self.seeds, self.shift = split, SPLITS[split], shift
 
     def __len__(self) -> int:
@@ -82,8 +81,8 @@ class Toyscapes:
 
     @staticmethod
     def from_seed(seed: int, shift: str = "as trained") -> Scene:
-        """The scene of any seed, whatever split it belongs to, under a domain shift if one is named."""
-        image, labels, caption = draw_scene(seed, SHIFTS[shift])
+        """The scene of any seed, whatever split it belongs to, under a domain shift if one is named (ValueError: unknown)."""
+        image, labels, caption = draw_scene(seed, _find(shift))
         coarse = np.append(FINE_TO_COARSE, np.uint8(COARSE_UNSEEN))[labels]
         return Scene(Image.fromarray(image), labels, coarse, caption, seed)
 
@@ -92,3 +91,9 @@ class Toyscapes:
 
     def __repr__(self) -> str:
         return f"Toyscapes({self.split!r}): {len(self):,} scenes"
+
+
+def _find(shift: str) -> Shift:
+    if shift not in SHIFTS:
+        raise ValueError(f"There is no shift {shift!r}; choose one of {', '.join(map(repr, SHIFTS))}.")
+    return SHIFTS[shift]
