@@ -2,7 +2,21 @@
 
 from ._version import __version__
 from .inversion import Trajectory
-from .pipeline import EmerDiffOutput, EmerDiffPipeline
+from .loading import load_pipeline
+from .pipeline import EmerDiffPipeline
+from .settings import Settings
+from .stages import CoarseMasks, EmerDiffOutput, Responses
 from .toyscapes import Scene, Toyscapes
 
-__all__ = ["EmerDiffOutput", "EmerDiffPipeline", "Scene", "Toyscapes", "Trajectory", "__version__"]
+__all__ = [
+    "CoarseMasks",
+    "EmerDiffOutput",
+    "EmerDiffPipeline",
+    "Responses",
+    "Scene",
+    "Settings",
+    "Toyscapes",
+    "Trajectory",
+    "__version__",
+    "load_pipeline",
+]

@@ -10,6 +10,7 @@ only the values are a row's own. Cross-attention values come from the prompt, so
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,9 +19,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import Attention
-from torch.overrides import TorchFunctionMode
 
-PLACEMENTS = ("after_projection", "before_projection")
 _SUFFIX = ".processor"
 
 
@@ -36,8 +35,10 @@ def check_layer(unet: UNet2DConditionModel, argument: str, name: str) -> str:
     """Returns ``name`` if it is a cross-attention layer of ``unet``, else raises ValueError listing those there are."""
     valid = attention_layers(unet, "attn2")
     if name not in valid:
+        near = difflib.get_close_matches(name, valid, 1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
         raise ValueError(
-            f"{argument}={name!r} is not a cross-attention layer of this model; choose one of {', '.join(valid)}."
+            f"{argument}={name!r} is not a cross-attention layer of this model{hint}; choose one of {', '.join(valid)}."
         )
     return name
 
@@ -115,7 +116,12 @@ class LockstepAttention:
         self.injection, self.images, self.modulation = injection, images, modulation
 
     def __call__(
-        self, attn: Attention, hidden_states: torch.Tensor, encoder_hidden_states=None, attention_mask=None, **kwargs
+        self,
+        attn: Attention,
+        hidden_states: torch.Tensor,
+        encoder_hidden_states=None,
+        attention_mask=None,
+        **kwargs,
     ) -> torch.Tensor:
         if (
             attention_mask is not None
@@ -130,7 +136,9 @@ class LockstepAttention:
         # rows that queries, and in self-attention keys, are taken from
         source = hidden_states[::rows] if self.injection else hidden_states
         cross = encoder_hidden_states is not None
-        context = encoder_hidden_states[:1].expand(len(source), -1, -1) if cross else source  # one prompt for all
+        context = (
+            encoder_hidden_states[:1].expand(len(source), -1, -1) if cross else source
+        )  # one prompt for all
         heads = lambda a: a.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
         query, key = heads(attn.to_q(source)), heads(attn.to_k(context))
         value = heads(attn.to_v(context if cross else hidden_states))
@@ -171,7 +179,9 @@ def shared_attention(
     wide = values.unflatten(0, (len(query), -1)).permute(0, 2, 3, 1, 4).flatten(3)  # (G, heads, tokens, R·d)
     key = key.transpose(-2, -1)
     block = max(1, max_bytes // max(1, key.shape[0] * key.shape[1] * key.shape[3] * key.element_size()))
-    parts = [torch.softmax(part * scale @ key, dim=-1).to(wide.dtype) @ wide for part in query.split(block, dim=2)]
+    parts = [
+        torch.softmax(part * scale @ key, dim=-1).to(wide.dtype) @ wide for part in query.split(block, dim=2)
+    ]
     output = torch.cat(parts, dim=2) if len(parts) > 1 else parts[0]
     return output.unflatten(-1, (-1, values.shape[-1])).permute(0, 3, 1, 2, 4).flatten(0, 1)
 
@@ -182,7 +192,9 @@ def lockstep(
 ) -> Iterator[None]:
     """Within the context, rows follow the attention of their image's first row (``injection``); ``modulation`` is applied."""
     everywhere = injection or modulation is not None
-    processors = {name: LockstepAttention(injection, images) for name in attention_layers(unet)} if everywhere else {}
+    processors = (
+        {name: LockstepAttention(injection, images) for name in attention_layers(unet)} if everywhere else {}
+    )
     if modulation is not None:
         processors[modulation.layer] = LockstepAttention(injection, images, modulation)
     with attention_processors(unet, processors):
@@ -190,29 +202,31 @@ def lockstep(
 
 
 @contextmanager
-def branching(unet: UNet2DConditionModel, layer: str) -> Iterator[None]:
-    """Within the context, a U-Net given one row returns as many as the modulation of ``layer`` has: they part only there.
+def branching(unet: UNet2DConditionModel, layer: str, rows: int) -> Iterator[None]:
+    """Within the context, a U-Net given one row returns ``rows``: they part at the block of ``layer``.
 
-    Everything before that layer is computed once. Behind it, what is still a single row (residuals, skip connections)
-    stands for all rows wherever the two meet.
+    Everything before that block is computed once. It, and the blocks behind it, are handed what is still a single row
+    (features, skip connections) as many times, by forward pre-hooks that are always taken out again.
     """
-    transformer = unet.get_submodule(layer.split(".transformer_blocks.")[0])
-    finish = transformer._get_output_for_continuous_inputs
-    transformer._get_output_for_continuous_inputs = lambda hidden_states, **kwargs: finish(
-        hidden_states=hidden_states, **kwargs | {"batch_size": len(hidden_states)}
+    blocks = [*unet.down_blocks, unet.mid_block, *unet.up_blocks]
+    first = blocks.index(
+        unet.get_submodule(".".join(layer.split(".")[: 1 if layer.startswith("mid") else 2]))
     )
+
+    def spread(value):
+        if isinstance(value, tuple):
+            return tuple(map(spread, value))
+        single = isinstance(value, torch.Tensor) and value.ndim == 4 and len(value) == 1
+        return (
+            value.expand(rows, -1, -1, -1).contiguous(memory_format=torch.channels_last) if single else value
+        )
+
+    def hook(block, args, kwargs):
+        return spread(args), {name: spread(value) for name, value in kwargs.items()}
+
+    handles = [b.register_forward_pre_hook(hook, with_kwargs=True) for b in blocks[first:] if b is not None]
     try:
-        with _BroadcastingCat():
-            yield
+        yield
     finally:
-        del transformer._get_output_for_continuous_inputs
-
-
-class _BroadcastingCat(TorchFunctionMode):
-    """``torch.cat`` along channels lets a single row stand for all."""
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        if func is torch.cat and len(rows := {len(part) for part in args[0]}) == 2 and min(rows) == 1:
-            spread = lambda a: a.expand(max(rows), -1, -1, -1).contiguous(memory_format=torch.channels_last)
-            args = ([spread(part) if len(part) == 1 else part for part in args[0]], *args[1:])
-        return func(*args, **(kwargs or {}))
+        for handle in handles:
+            handle.remove()

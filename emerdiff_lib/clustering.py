@@ -67,7 +67,9 @@ def choose_num_masks(
     if rule not in RULES:
         raise ValueError(f"rule={rule!r} is unknown; choose one of {', '.join(map(repr, RULES))}.")
     if not candidates or min(candidates) < 2 or max(candidates) >= len(points):
-        raise ValueError(f"candidates {candidates} are not possible; choose numbers from 2 to {len(points) - 1}.")
+        raise ValueError(
+            f"candidates {candidates} are not possible; choose numbers from 2 to {len(points) - 1}."
+        )
     if rule == "eigengap":
         values = _laplacian_spectrum(points)
         scores = {k: float(values[k] - values[k - 1]) for k in candidates}
@@ -75,12 +77,16 @@ def choose_num_masks(
         scores = {}
         for k in candidates:
             fit = KMeans(k, n_init=4, random_state=random_state).fit(points)
-            scores[k] = float(silhouette_score(points, fit.labels_)) if rule == "silhouette" else -_bic(points, fit)
+            scores[k] = (
+                float(silhouette_score(points, fit.labels_)) if rule == "silhouette" else -_bic(points, fit)
+            )
     return max(scores, key=scores.get), scores
 
 
 def _laplacian_spectrum(points: np.ndarray) -> np.ndarray:
-    squared = np.maximum(np.square(points).sum(1)[:, None] + np.square(points).sum(1) - 2 * points @ points.T, 0)
+    squared = np.maximum(
+        np.square(points).sum(1)[:, None] + np.square(points).sum(1) - 2 * points @ points.T, 0
+    )
     scale = np.sort(squared, 1)[:, min(7, len(points) - 1)] ** 0.5  # self-tuning (Zelnik-Manor & Perona 2004)
     affinity = np.exp(-squared / np.maximum(scale[:, None] * scale[None], 1e-12))
     degrees = affinity.sum(1) ** -0.5
@@ -92,7 +98,9 @@ def _bic(points: np.ndarray, fit: KMeans) -> float:
     count, dimensions = points.shape
     k, sizes = fit.n_clusters, np.bincount(fit.labels_)
     variance = max(fit.inertia_ / (dimensions * max(count - k, 1)), 1e-12)
-    likelihood = (sizes * np.log(sizes / count)).sum() - 0.5 * count * dimensions * np.log(2 * np.pi * variance)
+    likelihood = (sizes * np.log(sizes / count)).sum() - 0.5 * count * dimensions * np.log(
+        2 * np.pi * variance
+    )
     likelihood -= 0.5 * fit.inertia_ / variance
     return float(-2 * likelihood + (k - 1 + k * dimensions + 1) * np.log(count))
 
@@ -111,12 +119,17 @@ def group_masks(
         (K,) int group of every mask, numbered from the largest group down.
     """
     if not 1 <= num_groups <= len(masks):
-        raise ValueError(f"num_groups={num_groups} is not possible with {len(masks)} masks; choose 1 to {len(masks)}.")
+        raise ValueError(
+            f"num_groups={num_groups} is not possible with {len(masks)} masks; choose 1 to {len(masks)}."
+        )
     if len(masks) == 1:
         return np.zeros(1, int)
     cells = masks.reshape(len(masks), -1).sum(1)
     joined = np.arange(len(masks))
-    centres, weights = embeddings.astype(np.float64).copy(), cells.astype(np.float64) if sizes else np.ones(len(masks))
+    centres, weights = (
+        embeddings.astype(np.float64).copy(),
+        cells.astype(np.float64) if sizes else np.ones(len(masks)),
+    )
     touching = mask_adjacency(masks) if adjacent_only else np.ones((len(masks),) * 2, bool)
     alive = list(range(len(masks)))
     while len(alive) > num_groups:

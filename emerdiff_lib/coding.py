@@ -43,4 +43,6 @@ def neighbourhoods(masks: torch.Tensor, size: tuple[int, int], reach: int = 1) -
 
 def _distances(masks: torch.Tensor) -> np.ndarray:
     """(K, h, w) chessboard distance in cells to each mask."""
-    return np.stack([distance_transform_cdt(~mask, metric="chessboard") for mask in masks.numpy()]).astype(float)
+    return np.stack([distance_transform_cdt(~mask, metric="chessboard") for mask in masks.numpy()]).astype(
+        float
+    )

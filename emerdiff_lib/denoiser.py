@@ -5,6 +5,36 @@ from __future__ import annotations
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
 
+from .settings import whole
+
+
+def schedule(scheduler_config, num_inference_steps: int) -> DDIMScheduler:
+    """The checkpoint's noise schedule with N inference steps: leading spacing, offset 1, ᾱ = 1 at the end.
+
+    Raises:
+        ValueError: if N is not between 1 and the number of training timesteps.
+    """
+    scheduler = DDIMScheduler.from_config(
+        scheduler_config,
+        timestep_spacing="leading",
+        steps_offset=1,
+        set_alpha_to_one=True,
+        clip_sample=False,
+        thresholding=False,
+    )
+    limit = scheduler.config.num_train_timesteps
+    if not 1 <= num_inference_steps < limit:
+        raise ValueError(
+            f"num_inference_steps={num_inference_steps} is not possible; choose 1 to {limit - 1}."
+        )
+    scheduler.set_timesteps(num_inference_steps)
+    return scheduler
+
+
+def inference_timesteps(scheduler_config, num_inference_steps: int) -> list[int]:
+    """981, 961, …, 1 for Stable Diffusion and N = 50."""
+    return schedule(scheduler_config, num_inference_steps).timesteps.tolist()
+
 
 class Denoiser:
     """A U-Net, a prompt and a noise schedule with N inference steps.
@@ -15,7 +45,7 @@ class Denoiser:
     Args:
         unet: the network; its dtype and device are used.
         scheduler_config: the checkpoint's scheduler config (noise schedule and prediction type are read from it).
-        prompt_embeds: (1, tokens, d) text embedding, used for every row.
+        prompt_embeds: (1, tokens, d) text embedding, used for every row; None where only the schedule is needed.
         num_inference_steps: N.
 
     Raises:
@@ -23,38 +53,40 @@ class Denoiser:
     """
 
     def __init__(
-        self, unet: UNet2DConditionModel, scheduler_config, prompt_embeds: torch.Tensor, num_inference_steps: int
+        self,
+        unet: UNet2DConditionModel,
+        scheduler_config,
+        prompt_embeds: torch.Tensor | None,
+        num_inference_steps: int,
     ):
         self.unet, self.prompt_embeds = unet, prompt_embeds
-        self.scheduler = DDIMScheduler.from_config(
-            scheduler_config, timestep_spacing="leading", steps_offset=1, set_alpha_to_one=True, clip_sample=False,
-            thresholding=False,
-        )  # fmt: skip
-        limit = self.scheduler.config.num_train_timesteps
-        if not 1 <= num_inference_steps < limit:
-            raise ValueError(f"num_inference_steps={num_inference_steps} is not possible; choose 1 to {limit - 1}.")
-        self.scheduler.set_timesteps(num_inference_steps)
+        self.scheduler = schedule(scheduler_config, num_inference_steps)
         self.timesteps: list[int] = self.scheduler.timesteps.tolist()
-        self.stride = limit // num_inference_steps  # Δ
+        self.stride = self.scheduler.config.num_train_timesteps // num_inference_steps  # Δ
 
     def check_timestep(self, name: str, timestep: int) -> int:
         """Returns ``timestep`` if it is one of the inference timesteps, else raises ValueError listing them."""
+        timestep = whole(0)(name, timestep)
         if timestep not in self.timesteps:
             raise ValueError(
                 f"{name}={timestep} is not an inference timestep; with {len(self.timesteps)} steps choose one of "
                 f"{', '.join(map(str, self.timesteps[::-1]))}."
             )
-        return int(timestep)
+        return timestep
 
     def alpha_bar(self, timestep: int) -> torch.Tensor:
         """ᾱₜ, a 0-d float64 tensor; 1 before the first timestep, where the latents are clean."""
         return (
-            self.scheduler.alphas_cumprod[timestep].double() if timestep >= 0 else torch.ones((), dtype=torch.float64)
+            self.scheduler.alphas_cumprod[timestep].double()
+            if timestep >= 0
+            else torch.ones((), dtype=torch.float64)
         )
 
     def alpha_bars(self, timestep: int, previous: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """(ᾱₜ, ᾱₜ₋Δ), or (ᾱₜ, ᾱₛ) for a step of another size, to ``previous`` = s; s = −1 stands for clean latents."""
-        return self.alpha_bar(timestep), self.alpha_bar(timestep - self.stride if previous is None else previous)
+        return self.alpha_bar(timestep), self.alpha_bar(
+            timestep - self.stride if previous is None else previous
+        )
 
     def add_noise(self, latents: torch.Tensor, noise: torch.Tensor, timestep: int) -> torch.Tensor:
         """xₜ = √ᾱₜ x₀ + √(1−ᾱₜ) ε."""
@@ -71,7 +103,9 @@ class Denoiser:
         """(x̂₀, ε) for (B, C, h, w) latents at one timestep."""
         return self.convert(self.unet_output(latents, timestep), latents, timestep)
 
-    def convert(self, output: torch.Tensor, latents: torch.Tensor, timestep: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def convert(
+        self, output: torch.Tensor, latents: torch.Tensor, timestep: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """The network's output as (x̂₀, ε), by the scheduler's conversion for its prediction type."""
         clean = self.scheduler.step(output, timestep, latents, eta=0.0).pred_original_sample
         if self.scheduler.config.prediction_type == "epsilon":

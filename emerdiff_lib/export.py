@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
-from .pipeline import EmerDiffOutput
+from .stages import EmerDiffOutput
 from .plotting import colourise, overlay, segment_palette
 
 
@@ -43,10 +43,15 @@ def save_output(output: EmerDiffOutput, image: Image.Image, folder: str | Path) 
     paths = [folder / f"{name}.png" for name in pictures]
     for path, picture in zip(paths, pictures.values(), strict=True):
         Image.fromarray(picture).save(path)
-    tensors = {"coarse_masks": output.coarse_masks.astype(np.uint8), "mask_embeddings": output.mask_embeddings}
+    tensors = {
+        "coarse_masks": output.coarse_masks.astype(np.uint8),
+        "mask_embeddings": output.mask_embeddings,
+    }
     if output.difference_maps is not None:
         tensors["difference_maps"] = output.difference_maps
-    save_file({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, folder / "masks.safetensors")
+    save_file(
+        {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, folder / "masks.safetensors"
+    )
     areas = np.bincount(output.labels.ravel(), minlength=count).tolist()
     record = {"settings": output.settings, "seconds": output.timings, "pixels_per_mask": areas}
     (folder / "settings.json").write_text(json.dumps(record, indent=2) + "\n")
@@ -61,11 +66,22 @@ def load_output(folder: str | Path) -> EmerDiffOutput:
     """
     folder = Path(folder)
     if not (folder / "settings.json").exists():
-        raise FileNotFoundError(f"{folder} holds no segmentation (no settings.json); run one with save_output first.")
-    tensors, record = load_file(folder / "masks.safetensors"), json.loads((folder / "settings.json").read_text())
-    labels, baseline = (np.array(Image.open(folder / f"{name}.png")) for name in ("labels", "baseline_labels"))
+        raise FileNotFoundError(
+            f"{folder} holds no segmentation (no settings.json); run one with save_output first."
+        )
+    tensors, record = (
+        load_file(folder / "masks.safetensors"),
+        json.loads((folder / "settings.json").read_text()),
+    )
+    labels, baseline = (
+        np.array(Image.open(folder / f"{name}.png")) for name in ("labels", "baseline_labels")
+    )
     return EmerDiffOutput(
-        labels=labels.astype(np.int32), baseline_labels=baseline.astype(np.int32),
-        coarse_masks=tensors["coarse_masks"].astype(bool), mask_embeddings=tensors["mask_embeddings"],
-        difference_maps=tensors.get("difference_maps"), settings=record["settings"], timings=record["seconds"],
-    )  # fmt: skip
+        labels=labels.astype(np.int32),
+        baseline_labels=baseline.astype(np.int32),
+        coarse_masks=tensors["coarse_masks"].astype(bool),
+        mask_embeddings=tensors["mask_embeddings"],
+        difference_maps=tensors.get("difference_maps"),
+        settings=record["settings"],
+        timings=record["seconds"],
+    )

@@ -38,7 +38,9 @@ def extract_activations(
     """
     known = dict(denoiser.unet.named_modules())
     if missing := [name for name in modules if name not in known]:
-        raise ValueError(f"The U-Net has no module {missing[0]!r}; list(dict(unet.named_modules())) names all of them.")
+        raise ValueError(
+            f"The U-Net has no module {missing[0]!r}; list(dict(unet.named_modules())) names all of them."
+        )
     outputs, handles = {}, []
 
     def keep(name):

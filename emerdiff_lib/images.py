@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 ImageInput = str | Path | Image.Image | np.ndarray | torch.Tensor
 
 
@@ -30,9 +31,14 @@ def load_image(image: ImageInput) -> Image.Image:
         image = _open(Path(image))
     elif isinstance(image, torch.Tensor):
         if image.ndim != 3 or image.shape[0] not in (1, 3, 4):
-            raise ValueError(f"A tensor image has shape (C, H, W) with C = 1, 3 or 4, not {tuple(image.shape)}.")
-        image = _from_array(image.detach().cpu().float().permute(1, 2, 0).numpy()
-                            if image.is_floating_point() else image.cpu().permute(1, 2, 0).numpy())  # fmt: skip
+            raise ValueError(
+                f"A tensor image has shape (C, H, W) with C = 1, 3 or 4, not {tuple(image.shape)}."
+            )
+        image = _from_array(
+            image.detach().cpu().float().permute(1, 2, 0).numpy()
+            if image.is_floating_point()
+            else image.cpu().permute(1, 2, 0).numpy()
+        )
     elif isinstance(image, np.ndarray):
         image = _from_array(image)
     elif not isinstance(image, Image.Image):
@@ -42,7 +48,9 @@ def load_image(image: ImageInput) -> Image.Image:
 
 def _open(path: Path) -> Image.Image:
     if not path.is_file():
-        raise FileNotFoundError(f"There is no image file at {path}; check the path (relative to {Path.cwd()}).")
+        raise FileNotFoundError(
+            f"There is no image file at {path}; check the path (relative to {Path.cwd()})."
+        )
     if path.stat().st_size == 0:
         raise ValueError(f"{path} is empty; save or download it again.")
     try:
@@ -117,5 +125,7 @@ def to_tensor(image: Image.Image, size: tuple[int, int]) -> torch.Tensor:
 
 def to_images(tensor: torch.Tensor) -> list[Image.Image]:
     """(B, 3, H, W) in [-1, 1] → B PIL images."""
-    arrays = ((tensor.detach().float().clamp(-1, 1) + 1) * 127.5).round().byte().cpu().permute(0, 2, 3, 1).numpy()
+    arrays = (
+        ((tensor.detach().float().clamp(-1, 1) + 1) * 127.5).round().byte().cpu().permute(0, 2, 3, 1).numpy()
+    )
     return [Image.fromarray(array) for array in arrays]

@@ -2,6 +2,9 @@
 
 References: Huberman-Spiegelglas et al., "An Edit Friendly DDPM Noise Space" (arXiv 2304.06140), Alg. 1, for DDPM;
 Song et al., "Denoising Diffusion Implicit Models" (arXiv 2010.02502), through diffusers' ``DDIMInverseScheduler``.
+
+The DDPM inversion differs from its authors' code at the last step alone: there, ᾱ before the first timestep is taken as 1
+and the residual is kept, so that the replay is exact; theirs takes the schedule's first ᾱ and replays with a small error.
 """
 
 from __future__ import annotations
@@ -9,18 +12,21 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
+import numpy as np
 import torch
 from diffusers import DDIMInverseScheduler
 from diffusers.utils.torch_utils import randn_tensor
+from PIL import Image
 
 from .denoiser import Denoiser
+from .images import ImageInput, load_image
 
-METHODS = ("ddpm", "ddim")
 Progress = Callable[[Iterable], Iterable]
 
 
-@dataclass
+@dataclass(repr=False)
 class Trajectory:
     """An inverted image: everything that replaying it needs.
 
@@ -33,6 +39,9 @@ class Trajectory:
             latents were drawn.
         clean_latents: x₀, (1, C, h, w) float32.
         num_inference_steps: N, which fixes the distance between timesteps.
+        image: the picture that was inverted, at its own size; None where latents came from elsewhere.
+        prompt: the text condition that it was inverted under; ``processing_resolution``: the image's size then.
+        seconds: spent in "encode" and "invert".
     """
 
     method: str
@@ -41,6 +50,47 @@ class Trajectory:
     clean_latents: torch.Tensor
     num_inference_steps: int
     noise_maps: dict[int, torch.Tensor] = field(default_factory=dict)
+    image: Image.Image | None = None
+    prompt: str = ""
+    processing_resolution: int | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def start(self) -> int:
+        """The timestep that it was inverted to."""
+        return self.timesteps[0]
+
+    def settings(self, given: dict[str, Any]) -> dict[str, Any]:
+        """``given`` flat settings, with those that were settled by inverting.
+
+        Raises:
+            ValueError: a given one contradicts the trajectory.
+        """
+        own = {
+            "inversion": self.method,
+            "num_inference_steps": self.num_inference_steps,
+            "prompt": self.prompt,
+            "processing_resolution": self.processing_resolution,
+        }
+        for name, value in own.items():
+            if given.get(name) is not None and value is not None and given[name] != value:
+                raise ValueError(
+                    f"{name}={given[name]!r} contradicts the trajectory, which was inverted with {name}={value!r}; leave "
+                    "it out, or invert again."
+                )
+        return given | own
+
+    def check_image(self, image: ImageInput) -> Trajectory:
+        """Returns this trajectory if it is one of ``image``, else raises a ValueError."""
+        if self.image is None:
+            self.image = load_image(image)
+        elif not np.array_equal(np.asarray(self.image), np.asarray(load_image(image))):
+            raise ValueError("The trajectory belongs to another image; invert this one: pipe.invert(image).")
+        return self
+
+    def __repr__(self) -> str:
+        shape = " × ".join(map(str, self.clean_latents.shape[1:]))
+        return f"Trajectory({self.method}, t = {self.start} … {self.timesteps[-1]}, latents {shape})"
 
     def latents_at(self, timestep: int) -> torch.Tensor:
         """xₜ, or x₀ for ``timestep`` = −1, (1, C, h, w)."""
@@ -66,12 +116,16 @@ def reverse_coefficients(
 ) -> tuple[float, float, float]:
     """(√ᾱₜ₋Δ, √(1−ᾱₜ₋Δ−σₜ²), σₜ), where σₜ² = (1−ᾱₜ₋Δ)/(1−ᾱₜ)·(1−ᾱₜ/ᾱₜ₋Δ) for DDPM and 0 for DDIM."""
     alpha_bar, before = denoiser.alpha_bars(timestep, previous)
-    variance = (1 - before) / (1 - alpha_bar) * (1 - alpha_bar / before) if method == "ddpm" else torch.zeros(())
+    variance = (
+        (1 - before) / (1 - alpha_bar) * (1 - alpha_bar / before) if method == "ddpm" else torch.zeros(())
+    )
     direction = (1 - before - variance).clamp(min=0)
     return before.sqrt().item(), direction.sqrt().item(), variance.sqrt().item()
 
 
-def reverse_step(denoiser: Denoiser, trajectory: Trajectory, latents: torch.Tensor, timestep: int) -> torch.Tensor:
+def reverse_step(
+    denoiser: Denoiser, trajectory: Trajectory, latents: torch.Tensor, timestep: int
+) -> torch.Tensor:
     """xₜ₋Δ = μₜ(xₜ) + σₜ zₜ for any rows (B, C, h, w) at ``timestep``, with the trajectory's recorded noise."""
     mean, std = reverse_mean_and_std(
         denoiser, latents, denoiser.predict(latents, timestep), timestep, trajectory.method
@@ -82,8 +136,16 @@ def reverse_step(denoiser: Denoiser, trajectory: Trajectory, latents: torch.Tens
 
 
 def replay(denoiser: Denoiser, trajectory: Trajectory, progress: Progress = iter) -> torch.Tensor:
-    """Walk the trajectory back to x₀, (1, C, h, w). Exact for DDPM, approximate for DDIM."""
-    latents = trajectory.latents[trajectory.timesteps[0]]
+    """Walk the trajectory back to x₀, (1, C, h, w). Exact for DDPM, approximate for DDIM.
+
+    Raises:
+        ValueError: for a DDPM trajectory without noise maps.
+    """
+    if trajectory.method == "ddpm" and not trajectory.noise_maps:
+        raise ValueError(
+            "This trajectory has no noise maps to replay; invert the image with noise_maps=True."
+        )
+    latents = trajectory.latents[trajectory.start]
     for timestep in progress(trajectory.timesteps):
         latents = reverse_step(denoiser, trajectory, latents, timestep)
     return latents
@@ -138,7 +200,9 @@ def invert_ddpm(
     for chunk in progress(chunks):
         outputs = denoiser.unet_output(torch.cat([latents[t] for t in chunk]), chunk)
         for t, output in zip(chunk, outputs.split(1), strict=True):
-            mean, std = reverse_mean_and_std(denoiser, latents[t], denoiser.convert(output, latents[t], t), t, "ddpm")
+            mean, std = reverse_mean_and_std(
+                denoiser, latents[t], denoiser.convert(output, latents[t], t), t, "ddpm"
+            )
             residual = latents.get(t - denoiser.stride, clean_latents) - mean
             noise_maps[t] = residual / std if std > 0 else residual
     return Trajectory("ddpm", list(timesteps), latents, clean_latents, len(denoiser.timesteps), noise_maps)

@@ -22,7 +22,9 @@ def free_bytes(device: torch.device) -> int:
     return psutil.virtual_memory().available
 
 
-def affordable_rows(module: torch.nn.Module, channels: int, pixels: int, share: float = 0.4, most: int = 64) -> int:
+def affordable_rows(
+    module: torch.nn.Module, channels: int, pixels: int, share: float = 0.4, most: int = 64
+) -> int:
     """Batch rows of ``module`` that ``share`` of the free memory holds, at least 1.
 
     A row is taken to need eight feature maps of ``channels`` × ``pixels`` at the module's widest resolution.

@@ -59,7 +59,11 @@ def show(ax: Axes, picture: np.ndarray, title: str = "", **kwargs) -> Axes:
 
 
 def gallery(
-    pictures: Sequence[np.ndarray], titles: Sequence[str] = (), columns: int | None = None, size: float = 2.0, **kwargs
+    pictures: Sequence[np.ndarray],
+    titles: Sequence[str] = (),
+    columns: int | None = None,
+    size: float = 2.0,
+    **kwargs,
 ) -> Figure:
     """Pictures in a grid, row by row."""
     columns = columns or len(pictures)

@@ -23,7 +23,9 @@ def image(scene):
 @pytest.fixture(scope="module")
 def backbone():
     torch.manual_seed(0)
-    config = Dinov2Config(hidden_size=24, num_hidden_layers=2, num_attention_heads=2, patch_size=14, image_size=70)
+    config = Dinov2Config(
+        hidden_size=24, num_hidden_layers=2, num_attention_heads=2, patch_size=14, image_size=70
+    )
     return baselines.Backbone(Dinov2Model(config))
 
 
@@ -48,7 +50,10 @@ def test_every_rival_labels_every_pixel_and_embeds_every_segment(name, wide, ima
     picture = image[:96] if wide else image
     first, again = (RIVALS[name](picture, pipe, backbone) for _ in range(2))
     assert first.labels.shape == picture.shape[:2] and first.labels.dtype == np.int32
-    assert set(np.unique(first.labels)) == set(range(len(first.embeddings))) and np.isfinite(first.embeddings).all()
+    assert (
+        set(np.unique(first.labels)) == set(range(len(first.embeddings)))
+        and np.isfinite(first.embeddings).all()
+    )
     assert np.array_equal(first.labels, again.labels)
     if name.endswith("6"):
         assert abs(len(first.embeddings) - 6) <= 1
@@ -114,14 +119,24 @@ def two_halves():
     picture[:, 17:] = (200, 100, 50)
     picture = (picture + RNG.integers(0, 6, picture.shape)).astype(np.uint8)
     columns = torch.arange(8)[None].expand(8, 8)
-    return torch.stack([columns < 4, columns >= 4]), picture, (np.arange(32) >= 17)[None].repeat(32, 0).astype(int)
+    return (
+        torch.stack([columns < 4, columns >= 4]),
+        picture,
+        (np.arange(32) >= 17)[None].repeat(32, 0).astype(int),
+    )
 
 
-@pytest.mark.parametrize("refine", [baselines.guided_masks, baselines.random_walk, baselines.pixel_adaptive_masks])
+@pytest.mark.parametrize(
+    "refine", [baselines.guided_masks, baselines.random_walk, baselines.pixel_adaptive_masks]
+)
 def test_refiners_find_the_pictures_border(refine):
     masks, picture, truth = two_halves()
     labels = refine(masks, picture)
-    bilinear = torch.nn.functional.interpolate(masks[None].float(), size=(32, 32), mode="bilinear")[0].argmax(0).numpy()
+    bilinear = (
+        torch.nn.functional.interpolate(masks[None].float(), size=(32, 32), mode="bilinear")[0]
+        .argmax(0)
+        .numpy()
+    )
     assert labels.shape == (32, 32) and (labels == truth).mean() > max(0.99, (bilinear == truth).mean())
 
 

@@ -34,7 +34,9 @@ def test_roofline_takes_the_longer_of_the_two():
 
 @pytest.mark.parametrize("shortcuts", [Shortcuts(), MODES["fast"]])
 def test_savings_show_in_the_count(pipe, shortcuts):
-    spent = lambda k, t: modulation_cost(pipe.denoiser(), pipe.decode, (8, 32, 32), (16, 16), k, LAYER, t, 4, shortcuts)
+    spent = lambda k, t: modulation_cost(
+        pipe.denoiser(), pipe.decode, (8, 32, 32), (16, 16), k, LAYER, t, 4, shortcuts
+    )
     row = count(lambda: pipe.denoiser().unet_output(torch.ones(1, 8, 32, 32), 1)).flops
     if shortcuts.coded_passes is None:
         naive = 2 * (2 * 4 + 1) * row + 8 * count(lambda: pipe.decode(torch.ones(1, 8, 32, 32))).flops
@@ -63,7 +65,9 @@ def test_front_is_relative_to_exact(pipe):
     variants = {name: measure.VARIANTS[name] for name in ("exact", "fast", "one-sided")}
     settings = dict(num_masks=3, modulation_timestep=41)
     results = [
-        row for i in (0, 1) for row in measure.evaluate_variants(pipe, Toyscapes("test")[i], variants, **settings)
+        row
+        for i in (0, 1)
+        for row in measure.evaluate_variants(pipe, Toyscapes("test")[i], variants, **settings)
     ]
     table = measure.front(results)
     assert set(table.index) == {"bilinear", "bilinear, guided filter", *variants}

@@ -26,7 +26,11 @@ def test_ade20k(tmp_path):
     picture(tmp_path / "images/validation/ADE_val_00000001.jpg")
     raw = label_map(tmp_path / "annotations/validation/ADE_val_00000001.png", [0, 1, 2, 150])
     data = open_dataset("ade20k", tmp_path)
-    assert len(data) == 1 and len(data.class_names) == 150 and data.class_names[:3] == ("wall", "building", "sky")
+    assert (
+        len(data) == 1
+        and len(data.class_names) == 150
+        and data.class_names[:3] == ("wall", "building", "sky")
+    )
     sample = data[0]
     assert sample.name == "ADE_val_00000001" and sample.image.size == (8, 6)
     assert (sample.labels[raw == 0] == 255).all() and (sample.labels[raw == 1] == 0).all()
@@ -65,7 +69,9 @@ def test_coco_groups_are_sensible():
         "water",
         "building",
     ):
-        found = {g for name, g in zip(names.COCO_STUFF_IDS, groups, strict=True) if name.startswith(prefix + "-")}
+        found = {
+            g for name, g in zip(names.COCO_STUFF_IDS, groups, strict=True) if name.startswith(prefix + "-")
+        }
         assert {g.removesuffix(" (stuff)") for g in found} == {prefix}
     assert len(groups) == 182 and set(groups) == set(names.COCO_STUFF_COARSE)
 
@@ -99,9 +105,9 @@ def test_pascal_context_official(tmp_path):
         few.class_names[i] for i in labels[raw == 9]
     } == {"bag"}
     labels = many[0].labels
-    assert (labels[raw == 0] == many.ignore_index).all() and {many.class_names[i] for i in labels[raw == 1]} == {
-        "accordion"
-    }
+    assert (labels[raw == 0] == many.ignore_index).all() and {
+        many.class_names[i] for i in labels[raw == 1]
+    } == {"accordion"}
     assert many.class_shares()[-1] == pytest.approx(0.25)
 
 
@@ -112,7 +118,11 @@ def test_cityscapes(tmp_path):
     data = open_dataset("cityscapes", tmp_path)
     sample = data[0]
     assert sample.name == stem and (sample.labels[(raw == 0) | (raw == 4)] == 255).all()
-    assert [data.class_names[sample.labels[raw == n][0]] for n in (7, 11, 33)] == ["road", "building", "bicycle"]
+    assert [data.class_names[sample.labels[raw == n][0]] for n in (7, 11, 33)] == [
+        "road",
+        "building",
+        "bicycle",
+    ]
 
 
 def test_camvid(tmp_path):
@@ -125,9 +135,16 @@ def test_camvid(tmp_path):
     data = open_dataset("camvid", tmp_path)
     sample = data[0]
     assert (len(data), sample.name, sample.image.size) == (1, "0001TP_008550", (480, 360))
-    assert set(np.unique(sample.labels)) == set(range(12)) and data.ignore_index == 11 and len(data.class_names) == 11
+    assert (
+        set(np.unique(sample.labels)) == set(range(12))
+        and data.ignore_index == 11
+        and len(data.class_names) == 11
+    )
     np.testing.assert_allclose(data.class_shares(), 1 / 12)
-    assert open_dataset("camvid", tmp_path, "train")[0].name == "0001TP_006690" and data.palette.shape == (11, 3)
+    assert open_dataset("camvid", tmp_path, "train")[0].name == "0001TP_006690" and data.palette.shape == (
+        11,
+        3,
+    )
 
 
 def test_a_folder_of_ones_own(tmp_path):
@@ -152,12 +169,16 @@ def test_splits_of_a_folder_agree_on_the_classes(tmp_path):
 def test_toyscapes_behind_the_interface():
     data = ToyscapesDataset(split="validation")
     assert len(data) == 1000 and len(data.class_names) == 10 == len(data.palette) and data[3].seed == 1003
-    assert len(open_dataset("toyscapes-18").class_names) == 18 and data.class_shares(2).sum() == pytest.approx(1)
+    assert len(open_dataset("toyscapes-18").class_names) == 18 and data.class_shares(
+        2
+    ).sum() == pytest.approx(1)
 
 
 @pytest.mark.parametrize("name", [name for name in DATASETS if not name.startswith("toyscapes")])
 def test_what_is_missing_is_said(tmp_path, name):
-    with pytest.raises(FileNotFoundError, match="(?s)(Expected|expects).*( is at | are at | is in |Put pictures)"):
+    with pytest.raises(
+        FileNotFoundError, match="(?s)(Expected|expects).*( is at | are at | is in |Put pictures)"
+    ):
         open_dataset(name, tmp_path / "nowhere")
     with pytest.raises(ValueError, match="needs a root"):
         open_dataset(name)

@@ -7,7 +7,16 @@ import pytest
 from emerdiff_lib.evaluation import __main__ as command
 from emerdiff_lib.evaluation import report, scenes
 
-OPTIONS = ["--num-scenes", "3", "--fit-scenes", "1", "--num-masks", "4", "--settings", '{"modulation_timestep": 21}']
+OPTIONS = [
+    "--num-scenes",
+    "3",
+    "--fit-scenes",
+    "1",
+    "--num-masks",
+    "4",
+    "--settings",
+    '{"modulation_timestep": 21}',
+]
 
 
 def test_interrupted_evaluation_goes_on_and_ends_alike(tmp_path, monkeypatch, capsys):
@@ -31,13 +40,17 @@ def test_interrupted_evaluation_goes_on_and_ends_alike(tmp_path, monkeypatch, ca
 
     scores = summary["scores"]
     assert scores[scenes.CEILING]["oracle"] > scores[scenes.POSITION]["oracle"]
-    assert all(0 <= value <= 100 for score in scores.values() for key, value in score.items() if key != "seconds")
+    assert all(
+        0 <= value <= 100 for score in scores.values() for key, value in score.items() if key != "seconds"
+    )
     (oracle,) = [
         d
         for d in summary["differences"]
         if (d["first"], d["second"], d["measure"]) == (scenes.EMERDIFF, scenes.BILINEAR, "oracle")
     ]
-    assert oracle["points"] == pytest.approx(scores[scenes.EMERDIFF]["oracle"] - scores[scenes.BILINEAR]["oracle"])
+    assert oracle["points"] == pytest.approx(
+        scores[scenes.EMERDIFF]["oracle"] - scores[scenes.BILINEAR]["oracle"]
+    )
     assert oracle["low"] <= oracle["points"] <= oracle["high"]
     assert scenes.EMERDIFF in capsys.readouterr().out and "95 %" in report.as_text(summary)
 

@@ -13,14 +13,23 @@ RGB = np.stack([RAMP, RAMP[::-1], 255 - RAMP], -1)
 
 @pytest.mark.parametrize(
     "image",
-    [RGB, RGB / 255.0, RGB.astype(np.int64), RGB.astype(np.uint16) * 257, torch.from_numpy(RGB).permute(2, 0, 1),
-     torch.from_numpy(RGB).permute(2, 0, 1) / 255.0, Image.fromarray(RGB)],
-)  # fmt: skip
+    [
+        RGB,
+        RGB / 255.0,
+        RGB.astype(np.int64),
+        RGB.astype(np.uint16) * 257,
+        torch.from_numpy(RGB).permute(2, 0, 1),
+        torch.from_numpy(RGB).permute(2, 0, 1) / 255.0,
+        Image.fromarray(RGB),
+    ],
+)
 def test_kinds_of_input_agree(image):
     assert np.array_equal(np.asarray(load_image(image)), RGB)
 
 
-@pytest.mark.parametrize("image", [RAMP, RAMP[..., None], Image.fromarray(RAMP), RAMP.astype(np.uint16) * 257])
+@pytest.mark.parametrize(
+    "image", [RAMP, RAMP[..., None], Image.fromarray(RAMP), RAMP.astype(np.uint16) * 257]
+)
 def test_grey_spreads_to_three_channels(image):
     assert np.array_equal(np.asarray(load_image(image)), np.repeat(RAMP[..., None], 3, -1))
 
@@ -51,7 +60,8 @@ def test_exif_rotation_is_applied(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content,message", [(b"", "is empty"), (b"not a picture", "is no image"), (None, "There is no image file")]
+    "content,message",
+    [(b"", "is empty"), (b"not a picture", "is no image"), (None, "There is no image file")],
 )
 def test_unreadable_files(tmp_path, content, message):
     path = tmp_path / "broken.png"
@@ -62,14 +72,26 @@ def test_unreadable_files(tmp_path, content, message):
 
 
 def test_truncated_file(tmp_path):
-    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)).save(tmp_path / "whole.png")
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)).save(
+        tmp_path / "whole.png"
+    )
     (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:3000])
     with pytest.raises(ValueError, match="is damaged"):
         load_image(tmp_path / "cut.png")
 
 
-@pytest.mark.parametrize("array", [np.zeros((4, 4, 2)), np.zeros(5), np.zeros((0, 4)), np.full((4, 4), 2.0),
-                                   np.full((4, 4), np.nan), np.full((4, 4), 300), torch.zeros(4, 4)])  # fmt: skip
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros((4, 4, 2)),
+        np.zeros(5),
+        np.zeros((0, 4)),
+        np.full((4, 4), 2.0),
+        np.full((4, 4), np.nan),
+        np.full((4, 4), 300),
+        torch.zeros(4, 4),
+    ],
+)
 def test_what_is_no_image(array):
     with pytest.raises(ValueError):
         load_image(array)
@@ -80,9 +102,17 @@ def test_wrong_type():
         load_image({})
 
 
-@pytest.mark.parametrize("size,expected", [((128, 128), (128, 128)), ((100, 300), (64, 224)),
-                                           ((300, 100), (224, 64)), ((1, 1), (128, 128)), ((3000, 4000), (96, 160)),
-                                           ((10, 2000), (32, 1824))])  # fmt: skip
+@pytest.mark.parametrize(
+    "size,expected",
+    [
+        ((128, 128), (128, 128)),
+        ((100, 300), (64, 224)),
+        ((300, 100), (224, 64)),
+        ((1, 1), (128, 128)),
+        ((3000, 4000), (96, 160)),
+        ((10, 2000), (32, 1824)),
+    ],
+)
 def test_processing_size_keeps_area_and_aspect(size, expected):
     assert processing_size(size, 128, 32) == expected
 

@@ -25,7 +25,11 @@ class GaussianUNet:
         a = self.alphas[timesteps].view(-1, 1, 1, 1)
         clean = a.sqrt() * self.scale**2 / (a * self.scale**2 + 1 - a) * latents
         noise = (latents - a.sqrt() * clean) / (1 - a).sqrt()
-        outputs = {"epsilon": noise, "sample": clean, "v_prediction": a.sqrt() * noise - (1 - a).sqrt() * clean}
+        outputs = {
+            "epsilon": noise,
+            "sample": clean,
+            "v_prediction": a.sqrt() * noise - (1 - a).sqrt() * clean,
+        }
         return type("Output", (), {"sample": outputs[self.prediction]})
 
 
@@ -38,10 +42,13 @@ def gaussian_denoiser(prediction="epsilon", scale=1.0, steps=50):
 def test_prediction_types_invert_alike_and_replay_exactly(prediction):
     clean = torch.randn(SHAPE, generator=seeded(1))
     trajectories = [
-        invert_ddpm(d, clean, d.timesteps[-15:], seeded(2)) for d in map(gaussian_denoiser, ("epsilon", prediction))
+        invert_ddpm(d, clean, d.timesteps[-15:], seeded(2))
+        for d in map(gaussian_denoiser, ("epsilon", prediction))
     ]
     for t in trajectories[0].timesteps:
-        torch.testing.assert_close(trajectories[0].noise_maps[t], trajectories[1].noise_maps[t], rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(
+            trajectories[0].noise_maps[t], trajectories[1].noise_maps[t], rtol=1e-3, atol=1e-3
+        )
     restored = replay(gaussian_denoiser(prediction), trajectories[1])
     assert (restored - clean).norm() / clean.norm() < 1e-5
 
@@ -87,7 +94,9 @@ def test_ddpm_replay_of_the_real_model_is_exact(pipe, scene, steps, start):
 
 def test_batched_inversion_equals_one_call_per_timestep(pipe, scene):
     denoiser, clean = pipe.denoiser(), pipe.encode(scene.image, 128)
-    one, many = (invert_ddpm(denoiser, clean, denoiser.timesteps[-8:], seeded(3), batch_size=b) for b in (1, 8))
+    one, many = (
+        invert_ddpm(denoiser, clean, denoiser.timesteps[-8:], seeded(3), batch_size=b) for b in (1, 8)
+    )
     for t in one.timesteps:
         torch.testing.assert_close(one.noise_maps[t], many.noise_maps[t], rtol=1e-3, atol=1e-3)
 

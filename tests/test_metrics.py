@@ -43,7 +43,10 @@ def test_boundary_iou_against_erosion():
     counts = metrics.boundary_iou(found, truth, 2, share=0.03)
     d = round(0.03 * np.hypot(48, 48))
     for c in (0, 1):
-        rims = [m & ~binary_erosion(m, np.ones((3, 3)), iterations=d, border_value=0) for m in (found == c, truth == c)]
+        rims = [
+            m & ~binary_erosion(m, np.ones((3, 3)), iterations=d, border_value=0)
+            for m in (found == c, truth == c)
+        ]
         assert counts[c].tolist() == [(rims[0] & rims[1]).sum(), (rims[0] | rims[1]).sum()]
 
 
@@ -59,7 +62,9 @@ def test_partition_scores_against_entropies_and_scikit_image():
     n = np.array([[np.sum((found == i) & (truth == j)) for j in range(4)] for i in range(6)])
     pairs = lambda x: (x * (x - 1) / 2).sum()
     a, b, both, total = pairs(n.sum(1)), pairs(n.sum(0)), pairs(n), pairs(np.array([n.sum()]))
-    assert scores["adjusted_rand"] == pytest.approx((both - a * b / total) / ((a + b) / 2 - a * b / total), abs=1e-6)
+    assert scores["adjusted_rand"] == pytest.approx(
+        (both - a * b / total) / ((a + b) / 2 - a * b / total), abs=1e-6
+    )
     assert scores["adjusted_rand"] == pytest.approx(adjusted_rand_score(truth.ravel(), found.ravel()))
     assert metrics.partition_scores(truth, truth)["variation_of_information"] == pytest.approx(0)
     assert adapted_rand_error(truth + 1, truth + 1)[0] == pytest.approx(0)
@@ -72,12 +77,19 @@ def test_objects_by_hand():
     segments[2:4, 3:6] = 1  # covers four of them, and two others
     rows = {r["class_index"]: r for r in metrics.object_scores(segments, np.array([0, 1]), truth)}
     assert (
-        rows[1]["area"] == 0.06 and rows[1]["recall"] == pytest.approx(4 / 6) and rows[1]["iou"] == pytest.approx(4 / 8)
+        rows[1]["area"] == 0.06
+        and rows[1]["recall"] == pytest.approx(4 / 6)
+        and rows[1]["iou"] == pytest.approx(4 / 8)
     )
     assert rows[0]["recall"] == pytest.approx(92 / 94) and rows[0]["iou"] == pytest.approx(92 / 96)
     assert [metrics.area_bin(a) for a in (0.001, 0.01, 0.049, 0.05, 0.2, 1.0)] == [
-        "< 1 %", "1–5 %", "1–5 %", "5–20 %", "> 20 %", "> 20 %",
-    ]  # fmt: skip
+        "< 1 %",
+        "1–5 %",
+        "1–5 %",
+        "5–20 %",
+        "> 20 %",
+        "> 20 %",
+    ]
 
 
 def test_paired_test_is_exact_for_few_pairs():

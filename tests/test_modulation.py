@@ -3,20 +3,22 @@
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import gaussian_filter
 
 from emerdiff_lib import Toyscapes
 from emerdiff_lib.attention import LockstepAttention, attention_layers, layer_grid, lockstep, shared_attention
 from emerdiff_lib.benchmark import reference
 from emerdiff_lib.coding import code_matrix
 from emerdiff_lib.modulation import (
-    Shortcuts,
     difference_maps,
     modulated_latents,
+    resize_offsets,
     scaled_strength,
     shortened,
     signed_offsets,
 )
-from emerdiff_lib.upsampling import guided_upsample
+from emerdiff_lib.refinement import guide_radius_in_pixels, guided_filter, refine
+from emerdiff_lib.settings import Perturbation, Refinement, Shortcuts
 
 from .conftest import seeded
 
@@ -29,10 +31,17 @@ def masks():
     return torch.stack([columns < 5, (columns >= 5) & (columns < 12), columns >= 12])
 
 
-def maps_of(pipe, trajectory, masks, **options):
-    options = dict(layer=LAYER, timestep=101, strength=10.0) | options
+def push(layer=LAYER, timestep=101, strength=10.0, placement="after_projection", injection=True):
+    return Perturbation(layer, timestep, strength, placement, injection)
+
+
+def maps_of(pipe, trajectory, masks, strength=10.0, decode=None, **options):
+    several = isinstance(trajectory, list)
+    trajectories, each = (trajectory, masks) if several else ([trajectory], [masks])
+    perturbation, decode = push(strength=strength), decode or pipe.decode
     with torch.no_grad():
-        return difference_maps(pipe.denoiser(), pipe.decode, trajectory, masks, **options)
+        maps = difference_maps(pipe.denoiser(), decode, trajectories, each, perturbation, **options)
+    return maps if several else maps[0]
 
 
 @pytest.mark.parametrize("injection", [True, False])
@@ -40,7 +49,8 @@ def maps_of(pipe, trajectory, masks, **options):
 @torch.no_grad()
 def test_lockstep_equals_the_reference(pipe, trajectory, masks, injection, placement):
     denoiser = pipe.denoiser()
-    rows = modulated_latents(denoiser, trajectory, signed_offsets(masks[:2], 10.0), LAYER, 101, injection, placement)
+    perturbation = push(placement=placement, injection=injection)
+    rows = modulated_latents(denoiser, [trajectory], signed_offsets(masks[:2], 10.0), perturbation)
     maps = reference.stored_maps(denoiser, trajectory, 101)
     if not injection:
         maps = dict.fromkeys(maps, {})
@@ -58,7 +68,9 @@ def test_lockstep_equals_the_reference(pipe, trajectory, masks, injection, place
 def test_injection_and_placement_matter(pipe, trajectory, masks):
     offsets = signed_offsets(masks[:1], 10.0)
     default, free, before = (
-        modulated_latents(pipe.denoiser(), trajectory, offsets, LAYER, 101, injection, placement)
+        modulated_latents(
+            pipe.denoiser(), [trajectory], offsets, push(placement=placement, injection=injection)
+        )
         for injection, placement in (
             (True, "after_projection"),
             (False, "after_projection"),
@@ -70,7 +82,7 @@ def test_injection_and_placement_matter(pipe, trajectory, masks):
 
 
 def test_no_modulation_makes_no_difference(pipe, trajectory, masks):
-    assert maps_of(pipe, trajectory, masks, strength=0.0).abs().max() < 1e-5  # rounding of the batch's rows
+    assert maps_of(pipe, trajectory, masks, strength=1e-12).abs().max() < 1e-5  # rounding of the batch's rows
 
 
 def test_offsets_of_a_coarser_grid_are_resized(pipe, trajectory, masks):
@@ -94,8 +106,7 @@ def test_out_of_memory_halves_the_chunk_and_loses_nothing(pipe, trajectory, mask
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
         return pipe.decode(latents)
 
-    with torch.no_grad():
-        maps = difference_maps(pipe.denoiser(), decode, trajectory, masks, LAYER, 101, 10.0, chunk_size=3)
+    maps = maps_of(pipe, trajectory, masks, decode=decode, chunk_size=3)
     torch.testing.assert_close(maps, expected, rtol=1e-3, atol=1e-4)
     assert sizes[:2] == [3, 2] and set(sizes[2:]) == {1}
 
@@ -110,8 +121,7 @@ def test_processors_are_restored_whatever_happens(pipe, trajectory, masks, error
         return pipe.decode(latents)
 
     def run():
-        with torch.no_grad():
-            difference_maps(pipe.denoiser(), decode, trajectory, masks[:1], LAYER, 101, 10.0)
+        maps_of(pipe, trajectory, masks[:1], decode=decode)
 
     if error is None:
         run()
@@ -141,13 +151,19 @@ def test_lockstep_without_modulation_is_the_network_itself(pipe, trajectory):
 
 @torch.no_grad()
 @pytest.mark.parametrize("injection", [True, False])
-@pytest.mark.parametrize("block", ["down_blocks.1.attentions.0", "mid_block.attentions.0", "up_blocks.2.attentions.0"])
+@pytest.mark.parametrize(
+    "block", ["down_blocks.1.attentions.0", "mid_block.attentions.0", "up_blocks.2.attentions.0"]
+)
 def test_rows_part_at_any_layer(pipe, trajectory, masks, block, injection):
     """Everything before the modulated layer is computed once; the rows must come out as if nothing had been shared."""
     layer, denoiser = f"{block}.transformer_blocks.0.attn2", pipe.denoiser()
     offsets = signed_offsets(masks[:1], 10.0)
-    maps = reference.stored_maps(denoiser, trajectory, 41) if injection else dict.fromkeys(trajectory.timesteps, {})
-    rows = modulated_latents(denoiser, trajectory, offsets, layer, 41, injection)
+    maps = (
+        reference.stored_maps(denoiser, trajectory, 41)
+        if injection
+        else dict.fromkeys(trajectory.timesteps, {})
+    )
+    rows = modulated_latents(denoiser, [trajectory], offsets, push(layer, 41, injection=injection))
     grid = layer_grid(pipe.unet, layer, *trajectory.clean_latents.shape[2:])
     mask = torch.nn.functional.interpolate(masks[None, :1].float(), size=grid, mode="nearest-exact")[0, 0]
     single = reference.modulated_latents(denoiser, trajectory, maps, mask, 10.0, layer, 41)
@@ -157,7 +173,7 @@ def test_rows_part_at_any_layer(pipe, trajectory, masks, block, injection):
 @torch.no_grad()
 def test_images_modulated_together_are_those_modulated_alone(pipe, trajectory, masks):
     other = pipe.invert(Toyscapes("test")[8].image, start_timestep=101, generator=seeded(5))
-    together = maps_of(pipe, [trajectory, other], [masks, masks.flip(0)], guide=[None, None])
+    together = maps_of(pipe, [trajectory, other], [masks, masks.flip(0)])
     alone = [maps_of(pipe, trajectory, masks), maps_of(pipe, other, masks.flip(0))]
     for a, b in zip(together, alone, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
@@ -165,15 +181,20 @@ def test_images_modulated_together_are_those_modulated_alone(pipe, trajectory, m
 
 def test_fewer_steps_are_even_exact_and_scaled(pipe, trajectory):
     denoiser = pipe.denoiser()
-    assert shortened(trajectory, 101, None) == [101, 81, 61, 41, 21, 1] == shortened(trajectory, 101, 9)
-    assert shortened(trajectory, 101, 1) == [101] and shortened(trajectory, 101, 2) == [101, 61]
-    rows = modulated_latents(denoiser, trajectory, torch.zeros(1, 16, 16), LAYER, 101, timesteps=[101, 41])
+    available = trajectory.timesteps
+    assert shortened(available, 101, None) == [101, 81, 61, 41, 21, 1] == shortened(available, 101, 9)
+    assert shortened(available, 101, 1) == [101] and shortened(available, 101, 2) == [101, 61]
+    long = list(range(481, 0, -20))
+    assert all(len(set(shortened(long, 481, n))) == n for n in range(1, 26))  # as many as were asked for
+    rows = modulated_latents(denoiser, [trajectory], torch.zeros(1, 16, 16), push(), timesteps=[101, 41])
     torch.testing.assert_close(rows, trajectory.clean_latents, rtol=1e-4, atol=1e-5)
     # x̂₀ right after the modulated step moves by λ' √(1−ᾱ)/√ᾱ, an ordinary step by λ |√(1−ᾱ'−σ²) − √ᾱ' √(1−ᾱ)/√ᾱ|
     a, p = (denoiser.alpha_bar(t).item() for t in (101, 81))
     variance = (1 - p) / (1 - a) * (1 - a / p)
     ordinary = abs((1 - p - variance) ** 0.5 - (p * (1 - a) / a) ** 0.5)
-    assert scaled_strength(denoiser, 10.0, [101], "ddpm") == pytest.approx(10 * ordinary / ((1 - a) / a) ** 0.5)
+    assert scaled_strength(denoiser, 10.0, [101], "ddpm") == pytest.approx(
+        10 * ordinary / ((1 - a) / a) ** 0.5
+    )
     assert scaled_strength(denoiser, 10.0, [101, 81], "ddpm") == pytest.approx(10.0)
 
 
@@ -220,7 +241,7 @@ def test_guided_filter_is_the_regression_in_every_window():
                 np.einsum("c,chw->hw", slope, guide[:, rows, cols]) + values.mean() - slope @ colours.mean(1)
             )
         counts[rows, cols] += 1
-    result = guided_upsample(torch.from_numpy(maps), torch.from_numpy(guide), radius, eps)
+    result = guided_filter(torch.from_numpy(maps), torch.from_numpy(guide), radius, eps)
     np.testing.assert_allclose(result, fits / counts, rtol=1e-4, atol=1e-5)
 
 
@@ -246,9 +267,42 @@ def test_autocast_keeps_the_labels_nearly(pipe, trajectory, masks):
 def test_the_strength_of_shortened_runs_is_scaled(pipe, trajectory, masks):
     shortcuts, denoiser = Shortcuts(denoising_steps=2, one_sided=True, readout="latents"), pipe.denoiser()
     maps = maps_of(pipe, trajectory, masks, shortcuts=shortcuts)
-    visited = shortened(trajectory, 101, 2)
+    visited = shortened(trajectory.timesteps, 101, 2)
     strength = scaled_strength(denoiser, 10.0, visited, "ddpm")
     offsets = signed_offsets(masks, strength, one_sided=True)
-    rows = modulated_latents(denoiser, trajectory, offsets, LAYER, 101, timesteps=visited)
+    rows = modulated_latents(denoiser, [trajectory], offsets, push(), timesteps=visited)
     torch.testing.assert_close(maps, (rows[1:] - rows[:1]).norm(dim=1), rtol=1e-3, atol=1e-4)
     assert strength < 9  # the larger step moves further by itself
+
+
+def test_maps_that_are_not_finite_are_an_error_whatever_made_them_so(pipe, trajectory, masks):
+    broken = lambda latents: pipe.decode(latents) * float("nan")
+    with pytest.raises(ValueError, match="not finite at modulation_strength=10 in float32"):
+        maps_of(pipe, trajectory, masks[:1], decode=broken)
+
+
+def test_a_mask_smaller_than_a_cell_does_not_vanish():
+    point = torch.zeros(2, 64, 64)
+    point[0, 1, 2], point[1, :32] = -10.0, 3.0
+    resized = resize_offsets(point, (16, 16)).unflatten(1, (16, 16))
+    assert resized[0, 0, 0] == -10 and (resized[0] != 0).sum() == 1
+    assert torch.equal(resized[1], torch.cat([torch.full((8, 16), 3.0), torch.zeros(8, 16)]))
+
+
+@torch.no_grad()
+def test_rows_part_by_public_hooks_that_are_taken_out_again(pipe, trajectory, masks):
+    modulated_latents(pipe.denoiser(), [trajectory], signed_offsets(masks[:1], 10.0), push(timestep=21))
+    blocks = [*pipe.unet.down_blocks, pipe.unet.mid_block, *pipe.unet.up_blocks]
+    assert not any(block._forward_pre_hooks for block in blocks)
+
+
+def test_refinement_is_gaussian_first_in_pixels_then_guided_in_cells():
+    rng = np.random.default_rng(1)
+    guide, maps = torch.from_numpy(rng.random((3, 32, 48))).float(), torch.from_numpy(rng.random((2, 8, 12))).float()
+    both = refine(maps, Refinement(filter_sigma=2.0, guide_radius=1.5), guide, cell=4.0)
+    large = torch.nn.functional.interpolate(maps[:, None], scale_factor=4, mode="bilinear")[:, 0]
+    smooth = torch.from_numpy(gaussian_filter(large.numpy(), (0, 2.0, 2.0)))  # pixels of the picture, not of the maps
+    torch.testing.assert_close(refine(maps, Refinement(2.0, 0.0), guide, 4.0), smooth)
+    torch.testing.assert_close(both, guided_filter(smooth, guide, 6))
+    torch.testing.assert_close(refine(maps, Refinement(0.0, 0.0), guide, 4.0), large)
+    assert guide_radius_in_pixels(1.5, 8.0) == 12 and guide_radius_in_pixels(0.01, 8.0) == 1

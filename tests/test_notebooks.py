@@ -44,7 +44,10 @@ OTHER = {
     ),
     "07_small_objects_and_boundaries": dict(num_scenes=2, num_masks=4, more_masks=6),
     "08_domain_shift": dict(
-        num_scenes=1, num_masks=4, shifts=["line drawing", "unseen objects"], settings={"modulation_timestep": 41}
+        num_scenes=1,
+        num_masks=4,
+        shifts=["line drawing", "unseen objects"],
+        settings={"modulation_timestep": 41},
     ),
     "09_efficiency": dict(
         num_masks=3,
@@ -56,12 +59,20 @@ OTHER = {
         timesteps=[21, 41],
         stable_diffusion=False,
     ),
-    "04_segmentation": dict(image="toyscapes:3-4", num_masks=4, modulation_timestep=81, output_difference_maps=True),
+    "04_segmentation": dict(
+        image="toyscapes:3-4", num_masks=4, modulation_timestep=81, output_difference_maps=True
+    ),
 }
 
 
 # A quarter of an hour each, 05 more than an hour
-LONG = ("05_ablations", "06_evaluation", "07_small_objects_and_boundaries", "08_domain_shift", "09_efficiency")
+LONG = (
+    "05_ablations",
+    "06_evaluation",
+    "07_small_objects_and_boundaries",
+    "08_domain_shift",
+    "09_efficiency",
+)
 
 
 def run(name, folder, **parameters):
@@ -92,7 +103,11 @@ def test_runs_with_other_parameters(name, tmp_path):
             labels = np.asarray(Image.open(results / "labels.png"))
             assert labels.shape == (128, 128) and labels.max() < 4 and (results / "overlay.png").exists()
             tensors = load_file(results / "masks.safetensors")
-            assert tensors["coarse_masks"].shape == (4, 16, 16) and tensors["difference_maps"].shape == (4, 128, 128)
+            assert tensors["coarse_masks"].shape == (4, 16, 16) and tensors["difference_maps"].shape == (
+                4,
+                128,
+                128,
+            )
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -101,7 +116,9 @@ def test_is_committed_executed_with_described_parameters(name):
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert all(cell.execution_count for cell in code) and any(cell.outputs for cell in code)
     assert not any(
-        output.output_type in ("error",) or output.get("name") == "stderr" for cell in code for output in cell.outputs
+        output.output_type in ("error",) or output.get("name") == "stderr"
+        for cell in code
+        for output in cell.outputs
     )
     assert sum("parameters" in cell.metadata.get("tags", []) for cell in notebook.cells) == 1
     for parameter in papermill.inspect_notebook(FOLDER / f"{name}.ipynb").values():
@@ -118,7 +135,9 @@ def test_a_folder_with_a_bad_file_is_done_and_kept(tmp_path, pipe, scene):
     quick = dict(num_masks=2, modulation_timestep=21)
     first = {s.name: status for s, _, status in segment_all(pipe, sources, tmp_path / "out", **quick)}
     again = {s.name: status for s, _, status in segment_all(pipe, sources, tmp_path / "out", **quick)}
-    changed = {s.name: status for s, _, status in segment_all(pipe, sources, tmp_path / "out", seed=1, **quick)}
+    changed = {
+        s.name: status for s, _, status in segment_all(pipe, sources, tmp_path / "out", seed=1, **quick)
+    }
     assert first["deeper__good"] == changed["deeper__good"] == "done" and again["deeper__good"] == "kept"
     (kept,) = [
         output

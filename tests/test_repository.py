@@ -15,7 +15,9 @@ def test_conda_installs_the_same_list_as_pip():
     (pip,) = [entry["pip"] for entry in dependencies if isinstance(entry, dict)]
     conda = [entry for entry in dependencies if isinstance(entry, str)]
     assert pip == ["-e .[test]"] and "pip" in conda
-    assert [entry for entry in conda if entry != "pip"] == [f"python={PROJECT['requires-python'].removeprefix('>=')}"]
+    assert [entry for entry in conda if entry != "pip"] == [
+        f"python={PROJECT['requires-python'].removeprefix('>=')}"
+    ]
 
 
 def test_torch_is_pinned_exactly_and_the_rest_compatibly():

@@ -20,7 +20,9 @@ def evaluated(pipe, folder, data=None, limit=3, methods=METHODS, **settings):
 
 
 def written(results, folder):
-    runner.write_tables(runner.summarise(results, [], draws=50), runner.per_image_rows(results), SETTINGS, folder)
+    runner.write_tables(
+        runner.summarise(results, [], draws=50), runner.per_image_rows(results), SETTINGS, folder
+    )
     return (folder / "results.parquet").read_bytes(), (folder / "summary.json").read_bytes()
 
 
@@ -62,7 +64,9 @@ def test_tables_follow_from_what_is_stored(pipe, tmp_path):
     paired = tables["paired"]
     oracle = paired[(paired["minus"] == "bilinear (SD)") & (paired.measure == "oracle")].iloc[0]
     difference = scores.loc["EmerDiff fast", "oracle mIoU"] - scores.loc["bilinear (SD)", "oracle mIoU"]
-    assert oracle["points"] == pytest.approx(difference) and oracle["low"] <= oracle["points"] <= oracle["high"]
+    assert (
+        oracle["points"] == pytest.approx(difference) and oracle["low"] <= oracle["points"] <= oracle["high"]
+    )
 
 
 def test_ignored_pixels_and_other_sizes_are_scored(pipe, tmp_path, scene):

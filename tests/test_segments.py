@@ -55,7 +55,9 @@ def test_assignment_is_the_argmax_of_filtered_maps():
 
 def test_bilinear_baseline_against_torch_on_the_whole_stack():
     masks = torch.from_numpy(np.eye(5, dtype=bool)[RNG.integers(0, 5, (6, 9))]).permute(2, 0, 1)
-    expected = torch.nn.functional.interpolate(masks[None].float(), size=(48, 60), mode="bilinear")[0].argmax(0)
+    expected = torch.nn.functional.interpolate(masks[None].float(), size=(48, 60), mode="bilinear")[0].argmax(
+        0
+    )
     assert np.array_equal(assign_bilinear(masks, (48, 60)), expected)
 
 
@@ -66,7 +68,9 @@ def test_confusion_and_iou_against_scikit_learn():
     assert np.array_equal(confusion, sklearn_confusion(truth.ravel(), predicted.ravel(), labels=range(5)))
     expected = jaccard_score(truth.ravel(), predicted.ravel(), labels=range(4), average=None)
     np.testing.assert_allclose(metrics.class_iou(confusion)[:4], expected)
-    assert np.isnan(metrics.class_iou(confusion)[4]) and metrics.mean_iou(confusion) == pytest.approx(expected.mean())
+    assert np.isnan(metrics.class_iou(confusion)[4]) and metrics.mean_iou(confusion) == pytest.approx(
+        expected.mean()
+    )
 
 
 def test_boundary_scores_against_brute_force():
@@ -78,7 +82,9 @@ def test_boundary_scores_against_brute_force():
         precision, recall = (distance.min(1) <= tolerance).mean(), (distance.min(0) <= tolerance).mean()
         expected = precision, recall, 2 * precision * recall / max(precision + recall, 1e-12)
         assert metrics.boundary_scores(predicted, truth, tolerance) == pytest.approx(expected)
-    assert metrics.boundary_scores(truth * 0, truth * 0) == (1, 1, 1) and metrics.boundary_scores(truth, truth * 0) == (
+    assert metrics.boundary_scores(truth * 0, truth * 0) == (1, 1, 1) and metrics.boundary_scores(
+        truth, truth * 0
+    ) == (
         0,
         0,
         0,
@@ -106,10 +112,15 @@ def test_modified_protocol_against_pixels_one_by_one():
     concepts = np.stack([pixels[labels == c].mean(0) for c in range(3)])
     np.testing.assert_allclose(protocols.concept_embeddings([record]), concepts)
     nearest = np.linalg.norm(pixels[..., None, :] - concepts, axis=-1).argmin(-1)
-    assert np.array_equal(protocols.modified(record, concepts), sklearn_confusion(labels.ravel(), nearest.ravel()))
-    cosine = (pixels @ concepts.T) / np.linalg.norm(pixels, axis=-1)[..., None] / np.linalg.norm(concepts, axis=-1)
     assert np.array_equal(
-        protocols.modified(record, concepts, "cosine"), sklearn_confusion(labels.ravel(), cosine.argmax(-1).ravel())
+        protocols.modified(record, concepts), sklearn_confusion(labels.ravel(), nearest.ravel())
+    )
+    cosine = (
+        (pixels @ concepts.T) / np.linalg.norm(pixels, axis=-1)[..., None] / np.linalg.norm(concepts, axis=-1)
+    )
+    assert np.array_equal(
+        protocols.modified(record, concepts, "cosine"),
+        sklearn_confusion(labels.ravel(), cosine.argmax(-1).ravel()),
     )
     with pytest.raises(ValueError, match="'euclidean', 'cosine'"):
         protocols.modified(record, concepts, "manhattan")
@@ -134,6 +145,8 @@ def test_colour_kmeans_separates_flat_colours():
     image = np.zeros((32, 48, 3), np.uint8)
     image[:, 16:32], image[:, 32:] = (255, 0, 0), (0, 0, 255)
     for result in (kmeans_pixels(image, 3), kmeans_cells(image, 3, (8, 12))):
-        assert all(len(np.unique(result.labels[:, s])) == 1 for s in (slice(0, 15), slice(18, 30), slice(34, 48)))
+        assert all(
+            len(np.unique(result.labels[:, s])) == 1 for s in (slice(0, 15), slice(18, 30), slice(34, 48))
+        )
         order = result.labels[0, [0, 24, 47]]
         np.testing.assert_allclose(result.embeddings[order], [[0, 0, 0], [1, 0, 0], [0, 0, 1]], atol=1e-6)

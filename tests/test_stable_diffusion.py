@@ -14,6 +14,7 @@ from emerdiff_lib.benchmark import reference
 from emerdiff_lib.benchmark.stable_diffusion import SCHEDULER, networks, text_encoder
 from emerdiff_lib.features import extract_queries
 from emerdiff_lib.modulation import modulated_latents, signed_offsets
+from emerdiff_lib.settings import Perturbation
 
 from .conftest import seeded
 
@@ -23,7 +24,10 @@ BLOCK = "up_blocks.1.attentions.{}.transformer_blocks.0.attn2"
 def tokenizer(folder):
     """CLIP's tokenizer with its special tokens at their places; the words between them are placeholders."""
     folder.mkdir()
-    vocabulary = {f"placeholder{i}</w>": i for i in range(49406)} | {"<|startoftext|>": 49406, "<|endoftext|>": 49407}
+    vocabulary = {f"placeholder{i}</w>": i for i in range(49406)} | {
+        "<|startoftext|>": 49406,
+        "<|endoftext|>": 49407,
+    }
     (folder / "vocab.json").write_text(json.dumps(vocabulary))
     (folder / "merges.txt").write_text("#version: 0.2\n")
     return CLIPTokenizer.from_pretrained(folder, model_max_length=77)
@@ -37,9 +41,13 @@ def folder(tmp_path_factory):
     unet, vae = networks(torch.bfloat16)
     parts = dict(vae=vae, unet=unet, text_encoder=text_encoder().to(torch.bfloat16))
     StableDiffusionPipeline(
-        **parts, tokenizer=tokenizer(path / "words"), scheduler=PNDMScheduler(**SCHEDULER), safety_checker=None,
-        feature_extractor=None, requires_safety_checker=False,
-    ).save_pretrained(path / "model")  # fmt: skip
+        **parts,
+        tokenizer=tokenizer(path / "words"),
+        scheduler=PNDMScheduler(**SCHEDULER),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    ).save_pretrained(path / "model")
     return path / "model"
 
 
@@ -74,7 +82,8 @@ def test_injection_equals_the_reference(sd):
     trajectory = sd.invert(PICTURE, start_timestep=41, generator=seeded(), **SMALL)
     denoiser, mask = sd.denoiser(), torch.zeros(2, 4, dtype=torch.bool)
     mask[:, :2] = True
-    rows = modulated_latents(denoiser, trajectory, signed_offsets(mask[None], 10.0), BLOCK.format(2), 41)
+    perturbation = Perturbation(BLOCK.format(2), 41)
+    rows = modulated_latents(denoiser, [trajectory], signed_offsets(mask[None], 10.0), perturbation)
     maps = reference.stored_maps(denoiser, trajectory, 41)
     single = reference.modulated_latents(denoiser, trajectory, maps, mask, 10.0, BLOCK.format(2), 41)
     torch.testing.assert_close(rows[1:2], single, rtol=1e-3, atol=1e-3)
@@ -103,8 +112,14 @@ def test_a_photograph_at_full_size_in_bfloat16(folder):
 
     pipeline = EmerDiffPipeline.from_pretrained(folder, dtype=torch.bfloat16)
     photograph = load_sample_image("china.jpg")
-    output = pipeline(photograph[:, :427], num_masks=2, num_inference_steps=10, modulation_timestep=201, generator=seeded(),
-                      output_difference_maps=True)  # fmt: skip
+    output = pipeline(
+        photograph[:, :427],
+        num_masks=2,
+        num_inference_steps=10,
+        modulation_timestep=201,
+        generator=seeded(),
+        output_difference_maps=True,
+    )
     assert output.settings["processing_size"] == [512, 512] and output.coarse_masks.shape == (2, 16, 16)
     assert output.labels.shape == (427, 427) and output.mask_embeddings.shape == (2, 1280)
     assert np.isfinite(output.difference_maps).all() and output.difference_maps.max() > 0

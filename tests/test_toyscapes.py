@@ -37,7 +37,11 @@ def test_a_scene_does_not_depend_on_what_was_drawn_before():
 
 def test_splits_are_disjoint_and_refuse_what_they_do_not_have():
     test, validation, training = (Toyscapes(s) for s in ("test", "validation", "train"))
-    assert (len(test), len(validation)) == (1000, 1000) and training[0].seed == 2000 and validation[0].seed == 1000
+    assert (
+        (len(test), len(validation)) == (1000, 1000)
+        and training[0].seed == 2000
+        and validation[0].seed == 1000
+    )
     assert training.seeds[-1] < 900_000 and Toyscapes("test")[-1].seed == 999
     with pytest.raises(IndexError, match="scenes 0 to 999"):
         test[1000]
@@ -51,14 +55,32 @@ def test_labels_classes_and_palette_fit_together():
     assert scene.labels.dtype == np.uint8 and len(Toyscapes.palette) == len(Toyscapes.class_names) == 18
     assert len(Toyscapes.coarse_class_names) == 10
     fine, coarse = Toyscapes.class_names, Toyscapes.coarse_class_names
-    pairs = {(fine[f], coarse[c]) for s in map(Toyscapes("test").__getitem__, range(40))
-             for f, c in np.unique(np.stack([s.labels.ravel(), s.coarse_labels.ravel()]), axis=1).T}  # fmt: skip
-    assert {("wheel", "car"), ("crown", "tree"), ("sail", "boat"), ("roof", "building"), ("sun", "sky")} <= pairs
+    pairs = {
+        (fine[f], coarse[c])
+        for s in map(Toyscapes("test").__getitem__, range(40))
+        for f, c in np.unique(np.stack([s.labels.ravel(), s.coarse_labels.ravel()]), axis=1).T
+    }
+    assert {
+        ("wheel", "car"),
+        ("crown", "tree"),
+        ("sail", "boat"),
+        ("roof", "building"),
+        ("sun", "sky"),
+    } <= pairs
     assert len(pairs) == 18  # every class occurs, each in one group
 
 
-@pytest.mark.parametrize("word,classes", [("lake", ["water"]), ("sea", ["water"]), ("house", ["wall", "roof", "door", "window"]),
-                                          ("car", ["car"]), ("boat", ["hull", "sail"]), ("person", ["person"])])  # fmt: skip
+@pytest.mark.parametrize(
+    "word,classes",
+    [
+        ("lake", ["water"]),
+        ("sea", ["water"]),
+        ("house", ["wall", "roof", "door", "window"]),
+        ("car", ["car"]),
+        ("boat", ["hull", "sail"]),
+        ("person", ["person"]),
+    ],
+)
 def test_captions_tell_the_truth(word, classes):
     ids, told = [Toyscapes.class_names.index(c) for c in classes], 0
     for scene in map(Toyscapes("test").__getitem__, range(60)):
@@ -124,8 +146,10 @@ def test_the_model_listens_to_captions(pipe):
 
 
 def test_the_autoencoder_reconstructs(pipe):
-    errors = [torch.tensor(np.asarray(s.image) / 255).permute(2, 0, 1) - pipe.decode(pipe.encode(s.image, 128))[0]
-              for s in map(Toyscapes("test").__getitem__, range(4))]  # fmt: skip
+    errors = [
+        torch.tensor(np.asarray(s.image) / 255).permute(2, 0, 1) - pipe.decode(pipe.encode(s.image, 128))[0]
+        for s in map(Toyscapes("test").__getitem__, range(4))
+    ]
     psnr = torch.stack([-10 * e.square().mean().log10() for e in errors]).mean()
     assert psnr > 29
 
@@ -138,7 +162,17 @@ def test_size_and_card():
 
 # -- the trainer
 
-TINY = ["--num-scenes", "24", "--batch-size", "2", "--autoencoder-steps", "2", "--checkpoint-every", "2", "--cpu"]
+TINY = [
+    "--num-scenes",
+    "24",
+    "--batch-size",
+    "2",
+    "--autoencoder-steps",
+    "2",
+    "--checkpoint-every",
+    "2",
+    "--cpu",
+]
 
 
 @pytest.fixture(scope="module")
@@ -158,11 +192,23 @@ def test_training_exports_a_pipeline_with_sheets_and_a_log(trained):
 
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(trained, tmp_path):
     """Two steps, a stop, two more steps: the same weights as four steps in one go."""
-    command = [sys.executable, "-m", "emerdiff_lib.toyscapes.train", *TINY, "--output", str(tmp_path), "--steps"]
-    killer = "import sys; from emerdiff_lib.toyscapes import train; save = train.Stage.save\n" \
-             "def kill(self):\n    save(self)\n    if self.name == 'denoiser': sys.exit(9)\n" \
-             "train.Stage.save = kill; train.main(sys.argv[1:])"  # fmt: skip
-    assert subprocess.run([sys.executable, "-c", killer, *command[3:], "4"], capture_output=True).returncode == 9
+    command = [
+        sys.executable,
+        "-m",
+        "emerdiff_lib.toyscapes.train",
+        *TINY,
+        "--output",
+        str(tmp_path),
+        "--steps",
+    ]
+    killer = (
+        "import sys; from emerdiff_lib.toyscapes import train; save = train.Stage.save\n"
+        "def kill(self):\n    save(self)\n    if self.name == 'denoiser': sys.exit(9)\n"
+        "train.Stage.save = kill; train.main(sys.argv[1:])"
+    )
+    assert (
+        subprocess.run([sys.executable, "-c", killer, *command[3:], "4"], capture_output=True).returncode == 9
+    )
     assert json.loads((tmp_path / "denoiser" / "latest.json").read_text())["step"] == 2
     subprocess.run([*command, "4"], check=True, capture_output=True)
     whole, resumed = (

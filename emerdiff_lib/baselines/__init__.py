@@ -1,13 +1,32 @@
-"""The rivals, behind one signature: image (and model) in, labels and an embedding per segment out."""
+"""The rivals, behind one signature: a picture (and a model) in, labels and an embedding per segment out.
 
+The refiners are the exception, as they are no segmentors: they bring EmerDiff's own coarse masks to pixels.
+"""
+
+from .activations import encoder_attention, encoder_module, kmeans_activations
+from .backbones import Backbone, kmeans_backbone
 from .diffcut import diffcut
-from .diffseg import diffseg
-from .features import Backbone, kmeans_activations, kmeans_backbone
+from .diffseg import default_threshold, diffseg
 from .kmeans import kmeans_cells, kmeans_pixels
 from .refiners import guided_masks, pixel_adaptive_masks, random_walk
-from .segmentation import Segmentation, with_embeddings
+from .segmentation import Segmentation
 from .superpixels import felzenszwalb, slic
 
-__all__ = ["Backbone", "Segmentation", "diffcut", "diffseg", "felzenszwalb", "guided_masks", "kmeans_activations",
-           "kmeans_backbone", "kmeans_cells", "kmeans_pixels", "pixel_adaptive_masks", "random_walk", "slic",
-           "with_embeddings"]  # fmt: skip
+__all__ = [
+    "Backbone",
+    "Segmentation",
+    "default_threshold",
+    "diffcut",
+    "diffseg",
+    "encoder_attention",
+    "encoder_module",
+    "felzenszwalb",
+    "guided_masks",
+    "kmeans_activations",
+    "kmeans_backbone",
+    "kmeans_cells",
+    "kmeans_pixels",
+    "pixel_adaptive_masks",
+    "random_walk",
+    "slic",
+]

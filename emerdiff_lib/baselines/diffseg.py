@@ -5,49 +5,103 @@ from __future__ import annotations
 import numpy as np
 import torch
 import torch.nn.functional as F
+from diffusers import UNet2DConditionModel
 from sklearn.cluster import KMeans
 
 from ..attention import attention_layers, attention_processors, layer_grid
+from ..checkpoints import family_of
 from ..denoiser import Denoiser
+from ..pipeline import EmerDiffPipeline
+from ..settings import real
+from .activations import check_training_timestep
 from .segmentation import Segmentation, with_embeddings
+
+# τ by family of checkpoints. Stable Diffusion's is the paper's for COCO-Stuff (0.9 for Cityscapes), Toyscapes' was chosen
+# on validation scenes by experiments/rival_settings.py.
+THRESHOLDS = {"Stable Diffusion 1.x": 1.1, "Toyscapes": 0.2}
+
+
+def default_threshold(unet: UNet2DConditionModel) -> float:
+    """τ for a checkpoint of a known family, recognised by its layout; the paper's 1.1 for any other."""
+    family = family_of(unet.config)
+    return THRESHOLDS.get(family.name if family else "", THRESHOLDS["Stable Diffusion 1.x"])
+
+
+@torch.no_grad()
+def diffseg(
+    image: np.ndarray,
+    pipe: EmerDiffPipeline,
+    num_segments: int | None = None,
+    *,
+    threshold: float | None = None,
+    timestep: int = 300,
+    anchors: int = 16,
+    iterations: int = 3,
+    refine: bool = False,
+) -> Segmentation:
+    """DiffSeg as its authors run it: one network call with the *clean* latents at t = 300 and the empty prompt; no randomness.
+
+    Args:
+        image: (H, W, 3) uint8.
+        num_segments: search τ for this many segments instead of using ``threshold``.
+        threshold: τ of the merging; by default :func:`default_threshold`, as it depends on how sharp a model attends.
+        timestep: what the network is told, any training timestep.
+        anchors: merging starts from a grid of up to anchors² places; ``iterations``: N.
+        refine: k-means from the proposals, which their code offers and their benchmark leaves off.
+
+    Returns:
+        Segments, with the mean attention map of each as embedding.
+    """
+    timestep = check_training_timestep(pipe, timestep)
+    attention = aggregated_attention(pipe.denoiser(), pipe.encode(image), timestep)
+    distances = anchor_distances(attention, anchors)
+    if num_segments is None:
+        threshold = default_threshold(pipe.unet) if threshold is None else threshold
+        proposals = merge(attention, distances, real(0, above=True)("threshold", threshold), iterations)
+    else:
+        proposals = _merge_to(num_segments, attention, distances, iterations)
+    if refine:
+        proposals = _refined(attention, proposals)
+    maps = F.interpolate(proposals[None], size=image.shape[:2], mode="bilinear", align_corners=False)[0]
+    return with_embeddings(maps.argmax(0).numpy(), attention.flatten(2).numpy())
+
+
+def aggregated_attention(denoiser: Denoiser, latents: torch.Tensor, timestep: int) -> torch.Tensor:
+    """(h, w, h, w) attention of every place of the finest self-attention grid to every other; each map sums to 1.
+
+    The layers of one resolution are averaged; maps are brought to the finest grid (targets bilinearly, sources by
+    repetition), and resolutions are averaged with weights proportional to their side (their Eq. 2–3).
+    """
+    keepers = {layer: _KeepProbabilities() for layer in attention_layers(denoiser.unet, "attn1")}
+    with attention_processors(denoiser.unet, keepers):
+        denoiser.unet_output(latents, timestep)
+    by_grid: dict[tuple[int, int], list[torch.Tensor]] = {}
+    for layer, keeper in keepers.items():
+        grid = layer_grid(denoiser.unet, layer, *latents.shape[2:])
+        by_grid.setdefault(grid, []).append(keeper.probabilities.cpu())
+    height, width = max(by_grid)
+    total, sides = torch.zeros(height, width, height, width), sum((h * w) ** 0.5 for h, w in by_grid)
+    for (h, w), layers in by_grid.items():
+        maps = torch.stack(layers).mean(0).reshape(h * w, 1, h, w)
+        maps = F.interpolate(maps, size=(height, width), mode="bilinear", align_corners=False)[:, 0]
+        maps = (maps / maps.sum((1, 2), keepdim=True)).reshape(h, w, height, width)
+        rows, columns = torch.arange(height) * h // height, torch.arange(width) * w // width
+        total += (h * w) ** 0.5 / sides * maps[rows][:, columns]
+    return total
 
 
 class _KeepProbabilities:
     """Self-attention that keeps its probabilities, averaged over heads: (tokens, tokens)."""
 
     def __init__(self):
-        self.probabilities = None
+        self.probabilities: torch.Tensor | None = None
 
     def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, **kwargs):
-        query, key, value = (attn.head_to_batch_dim(f(hidden_states)) for f in (attn.to_q, attn.to_k, attn.to_v))
+        projections = (attn.to_q, attn.to_k, attn.to_v)
+        query, key, value = (attn.head_to_batch_dim(project(hidden_states)) for project in projections)
         probabilities = attn.get_attention_scores(query, key)
         self.probabilities = probabilities.float().mean(0)
         return attn.to_out[1](attn.to_out[0](attn.batch_to_head_dim(probabilities @ value)))
-
-
-@torch.no_grad()
-def aggregated_attention(denoiser: Denoiser, noisy_latents: torch.Tensor, timestep: int) -> torch.Tensor:
-    """(h, w, h, w) attention of every place of the finest self-attention grid to every other; each map sums to 1.
-
-    Maps of all layers are brought to that grid (targets bilinearly, sources by repetition) and averaged with weights
-    proportional to their own resolution (their Eq. 2–3).
-    """
-    layers = attention_layers(denoiser.unet, "attn1")
-    keepers = {layer: _KeepProbabilities() for layer in layers}
-    with attention_processors(denoiser.unet, keepers):
-        denoiser.unet_output(noisy_latents, timestep)
-    grids = {layer: layer_grid(denoiser.unet, layer, *noisy_latents.shape[2:]) for layer in layers}
-    height, width = max(grids.values())
-    weights = {layer: (h * w) ** 0.5 for layer, (h, w) in grids.items()}
-    total = torch.zeros(height, width, height, width)
-    for layer in layers:
-        h, w = grids[layer]
-        maps = keepers[layer].probabilities.reshape(h * w, 1, h, w).cpu()
-        maps = F.interpolate(maps, size=(height, width), mode="bilinear", align_corners=False)[:, 0]
-        maps = (maps / maps.sum((1, 2), keepdim=True)).reshape(h, w, height, width)
-        rows, columns = torch.arange(height) * h // height, torch.arange(width) * w // width
-        total += weights[layer] / sum(weights.values()) * maps[rows][:, columns]
-    return total
 
 
 def kl_distance(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -58,20 +112,34 @@ def kl_distance(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return (own - a @ log_b.T - log_a @ b.T) / 2
 
 
-def merge(attention: torch.Tensor, threshold: float, anchors: int = 16, iterations: int = 3) -> torch.Tensor:
+def anchor_places(size: int, anchors: int) -> torch.Tensor:
+    """Up to ``anchors`` cells of ``size`` in a row, a whole number of cells apart, the leftover shared by both ends."""
+    count = min(anchors, size)
+    step = (size - 1) // (count - 1) if count > 1 else 0
+    return (size - 1 - step * (count - 1)) // 2 + step * torch.arange(count)
+
+
+def anchor_distances(attention: torch.Tensor, anchors: int = 16) -> torch.Tensor:
+    """(A, h·w) KL distance of the maps of an anchor grid to all maps of (h, w, h, w) attention."""
+    height, width = attention.shape[:2]
+    maps = attention.reshape(height * width, -1)
+    index = anchor_places(height, anchors)[:, None] * width + anchor_places(width, anchors)[None]
+    return kl_distance(maps[index.ravel()], maps)
+
+
+def merge(
+    attention: torch.Tensor, distances: torch.Tensor, threshold: float, iterations: int = 3
+) -> torch.Tensor:
     """Iterative attention merging (their Alg. 1): (h, w, h, w) attention → (K, h, w) proposals.
 
     Args:
+        distances: from :func:`anchor_distances`.
         threshold: τ, KL distance below which maps are the same.
-        anchors: a grid of up to anchors² places starts the merging.
         iterations: N; the first gathers maps around each anchor, the others merge what is alike.
     """
     height, width = attention.shape[:2]
-    maps = attention.reshape(height * width, -1)
-    places = lambda size: torch.linspace(0, size - 1, min(anchors, size)).round().long()
-    index = (places(height)[:, None] * width + places(width)[None]).ravel()
-    near = (kl_distance(maps[index], maps) < threshold).float()
-    proposals = near @ maps / near.sum(1, keepdim=True)
+    near = (distances < threshold).float()
+    proposals = near @ attention.reshape(height * width, -1) / near.sum(1, keepdim=True)
     for _ in range(iterations - 1):
         near = kl_distance(proposals, proposals) < threshold
         left, merged = torch.ones(len(proposals), dtype=torch.bool), []
@@ -83,43 +151,22 @@ def merge(attention: torch.Tensor, threshold: float, anchors: int = 16, iteratio
     return proposals.reshape(-1, height, width)
 
 
-def diffseg(
-    image: np.ndarray, pipe, threshold: float = 1.1, timestep: int = 300, anchors: int = 16, iterations: int = 3,
-    refine: bool = True, num_segments: int | None = None, seed: int = 0,
-) -> Segmentation:  # fmt: skip
-    """DiffSeg with its paper's settings (τ = 1.1 for COCO, 0.9 for Cityscapes; 16 × 16 anchors, three iterations, t = 300).
+def _merge_to(num_segments: int, attention: torch.Tensor, distances: torch.Tensor, iterations: int):
+    """The proposals of the τ that comes nearest to ``num_segments`` of them, by bisection."""
+    low, high, best = 0.0, 10.0, None
+    for _ in range(16):
+        middle = (low + high) / 2
+        found = merge(attention, distances, middle, iterations)
+        if best is None or abs(len(found) - num_segments) < abs(len(best) - num_segments):
+            best = found
+        low, high = (middle, high) if len(found) > num_segments else (low, middle)
+    return best
 
-    Args:
-        image: (H, W, 3) uint8; ``pipe`` an :class:`~emerdiff_lib.EmerDiffPipeline`.
-        timestep: rounded to the nearest inference timestep; one noise draw, one network call, empty prompt.
-        refine: k-means from the proposals, as their code offers.
-        num_segments: search τ for this many segments instead.
 
-    Returns:
-        Segments, with the mean attention map of each as embedding.
-    """
-    denoiser = pipe.denoiser()
-    timestep = min(denoiser.timesteps, key=lambda t: abs(t - timestep))
-    generator = torch.Generator().manual_seed(seed)
-    latents = pipe.invert(image, start_timestep=timestep, generator=generator).latents[timestep]
-    attention = aggregated_attention(denoiser, latents, timestep)
-    proposals = merge(attention, threshold, anchors, iterations)
-    if num_segments is not None:
-        low, high = 0.0, 10.0
-        for _ in range(16):
-            middle = (low + high) / 2
-            found = merge(attention, middle, anchors, iterations)
-            if abs(len(found) - num_segments) < abs(len(proposals) - num_segments):
-                proposals = found
-            low, high = (middle, high) if len(found) > num_segments else (low, middle)
-    height, width = attention.shape[:2]
-    maps = attention.reshape(height * width, -1).numpy()
-    if refine:
-        starts = proposals.flatten(1).numpy()
-        clusters = KMeans(len(starts), init=starts, n_init=1).fit_predict(maps).reshape(height, width)
-        proposals = torch.stack(
-            [attention[torch.from_numpy(clusters == k)].mean(0) for k in range(len(starts)) if (clusters == k).any()]
-        )
-    size = image.shape[:2]
-    labels = F.interpolate(proposals[None], size=size, mode="bilinear", align_corners=False)[0].argmax(0).numpy()
-    return with_embeddings(labels, maps.reshape(height, width, -1))
+def _refined(attention: torch.Tensor, proposals: torch.Tensor) -> torch.Tensor:
+    """Mean maps of the clusters that k-means over all maps reaches from the proposals."""
+    starts = proposals.flatten(1).numpy()
+    maps = attention.flatten(0, 1).flatten(1)
+    clusters = torch.from_numpy(KMeans(len(starts), init=starts, n_init=1).fit_predict(maps.numpy()))
+    means = [maps[clusters == k].mean(0) for k in range(len(starts)) if (clusters == k).any()]
+    return torch.stack(means).unflatten(1, attention.shape[:2])

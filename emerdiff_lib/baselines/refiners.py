@@ -1,4 +1,7 @@
-"""From coarse masks to pixels without any diffusion: what a sceptic would try instead of modulated denoising."""
+"""From coarse masks to pixels without any diffusion: what a sceptic would try instead of modulated denoising.
+
+These take masks (K, h, w) and a picture and give (H, W) labels; a segment's embedding stays that of its mask.
+"""
 
 from __future__ import annotations
 
@@ -8,18 +11,23 @@ import torch.nn.functional as F
 from skimage.segmentation import random_walker
 
 from ..assignment import resize_maps
-from ..upsampling import guided_upsample
+from ..refinement import guide_radius_in_pixels, guided_filter
 
 
-def guided_masks(masks: torch.Tensor, image: np.ndarray, radius_in_cells: float = 1.5, eps: float = 1e-4) -> np.ndarray:
-    """Guided filter of the bilinearly upsampled masks, (K, h, w) → (H, W) labels; see :mod:`emerdiff_lib.upsampling`."""
+def guided_masks(
+    masks: torch.Tensor, image: np.ndarray, radius_in_cells: float = 1.5, eps: float = 1e-4
+) -> np.ndarray:
+    """Guided filter of the bilinearly upsampled masks, (K, h, w) → (H, W) int32; see :mod:`emerdiff_lib.refinement`."""
     guide = torch.from_numpy(np.array(image)).permute(2, 0, 1) / 255.0
-    radius = max(1, round(radius_in_cells * image.shape[0] / masks.shape[1]))
-    return guided_upsample(masks.float(), guide, radius, eps).argmax(0).numpy().astype(np.int32)
+    radius = guide_radius_in_pixels(radius_in_cells, image.shape[0] / masks.shape[1])
+    maps = guided_filter(resize_maps(masks, image.shape[:2]), guide, radius, eps)
+    return maps.argmax(0).numpy().astype(np.int32)
 
 
-def random_walk(masks: torch.Tensor, image: np.ndarray, certain: float = 0.95, beta: float = 130.0) -> np.ndarray:
-    """Random walker (Grady 2006, scikit-image) from where the upsampled masks are certain, (K, h, w) → (H, W) labels.
+def random_walk(
+    masks: torch.Tensor, image: np.ndarray, certain: float = 0.95, beta: float = 130.0
+) -> np.ndarray:
+    """Random walker (Grady 2006, scikit-image) from where the upsampled masks are certain, (K, h, w) → (H, W) int32.
 
     Args:
         certain: pixels whose bilinear share of a mask is at least this are seeds.
@@ -45,10 +53,11 @@ def random_walk(masks: torch.Tensor, image: np.ndarray, certain: float = 0.95, b
 def pixel_adaptive(
     scores: torch.Tensor, image: np.ndarray, iterations: int = 10, dilations: tuple[int, ...] = (1, 2, 4, 8)
 ) -> torch.Tensor:
-    """Pixel-adaptive mask refinement (Araslanov & Roth, CVPR 2020), a few steps of a locally connected CRF.
+    """Pixel-adaptive mask refinement (Araslanov & Roth, CVPR 2020, Eq. 5–6), a few steps of a locally connected CRF.
 
     Every pixel's scores become the mean of its neighbours' (8 at each dilation), weighted by how alike their colours are in
-    units of the local deviation.
+    units of the local deviation. As in the authors' code, that deviation is over the 9 places of every dilation, so that
+    the pixel itself counts once for each of them.
 
     Args:
         scores: (K, h, w) float, brought to the image's size bilinearly.
@@ -71,15 +80,14 @@ def pixel_adaptive(
         return torch.cat(parts, 1)
 
     around = neighbours(colours)
-    deviation = torch.cat([around, colours], 1).std(1, keepdim=True)
-    weights = torch.softmax(
-        -((around - colours).abs() / (1e-8 + 0.1 * deviation)).mean(0), dim=0
-    )  # (8 · dilations, H, W)
+    deviation = torch.cat([around] + len(dilations) * [colours], 1).std(1, keepdim=True)
+    likeness = -((around - colours).abs() / (1e-8 + 0.1 * deviation)).mean(0)  # (8 · dilations, H, W)
+    weights = torch.softmax(likeness, dim=0)
     for _ in range(iterations):
         scores = torch.cat([(neighbours(one[None]) * weights).sum(1, keepdim=True) for one in scores])
     return scores[:, 0]
 
 
 def pixel_adaptive_masks(masks: torch.Tensor, image: np.ndarray) -> np.ndarray:
-    """:func:`pixel_adaptive` of the upsampled masks, (K, h, w) → (H, W) labels."""
+    """:func:`pixel_adaptive` of the upsampled masks, (K, h, w) → (H, W) int32."""
     return pixel_adaptive(masks.float(), image).argmax(0).numpy().astype(np.int32)

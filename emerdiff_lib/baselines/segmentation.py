@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from skimage.segmentation import relabel_sequential
 
-from ..assignment import resize_maps
+from ..assignment import assign_bilinear, resize_maps
+from ..clustering import cluster_queries
 
 
 @dataclass
@@ -34,3 +35,11 @@ def with_embeddings(labels: np.ndarray, features: np.ndarray) -> Segmentation:
     sums = torch.zeros(len(flat), count, dtype=torch.float64).index_add_(1, index, flat)
     sizes = torch.bincount(index, minlength=count)
     return Segmentation(labels.astype(np.int32), (sums / sizes).T.float().numpy())
+
+
+def cluster_features(
+    features: torch.Tensor, size: tuple[int, int], num_segments: int, seed: int
+) -> Segmentation:
+    """k-means of (h, w, d) features as EmerDiff clusters its queries, the masks upsampled bilinearly to (H, W) ``size``."""
+    masks = cluster_queries(features, num_segments, seed)
+    return with_embeddings(assign_bilinear(masks, size), features.numpy())

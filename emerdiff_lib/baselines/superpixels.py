@@ -22,15 +22,20 @@ def slic(image: np.ndarray, num_segments: int = 100, compactness: float = 10.0) 
 
 
 def felzenszwalb(
-    image: np.ndarray, scale: float = 100.0, sigma: float = 0.8, min_size: int = 20, num_segments: int | None = None
+    image: np.ndarray,
+    num_segments: int | None = None,
+    *,
+    scale: float = 100.0,
+    sigma: float = 0.8,
+    min_size: int = 20,
 ) -> Segmentation:
     """Minimum spanning forest of the pixel graph (Felzenszwalb & Huttenlocher 2004).
 
     Args:
         image: (H, W, 3) uint8.
-        scale: larger means larger segments; searched for if ``num_segments`` is given.
+        num_segments: the result has as close to this many as some ``scale`` allows.
+        scale: larger means larger segments, unless ``num_segments`` is given.
         sigma: Gaussian smoothing before; ``min_size``: smaller segments are merged.
-        num_segments: the result has as close to this many as ``scale`` allows.
     """
     cut = lambda scale, smallest: skimage_felzenszwalb(image, scale=scale, sigma=sigma, min_size=smallest)
     if num_segments is None:

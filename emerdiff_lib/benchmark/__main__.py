@@ -22,15 +22,25 @@ from .costs import Machine
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--num-masks", type=int, default=16, help="K of the comparison with the reference point")
+    parser.add_argument(
+        "--num-masks", type=int, default=16, help="K of the comparison with the reference point"
+    )
     parser.add_argument("--modulation-timestep", type=int, default=281, help="t_m of that comparison")
-    parser.add_argument("--repeats", type=int, default=3, help="medians are over this many runs, taken in turns")
+    parser.add_argument(
+        "--repeats", type=int, default=3, help="medians are over this many runs, taken in turns"
+    )
     parser.add_argument("--num-scenes", type=int, default=16, help="scenes of the front; 0 leaves it out")
     parser.add_argument("--first-scene", type=int, default=100, help="first test seed of the front")
-    parser.add_argument("--stable-diffusion", action=argparse.BooleanOptionalAction, default=True,
-                        help="true size: 2 GB of memory and a few minutes on a CPU")  # fmt: skip
+    parser.add_argument(
+        "--stable-diffusion",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="true size: 2 GB of memory and a few minutes on a CPU",
+    )
     parser.add_argument("--json", type=Path, help="write everything to this file as well")
     return parser.parse_args(argv)
 
@@ -54,18 +64,29 @@ def main(argv: list[str] | None = None) -> dict:
     image = scenes[args.first_scene].image
     show(
         f"Toyscapes, float32, K = {args.num_masks}, t_m = {args.modulation_timestep}: modulated denoising of one image",
-        measure.against_reference(pipe, image, machine, args.num_masks, args.modulation_timestep, args.repeats),
+        measure.against_reference(
+            pipe, image, machine, args.num_masks, args.modulation_timestep, args.repeats
+        ),
     )
     show("Peak memory in MiB, exact, 8 masks per batch", measure.peak_memory(pipe, image))
     if args.num_scenes:
         seeds = range(args.first_scene, args.first_scene + args.num_scenes)
-        results = [row for i in tqdm(seeds, desc="scenes") for row in measure.evaluate_variants(pipe, scenes[i])]
-        show(f"Quality against cost, {args.num_scenes} test scenes from {seeds[0]}, K = 12", measure.front(results))
+        results = [
+            row for i in tqdm(seeds, desc="scenes") for row in measure.evaluate_variants(pipe, scenes[i])
+        ]
+        show(
+            f"Quality against cost, {args.num_scenes} test scenes from {seeds[0]}, K = 12",
+            measure.front(results),
+        )
     if args.stable_diffusion:
-        show("Stable Diffusion 1.4's size, 512 × 512, bfloat16, random weights",
-             measure.at_stable_diffusion_size(machine, device=args.device))  # fmt: skip
+        show(
+            "Stable Diffusion 1.4's size, 512 × 512, bfloat16, random weights",
+            measure.at_stable_diffusion_size(machine, device=args.device),
+        )
     record = {"machine": vars(machine), "settings": {k: str(v) for k, v in vars(args).items()}}
-    record |= {title: json.loads(table.reset_index().to_json(orient="records")) for title, table in tables.items()}
+    record |= {
+        title: json.loads(table.reset_index().to_json(orient="records")) for title, table in tables.items()
+    }
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)
         args.json.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n")

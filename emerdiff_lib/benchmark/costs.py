@@ -40,7 +40,10 @@ class Cost:
 
     def seconds(self, machine: Machine, dtype: torch.dtype) -> float:
         """Roofline time on ``machine`` when products run in ``dtype``."""
-        rate, bandwidth = machine.flops_per_second[str(dtype).removeprefix("torch.")], machine.bytes_per_second
+        rate, bandwidth = (
+            machine.flops_per_second[str(dtype).removeprefix("torch.")],
+            machine.bytes_per_second,
+        )
         return sum(max(flops / rate, size / bandwidth) for flops, size in self.operations)
 
     def __add__(self, other: Cost) -> Cost:
@@ -89,7 +92,9 @@ class Machine:
         rates = {}
         for dtype in (torch.float32, torch.bfloat16):
             a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-            rates[str(dtype).removeprefix("torch.")] = 2 * size**3 / min(timed(lambda: a @ b, repeats, device))  # noqa: B023
+            rates[str(dtype).removeprefix("torch.")] = (
+                2 * size**3 / min(timed(lambda: a @ b, repeats, device))
+            )  # noqa: B023
         source = torch.randn(2**26, device=device)
         target = torch.empty_like(source)
         bandwidth = 2 * source.nbytes / min(timed(lambda: target.copy_(source), repeats, device))

@@ -77,7 +77,13 @@ class PeakMemory:
 
 @torch.no_grad()
 def against_reference(
-    pipe, image, machine: Machine, num_masks: int = 16, modulation_timestep: int = 281, repeats: int = 3, seed: int = 0
+    pipe,
+    image,
+    machine: Machine,
+    num_masks: int = 16,
+    modulation_timestep: int = 281,
+    repeats: int = 3,
+    seed: int = 0,
 ) -> pd.DataFrame:
     """Modulated denoising of one image by the reference point, the exact and the fast mode: medians, taken in turns.
 
@@ -86,11 +92,21 @@ def against_reference(
         measured matrix-product rate), and the share of pixels labelled as by the reference.
     """
     generator = lambda: torch.Generator().manual_seed(seed)
-    output = pipe(image, num_masks, modulation_timestep=modulation_timestep, mode="fast", generator=generator())
+    output = pipe(
+        image, num_masks, modulation_timestep=modulation_timestep, mode="fast", generator=generator()
+    )
     settings, masks = output.settings, torch.from_numpy(output.coarse_masks)
     trajectory = pipe.invert(image, start_timestep=modulation_timestep, generator=generator())
     denoiser, layer = pipe.denoiser(), settings["modulation_layer"]
-    common = (denoiser, pipe.decode, trajectory, masks, layer, modulation_timestep, settings["modulation_strength"])
+    common = (
+        denoiser,
+        pipe.decode,
+        trajectory,
+        masks,
+        layer,
+        modulation_timestep,
+        settings["modulation_strength"],
+    )
     guide = to_tensor(image, tuple(settings["processing_size"]))[0] / 2 + 0.5
     runs = {
         "reference": lambda: reference.difference_maps(*common),
@@ -113,12 +129,23 @@ def against_reference(
     rows = []
     for name in runs:
         middle = float(np.median(seconds[name]))
-        row = {"implementation": name, "seconds": middle, "times faster": np.median(seconds["reference"]) / middle}
+        row = {
+            "implementation": name,
+            "seconds": middle,
+            "times faster": np.median(seconds["reference"]) / middle,
+        }
         if name in MODES:
             cost = modulation_cost(
-                denoiser, pipe.decode, tuple(trajectory.clean_latents.shape[1:]), tuple(masks.shape[1:]), len(masks), layer,
-                modulation_timestep, pipe.default_mask_batch_size(trajectory, MODES[name]), MODES[name],
-            )  # fmt: skip
+                denoiser,
+                pipe.decode,
+                tuple(trajectory.clean_latents.shape[1:]),
+                tuple(masks.shape[1:]),
+                len(masks),
+                layer,
+                modulation_timestep,
+                pipe.default_mask_batch_size(trajectory, MODES[name]),
+                MODES[name],
+            )
             rate = machine.flops_per_second["float32"]
             row |= {"GFLOP": cost.flops / 1e9, "predicted s": cost.seconds(machine, torch.float32)}
             row |= {"utilisation": cost.flops / middle / rate}
@@ -145,7 +172,12 @@ def peak_memory(
 
 @torch.no_grad()
 def scaling(
-    pipe, image, mask_counts=(4, 8, 16, 32), resolutions=(96, 128, 192), timesteps=(81, 281, 481), mode="exact"
+    pipe,
+    image,
+    mask_counts=(4, 8, 16, 32),
+    resolutions=(96, 128, 192),
+    timesteps=(81, 281, 481),
+    mode="exact",
 ):
     """Seconds of modulated denoising against K, image size and number of steps, one varied at a time."""
     rows = []
@@ -176,7 +208,9 @@ def evaluate_variants(pipe, scene: Scene, variants: dict[str, dict] = VARIANTS, 
     }
     for name, variant in variants.items():
         if name != EXACT:
-            output = pipe(image, coarse_masks=first.coarse_masks, generator=generator(), **(settings | variant))
+            output = pipe(
+                image, coarse_masks=first.coarse_masks, generator=generator(), **(settings | variant)
+            )
             found[name] = output.labels, before + output.timings["modulate"] + output.timings["assign"]
     classes, masks = len(Toyscapes.coarse_class_names), len(first.coarse_masks)
     return [
@@ -208,11 +242,19 @@ def front(results: list[dict]) -> pd.DataFrame:
         confusions = confusion(name)
         gain, low, high = bootstrap(miou_statistic(confusions, minus=base), len(some))
         gains[name] = gain
-        table.append({
-            "variant": name, "s / image": some["seconds"].median(), "mIoU": 100 * mean_iou(confusions.sum(0)),
-            "boundary F": 100 * bootstrap(mean_statistic(some["boundary F"].to_numpy()), len(some), draws=1)[0],
-            "gain": 100 * gain, "low": 100 * low, "high": 100 * high, "as exact": some["as exact"].mean(),
-        })  # fmt: skip
+        table.append(
+            {
+                "variant": name,
+                "s / image": some["seconds"].median(),
+                "mIoU": 100 * mean_iou(confusions.sum(0)),
+                "boundary F": 100
+                * bootstrap(mean_statistic(some["boundary F"].to_numpy()), len(some), draws=1)[0],
+                "gain": 100 * gain,
+                "low": 100 * low,
+                "high": 100 * high,
+                "as exact": some["as exact"].mean(),
+            }
+        )
     table = pd.DataFrame(table).set_index("variant")
     table.insert(1, "times faster", table.loc[EXACT, "s / image"] / table["s / image"])
     table["share of gain"] = table["gain"] / table.loc[EXACT, "gain"]
@@ -229,9 +271,16 @@ def stable_diffusion_pair(dtype=torch.bfloat16, device="cpu"):
 
 @torch.no_grad()
 def at_stable_diffusion_size(
-    machine: Machine, num_masks: int = 2, timestep: int = 21, resolution: int = 512, dtype=torch.bfloat16,
-    device: torch.device | str = "cpu", repeats: int = 1, target_masks: int = 30, target_timestep: int = 281,
-) -> pd.DataFrame:  # fmt: skip
+    machine: Machine,
+    num_masks: int = 2,
+    timestep: int = 21,
+    resolution: int = 512,
+    dtype=torch.bfloat16,
+    device: torch.device | str = "cpu",
+    repeats: int = 1,
+    target_masks: int = 30,
+    target_timestep: int = 281,
+) -> pd.DataFrame:
     """Modulated denoising and decoding at Stable Diffusion 1.4's size: a small run measured, a full one predicted.
 
     Returns:
@@ -255,7 +304,9 @@ def at_stable_diffusion_size(
         denoiser = stable_diffusion.denoiser(unet)
         clean = torch.randn(1, *shape, device=device)
         steps = [t for t in denoiser.timesteps if t <= timestep]
-        trajectory = reference.Trajectory("ddpm", steps, dict.fromkeys(steps, clean), clean, len(denoiser.timesteps))
+        trajectory = reference.Trajectory(
+            "ddpm", steps, dict.fromkeys(steps, clean), clean, len(denoiser.timesteps)
+        )
         masks = torch.arange(grid[0])[None, :, None].expand(num_masks, *grid) % num_masks
         masks = masks == torch.arange(num_masks)[:, None, None]
         run = lambda: difference_maps(
@@ -270,14 +321,23 @@ def at_stable_diffusion_size(
         )
     rate = machine.flops_per_second[str(dtype).removeprefix("torch.")]
     slack = seconds / small.seconds(machine, dtype)
-    rows.append({
-        "run": f"measured, exact, K={num_masks}, {len(steps)} steps", "TFLOP": small.flops / 1e12,
-        "predicted s": small.seconds(machine, dtype), "seconds": seconds, "utilisation": small.flops / seconds / rate,
-        "peak MiB": peak.bytes / 2**20,
-    })  # fmt: skip
+    rows.append(
+        {
+            "run": f"measured, exact, K={num_masks}, {len(steps)} steps",
+            "TFLOP": small.flops / 1e12,
+            "predicted s": small.seconds(machine, dtype),
+            "seconds": seconds,
+            "utilisation": small.flops / seconds / rate,
+            "peak MiB": peak.bytes / 2**20,
+        }
+    )
     for mode, cost in full.items():
-        rows.append({
-            "run": f"predicted, {mode}, K={target_masks}, t_m={target_timestep}", "TFLOP": cost.flops / 1e12,
-            "predicted s": cost.seconds(machine, dtype), "seconds": slack * cost.seconds(machine, dtype),
-        })  # fmt: skip
+        rows.append(
+            {
+                "run": f"predicted, {mode}, K={target_masks}, t_m={target_timestep}",
+                "TFLOP": cost.flops / 1e12,
+                "predicted s": cost.seconds(machine, dtype),
+                "seconds": slack * cost.seconds(machine, dtype),
+            }
+        )
     return pd.DataFrame(rows).set_index("run")

@@ -24,7 +24,10 @@ class StoredMaps:
         context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
         value = attn.head_to_batch_dim(attn.to_v(context))
         if self.recording or self.name not in self.maps:
-            query, key = attn.head_to_batch_dim(attn.to_q(hidden_states)), attn.head_to_batch_dim(attn.to_k(context))
+            query, key = (
+                attn.head_to_batch_dim(attn.to_q(hidden_states)),
+                attn.head_to_batch_dim(attn.to_k(context)),
+            )
             probabilities = attn.get_attention_scores(query, key)
         else:
             probabilities = self.maps[self.name]
@@ -39,12 +42,16 @@ class StoredMaps:
         return output
 
 
-def stored_maps(denoiser: Denoiser, trajectory: Trajectory, timestep: int) -> dict[int, dict[str, torch.Tensor]]:
+def stored_maps(
+    denoiser: Denoiser, trajectory: Trajectory, timestep: int
+) -> dict[int, dict[str, torch.Tensor]]:
     """The attention probabilities of the unmodulated trajectory, {t: {layer: (heads, tokens, tokens or words)}}."""
     latents, maps = trajectory.latents[timestep], {}
     for t in (t for t in trajectory.timesteps if t <= timestep):
         maps[t] = {}
-        recorders = {name: StoredMaps(maps[t], name, recording=True) for name in attention_layers(denoiser.unet)}
+        recorders = {
+            name: StoredMaps(maps[t], name, recording=True) for name in attention_layers(denoiser.unet)
+        }
         with attention_processors(denoiser.unet, recorders):
             latents = reverse_step(denoiser, trajectory, latents, t)
     return maps
@@ -68,7 +75,9 @@ def modulated_latents(
     height, width = layer_grid(denoiser.unet, layer, *latents.shape[2:])
     assert mask.shape == (height, width)
     for t in (t for t in trajectory.timesteps if t <= timestep):
-        processors = {name: StoredMaps(maps[t], name, recording=False) for name in attention_layers(denoiser.unet)}
+        processors = {
+            name: StoredMaps(maps[t], name, recording=False) for name in attention_layers(denoiser.unet)
+        }
         if t == timestep:
             processors[layer].offset = strength * mask.to(latents).reshape(1, -1, 1)
             processors[layer].placement = placement
@@ -78,7 +87,13 @@ def modulated_latents(
 
 
 def difference_maps(
-    denoiser: Denoiser, decode, trajectory: Trajectory, masks: torch.Tensor, layer: str, timestep: int, strength: float
+    denoiser: Denoiser,
+    decode,
+    trajectory: Trajectory,
+    masks: torch.Tensor,
+    layer: str,
+    timestep: int,
+    strength: float,
 ) -> torch.Tensor:
     """(K, H, W) ‖I⁻ᵏ − I⁺ᵏ‖₂, every run and every decoding on its own. The trajectory needs its noise maps."""
     maps = stored_maps(denoiser, trajectory, timestep)

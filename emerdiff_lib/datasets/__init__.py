@@ -42,5 +42,17 @@ def open_dataset(name: str, root: Path | str = "", split: str | None = None) -> 
     return DATASETS[name](root, **({} if split is None else {"split": split}))
 
 
-__all__ = ["ADE20K", "COCOStuff", "COCOStuff27", "CamVid", "Cityscapes", "DATASETS", "LabelledDataset", "LabelledFolder",
-           "PascalContext", "Sample", "ToyscapesDataset", "open_dataset"]  # fmt: skip
+__all__ = [
+    "ADE20K",
+    "COCOStuff",
+    "COCOStuff27",
+    "CamVid",
+    "Cityscapes",
+    "DATASETS",
+    "LabelledDataset",
+    "LabelledFolder",
+    "PascalContext",
+    "Sample",
+    "ToyscapesDataset",
+    "open_dataset",
+]

@@ -89,7 +89,9 @@ class FileDataset(LabelledDataset):
         name, image_file, label_file = self.pairs[index]
         for file in (image_file, label_file):
             if not file.exists():
-                raise FileNotFoundError(f"{type(self).__name__} expects {file}, which is missing. {self.source}")
+                raise FileNotFoundError(
+                    f"{type(self).__name__} expects {file}, which is missing. {self.source}"
+                )
         with Image.open(image_file) as image:
             picture = image.convert("RGB")
         labels = self.read_labels(label_file)
@@ -123,7 +125,9 @@ class FileDataset(LabelledDataset):
 def expect_folder(folder: Path, data: str, layout: str, source: str) -> Path:
     """Returns ``folder`` if it is there, else raises FileNotFoundError saying which files are expected and where to get them."""
     if not folder.is_dir():
-        raise FileNotFoundError(f"{data} is not at {folder.parent}: no folder {folder}. Expected: {layout}. {source}")
+        raise FileNotFoundError(
+            f"{data} is not at {folder.parent}: no folder {folder}. Expected: {layout}. {source}"
+        )
     return folder
 
 

@@ -37,7 +37,9 @@ class ToyscapesDataset(LabelledDataset):
 
     def __getitem__(self, index: int) -> Sample:
         scene = self.scenes[index]
-        return Sample(f"{scene.seed:06}", scene.image, scene.labels if self.fine else scene.coarse_labels, scene.seed)
+        return Sample(
+            f"{scene.seed:06}", scene.image, scene.labels if self.fine else scene.coarse_labels, scene.seed
+        )
 
 
 class ADE20K(FileDataset):
@@ -73,8 +75,12 @@ class COCOStuff(FileDataset):
         name for i, name in enumerate(names.COCO_STUFF_IDS, start=1) if i not in names.COCO_STUFF_UNUSED
     )
     splits = ("val", "train")
-    source = "Images are at cocodataset.org, stuffthingmaps_trainval2017.zip at github.com/nightrome/cocostuff."
-    table = lookup_table({i - 1: k for k, i in enumerate(i for i in range(1, 183) if i not in names.COCO_STUFF_UNUSED)})
+    source = (
+        "Images are at cocodataset.org, stuffthingmaps_trainval2017.zip at github.com/nightrome/cocostuff."
+    )
+    table = lookup_table(
+        {i - 1: k for k, i in enumerate(i for i in range(1, 183) if i not in names.COCO_STUFF_UNUSED)}
+    )
 
     def __init__(self, root: Path | str, split: str = "val"):
         images, labels = (
@@ -133,10 +139,16 @@ class PascalContext(FileDataset):
             if all_classes:
                 known = {number: name for number, name in known.items() if number > 0}
                 self.class_names, self.ignore_index = tuple(known.values()), 65535
-            numbers = {n: self.class_names.index(name) for n, name in known.items() if name in self.class_names}
+            numbers = {
+                n: self.class_names.index(name) for n, name in known.items() if name in self.class_names
+            }
             self.table = lookup_table(numbers, default=self.ignore_index)
         else:
-            labels, listing, suffix = converted, root / "ImageSets" / "SegmentationContext" / f"{split}.txt", ".png"
+            labels, listing, suffix = (
+                converted,
+                root / "ImageSets" / "SegmentationContext" / f"{split}.txt",
+                ".png",
+            )
             _expect_file(listing, self)
         listed = [line.split()[0] for line in _lines(listing)]
         found = [name for name in listed if suffix == ".png" or (labels / f"{name}{suffix}").exists()]
@@ -160,7 +172,9 @@ class Cityscapes(FileDataset):
     table = lookup_table({number: index for index, number in enumerate(names.CITYSCAPES_IDS)})
 
     def __init__(self, root: Path | str, split: str = "val"):
-        layout = "leftImg8bit/{train,val}/CITY/*_leftImg8bit.png and gtFine/{train,val}/CITY/*_gtFine_labelIds.png"
+        layout = (
+            "leftImg8bit/{train,val}/CITY/*_leftImg8bit.png and gtFine/{train,val}/CITY/*_gtFine_labelIds.png"
+        )
         images = expect_folder(Path(root) / "leftImg8bit" / split, "Cityscapes", layout, self.source)
         labels = expect_folder(Path(root) / "gtFine" / split, "Cityscapes", layout, self.source)
         pairs = []
@@ -198,11 +212,20 @@ class CamVid(FileDataset):
     def palette(self) -> np.ndarray:
         return np.array(
             [
-                (128, 128, 128), (128, 0, 0), (192, 192, 128), (128, 64, 128), (60, 40, 222), (128, 128, 0), (192, 128, 128),
-                (64, 64, 128), (64, 0, 128), (64, 64, 0), (0, 128, 192),
+                (128, 128, 128),
+                (128, 0, 0),
+                (192, 192, 128),
+                (128, 64, 128),
+                (60, 40, 222),
+                (128, 128, 0),
+                (192, 128, 128),
+                (64, 64, 128),
+                (64, 0, 128),
+                (64, 64, 0),
+                (0, 128, 192),
             ],
             np.uint8,
-        )  # fmt: skip
+        )
 
 
 class LabelledFolder(FileDataset):
@@ -213,9 +236,7 @@ class LabelledFolder(FileDataset):
     """
 
     splits = ("",)
-    source = (
-        "Put pictures into images/ and label maps (PNG, one channel, class numbers) of the same names into labels/."
-    )
+    source = "Put pictures into images/ and label maps (PNG, one channel, class numbers) of the same names into labels/."
 
     def __init__(self, root: Path | str, split: str = ""):
         top, root = Path(root), Path(root) / split

@@ -50,7 +50,9 @@ def nearest_concept(embeddings: np.ndarray, concepts: np.ndarray, similarity: st
         unit = lambda a: a / np.maximum(np.linalg.norm(a, axis=-1, keepdims=True), 1e-12)
         scores = unit(embeddings) @ unit(concepts).T
     else:
-        raise ValueError(f"similarity={similarity!r} is unknown; choose one of {', '.join(map(repr, SIMILARITIES))}.")
+        raise ValueError(
+            f"similarity={similarity!r} is unknown; choose one of {', '.join(map(repr, SIMILARITIES))}."
+        )
     return np.where(np.isnan(scores), -np.inf, scores).argmax(1)
 
 
@@ -73,7 +75,9 @@ def data_set_clusters(
     embeddings = np.concatenate([record.embeddings for record in records]).astype(np.float64)
     weights = np.concatenate([record.table.sum(1) for record in records]).astype(np.float64)
     if len(embeddings) < num_clusters:
-        raise ValueError(f"{len(embeddings)} segments cannot make {num_clusters} clusters; evaluate more images.")
+        raise ValueError(
+            f"{len(embeddings)} segments cannot make {num_clusters} clusters; evaluate more images."
+        )
     kind = KMeans if len(embeddings) < mini_batch_from else MiniBatchKMeans
     clusters = kind(num_clusters, n_init=10, random_state=seed).fit_predict(embeddings, sample_weight=weights)
     return np.split(clusters, np.cumsum([len(record.table) for record in records])[:-1])
@@ -93,7 +97,10 @@ def traditional(records: list[Record], seed: int = 0) -> list[np.ndarray]:
     matched = np.empty(num_classes, int)
     rows, columns = linear_sum_assignment(joint, maximize=True)
     matched[rows] = columns
-    return [confusion_matrix(record.table, matched[found]) for record, found in zip(records, clusters, strict=True)]
+    return [
+        confusion_matrix(record.table, matched[found])
+        for record, found in zip(records, clusters, strict=True)
+    ]
 
 
 def bootstrap(statistic, count: int, draws: int = 1000, seed: int = 0) -> tuple[float, float, float]:

@@ -13,7 +13,9 @@ from .scenes import PALETTE, SPLITS, Toyscapes
 
 
 def main(argv: list[str] | None = None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
     parser.add_argument("--split", choices=SPLITS, default="test")
     parser.add_argument("--count", type=int, default=24, help="scenes to draw")
     parser.add_argument("--columns", type=int, default=8)
@@ -25,7 +27,10 @@ def main(argv: list[str] | None = None):
     rows = []
     for first in range(0, args.count - args.columns + 1, args.columns):
         chosen = scenes[first : first + args.columns]
-        rows += [np.hstack([np.asarray(s.image) for s in chosen]), np.hstack([PALETTE[s.labels] for s in chosen])]
+        rows += [
+            np.hstack([np.asarray(s.image) for s in chosen]),
+            np.hstack([PALETTE[s.labels] for s in chosen]),
+        ]
     args.output.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.vstack(rows)).save(args.output)
     print(f"wrote {args.output}")

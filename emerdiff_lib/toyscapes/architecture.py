@@ -21,7 +21,11 @@ VOCABULARY = sorted(WORDS.split())
 UNKNOWN, BEGIN, END = "<unknown>", "<begin>", "<end>"
 MAX_TOKENS = 64
 NOISE_SCHEDULE = dict(
-    num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1
+    num_train_timesteps=1000,
+    beta_start=0.00085,
+    beta_end=0.012,
+    beta_schedule="scaled_linear",
+    steps_offset=1,
 )  # Stable Diffusion's
 
 
@@ -31,11 +35,17 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), normalizers.Replace(",", " and ")])
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     special = [(token, vocabulary[token]) for token in (BEGIN, END)]
-    tokenizer.post_processor = processors.TemplateProcessing(single=f"{BEGIN} $A {END}", special_tokens=special)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{BEGIN} $A {END}", special_tokens=special
+    )
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, unk_token=UNKNOWN, bos_token=BEGIN, eos_token=END, pad_token=END,
+        tokenizer_object=tokenizer,
+        unk_token=UNKNOWN,
+        bos_token=BEGIN,
+        eos_token=END,
+        pad_token=END,
         model_max_length=MAX_TOKENS,
-    )  # fmt: skip
+    )
 
 
 def tokenize(tokenizer: PreTrainedTokenizerFast, captions: list[str]) -> torch.Tensor:
@@ -46,30 +56,48 @@ def tokenize(tokenizer: PreTrainedTokenizerFast, captions: list[str]) -> torch.T
 def build_autoencoder() -> AutoencoderKL:
     """Reduction 4 (a reduction of 8 loses the small objects), 8 latent channels."""
     return AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3,
-        block_out_channels=(16, 32, 64), layers_per_block=1, latent_channels=8, norm_num_groups=8, sample_size=SIZE,
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=(16, 32, 64),
+        layers_per_block=1,
+        latent_channels=8,
+        norm_num_groups=8,
+        sample_size=SIZE,
         mid_block_add_attention=False,
-    )  # fmt: skip
+    )
 
 
 def build_text_encoder() -> CLIPTextModel:
     return CLIPTextModel(
         CLIPTextConfig(
-            vocab_size=len(VOCABULARY) + 3, hidden_size=64, intermediate_size=128, num_hidden_layers=2,
-            num_attention_heads=2, max_position_embeddings=MAX_TOKENS, projection_dim=64,
-            bos_token_id=1, eos_token_id=2, pad_token_id=2,
+            vocab_size=len(VOCABULARY) + 3,
+            hidden_size=64,
+            intermediate_size=128,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            max_position_embeddings=MAX_TOKENS,
+            projection_dim=64,
+            bos_token_id=1,
+            eos_token_id=2,
+            pad_token_id=2,
         )
-    )  # fmt: skip
+    )
 
 
 def build_unet() -> UNet2DConditionModel:
     """Levels at 32, 16, 8 and 4 cells for a 128-pixel picture; attention at 16, 8 and (in the middle) 4."""
     return UNet2DConditionModel(
-        sample_size=SIZE // 4, in_channels=8, out_channels=8, block_out_channels=(24, 96, 128, 128),
-        layers_per_block=1, cross_attention_dim=64, attention_head_dim=(1, 2, 2, 2), norm_num_groups=8,
+        sample_size=SIZE // 4,
+        in_channels=8,
+        out_channels=8,
+        block_out_channels=(24, 96, 128, 128),
+        layers_per_block=1,
+        cross_attention_dim=64,
+        attention_head_dim=(1, 2, 2, 2),
+        norm_num_groups=8,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-    )  # fmt: skip
+    )
 
 
 def training_scheduler() -> DDPMScheduler:

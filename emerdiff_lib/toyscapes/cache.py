@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import os
 from pathlib import Path
 
 import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from ..files import replacing, write_atomically
 from .scenes import SPLITS
 from .world import SIZE, draw_scene
 
@@ -31,11 +31,11 @@ def render_scenes(folder: Path, count: int, chunk: int = 1000) -> tuple[np.ndarr
     if len(captions) < count:
         done = np.load(pictures, mmap_mode="r") if captions else None
         if done is None or len(done) < count:  # a larger file; what it holds so far moves over
-            larger = np.lib.format.open_memmap(folder / "larger.npy", "w+", np.uint8, (count, SIZE, SIZE, 3))
-            if done is not None:
-                larger[: len(captions)] = done[: len(captions)]
-            larger.flush()
-            os.replace(folder / "larger.npy", pictures)
+            with replacing(pictures) as new:
+                larger = np.lib.format.open_memmap(new, "w+", np.uint8, (count, SIZE, SIZE, 3))
+                if done is not None:
+                    larger[: len(captions)] = done[: len(captions)]
+                larger.flush()
         store = np.load(pictures, mmap_mode="r+")
         with multiprocessing.Pool() as pool, tqdm(total=count, initial=len(captions), desc="scenes") as bar:
             while len(captions) < count:
@@ -45,7 +45,7 @@ def render_scenes(folder: Path, count: int, chunk: int = 1000) -> tuple[np.ndarr
                     captions.append(caption)
                     bar.update()
                 store.flush()
-                _write_text(texts, json.dumps(captions))
+                write_atomically(texts, json.dumps(captions))
     return np.load(pictures, mmap_mode="r")[:count], captions[:count]
 
 
@@ -65,14 +65,11 @@ def encode_scenes(path: Path, vae, pictures: np.ndarray, accelerator, batch: int
     parts = []
     for start in tqdm(range(0, len(pictures), batch), desc="latents"):
         with accelerator.autocast():
-            posterior = vae.encode(to_model_range(pictures[start : start + batch], accelerator.device)).latent_dist
+            posterior = vae.encode(
+                to_model_range(pictures[start : start + batch], accelerator.device)
+            ).latent_dist
         parts.append(torch.stack([posterior.mean, posterior.std], 1).half().cpu())
     latents = torch.cat(parts)
-    torch.save(latents, path.with_suffix(".new"))
-    os.replace(path.with_suffix(".new"), path)
+    with replacing(path) as new:
+        torch.save(latents, new)
     return latents
-
-
-def _write_text(path: Path, text: str):
-    path.with_suffix(".new").write_text(text)
-    os.replace(path.with_suffix(".new"), path)

@@ -60,8 +60,15 @@ def colour_name(hue: float, saturation: float, value: float) -> str:
     hue %= 1.0
     if saturation < 0.16:
         return "white" if value > 0.75 else "grey"
-    for limit, name in ((0.04, "red"), (0.11, "orange"), (0.19, "yellow"), (0.45, "green"), (0.54, "cyan"),
-                        (0.70, "blue"), (0.94, "purple")):  # fmt: skip
+    for limit, name in (
+        (0.04, "red"),
+        (0.11, "orange"),
+        (0.19, "yellow"),
+        (0.45, "green"),
+        (0.54, "cyan"),
+        (0.70, "blue"),
+        (0.94, "purple"),
+    ):
         if hue < limit:
             return "brown" if name == "orange" and value < 0.6 else name
     return "red"
@@ -101,7 +108,9 @@ def octaves(draw: Draw, cells: Sequence[float], decay: float = 0.6) -> Field:
     layers = [value_noise(draw, c, c) for c in cells]
     strengths = [decay**i for i in range(len(cells))]
     total = sum(strengths)
-    return lambda x, y: sum(np.float32(s / total) * layer(x, y) for s, layer in zip(strengths, layers, strict=True))
+    return lambda x, y: sum(
+        np.float32(s / total) * layer(x, y) for s, layer in zip(strengths, layers, strict=True)
+    )
 
 
 def brick(draw: Draw) -> Field:
@@ -184,11 +193,15 @@ class Shape:
 
 
 def ellipse(cx: float, cy: float, rx: float, ry: float) -> Shape:
-    return Shape((cx - rx, cy - ry, cx + rx, cy + ry), lambda x, y: ((x - cx) / rx) ** 2 + ((y - cy) / ry) ** 2 <= 1)
+    return Shape(
+        (cx - rx, cy - ry, cx + rx, cy + ry), lambda x, y: ((x - cx) / rx) ** 2 + ((y - cy) / ry) ** 2 <= 1
+    )
 
 
 def box(left: float, top: float, right: float, bottom: float) -> Shape:
-    return Shape((left, top, right, bottom), lambda x, y: (x >= left) & (x < right) & (y >= top) & (y < bottom))
+    return Shape(
+        (left, top, right, bottom), lambda x, y: (x >= left) & (x < right) & (y >= top) & (y < bottom)
+    )
 
 
 def convex(*points: tuple[float, float]) -> Shape:
@@ -231,7 +244,9 @@ class Canvas:
         self.rgb = np.zeros((pixels, pixels, 3), np.float32)
         self.labels = np.zeros((pixels, pixels), np.uint8)
         self.objects = np.zeros((pixels, pixels), np.uint8)
-        centres = (np.arange(pixels, dtype=np.float32) + np.float32(0.5)) / np.float32(pixels) * np.float32(extent)
+        centres = (
+            (np.arange(pixels, dtype=np.float32) + np.float32(0.5)) / np.float32(pixels) * np.float32(extent)
+        )
         self.x, self.y = (centres + np.float32(left))[None], (centres + np.float32(top))[:, None]
 
     def _window(self, bounds: Bounds) -> tuple[slice, slice]:
@@ -248,7 +263,9 @@ class Canvas:
         mask = np.broadcast_to(shape.inside(x, y), (y.shape[0], x.shape[1]))
         return (rows, columns, x, y, mask) if mask.any() else None
 
-    def paint(self, shape: Shape, colour, label: int, number: int = 0, texture: Field | None = None, tint=0.0):
+    def paint(
+        self, shape: Shape, colour, label: int, number: int = 0, texture: Field | None = None, tint=0.0
+    ):
         """Cover ``shape`` with ``colour``, an RGB triple or a field of them, times 1 + ``tint`` · texture."""
         if (seen := self._visible(shape)) is None:
             return
@@ -271,7 +288,9 @@ class Canvas:
         """RGB (n/2, n/2, 3) uint8, averaged over 2 × 2, and labels (n/2, n/2) uint8, the majority of 2 × 2."""
         lit = np.clip(self.rgb * illumination(self.x, self.y)[..., None].astype(np.float32), 0, 1)
         fine = (lit * np.float32(255) + np.float32(0.5)).astype(np.uint16)
-        image = ((fine[::2, ::2] + fine[1::2, ::2] + fine[::2, 1::2] + fine[1::2, 1::2] + 2) >> 2).astype(np.uint8)
+        image = ((fine[::2, ::2] + fine[1::2, ::2] + fine[::2, 1::2] + fine[1::2, 1::2] + 2) >> 2).astype(
+            np.uint8
+        )
         quads = np.stack([self.labels[i::2, j::2] for i in (0, 1) for j in (0, 1)])
         quads.sort(axis=0)
         return image, quads[1]  # the second smallest of four is their majority whenever there is one

@@ -10,24 +10,69 @@ from . import drawing
 from .drawing import Canvas, Draw, Shape, box, colour_name, convex, ellipse, hsv
 
 CLASS_NAMES = (
-    "sky", "cloud", "sun", "mountain", "water", "grass", "road", "wall", "roof", "door", "window", "crown", "trunk",
-    "car", "wheel", "hull", "sail", "person",
-)  # fmt: skip
-COARSE_CLASS_NAMES = ("sky", "mountain", "water", "grass", "road", "building", "tree", "car", "boat", "person")
+    "sky",
+    "cloud",
+    "sun",
+    "mountain",
+    "water",
+    "grass",
+    "road",
+    "wall",
+    "roof",
+    "door",
+    "window",
+    "crown",
+    "trunk",
+    "car",
+    "wheel",
+    "hull",
+    "sail",
+    "person",
+)
+COARSE_CLASS_NAMES = (
+    "sky",
+    "mountain",
+    "water",
+    "grass",
+    "road",
+    "building",
+    "tree",
+    "car",
+    "boat",
+    "person",
+)
 _GROUPS = {
-    "cloud": "sky", "sun": "sky", "wall": "building", "roof": "building", "door": "building", "window": "building",
-    "crown": "tree", "trunk": "tree", "wheel": "car", "hull": "boat", "sail": "boat",
-}  # fmt: skip
-FINE_TO_COARSE = np.array([COARSE_CLASS_NAMES.index(_GROUPS.get(name, name)) for name in CLASS_NAMES], np.uint8)
+    "cloud": "sky",
+    "sun": "sky",
+    "wall": "building",
+    "roof": "building",
+    "door": "building",
+    "window": "building",
+    "crown": "tree",
+    "trunk": "tree",
+    "wheel": "car",
+    "hull": "boat",
+    "sail": "boat",
+}
+FINE_TO_COARSE = np.array(
+    [COARSE_CLASS_NAMES.index(_GROUPS.get(name, name)) for name in CLASS_NAMES], np.uint8
+)
 ID = {name: index for index, name in enumerate(CLASS_NAMES)}
 
 # What each class is made of, and how strongly it shows (a share of the colour). Gentle on purpose: see the model card.
 TEXTURES = {
-    "mountain": (drawing.rock, 0.14), "water": (drawing.ripple, 0.12), "grass": (drawing.blades, 0.13),
-    "road": (drawing.speckle, 0.11), "wall": (drawing.brick, 0.11), "roof": (drawing.shingle, 0.16),
-    "door": (drawing.bark, 0.13), "crown": (drawing.leaves, 0.17), "trunk": (drawing.bark, 0.17),
-    "hull": (drawing.planks, 0.14), "person": (drawing.cloth, 0.18),
-}  # fmt: skip
+    "mountain": (drawing.rock, 0.14),
+    "water": (drawing.ripple, 0.12),
+    "grass": (drawing.blades, 0.13),
+    "road": (drawing.speckle, 0.11),
+    "wall": (drawing.brick, 0.11),
+    "roof": (drawing.shingle, 0.16),
+    "door": (drawing.bark, 0.13),
+    "crown": (drawing.leaves, 0.17),
+    "trunk": (drawing.bark, 0.17),
+    "hull": (drawing.planks, 0.14),
+    "person": (drawing.cloth, 0.18),
+}
 
 
 @dataclass(frozen=True)
@@ -43,14 +88,39 @@ class Light:
 
 
 LIGHTS = (
-    Light("at day", 1.0, (1, 1, 1), ((0.53, 0.61), (0.4, 0.8), (0.7, 0.95)), ((0.5, 0.6), (0.1, 0.3), (0.88, 1)), 0.62),
-    Light("at sunset", 0.8, (1.1, 0.92, 0.8), ((0.6, 0.85), (0.3, 0.6), (0.4, 0.7)),
-          ((0.02, 0.12), (0.5, 0.9), (0.85, 1)), 0.66),
-    Light("at night", 0.56, (0.75, 0.85, 1.15), ((0.6, 0.72), (0.5, 0.9), (0.1, 0.24)),
-          ((0.58, 0.7), (0.3, 0.7), (0.2, 0.42)), 0.75),
-    Light("on a grey day", 0.8, (0.95, 1, 1.03), ((0.5, 0.65), (0.02, 0.12), (0.5, 0.75)),
-          ((0.5, 0.65), (0.02, 0.1), (0.72, 0.92)), 0.9),
-)  # fmt: skip
+    Light(
+        "at day",
+        1.0,
+        (1, 1, 1),
+        ((0.53, 0.61), (0.4, 0.8), (0.7, 0.95)),
+        ((0.5, 0.6), (0.1, 0.3), (0.88, 1)),
+        0.62,
+    ),
+    Light(
+        "at sunset",
+        0.8,
+        (1.1, 0.92, 0.8),
+        ((0.6, 0.85), (0.3, 0.6), (0.4, 0.7)),
+        ((0.02, 0.12), (0.5, 0.9), (0.85, 1)),
+        0.66,
+    ),
+    Light(
+        "at night",
+        0.56,
+        (0.75, 0.85, 1.15),
+        ((0.6, 0.72), (0.5, 0.9), (0.1, 0.24)),
+        ((0.58, 0.7), (0.3, 0.7), (0.2, 0.42)),
+        0.75,
+    ),
+    Light(
+        "on a grey day",
+        0.8,
+        (0.95, 1, 1.03),
+        ((0.5, 0.65), (0.02, 0.12), (0.5, 0.75)),
+        ((0.5, 0.65), (0.02, 0.1), (0.72, 0.92)),
+        0.9,
+    ),
+)
 
 
 @dataclass
@@ -63,9 +133,13 @@ class ObjectPainter:
     draw: Draw
     canvas: Canvas
     horizon: float
-    words: list[tuple[int, str]] = field(default_factory=list)  # (object number, description), in drawing order
+    words: list[tuple[int, str]] = field(
+        default_factory=list
+    )  # (object number, description), in drawing order
     standing: list = field(default_factory=list)  # (y of the foot, callable): drawn later, far to near
-    disguises: dict[str, str] = field(default_factory=dict)  # class → class whose texture it wears, see shifts.py
+    disguises: dict[str, str] = field(
+        default_factory=dict
+    )  # class → class whose texture it wears, see shifts.py
     aside: Draw | None = None  # random numbers for the disguises
 
     # -- helpers
@@ -121,24 +195,37 @@ class ObjectPainter:
         if self.light.words == "at night":
             glass = np.array((1, 0.85, 0.4), np.float32)
         number = self.mention(f"a {colour_name(*wall_words)} house with a {colour_name(*roof_words)} roof")
-        eaves, rise, gable, dx = w * u(0.05, 0.15), h * u(0.4, 0.8), self.draw.chance(0.65), x + w * u(0.15, 0.65)
-        edge = x + w * (u(0.62, 0.8) if self.sun_side > 0 else u(0.2, 0.38))  # corner between the lit and the dark side
+        eaves, rise, gable, dx = (
+            w * u(0.05, 0.15),
+            h * u(0.4, 0.8),
+            self.draw.chance(0.65),
+            x + w * u(0.15, 0.65),
+        )
+        edge = x + w * (
+            u(0.62, 0.8) if self.sun_side > 0 else u(0.2, 0.38)
+        )  # corner between the lit and the dark side
         two_sided, chimney = self.draw.chance(0.6), self.draw.chance(0.3)
 
         def paint():
             self.cast_shadow(x + w / 2, y, 0.62 * w)
             dark = (lambda px: (px - edge) * self.sun_side > 0) if two_sided else (lambda px: px < -9)
             shaded = lambda c: (
-                lambda px, py: c * np.where(dark(px), np.float32(0.62), np.float32(1))[..., None] + 0 * py[..., None]
+                lambda px, py: (
+                    c * np.where(dark(px), np.float32(0.62), np.float32(1))[..., None] + 0 * py[..., None]
+                )
             )
             if chimney:
-                self.paint(box(x + w * 0.7, y - h - rise * 0.9, x + w * 0.8, y - h), wall * 0.8, "wall", number)
+                self.paint(
+                    box(x + w * 0.7, y - h - rise * 0.9, x + w * 0.8, y - h), wall * 0.8, "wall", number
+                )
             self.paint(box(x, y - h, x + w, y), shaded(wall), "wall", number)
             if gable:
                 top = convex((x - eaves, y - h), (x + w / 2, y - h - rise), (x + w + eaves, y - h))
             else:
                 ridge = y - h - rise * 0.7
-                top = convex((x - eaves, y - h), (x + w * 0.2, ridge), (x + w * 0.8, ridge), (x + w + eaves, y - h))
+                top = convex(
+                    (x - eaves, y - h), (x + w * 0.2, ridge), (x + w * 0.8, ridge), (x + w + eaves, y - h)
+                )
             self.paint(top, shaded(roof), "roof", number)
             self.paint(box(dx, y - h * 0.55, dx + w * 0.17, y), door, "door", number)
             for wx in (x + w * 0.06, x + w * 0.78):
@@ -153,7 +240,10 @@ class ObjectPainter:
         hue = self.draw.pick((u(0.2, 0.42), u(0.05, 0.14)), (0.7, 0.3))
         words, leaf = self.colour((hue, hue), (0.4, 0.8), (0.35, 0.68))
         _, bark = self.colour((0.05, 0.1), (0.3, 0.6), (0.2, 0.45))
-        kind, number = self.draw.pick(("round", "pine", "tall")), self.mention(f"a {colour_name(*words)} tree")
+        kind, number = (
+            self.draw.pick(("round", "pine", "tall")),
+            self.mention(f"a {colour_name(*words)} tree"),
+        )
         foot = y - trunk_height
         if kind == "round":
             crown = ellipse(x, foot - 0.32 * size, 0.22 * size, 0.22 * size)
@@ -161,14 +251,22 @@ class ObjectPainter:
                 r = size * u(0.16, 0.25)
                 crown = crown | ellipse(x + u(-0.2, 0.2) * size, foot + (u(-0.18, 0.18) - 0.32) * size, r, r)
         elif kind == "pine":
-            tiers = [convex((x - size * (0.32 - 0.07 * i), foot - 0.2 * i * size), (x, foot - (0.2 * i + 0.4) * size),
-                            (x + size * (0.32 - 0.07 * i), foot - 0.2 * i * size)) for i in range(3)]  # fmt: skip
+            tiers = [
+                convex(
+                    (x - size * (0.32 - 0.07 * i), foot - 0.2 * i * size),
+                    (x, foot - (0.2 * i + 0.4) * size),
+                    (x + size * (0.32 - 0.07 * i), foot - 0.2 * i * size),
+                )
+                for i in range(3)
+            ]
             crown = tiers[0] | tiers[1] | tiers[2]
         else:
             crown = ellipse(x, foot - 0.41 * size, 0.17 * size, 0.44 * size)
 
         def foliage(px, py):
-            side = np.clip((x - px) * self.sun_side / (0.3 * size) + (foot - 0.35 * size - py) / (0.6 * size), -1, 1)
+            side = np.clip(
+                (x - px) * self.sun_side / (0.3 * size) + (foot - 0.35 * size - py) / (0.6 * size), -1, 1
+            )
             return np.clip(leaf * (1 + 0.38 * side)[..., None], 0, 1)
 
         def paint():
@@ -187,7 +285,9 @@ class ObjectPainter:
 
         def paint():
             self.cast_shadow(x + size / 2, y, 0.55 * size)
-            self.paint(convex(at(0.16, 0.95), at(0.29, 1.75), at(0.7, 1.75), at(0.86, 0.95)), roof, "car", number)
+            self.paint(
+                convex(at(0.16, 0.95), at(0.29, 1.75), at(0.7, 1.75), at(0.86, 0.95)), roof, "car", number
+            )
             self.paint(
                 convex(at(0.26, 1), at(0.34, 1.6), at(0.47, 1.6), at(0.47, 1)),
                 self.lit((0.6, 0.75, 0.85)),
@@ -253,7 +353,9 @@ class ObjectPainter:
             self.cast_shadow(x, y, 0.2 * size)
             self.paint(box(x - w, y - size * 0.45, x - w * 0.15, y), trousers, "person", number)
             self.paint(box(x + w * 0.15, y - size * 0.45, x + w, y), trousers, "person", number)
-            self.paint(box(x - w * 1.25, y - size * 0.8, x + w * 1.25, y - size * 0.42), shirt, "person", number)
+            self.paint(
+                box(x - w * 1.25, y - size * 0.8, x + w * 1.25, y - size * 0.42), shirt, "person", number
+            )
             self.paint(ellipse(x, y - size * 0.9, size * 0.12, size * 0.12), skin, "person", number)
             self.paint(ellipse(x, y - size * 0.97, size * 0.12, size * 0.07), hair, "person", number)
 

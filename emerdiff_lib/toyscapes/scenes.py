@@ -17,14 +17,33 @@ SPLITS = {"test": range(0, 1_000), "validation": range(1_000, 2_000), "train": r
 
 PALETTE = np.array(
     [
-        (142, 197, 235), (236, 242, 247), (255, 214, 92), (139, 126, 140), (58, 120, 186), (134, 179, 92), (102, 102, 110),
-        (214, 150, 118), (170, 66, 58), (112, 66, 40), (244, 226, 150), (44, 116, 70), (124, 88, 58), (226, 92, 44),
-        (30, 30, 34), (128, 52, 104), (250, 236, 222), (240, 128, 176),
+        (142, 197, 235),
+        (236, 242, 247),
+        (255, 214, 92),
+        (139, 126, 140),
+        (58, 120, 186),
+        (134, 179, 92),
+        (102, 102, 110),
+        (214, 150, 118),
+        (170, 66, 58),
+        (112, 66, 40),
+        (244, 226, 150),
+        (44, 116, 70),
+        (124, 88, 58),
+        (226, 92, 44),
+        (30, 30, 34),
+        (128, 52, 104),
+        (250, 236, 222),
+        (240, 128, 176),
     ],
     np.uint8,
-)  # fmt: skip
-COARSE_PALETTE = PALETTE[[CLASS_NAMES.index(name) for name in
-                          ("sky", "mountain", "water", "grass", "road", "wall", "crown", "car", "hull", "person")]]  # fmt: skip
+)
+COARSE_PALETTE = PALETTE[
+    [
+        CLASS_NAMES.index(name)
+        for name in ("sky", "mountain", "water", "grass", "road", "wall", "crown", "car", "hull", "person")
+    ]
+]
 
 
 @dataclass(frozen=True)
@@ -65,7 +84,9 @@ class Toyscapes:
 
     def __init__(self, split: str = "train", shift: str = "as trained"):
         if split not in SPLITS:
-            raise ValueError(f"Toyscapes has no split {split!r}; choose one of {', '.join(map(repr, SPLITS))}.")
+            raise ValueError(
+                f"Toyscapes has no split {split!r}; choose one of {', '.join(map(repr, SPLITS))}."
+            )
         _find(shift)
         self.split, self.seeds, self.shift = split, SPLITS[split], shift
 
@@ -76,7 +97,9 @@ class Toyscapes:
         try:
             seed = self.seeds[index]
         except IndexError:
-            raise IndexError(f"Toyscapes({self.split!r}) has scenes 0 to {len(self) - 1}, not {index}.") from None
+            raise IndexError(
+                f"Toyscapes({self.split!r}) has scenes 0 to {len(self) - 1}, not {index}."
+            ) from None
         return self.from_seed(seed, self.shift)
 
     @staticmethod

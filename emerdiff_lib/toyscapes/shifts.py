@@ -47,12 +47,16 @@ class Shift:
 
 def blur(sigma: float):
     """Gaussian blur, ``sigma`` in pixels."""
-    return lambda image, rng: np.round(gaussian_filter(image.astype(float), (sigma, sigma, 0))).astype(np.uint8)
+    return lambda image, rng: np.round(gaussian_filter(image.astype(float), (sigma, sigma, 0))).astype(
+        np.uint8
+    )
 
 
 def noise(sigma: float):
     """Gaussian noise, ``sigma`` as a share of white."""
-    return lambda image, rng: np.clip(image + 255 * sigma * rng.standard_normal(image.shape), 0, 255).astype(np.uint8)
+    return lambda image, rng: np.clip(image + 255 * sigma * rng.standard_normal(image.shape), 0, 255).astype(
+        np.uint8
+    )
 
 
 def jpeg(quality: int):
@@ -89,7 +93,9 @@ def paint_unseen_objects(canvas: Canvas, draw: Draw, horizon: float) -> list[str
     kinds.remove(draw.pick(kinds))
     for place, (_, paint) in enumerate(kinds):
         x = left + side * (draw.uniform(0.15, 0.4) + 0.45 * place)
-        foot = draw.uniform(max(horizon + 0.05, bottom - 0.5 * side), max(horizon + 0.06, bottom - 0.08 * side))
+        foot = draw.uniform(
+            max(horizon + 0.05, bottom - 0.5 * side), max(horizon + 0.06, bottom - 0.08 * side)
+        )
         paint(canvas, draw, x, foot, side * draw.uniform(0.18, 0.3))
     return [name for name, _ in kinds]
 
@@ -101,10 +107,17 @@ def _balloon(canvas: Canvas, draw: Draw, x: float, foot: float, size: float):
         np.where((np.floor((px - x) * stripes / 2) % 2 < 1)[..., None], first, second) + 0 * py[..., None]
     )
     canvas.paint(
-        box(x - 0.12 * size, y + 0.62 * size, x + 0.12 * size, y + 0.85 * size), (0.45, 0.3, 0.15), UNSEEN, 254
+        box(x - 0.12 * size, y + 0.62 * size, x + 0.12 * size, y + 0.85 * size),
+        (0.45, 0.3, 0.15),
+        UNSEEN,
+        254,
     )
-    canvas.paint(convex((x - 0.3 * size, y + 0.3 * size), (x + 0.3 * size, y + 0.3 * size), (x, y + 0.75 * size)),
-                 second, UNSEEN, 254)  # fmt: skip
+    canvas.paint(
+        convex((x - 0.3 * size, y + 0.3 * size), (x + 0.3 * size, y + 0.3 * size), (x, y + 0.75 * size)),
+        second,
+        UNSEEN,
+        254,
+    )
     canvas.paint(ellipse(x, y, 0.45 * size, 0.5 * size), cloth, UNSEEN, 254)
 
 
@@ -112,14 +125,29 @@ def _lighthouse(canvas: Canvas, draw: Draw, x: float, foot: float, size: float):
     stripe = hsv(draw.uniform(0, 1), 0.8, 0.75)
     height = 1.7 * size
     bands = lambda px, py: (
-        np.where((np.floor((foot - py) / height * 5) % 2 < 1)[..., None], stripe, np.float32(0.93)) + 0 * px[..., None]
+        np.where((np.floor((foot - py) / height * 5) % 2 < 1)[..., None], stripe, np.float32(0.93))
+        + 0 * px[..., None]
     )
-    canvas.paint(convex((x - 0.2 * size, foot), (x - 0.13 * size, foot - height), (x + 0.13 * size, foot - height),
-                        (x + 0.2 * size, foot)), bands, UNSEEN, 255)  # fmt: skip
     canvas.paint(
-        box(x - 0.1 * size, foot - height - 0.2 * size, x + 0.1 * size, foot - height), (1, 0.95, 0.6), UNSEEN, 255
+        convex(
+            (x - 0.2 * size, foot),
+            (x - 0.13 * size, foot - height),
+            (x + 0.13 * size, foot - height),
+            (x + 0.2 * size, foot),
+        ),
+        bands,
+        UNSEEN,
+        255,
     )
-    canvas.paint(ellipse(x, foot - height - 0.2 * size, 0.14 * size, 0.1 * size), (0.3, 0.1, 0.1), UNSEEN, 255)
+    canvas.paint(
+        box(x - 0.1 * size, foot - height - 0.2 * size, x + 0.1 * size, foot - height),
+        (1, 0.95, 0.6),
+        UNSEEN,
+        255,
+    )
+    canvas.paint(
+        ellipse(x, foot - height - 0.2 * size, 0.14 * size, 0.1 * size), (0.3, 0.1, 0.1), UNSEEN, 255
+    )
 
 
 def _snowman(canvas: Canvas, draw: Draw, x: float, foot: float, size: float):
@@ -130,7 +158,10 @@ def _snowman(canvas: Canvas, draw: Draw, x: float, foot: float, size: float):
         )
         canvas.paint(ellipse(x, y, r, r), ball, UNSEEN, 253)
     canvas.paint(
-        box(x - 0.15 * size, foot - 1.6 * size, x + 0.15 * size, foot - 1.36 * size), (0.1, 0.1, 0.12), UNSEEN, 253
+        box(x - 0.15 * size, foot - 1.6 * size, x + 0.15 * size, foot - 1.36 * size),
+        (0.1, 0.1, 0.12),
+        UNSEEN,
+        253,
     )
     canvas.paint(ellipse(x, foot - 1.2 * size, 0.05 * size, 0.05 * size), (0.95, 0.5, 0.1), UNSEEN, 253)
 
@@ -140,7 +171,8 @@ _SWAPPED = ("mountain", "water", "grass", "wall", "road", "crown", "roof", "hull
 SHIFTS = {
     "as trained": Shift("the world that the model was trained on"),
     "textures swapped": Shift(
-        "each class wears another's texture", disguises=dict(zip(_SWAPPED, _SWAPPED[1:] + _SWAPPED[:1], strict=True))
+        "each class wears another's texture",
+        disguises=dict(zip(_SWAPPED, _SWAPPED[1:] + _SWAPPED[:1], strict=True)),
     ),
     "unseen objects": Shift("two objects of kinds that the world does not have", False, unseen_objects=True),
     "line drawing": Shift("lines on white paper", lines=True),
@@ -149,9 +181,13 @@ SHIFTS = {
     "noise, 5 %": Shift("Gaussian noise", spoil=noise(0.05)),
     "noise, 20 %": Shift("Gaussian noise", spoil=noise(0.2)),
     "JPEG, quality 10": Shift("JPEG", spoil=jpeg(10)),
-    "light from one side": Shift("bright on the right, dark on the left",
-                                 light=lambda x, y: (0.2 + 1.1 * x)[..., None] + 0 * y[..., None] + np.zeros(3)),
-    "red light": Shift("a strong colour cast", light=lambda x, y: 0 * (x + y)[..., None] + np.array((1.15, 0.5, 0.35))),
+    "light from one side": Shift(
+        "bright on the right, dark on the left",
+        light=lambda x, y: (0.2 + 1.1 * x)[..., None] + 0 * y[..., None] + np.zeros(3),
+    ),
+    "red light": Shift(
+        "a strong colour cast", light=lambda x, y: 0 * (x + y)[..., None] + np.array((1.15, 0.5, 0.35))
+    ),
     "twice as near": Shift("half the window", False, window=0.5),
     "farther": Shift("one and a half times the window", False, window=1.5),
-}  # fmt: skip
+}

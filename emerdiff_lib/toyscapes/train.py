@@ -24,25 +24,42 @@ from diffusers.training_utils import EMAModel
 from PIL import Image
 from tqdm.auto import tqdm
 
+from ..files import write_atomically
 from . import architecture
 from .cache import encode_scenes, render_scenes, to_model_range
-from .export import export, load_weights
+from .packaging import export, load_weights
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--output", type=Path, default=Path("runs/toyscapes"), help="holds all that a run writes")
-    parser.add_argument("--init-from", type=Path, help="diffusers folder to start from: fresh optimiser, short warm-up")
-    parser.add_argument("--num-scenes", type=int, default=24_000, help="training scenes drawn and encoded once")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument(
+        "--output", type=Path, default=Path("runs/toyscapes"), help="holds all that a run writes"
+    )
+    parser.add_argument(
+        "--init-from", type=Path, help="diffusers folder to start from: fresh optimiser, short warm-up"
+    )
+    parser.add_argument(
+        "--num-scenes", type=int, default=24_000, help="training scenes drawn and encoded once"
+    )
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--autoencoder-steps", type=int, default=1300)
     parser.add_argument("--autoencoder-learning-rate", type=float, default=2e-3)
-    parser.add_argument("--steps", type=int, default=6000, help="training steps of the U-Net and the text encoder")
+    parser.add_argument(
+        "--steps", type=int, default=6000, help="training steps of the U-Net and the text encoder"
+    )
     parser.add_argument("--learning-rate", type=float, default=8e-4, help="1.5e-3 diverges")
     parser.add_argument("--warmup-steps", type=int, default=200)
-    parser.add_argument("--cooldown", type=float, default=0.5, help="last share of the steps, in which the rate decays")
-    parser.add_argument("--empty-captions", type=float, default=0.12, help="share of captions that are left out")
-    parser.add_argument("--checkpoint-every", type=int, default=250, help="steps between checkpoints and sample sheets")
+    parser.add_argument(
+        "--cooldown", type=float, default=0.5, help="last share of the steps, in which the rate decays"
+    )
+    parser.add_argument(
+        "--empty-captions", type=float, default=0.12, help="share of captions that are left out"
+    )
+    parser.add_argument(
+        "--checkpoint-every", type=int, default=250, help="steps between checkpoints and sample sheets"
+    )
     parser.add_argument("--mixed-precision", choices=("no", "bf16", "fp16"), default="bf16")
     parser.add_argument("--cpu", action="store_true", help="stay on the CPU even if there is a GPU")
     parser.add_argument("--seed", type=int, default=0)
@@ -52,7 +69,9 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
 class Stage:
     """The loop around a training step: schedule, progress bar, log, and checkpoints that survive a kill."""
 
-    def __init__(self, name: str, args, accelerator: Accelerator, modules: list, steps: int, rate: float, decay: float):
+    def __init__(
+        self, name: str, args, accelerator: Accelerator, modules: list, steps: int, rate: float, decay: float
+    ):
         self.name, self.args, self.accelerator, self.steps = name, args, accelerator, steps
         self.folder = args.output / name
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -73,7 +92,9 @@ class Stage:
             self.accelerator.load_state(self.folder / latest["state"])
             self.ema.load_state_dict(
                 torch.load(
-                    self.folder / latest["state"] / "ema.pt", map_location=self.accelerator.device, weights_only=True
+                    self.folder / latest["state"] / "ema.pt",
+                    map_location=self.accelerator.device,
+                    weights_only=True,
                 )
             )
             self.accelerator.print(f"{self.name}: resumed at step {self.step}")
@@ -84,9 +105,8 @@ class Stage:
         state = f"step-{self.step}"
         self.accelerator.save_state(self.folder / state)
         torch.save(self.ema.state_dict(), self.folder / state / "ema.pt")
-        pointer = self.folder / "latest.new"
-        pointer.write_text(json.dumps({"step": self.step, "seconds": self.seconds, "state": state}))
-        pointer.replace(self.folder / "latest.json")  # atomic: a kill leaves either the old checkpoint or the new one
+        latest = {"step": self.step, "seconds": self.seconds, "state": state}
+        write_atomically(self.folder / "latest.json", json.dumps(latest))
         for old in self.folder.glob("step-*"):
             if old.name != state:
                 shutil.rmtree(old)
@@ -111,8 +131,12 @@ class Stage:
     def run(self, loss_of_step, picture):
         """Train to the last step. ``loss_of_step(step, generator)`` → loss; ``picture(step)`` draws a sheet."""
         log, average, last = self.folder / "loss.jsonl", None, time.perf_counter()
-        bar = tqdm(total=self.steps, initial=min(self.step, self.steps), desc=self.name,
-                   disable=not self.accelerator.is_main_process)  # fmt: skip
+        bar = tqdm(
+            total=self.steps,
+            initial=min(self.step, self.steps),
+            desc=self.name,
+            disable=not self.accelerator.is_main_process,
+        )
         while self.step < self.steps:
             for group in self.optimizer.param_groups:
                 group["lr"] = self.learning_rate()
@@ -128,7 +152,9 @@ class Stage:
             self.step += 1
             value = loss.item()
             if not np.isfinite(value):
-                raise RuntimeError(f"{self.name}: the loss is {value} at step {self.step}; lower the learning rate.")
+                raise RuntimeError(
+                    f"{self.name}: the loss is {value} at step {self.step}; lower the learning rate."
+                )
             average = value if average is None else 0.98 * average + 0.02 * value
             self.seconds, last = self.seconds + time.perf_counter() - last, time.perf_counter()
             bar.set_postfix(loss=f"{average:.4f}", refresh=False)
@@ -136,7 +162,9 @@ class Stage:
             if self.step % 20 == 0 and self.accelerator.is_main_process:
                 with log.open("a") as file:
                     file.write(
-                        json.dumps({"step": self.step, "loss": round(average, 5), "seconds": round(self.seconds)})
+                        json.dumps(
+                            {"step": self.step, "loss": round(average, 5), "seconds": round(self.seconds)}
+                        )
                         + "\n"
                     )
             if self.step % self.args.checkpoint_every == 0 or self.step == self.steps:
@@ -153,7 +181,9 @@ def gradients(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 def train_autoencoder(args, accelerator: Accelerator, vae, pictures: np.ndarray):
     """L1 of the picture + 0.5 · L1 of its gradients + 0.001 · KL; returns the averaged model in eval mode."""
-    stage = Stage("autoencoder", args, accelerator, [vae], args.autoencoder_steps, args.autoencoder_learning_rate, 1e-4)
+    stage = Stage(
+        "autoencoder", args, accelerator, [vae], args.autoencoder_steps, args.autoencoder_learning_rate, 1e-4
+    )
     model = stage.modules[0]
 
     def loss_of_step(step, generator):
@@ -164,7 +194,11 @@ def train_autoencoder(args, accelerator: Accelerator, vae, pictures: np.ndarray)
             posterior = accelerator.unwrap_model(model).encode(images).latent_dist
             decoded = accelerator.unwrap_model(model).decode(posterior.sample(generator)).sample.float()
         edges = sum(F.l1_loss(a, b) for a, b in zip(gradients(decoded), gradients(images), strict=True))
-        return F.l1_loss(decoded, images) + 0.5 * edges + 1e-3 * posterior.kl().mean() / posterior.mean[0].numel()
+        return (
+            F.l1_loss(decoded, images)
+            + 0.5 * edges
+            + 1e-3 * posterior.kl().mean() / posterior.mean[0].numel()
+        )
 
     @torch.inference_mode()
     def picture(step, averaged):
@@ -183,7 +217,11 @@ def train_denoiser(args, accelerator: Accelerator, vae, unet, text_encoder, toke
     stage = Stage("denoiser", args, accelerator, [unet, text_encoder], args.steps, args.learning_rate, 1e-2)
     model, encoder = stage.modules
     tokens, empty = architecture.tokenize(tokenizer, captions), architecture.tokenize(tokenizer, [""])
-    scheduler, scale, device = architecture.training_scheduler(), vae.config.scaling_factor, accelerator.device
+    scheduler, scale, device = (
+        architecture.training_scheduler(),
+        vae.config.scaling_factor,
+        accelerator.device,
+    )
 
     def loss_of_step(step, generator):
         batch = args.batch_size
@@ -202,15 +240,24 @@ def train_denoiser(args, accelerator: Accelerator, vae, unet, text_encoder, toke
 
     def picture(step, averaged_unet, averaged_encoder):
         pipeline = StableDiffusionPipeline(
-            vae=vae, text_encoder=averaged_encoder, tokenizer=tokenizer, unet=averaged_unet,
-            scheduler=architecture.sampling_scheduler(), safety_checker=None, feature_extractor=None,
+            vae=vae,
+            text_encoder=averaged_encoder,
+            tokenizer=tokenizer,
+            unet=averaged_unet,
+            scheduler=architecture.sampling_scheduler(),
+            safety_checker=None,
+            feature_extractor=None,
             requires_safety_checker=False,
-        )  # fmt: skip
+        )
         pipeline.set_progress_bar_config(disable=True)
         generator = torch.Generator().manual_seed(0)
         with accelerator.autocast():
             images = pipeline(
-                captions[:8], num_inference_steps=20, guidance_scale=3.0, generator=generator, output_type="pt"
+                captions[:8],
+                num_inference_steps=20,
+                guidance_scale=3.0,
+                generator=generator,
+                output_type="pt",
             ).images
         save_sheet([*(images.float() * 2 - 1)], stage.folder / f"samples-{step:06}.png")
         export(args.output / "model", vae, averaged_unet, averaged_encoder, tokenizer)
@@ -223,7 +270,8 @@ def train_denoiser(args, accelerator: Accelerator, vae, unet, text_encoder, toke
 def save_sheet(images: list[torch.Tensor], path: Path, columns: int = 8):
     """(3, H, W) tensors in [-1, 1] as one PNG."""
     tiles = [
-        ((i.float().cpu().permute(1, 2, 0) + 1) * 127.5).round().clamp(0, 255).numpy().astype(np.uint8) for i in images
+        ((i.float().cpu().permute(1, 2, 0) + 1) * 127.5).round().clamp(0, 255).numpy().astype(np.uint8)
+        for i in images
     ]
     rows = [np.hstack(tiles[i : i + columns]) for i in range(0, len(tiles), columns)]
     Image.fromarray(np.vstack(rows)).save(path)
@@ -252,7 +300,9 @@ def main(argv: list[str] | None = None):
     vae.register_to_config(scaling_factor=1 / latents[:2000, 0].float().std().item())
     accelerator.free_memory()
 
-    unet, text_encoder = train_denoiser(args, accelerator, vae, unet, text_encoder, tokenizer, latents, captions)
+    unet, text_encoder = train_denoiser(
+        args, accelerator, vae, unet, text_encoder, tokenizer, latents, captions
+    )
     if accelerator.is_main_process:
         folder = export(args.output / "model", vae, unet, text_encoder, tokenizer)
         size = sum(file.stat().st_size for file in folder.rglob("*.safetensors")) / 1e6

@@ -45,7 +45,9 @@ class Painter(ObjectPainter):
             paint()
 
     def paint_sky(self) -> np.ndarray:
-        top, bottom = (hsv(*(self.draw.uniform(*r) for r in ranges)) for ranges in (self.light.top, self.light.bottom))
+        top, bottom = (
+            hsv(*(self.draw.uniform(*r) for r in ranges)) for ranges in (self.light.top, self.light.bottom)
+        )
         haze, drift = octaves(self.draw, (3, 6, 12)), self.draw.uniform(-0.25, 0.25)
         self.glow = (self.draw.uniform(0.1, 0.9), self.draw.uniform(0.05, 0.65) * self.horizon)
 
@@ -59,12 +61,16 @@ class Painter(ObjectPainter):
 
     def paint_sun(self):
         night, r = self.light.words == "at night", self.draw.uniform(0.03, 0.07)
-        colour = {"at sunset": (1, 0.76, 0.42), "at night": (0.92, 0.9, 0.76)}.get(self.light.words, (1, 0.97, 0.8))
+        colour = {"at sunset": (1, 0.76, 0.42), "at night": (0.92, 0.9, 0.76)}.get(
+            self.light.words, (1, 0.97, 0.8)
+        )
         self.paint(ellipse(*self.glow, r, r), colour, "sun", self.mention("the moon" if night else "the sun"))
 
     def paint_clouds(self):
         u, number = self.draw.uniform, self.mention("clouds")
-        base = self.sky_bottom * 1.4 + 0.06 if self.light.words == "at night" else self.sky_bottom * 0.45 + 0.52
+        base = (
+            self.sky_bottom * 1.4 + 0.06 if self.light.words == "at night" else self.sky_bottom * 0.45 + 0.52
+        )
         for _ in range(self.draw.integer(1, 3)):
             x, y, w, tone = u(0, 1), u(0.02, 0.6 * self.horizon), u(0.1, 0.27), u(0.88, 1)
             puffs = []
@@ -101,7 +107,9 @@ class Painter(ObjectPainter):
             cap = (y < snow + 0.04 * jag(x, y))[..., None]
             return np.clip(np.where(cap, self.lit((0.95, 0.96, 1)) * np.minimum(shine, 1), rocky), 0, 1)
 
-        self.paint(below(xs, ys, self.horizon), faces, "mountain", self.mention(colour_name(*triple) + " mountains"))
+        self.paint(
+            below(xs, ys, self.horizon), faces, "mountain", self.mention(colour_name(*triple) + " mountains")
+        )
 
     def paint_ground(self):
         u = self.draw.uniform
@@ -144,7 +152,9 @@ class Painter(ObjectPainter):
         def surface(px, py):
             depth = np.clip((py - top) / (bottom - top), 0, 1)[..., None]
             column = 1 / (1 + 120 * (px - self.glow[0]) ** 2) if glitter else 0 * px
-            return np.clip(colour * (1 - (1 - deep) * depth) + 0.22 * column[..., None] * self.sky_bottom, 0, 1)
+            return np.clip(
+                colour * (1 - (1 - deep) * depth) + 0.22 * column[..., None] * self.sky_bottom, 0, 1
+            )
 
         self.paint(shape, surface, "water", self.mention("a lake" if layout == "lake" else "the sea"))
         return region
@@ -166,7 +176,9 @@ class Painter(ObjectPainter):
                 )
             return top, bottom
         vanish, left, width = u(0.3, 0.7), u(0.1, 0.6), u(0.3, 0.5)
-        verge = convex((vanish - 0.012, self.horizon), (vanish + 0.012, self.horizon), (left + width, 1), (left, 1))
+        verge = convex(
+            (vanish - 0.012, self.horizon), (vanish + 0.012, self.horizon), (left + width, 1), (left, 1)
+        )
         self.paint(verge, colour, "road", number)
         return None
 
@@ -179,7 +191,9 @@ class Painter(ObjectPainter):
             self.on_ground(self.add_tree, 0.18, 0.5, nearest)
         if road is not None:
             for _ in range(pick((1, 2), (0.6, 0.4))):
-                self.add_car(self.draw.uniform((road[0] + road[1]) / 2, road[1]), self.draw.uniform(0.2, 0.36))
+                self.add_car(
+                    self.draw.uniform((road[0] + road[1]) / 2, road[1]), self.draw.uniform(0.2, 0.36)
+                )
         elif layout != "sea" and self.draw.chance(0.3):
             self.on_ground(self.add_car, 0.16, 0.38, 0.3)
         if water is not None:
@@ -211,7 +225,9 @@ class Painter(ObjectPainter):
 
     def caption(self) -> str:
         """Names every object of which at least 0.2 % of the picture is visible, far to near, and the light."""
-        visible = np.bincount(self.canvas.objects.ravel(), minlength=len(self.words) + 1) / self.canvas.objects.size
+        visible = (
+            np.bincount(self.canvas.objects.ravel(), minlength=len(self.words) + 1) / self.canvas.objects.size
+        )
         seen = [description for number, description in self.words if visible[number] >= 0.002]
         unique = list(dict.fromkeys(seen))
         return f"a picture of {' and '.join(unique) if unique else 'a field'} {self.light.words}"

@@ -17,11 +17,16 @@ from .protocols import (
 from .scenes import BILINEAR, CEILING, EMERDIFF, PIXELS, POSITION
 
 COLUMNS = {
-    "oracle": "oracle mIoU", "modified_self": "modified mIoU (same scenes)", "modified": "modified mIoU (other split)",
-    "modified_cosine": "modified mIoU (cosine)", "boundary_f": "boundary F (2 px)",
-    "boundary_precision": "precision", "boundary_recall": "recall", "boundary_f_diagonal": "boundary F (0.75 %)",
+    "oracle": "oracle mIoU",
+    "modified_self": "modified mIoU (same scenes)",
+    "modified": "modified mIoU (other split)",
+    "modified_cosine": "modified mIoU (cosine)",
+    "boundary_f": "boundary F (2 px)",
+    "boundary_precision": "precision",
+    "boundary_recall": "recall",
+    "boundary_f_diagonal": "boundary F (0.75 %)",
     "seconds": "s / image",
-}  # fmt: skip
+}
 
 
 def per_image(results: list[dict], fit: list[dict]) -> dict[str, dict[str, np.ndarray]]:
@@ -39,11 +44,15 @@ def per_image(results: list[dict], fit: list[dict]) -> dict[str, dict[str, np.nd
             "oracle": np.stack([oracle(record) for record in records]),
             "modified_self": np.stack([modified(record, concepts["modified_self"]) for record in records]),
             "modified": np.stack([modified(record, concepts["modified"]) for record in records]),
-            "modified_cosine": np.stack([modified(record, concepts["modified"], "cosine") for record in records]),
-            "boundary_f": edges[:, 2], "boundary_precision": edges[:, 0], "boundary_recall": edges[:, 1],
+            "modified_cosine": np.stack(
+                [modified(record, concepts["modified"], "cosine") for record in records]
+            ),
+            "boundary_f": edges[:, 2],
+            "boundary_precision": edges[:, 0],
+            "boundary_recall": edges[:, 1],
             "boundary_f_diagonal": np.array([entry["boundary_diagonal"][2] for entry in entries]),
             "seconds": np.array([entry["seconds"] for entry in entries]),
-        }  # fmt: skip
+        }
     return methods
 
 
@@ -57,9 +66,13 @@ def summarise(results: list[dict], fit: list[dict]) -> dict:
     methods, count = per_image(results, fit), len(results)
     scores = {}
     for name, values in methods.items():
-        score = {key: miou_statistic(v)(slice(None)) if v.ndim == 3 else v.mean() for key, v in values.items()}
+        score = {
+            key: miou_statistic(v)(slice(None)) if v.ndim == 3 else v.mean() for key, v in values.items()
+        }
         if name == CEILING:  # it knows the classes: only the oracle and the boundaries mean anything
-            score = {key: v for key, v in score.items() if not key.startswith("modified") and key != "seconds"}
+            score = {
+                key: v for key, v in score.items() if not key.startswith("modified") and key != "seconds"
+            }
         scores[name] = {key: float(v) * (1 if key == "seconds" else 100) for key, v in score.items()}
     differences = []
     for first, second in ((EMERDIFF, BILINEAR), (EMERDIFF, PIXELS), (BILINEAR, POSITION)):
@@ -71,9 +84,12 @@ def summarise(results: list[dict], fit: list[dict]) -> dict:
                 {"first": first, "second": second, "measure": key, "points": value, "low": low, "high": high}
             )
     return {
-        "num_scenes": count, "num_fit_scenes": len(fit), "scores": scores, "differences": differences,
+        "num_scenes": count,
+        "num_fit_scenes": len(fit),
+        "scores": scores,
+        "differences": differences,
         "worst_replay_error": max(result["replay_error"] for result in results),
-    }  # fmt: skip
+    }
 
 
 def as_text(summary: dict) -> str:
@@ -89,7 +105,9 @@ def as_text(summary: dict) -> str:
         "Paired differences in points, with bootstrap 95 % intervals over scenes:",
     ]
     for row in differences.itertuples():
-        lines.append(f"  {row.first} − {row.second}: {row.measure} {row.points:+.1f} [{row.low:+.1f}, {row.high:+.1f}]")
+        lines.append(
+            f"  {row.first} − {row.second}: {row.measure} {row.points:+.1f} [{row.low:+.1f}, {row.high:+.1f}]"
+        )
     lines.append(
         f"DDPM inversion, worst relative error of the replayed x₀ (float32): {summary['worst_replay_error']:.1e}"
     )

@@ -10,6 +10,8 @@ import torch
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
 
+from ..checkpoints import family_of
+from ..files import write_atomically
 from . import architecture
 
 WEIGHTS = {
@@ -35,15 +37,26 @@ def load_weights(folder: Path, **modules: torch.nn.Module) -> None:
 
 
 def export(folder: Path, vae, unet, text_encoder, tokenizer) -> Path:
-    """Write what ``StableDiffusionPipeline.from_pretrained(folder)`` loads; returns the folder."""
-    half = {name: copy.deepcopy(module).half() for name, module in
-            {"vae": vae, "unet": unet, "text_encoder": text_encoder}.items()}  # fmt: skip
+    """Write what ``StableDiffusionPipeline.from_pretrained(folder)`` loads, with its EmerDiff defaults; returns the folder."""
+    half = {
+        name: copy.deepcopy(module).half()
+        for name, module in {"vae": vae, "unet": unet, "text_encoder": text_encoder}.items()
+    }
     pipeline = StableDiffusionPipeline(
-        **half, tokenizer=tokenizer, scheduler=architecture.sampling_scheduler(), safety_checker=None,
-        feature_extractor=None, requires_safety_checker=False,
-    )  # fmt: skip
+        **half,
+        tokenizer=tokenizer,
+        scheduler=architecture.sampling_scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
     pipeline.save_pretrained(folder, safe_serialization=True)
     # transformers loads a model in the dtype that its config names, diffusers in float32: let both be float32 by default
+    index = folder / "model_index.json"
+    own = family_of(unet.config).defaults(unet.config, 2 ** (len(vae.config.block_out_channels) - 1))
+    write_atomically(
+        index, json.dumps(json.loads(index.read_text()) | {"default_settings": own}, indent=2) + "\n"
+    )
     config = folder / "text_encoder" / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"dtype": "float32"}, indent=2) + "\n")
     return folder

@@ -39,20 +39,40 @@ from .protocols import (
 from .store import ResultStore, fingerprint
 
 SCORES = (
-    "seconds", "segments", "boundary_precision", "boundary_recall", "boundary_f", "boundary_f_diagonal", "adjusted_rand",
-    "over_segmentation", "under_segmentation", "variation_of_information",
-)  # fmt: skip
+    "seconds",
+    "segments",
+    "boundary_precision",
+    "boundary_recall",
+    "boundary_f",
+    "boundary_f_diagonal",
+    "adjusted_rand",
+    "over_segmentation",
+    "under_segmentation",
+    "variation_of_information",
+)
 TABLE = {
-    "oracle": "oracle mIoU", "traditional": "traditional mIoU", "modified_self": "modified mIoU (same images)",
-    "modified": "modified mIoU (other split)", "modified_cosine": "… by cosine", "accuracy": "oracle accuracy",
-    "boundary_f": "boundary F", "boundary_precision": "precision", "boundary_recall": "recall",
-    "boundary_f_diagonal": "boundary F (0.75 %)", "boundary_iou": "boundary IoU", "adjusted_rand": "ARI",
-    "variation_of_information": "VI (bits)", "segments": "segments", "seconds": "s / image",
-}  # fmt: skip
+    "oracle": "oracle mIoU",
+    "traditional": "traditional mIoU",
+    "modified_self": "modified mIoU (same images)",
+    "modified": "modified mIoU (other split)",
+    "modified_cosine": "… by cosine",
+    "accuracy": "oracle accuracy",
+    "boundary_f": "boundary F",
+    "boundary_precision": "precision",
+    "boundary_recall": "recall",
+    "boundary_f_diagonal": "boundary F (0.75 %)",
+    "boundary_iou": "boundary IoU",
+    "adjusted_rand": "ARI",
+    "variation_of_information": "VI (bits)",
+    "segments": "segments",
+    "seconds": "s / image",
+}
 _NO_PERCENT = ("variation_of_information", "segments", "seconds")
 
 
-def score(sample: Sample, labels: np.ndarray, embeddings: np.ndarray, seconds: float, data: LabelledDataset) -> dict:
+def score(
+    sample: Sample, labels: np.ndarray, embeddings: np.ndarray, seconds: float, data: LabelledDataset
+) -> dict:
     """Everything that is kept of one picture under one method: plain numbers and lists, for JSON."""
     ignore, classes = data.ignore_index, len(data.class_names)
     if labels.shape != sample.labels.shape:
@@ -62,20 +82,31 @@ def score(sample: Sample, labels: np.ndarray, embeddings: np.ndarray, seconds: f
     diagonal = float(np.hypot(*sample.labels.shape))
     precision, recall, f = boundary_scores(labels, sample.labels, 2, ignore)
     return {
-        "seconds": seconds, "segments": int((table.sum(1) > 0).sum()),
-        "boundary_precision": precision, "boundary_recall": recall, "boundary_f": f,
+        "seconds": seconds,
+        "segments": int((table.sum(1) > 0).sum()),
+        "boundary_precision": precision,
+        "boundary_recall": recall,
+        "boundary_f": f,
         "boundary_f_diagonal": boundary_scores(labels, sample.labels, 0.0075 * diagonal, ignore)[2],
         **partition_scores(labels, sample.labels, ignore),
         "boundary_iou": boundary_iou(named[labels], sample.labels, classes, ignore_index=ignore).tolist(),
         "objects": object_scores(labels, named, sample.labels, ignore),
-        "table": table.tolist(), "embeddings": np.round(embeddings.astype(float), 5).tolist(),
-    }  # fmt: skip
+        "table": table.tolist(),
+        "embeddings": np.round(embeddings.astype(float), 5).tolist(),
+    }
 
 
 def evaluate(
-    pipe, data: LabelledDataset, methods: list[str], output_dir: Path | str, settings: dict, limit: int | None = None,
-    backbone: Backbone | None = None, backbone_name: str = "", progress: Callable[[Iterable], Iterable] = iter,
-) -> list[dict]:  # fmt: skip
+    pipe,
+    data: LabelledDataset,
+    methods: list[str],
+    output_dir: Path | str,
+    settings: dict,
+    limit: int | None = None,
+    backbone: Backbone | None = None,
+    backbone_name: str = "",
+    progress: Callable[[Iterable], Iterable] = iter,
+) -> list[dict]:
     """Every picture (the first ``limit``) under every method; what is in ``output_dir`` already is not computed again.
 
     Returns:
@@ -86,19 +117,28 @@ def evaluate(
     """
     check_methods(methods, backbone is not None)
     header = {
-        "data": repr(data), "methods": list(methods), "settings": settings, "weights": fingerprint(pipe.unet),
-        "dtype": str(pipe.unet.dtype), "backbone": backbone_name,
-    }  # fmt: skip
+        "data": repr(data),
+        "methods": list(methods),
+        "settings": settings,
+        "weights": fingerprint(pipe.unet),
+        "dtype": str(pipe.unet.dtype),
+        "backbone": backbone_name,
+    }
     store, results = ResultStore(output_dir, header), []
     for index in progress(range(len(data) if limit is None else min(limit, len(data)))):
         key = f"image-{index:06}"
         if (result := store.recall(key)) is None:
             sample = data[index]
             found = segment(pipe, sample, methods, settings, backbone)
-            result = store.keep(key, {
-                "name": sample.name,
-                "methods": {m: score(sample, r.labels, r.embeddings, r.seconds, data) for m, r in found.items()},
-            })  # fmt: skip
+            result = store.keep(
+                key,
+                {
+                    "name": sample.name,
+                    "methods": {
+                        m: score(sample, r.labels, r.embeddings, r.seconds, data) for m, r in found.items()
+                    },
+                },
+            )
         results.append(result)
     if not results:
         raise ValueError(f"{data} gave no picture to evaluate.")
@@ -138,7 +178,9 @@ def confusions(results: list[dict], fit: list[dict]) -> dict[str, dict[str, np.n
             found.setdefault("traditional", {})[method] = np.stack(traditional(own))
         found.setdefault("modified_self", {})[method] = np.stack([modified(r, same) for r in own])
         found.setdefault("modified", {})[method] = np.stack([modified(r, other) for r in own])
-        found.setdefault("modified_cosine", {})[method] = np.stack([modified(r, other, "cosine") for r in own])
+        found.setdefault("modified_cosine", {})[method] = np.stack(
+            [modified(r, other, "cosine") for r in own]
+        )
     return found
 
 
@@ -175,7 +217,9 @@ def summarise(
         classes[m] = class_iou(protocol["oracle"][m].sum(0))
         for name in ("oracle", "modified"):
             value, low, high = bootstrap(miou_statistic(protocol[name][m]), count, draws)
-            intervals.append({"method": m, "measure": name, "value": 100 * value, "low": 100 * low, "high": 100 * high})
+            intervals.append(
+                {"method": m, "measure": name, "value": 100 * value, "low": 100 * low, "high": 100 * high}
+            )
         value, low, high = bootstrap(mean_statistic(by_method[m]["boundary_f"].to_numpy()), count, draws)
         intervals.append(
             {"method": m, "measure": "boundary_f", "value": 100 * value, "low": 100 * low, "high": 100 * high}
@@ -191,10 +235,16 @@ def summarise(
                 statistic = miou_statistic(a, b)
                 per_image = tuple(np.array([pixel_accuracy(c) for c in x]) for x in (a, b))
             value, low, high = bootstrap(statistic, count, draws)
-            paired.append({
-                "minus": m, "measure": name, "points": 100 * value, "low": 100 * low, "high": 100 * high,
-                "p (Wilcoxon)": paired_test(*per_image),
-            })  # fmt: skip
+            paired.append(
+                {
+                    "minus": m,
+                    "measure": name,
+                    "points": 100 * value,
+                    "low": 100 * low,
+                    "high": 100 * high,
+                    "p (Wilcoxon)": paired_test(*per_image),
+                }
+            )
     objects = pd.DataFrame(
         {"method": m, "area": area_bin(o["area"]), "recall": 100 * o["recall"], "IoU": 100 * o["iou"]}
         for result in results
@@ -208,12 +258,16 @@ def summarise(
     frame = pd.DataFrame(scores).set_index("method")
     return {
         "scores": frame[[c for c in TABLE if c in frame]].rename(columns=TABLE),
-        "intervals": pd.DataFrame(intervals), "paired": pd.DataFrame(paired), "objects": sizes,
+        "intervals": pd.DataFrame(intervals),
+        "paired": pd.DataFrame(paired),
+        "objects": sizes,
         "classes": pd.DataFrame(classes).T * 100,
-    }  # fmt: skip
+    }
 
 
-def write_tables(tables: dict[str, pd.DataFrame], rows: pd.DataFrame, settings: dict, output_dir: Path | str) -> None:
+def write_tables(
+    tables: dict[str, pd.DataFrame], rows: pd.DataFrame, settings: dict, output_dir: Path | str
+) -> None:
     """``results.parquet`` (a row per picture and method) and ``summary.json`` (all settings, every table)."""
     folder = Path(output_dir)
     rows.to_parquet(folder / "results.parquet", index=False)

@@ -12,12 +12,12 @@ import torch
 from PIL import Image
 from tqdm.auto import tqdm
 
-from .export import load_output, save_output
-from .images import load_image
-from .pipeline import EmerDiffOutput, EmerDiffPipeline
-from .toyscapes import Scene, Toyscapes
+from ..export import load_output, save_output
+from ..files import write_atomically
+from ..images import IMAGE_SUFFIXES, load_image
+from ..pipeline import EmerDiffOutput, EmerDiffPipeline
+from ..toyscapes import Scene, Toyscapes
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"}
 _TOYSCAPES = re.compile(r"toyscapes:(\d+)(?:-(\d+))?")
 
 
@@ -53,9 +53,13 @@ def find_images(spec: str | Path) -> list[Source]:
         return [Source(f"toyscapes-{seed:06}", seed=seed) for seed in range(first, last + 1)]
     path = Path(spec).expanduser()
     if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+        files = sorted(
+            file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file()
+        )
         if not files:
-            raise FileNotFoundError(f"There is no image in {path}; looked for {', '.join(sorted(SUFFIXES))}.")
+            raise FileNotFoundError(
+                f"There is no image in {path}; looked for {', '.join(sorted(IMAGE_SUFFIXES))}."
+            )
         return [Source("__".join(file.relative_to(path).with_suffix("").parts), file) for file in files]
     if not path.is_file():
         raise FileNotFoundError(
@@ -91,5 +95,5 @@ def segment_all(
         output = pipe(image, generator=torch.Generator().manual_seed(seed), **settings)
         request_file.unlink(missing_ok=True)
         save_output(output, image, folder)
-        request_file.write_text(content)  # written last: it vouches for the other files
+        write_atomically(request_file, content)  # written last: it vouches for the other files
         yield source, output, "done"

@@ -15,8 +15,13 @@ from .metrics import boundary_scores, contingency_table
 from .store import ResultStore, fingerprint
 
 EMERDIFF, BILINEAR, PIXELS, CELLS, POSITION, CEILING = (
-    "EmerDiff", "bilinear (SD)", "colour + position, pixels", "colour + position, cells", "position", "grid ceiling",
-)  # fmt: skip
+    "EmerDiff",
+    "bilinear (SD)",
+    "colour + position, pixels",
+    "colour + position, cells",
+    "position",
+    "grid ceiling",
+)
 
 
 def evaluate_scene(pipe, scene: Scene, num_masks: int, **settings) -> dict:
@@ -26,8 +31,12 @@ def evaluate_scene(pipe, scene: Scene, num_masks: int, **settings) -> dict:
     output, seconds = _timed(lambda: pipe(scene.image, num_masks=num_masks, generator=generator, **settings))
     grid = output.coarse_masks.shape[1:]
     start = output.settings["modulation_timestep"]
-    trajectory = pipe.invert(scene.image, start_timestep=start, num_inference_steps=output.settings["num_inference_steps"],
-                             generator=torch.Generator().manual_seed(scene.seed))  # fmt: skip
+    trajectory = pipe.invert(
+        scene.image,
+        start_timestep=start,
+        num_inference_steps=output.settings["num_inference_steps"],
+        generator=torch.Generator().manual_seed(scene.seed),
+    )
     error = (pipe.replay(trajectory) - trajectory.clean_latents).norm() / trajectory.clean_latents.norm()
 
     segmentations = {

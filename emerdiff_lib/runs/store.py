@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 
 import torch
+
+from ..files import write_atomically
 
 
 class ResultStore:
@@ -25,14 +26,14 @@ class ResultStore:
             raise ValueError(
                 f"{self.folder} holds results of another model or other settings; choose another output folder or delete it."
             )
-        _write(path, header)
+        write_atomically(path, json.dumps(header))
 
     def recall(self, key: str) -> dict | None:
         path = self.folder / f"{key}.json"
         return json.loads(path.read_text()) if path.exists() else None
 
     def keep(self, key: str, result: dict) -> dict:
-        _write(self.folder / f"{key}.json", result)
+        write_atomically(self.folder / f"{key}.json", json.dumps(result))
         return json.loads(json.dumps(result))  # what a later run will read, to the digit
 
 
@@ -42,8 +43,3 @@ def fingerprint(module: torch.nn.Module) -> str:
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(name.encode() + tensor.detach().cpu().float().contiguous().numpy().tobytes())
     return digest.hexdigest()[:12]
-
-
-def _write(path: Path, content: dict):
-    path.with_suffix(".new").write_text(json.dumps(content))
-    os.replace(path.with_suffix(".new"), path)

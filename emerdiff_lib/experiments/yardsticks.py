@@ -20,13 +20,19 @@ from .scenes import SceneStore, evaluate_scene
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
     parser.add_argument("--model", default="toyscapes", help="name, diffusers folder or hub id")
     parser.add_argument("--num-scenes", type=int, default=100, help="test scenes")
-    parser.add_argument("--fit-scenes", type=int, default=20, help="validation scenes that concepts are fitted on")
+    parser.add_argument(
+        "--fit-scenes", type=int, default=20, help="validation scenes that concepts are fitted on"
+    )
     parser.add_argument("--num-masks", type=int, default=12, help="K, for every method")
     parser.add_argument("--settings", type=json.loads, default={}, help="JSON of further pipeline arguments")
-    parser.add_argument("--output", type=Path, default=Path("runs/evaluation"), help="results per scene, summary.json")
+    parser.add_argument(
+        "--output", type=Path, default=Path("runs/evaluation"), help="results per scene, summary.json"
+    )
     return parser.parse_args(argv)
 
 

@@ -9,12 +9,15 @@ from sklearn.preprocessing import StandardScaler
 
 from ..assignment import assign_bilinear
 from ..clustering import cluster_queries
-from .metrics import contingency_table
-from .protocols import Record, oracle
+from ..evaluation.metrics import contingency_table
+from ..evaluation.protocols import Record, oracle
 
 
 def probe_accuracy(
-    train: list[np.ndarray], train_labels: list[np.ndarray], test: list[np.ndarray], test_labels: list[np.ndarray]
+    train: list[np.ndarray],
+    train_labels: list[np.ndarray],
+    test: list[np.ndarray],
+    test_labels: list[np.ndarray],
 ) -> float:
     """Accuracy in [0, 1] of a logistic regression from features to cell classes, on pictures that it was not fitted on.
 
@@ -28,7 +31,9 @@ def probe_accuracy(
     return float(probe.fit(flat(train), classes(train_labels)).score(flat(test), classes(test_labels)))
 
 
-def cluster_confusion(features, num_masks: int, labels: np.ndarray, num_classes: int, seed: int = 0) -> np.ndarray:
+def cluster_confusion(
+    features, num_masks: int, labels: np.ndarray, num_classes: int, seed: int = 0
+) -> np.ndarray:
     """Oracle confusion (C, C) of the bilinearly upsampled k-means masks of (h, w, d) features."""
     masks = cluster_queries(features, num_masks, seed)
     segments = assign_bilinear(masks, labels.shape)

@@ -1,0 +1,52 @@
+"""k-means of vision backbones that are no diffusion models."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from transformers import AutoModel, PreTrainedModel
+from transformers.image_processing_base import ImageProcessingMixin
+
+from .segmentation import Segmentation, cluster_features
+
+
+class Backbone:
+    """A vision transformer of ``transformers`` (DINOv2 and the like) as a source of patch features.
+
+    Args:
+        model: a vision model whose ``last_hidden_state`` ends with one token per patch.
+        mean, std: of the pixel normalisation.
+    """
+
+    def __init__(self, model: PreTrainedModel, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)):
+        self.model = model.eval()
+        self.mean, self.std = (torch.tensor(v).reshape(1, 3, 1, 1) for v in (mean, std))
+
+    @classmethod
+    def from_pretrained(cls, name: str, **kwargs) -> Backbone:
+        """Load weights (safetensors) by folder or hub id, "facebook/dinov2-base" for one."""
+        # the image processors themselves want torchvision
+        processing, _ = ImageProcessingMixin.get_image_processor_dict(name)
+        model = AutoModel.from_pretrained(name, use_safetensors=True, **kwargs)
+        return cls(model, processing["image_mean"], processing["image_std"])
+
+    @torch.no_grad()
+    def __call__(self, image: np.ndarray, resolution: int = 518) -> torch.Tensor:
+        """(h, w, d) float32 patch features of an (H, W, 3) uint8 image, at about resolution² pixels."""
+        patch = self.model.config.patch_size
+        height, width = image.shape[:2]
+        scale = resolution / (height * width) ** 0.5
+        h, w = (max(1, round(side * scale / patch)) for side in (height, width))
+        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 255.0
+        pixels = F.interpolate(pixels, size=(h * patch, w * patch), mode="bicubic", antialias=True)
+        pixels = (pixels.clamp(0, 1) - self.mean) / self.std
+        tokens = self.model(pixel_values=pixels.to(self.model.device, self.model.dtype)).last_hidden_state
+        return tokens[0, -h * w :].float().cpu().unflatten(0, (h, w))
+
+
+def kmeans_backbone(
+    image: np.ndarray, backbone: Backbone, num_segments: int = 12, *, resolution: int = 518, seed: int = 0
+) -> Segmentation:
+    """k-means of a vision backbone's patch features, upsampled bilinearly: the rival that is no diffusion model."""
+    return cluster_features(backbone(image, resolution), image.shape[:2], num_segments, seed)

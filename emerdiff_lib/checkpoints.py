@@ -1,0 +1,282 @@
+"""What suits which checkpoint: its own defaults first, the table of families as fallback; and reading its weights whole."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline
+from diffusers.utils import logging as diffusers_logging
+from safetensors import SafetensorError
+from transformers.utils import logging as transformers_logging
+
+from .settings import REQUIRED, Settings, layered
+
+TOYSCAPES_FOLDER = Path(__file__).parent / "toyscapes" / "checkpoint"
+COMPONENTS = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+# -- families: what a layout is used with ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Family:
+    """A row of the table: U-Nets of this layout, whatever their widths and depths, get these settings.
+
+    Attributes:
+        name: as people call it.
+        matches: config of a U-Net → whether it has the layout.
+        level: which of the U-Net's levels is the paper's 16 × 16 one; level i halves the latents' grid i times.
+        modulation: which attention of that level's upward block is modulated, by index; queries are the first one's.
+        settings: the other defaults, by flat name.
+    """
+
+    name: str
+    matches: Callable[[Mapping[str, Any]], bool]
+    level: int
+    modulation: int
+    settings: dict[str, Any]
+
+    def defaults(self, unet_config: Mapping[str, Any], vae_scale_factor: int) -> dict[str, Any]:
+        """Flat settings for one checkpoint of the family; images are processed at the size it was trained at."""
+        block = len(unet_config["block_out_channels"]) - 1 - self.level
+        layers = unet_config["layers_per_block"]
+        layers = layers if isinstance(layers, int) else list(layers)[self.level]
+        attention = f"up_blocks.{block}.attentions.{{}}.transformer_blocks.0.attn2"
+        sides = unet_config["sample_size"]
+        side = sides if isinstance(sides, int) else round((sides[0] * sides[1]) ** 0.5)
+        return self.settings | {
+            "processing_resolution": side * vae_scale_factor,
+            "feature_layer": attention.format(0),
+            "modulation_layer": attention.format(range(layers + 1)[self.modulation]),
+        }
+
+
+def _conditioned_on_text_alone(config: Mapping[str, Any]) -> bool:
+    extras = ("addition_embed_type", "encoder_hid_dim", "class_embed_type", "use_linear_projection")
+    return config["sample_size"] is not None and not any(config.get(name) for name in extras)
+
+
+def _attends(config: Mapping[str, Any], level: int) -> bool:
+    levels = len(config["block_out_channels"])
+    return level < levels and config["up_block_types"][levels - 1 - level] == "CrossAttnUpBlock2D"
+
+
+FAMILIES = (
+    Family(
+        "Toyscapes",
+        lambda c: (
+            _conditioned_on_text_alone(c) and c["in_channels"] == 8 and _attends(c, 1) and not _attends(c, 0)
+        ),
+        level=1,
+        modulation=0,  # the layer of the queries; chosen with the rest on validation scenes (experiments/defaults.py)
+        settings={
+            "num_masks": 12,
+            "feature_timestep": 281,
+            "noise_ensemble_size": 8,
+            "modulation_timestep": 481,
+            "filter_sigma": 0.5,
+        },
+    ),
+    Family(
+        "Stable Diffusion 1.x",
+        lambda c: (
+            _conditioned_on_text_alone(c) and c["in_channels"] == 4 and all(_attends(c, i) for i in range(3))
+        ),
+        level=2,
+        modulation=-1,
+        settings={
+            "num_masks": 30,
+            "feature_timestep": 1,
+            "modulation_timestep": 281,
+        },  # paper, Sec. 4 and App. A
+    ),
+)
+
+
+def family_of(unet_config: Mapping[str, Any]) -> Family | None:
+    """The first row whose layout the U-Net has, or None for an architecture that the table does not know."""
+    return next((family for family in FAMILIES if family.matches(unet_config)), None)
+
+
+def resolve(
+    unet_config: Mapping[str, Any], vae_scale_factor: int, own: Mapping[str, Any] | None, **given: Any
+) -> Settings:
+    """The given settings (None: not given) over the checkpoint's own over its family's over the paper's.
+
+    Raises:
+        ValueError: a name or value that is not possible, or a setting that none of these has.
+    """
+    family = family_of(unet_config)
+    defaults = family.defaults(unet_config, vae_scale_factor) if family else {}
+    flat = layered(given, layered(own or {}), defaults)
+    if missing := [name for name in REQUIRED if name not in flat]:
+        raise ValueError(
+            f"There are no defaults for this architecture (known: {', '.join(f.name for f in FAMILIES)}); pass "
+            f"{', '.join(missing)} yourself, or keep them with the checkpoint: "
+            "pipe.register_to_config(default_settings={...}), then pipe.save_pretrained(folder)."
+        )
+    return Settings.from_dict(flat)
+
+
+# -- finding and reading --------------------------------------------------------------------------------------------
+
+
+def locate(name: str | Path) -> str:
+    """The folder or hub id that a model name stands for: "toyscapes" is the bundled model.
+
+    Raises:
+        FileNotFoundError: the bundled weights are missing, or a path does not hold a diffusers folder.
+    """
+    if str(name) == "toyscapes":
+        if not (TOYSCAPES_FOLDER / "model_index.json").exists():
+            raise FileNotFoundError(
+                f"The bundled model is missing from {TOYSCAPES_FOLDER}; reinstall the package, or train one with "
+                "`python -m emerdiff_lib.toyscapes.train` and pass its folder."
+            )
+        return str(TOYSCAPES_FOLDER)
+    folder = Path(name).expanduser()
+    if folder.is_dir() and not (folder / "model_index.json").exists():
+        raise FileNotFoundError(
+            f"{folder} is no diffusers folder (it has no model_index.json); convert a single-file checkpoint with "
+            "`StableDiffusionPipeline.from_single_file(file).save_pretrained(folder)`."
+        )
+    if not folder.exists() and (
+        folder.is_absolute() or str(name).count("/") != 1 or str(name).startswith(".")
+    ):
+        raise missing_model(name)
+    return str(name) if not folder.exists() else str(folder)
+
+
+def missing_model(name: str | Path) -> FileNotFoundError:
+    return FileNotFoundError(
+        f'There is no model {str(name)!r}; use "toyscapes" (bundled), a diffusers folder on disk, or a hub id such as '
+        '"CompVis/stable-diffusion-v1-4" (download it once with `hf download CompVis/stable-diffusion-v1-4 --local-dir '
+        "sd-v1-4` where there is a network, then pass the folder)."
+    )
+
+
+def read_index(source: str, **options: Any) -> dict[str, list[str]]:
+    """{component: [library, class]} of a diffusers folder or hub id.
+
+    Raises:
+        ValueError: the index cannot be read, or belongs to another kind of pipeline.
+    """
+    try:
+        index = dict(DiffusionPipeline.load_config(source, **options))
+    except (OSError, ValueError, TypeError) as error:
+        if not Path(source).exists():
+            raise
+        raise ValueError(
+            f"{source}/model_index.json cannot be read ({error}); download the model again."
+        ) from error
+    kind = index.get("_class_name", "no pipeline")
+    absent = [
+        name for name in COMPONENTS if not (isinstance(index.get(name), list | tuple) and index[name][1])
+    ]
+    foreign = [
+        name for name in ("text_encoder_2", "text_encoder_3", "prior", "transformer") if index.get(name)
+    ]
+    if absent or foreign:
+        why = f"lacks {', '.join(absent)}" if absent else f"has {', '.join(foreign)}"
+        raise ValueError(
+            f"{source} is a {kind} that {why}; EmerDiff reads latent diffusion models with one text encoder and a "
+            f"U-Net, of these families: {', '.join(f.name for f in FAMILIES)}."
+        )
+    return {name: list(index[name]) for name in COMPONENTS}
+
+
+def load_networks(
+    source: str, dtype: torch.dtype, given: Mapping[str, Any], **options: Any
+) -> dict[str, Any]:
+    """VAE, text encoder and U-Net, every tensor of them read from safetensors; those in ``given`` are left out.
+
+    Raises:
+        ValueError: weights are damaged, or short of tensors (the libraries would fill those with random numbers).
+        OSError: nothing is there.
+    """
+    index, networks = read_index(source, **{k: v for k, v in options.items() if k != "variant"}), {}
+    for name in ("vae", "text_encoder", "unet"):
+        if name in given:
+            continue
+        library, kind = index[name]
+        where = f"The {name} of {source}"
+        try:
+            network, report = getattr(importlib.import_module(library), kind).from_pretrained(
+                source, subfolder=name, dtype=dtype, use_safetensors=True, output_loading_info=True, **options
+            )
+        except (SafetensorError, RuntimeError, AttributeError, ImportError, OSError, ValueError) as error:
+            if isinstance(error, OSError) and not Path(source).exists():
+                raise  # no such hub id, or no network
+            reason = str(error).strip().splitlines()[0]
+            raise ValueError(
+                f"{where} cannot be read ({reason}); download the folder {name}/ again."
+            ) from error
+        if missing := sorted(report["missing_keys"]):
+            raise ValueError(
+                f"{where} is short of {len(missing)} tensors, {missing[0]} for one; download the folder {name}/ again."
+            )
+        networks[name] = network.eval()
+    return networks
+
+
+def check_networks(unet: torch.nn.Module) -> None:
+    """Raises a ValueError for U-Nets that need more than noisy latents, a timestep and a text embedding."""
+    config = unet.config
+    if config.in_channels != config.out_channels:
+        raise ValueError(
+            f"This U-Net takes {config.in_channels} channels and gives {config.out_channels} (an inpainting or depth "
+            "model?); use the text-to-image checkpoint that it was made from."
+        )
+    if config.addition_embed_type is not None or config.encoder_hid_dim_type is not None:
+        raise ValueError(
+            "This U-Net needs added conditions (SDXL, unCLIP …), which EmerDiff does not give it yet."
+        )
+
+
+def check_dtype(dtype: str | torch.dtype) -> torch.dtype:
+    """A floating-point dtype by its torch name; raises a ValueError that lists the possible ones."""
+    found = dtype if isinstance(dtype, torch.dtype) else DTYPES.get(str(dtype))
+    if found not in DTYPES.values():
+        raise ValueError(f"dtype={dtype!r} is unknown; choose one of {', '.join(map(repr, DTYPES))}.")
+    return found
+
+
+def check_device(device: str | torch.device | None) -> torch.device:
+    """A device that this machine has; empty or None: a GPU if there is one. Raises a ValueError for any other."""
+    if not device:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(device)
+        torch.empty(1, device=found)
+    except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(
+            f"device={str(device)!r} cannot be used here ({reason}); choose 'cpu', or leave it empty for what there is."
+        ) from error
+    return found
+
+
+@contextmanager
+def quietly(source: str):
+    """While loading: no advice about components that EmerDiff does not use; no bar for the bundled model's half second."""
+    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    own_bars = diffusers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    if source == str(TOYSCAPES_FOLDER):
+        diffusers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()
+        if own_bars:
+            diffusers_logging.enable_progress_bar()

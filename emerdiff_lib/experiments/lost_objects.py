@@ -1,0 +1,230 @@
+"""Where objects get lost on their way through the method: ``python -m emerdiff_lib.experiments.lost_objects``.
+
+An object is found if segments of its class, in the final labels, hold at least half of its pixels, whatever else happened to
+it. One that is not found is lost at the first stage whose criterion it fails. The criteria are kept beside that, as an object
+can fail one and still be found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy.ndimage import binary_dilation
+
+from ..assignment import resize_maps
+from ..datasets import LabelledDataset, Sample, open_dataset
+from ..evaluation.metrics import AREA_NAMES, area_bin, contingency_table
+from ..evaluation.regions import Region, cell_shares, find_regions
+from ..loading import load_pipeline
+from ..pipeline import EmerDiffPipeline
+from ..runs.store import ResultStore, fingerprint
+from .selection import bar, check_range, command, part_of
+
+FOUND = "found"
+STAGES = ("VAE", "coarse grid", "clustering", "modulation", "argmax")
+CRITERIA = {
+    "VAE": "its contrast to its surroundings is at least half of the original's after encoding and decoding",
+    "coarse grid": "it covers at least half of some cell",
+    "clustering": "the mask of the cell that it covers best is mostly of its class",
+    "modulation": "that mask's difference map is stronger inside the object than around it",
+    "argmax": "segments of its class hold at least half of its pixels",
+}
+
+
+@dataclass
+class Trace:
+    """What each stage made of one picture.
+
+    Attributes:
+        image, reconstruction: (H, W, 3) float in [0, 1], before and after the VAE.
+        masks: (K, h, w) bool coarse masks; ``maps``: (K, H, W) float difference maps; ``labels``: (H, W) segments.
+        truth: (H, W) classes, or ``ignore_index``.
+    """
+
+    image: np.ndarray
+    reconstruction: np.ndarray
+    masks: np.ndarray
+    maps: np.ndarray
+    labels: np.ndarray
+    truth: np.ndarray
+    ignore_index: int | None = None
+
+
+def trace(
+    pipe: EmerDiffPipeline, sample: Sample, num_masks: int, ignore_index: int | None = None, **settings: Any
+) -> Trace:
+    """One picture through the whole method, with everything that it passes kept; randomness is the sample's."""
+    generator, size = torch.Generator().manual_seed(sample.seed), (sample.image.height, sample.image.width)
+    coarse = pipe.coarse(sample.image, num_masks, generator=generator, **settings)
+    responses = pipe.respond(coarse)
+    decoded = pipe.decode(coarse.trajectory.clean_latents)
+    decoded = torch.nn.functional.interpolate(decoded, size=size, mode="bilinear", antialias=True)
+    return Trace(
+        image=np.asarray(sample.image) / 255.0,
+        reconstruction=decoded[0].permute(1, 2, 0).cpu().numpy(),
+        masks=coarse.masks.cpu().numpy(),
+        maps=resize_maps(responses.difference_maps, size).cpu().numpy(),
+        labels=pipe.assign(responses),
+        truth=sample.labels,
+        ignore_index=ignore_index,
+    )
+
+
+def ring(mask: np.ndarray, width: int = 4) -> np.ndarray:
+    """(H, W) bool: the pixels within ``width`` around a mask."""
+    return binary_dilation(mask, iterations=width) & ~mask
+
+
+def contrast(image: np.ndarray, region: Region, width: int = 4) -> float:
+    """Distance of a region's mean colour to that of its surroundings; 0 without surroundings."""
+    around = ring(region.mask, width)
+    if not around.any():
+        return 0.0
+    return float(np.linalg.norm(image[region.mask].mean(0) - image[around].mean(0)))
+
+
+def object_rows(way: Trace, smallest: float = 0.0005) -> list[dict[str, Any]]:
+    """One row per object, a connected region of one class of the ground truth, down to a share of ``smallest``.
+
+    Returns:
+        {"class_index", "area" (share of the picture), "size" (its bin), "box" [top, left, bottom, right] in pixels,
+        "recall" in [0, 1], a bool per stage (:data:`CRITERIA`, each judged by itself), "fate": "found" or the stage that loses
+        it}.
+    """
+    grid, truth = way.masks.shape[1:], way.truth
+    known = np.ones(truth.shape, bool) if way.ignore_index is None else truth != way.ignore_index
+    classes = np.unique(truth[known])
+    shares = np.stack([cell_shares(truth == c, grid) for c in classes])  # (C, h, w)
+    mask_classes = classes[np.einsum("khw,chw->kc", way.masks.astype(float), shares).argmax(1)]
+    table = contingency_table(way.labels, truth, len(way.masks), int(classes.max()) + 1, way.ignore_index)
+    segment_classes = table.argmax(1)  # the oracle's, as in the tables of the evaluation
+    rows = []
+    for region in find_regions(truth, smallest, 1.0):
+        if region.class_index == way.ignore_index:
+            continue
+        covered = cell_shares(region.mask, grid)
+        best = np.unravel_index(covered.argmax(), grid)
+        mask = int(way.masks[:, best[0], best[1]].argmax())
+        before, around = contrast(way.image, region), ring(region.mask)
+        recall = float((segment_classes[way.labels[region.mask]] == region.class_index).mean())
+        response = way.maps[mask]
+        passed = {
+            "VAE": before > 0 and contrast(way.reconstruction, region) >= 0.5 * before,
+            "coarse grid": bool(covered.max() >= 0.5),
+            "clustering": bool(mask_classes[mask] == region.class_index),
+            "modulation": bool(around.any() and response[region.mask].mean() > response[around].mean()),
+            "argmax": recall >= 0.5,
+        }
+        y, x = np.nonzero(region.mask)
+        rows.append(
+            {
+                "class_index": region.class_index,
+                "area": region.area,
+                "size": area_bin(region.area),
+                "box": [int(y.min()), int(x.min()), int(y.max()) + 1, int(x.max()) + 1],
+                "recall": recall,
+                **passed,
+                "fate": FOUND if passed["argmax"] else next(s for s in STAGES if not passed[s]),
+            }
+        )
+    return rows
+
+
+def follow(
+    pipe: EmerDiffPipeline,
+    data: LabelledDataset,
+    positions: Iterable[int],
+    mask_counts: Iterable[int],
+    output_dir: Path | str,
+    settings: dict[str, Any] | None = None,
+    progress: Callable[[Iterable], Iterable] = iter,
+) -> pd.DataFrame:
+    """All objects of the pictures at ``positions`` under every K; what ``output_dir`` has already is not computed again.
+
+    Returns:
+        A row per object and K: those of :func:`object_rows`, "K" and "position"; "size" and "fate" are ordered categories.
+
+    Raises:
+        ValueError: for a setting that the pipeline refuses, or a folder with results of another model or other settings.
+    """
+    settings, mask_counts = settings or {}, list(dict.fromkeys(mask_counts))
+    resolved = [pipe.resolve(num_masks=k, **settings).to_dict() for k in mask_counts]
+    header = {
+        "data": repr(data),
+        "settings": resolved,
+        "weights": fingerprint(pipe.unet),
+        "dtype": str(pipe.unet.dtype),
+    }
+    store, rows = ResultStore(output_dir, header), []
+    for position in progress(positions):
+        key = f"image-{position:06}"
+        if (result := store.recall(key)) is None:
+            sample = data[position]
+            ways = {k: trace(pipe, sample, k, data.ignore_index, **settings) for k in mask_counts}
+            result = store.keep(key, {str(k): object_rows(way) for k, way in ways.items()})
+        rows += [row | {"K": int(k), "position": position} for k, found in result.items() for row in found]
+    objects = pd.DataFrame(rows)
+    objects["size"] = pd.Categorical(objects["size"], AREA_NAMES, ordered=True)
+    objects["fate"] = pd.Categorical(objects["fate"], [*STAGES, FOUND], ordered=True)
+    return objects
+
+
+def fates(objects: pd.DataFrame) -> pd.DataFrame:
+    """Percent of the objects of each size by fate, a row per K and size in order, with the number of "objects"."""
+    grouped = objects.groupby(["K", "size"], observed=False)["fate"]
+    shares = 100 * grouped.value_counts(normalize=True).unstack("fate").reindex(columns=[*STAGES, FOUND])
+    return shares.astype(float).assign(objects=grouped.size())
+
+
+def criteria(objects: pd.DataFrame) -> pd.DataFrame:
+    """Percent of the objects of each size that meet each criterion by itself, and that are found although they fail it."""
+    grouped = objects.groupby("size", observed=False)
+    met = 100 * grouped[list(STAGES)].mean()
+    spared = objects[list(STAGES[:-1])].apply(lambda met: ~met.astype(bool) & (objects["fate"] == FOUND))
+    spared = 100 * spared.groupby(objects["size"], observed=False).mean()
+    return met.join(spared.add_prefix("found without "))
+
+
+def examples(objects: pd.DataFrame) -> pd.DataFrame:
+    """The largest object that each stage has lost, a row per stage that has lost any, in order."""
+    lost = objects[objects["fate"] != FOUND].sort_values("area", ascending=False, kind="stable")
+    return lost.groupby("fate", observed=True).head(1).sort_values("fate")
+
+
+def window(
+    box: list[int], size: tuple[int, int], margin: float = 1.0, smallest: int = 32
+) -> tuple[slice, slice]:
+    """A square around an object's box, ``margin`` boxes wide on every side, moved inside a picture of (H, W)."""
+    top, left, bottom, right = box
+    side = max(smallest, round((1 + 2 * margin) * max(bottom - top, right - left)))
+    parts = []
+    for low, high, length in ((top, bottom, size[0]), (left, right, size[1])):
+        start = max(0, min((low + high - side) // 2, length - side))
+        parts.append(slice(start, min(start + side, length)))
+    return parts[0], parts[1]
+
+
+def main(argv: list[str] | None = None) -> pd.DataFrame:
+    parser = command(__doc__, "runs/small-objects/objects")
+    parser.add_argument("--first-scene", type=int, default=200, help="test scene of Toyscapes to begin with")
+    parser.add_argument("--num-scenes", type=int, default=24, help="scenes")
+    parser.add_argument("--more-masks", type=int, default=24, help="another K")
+    args = parser.parse_args(argv)
+    data = open_dataset("toyscapes", split="test")
+    scenes = check_range(args.first_scene, args.num_scenes, len(data), ("first_scene", "num_scenes"))
+    pipe = load_pipeline(args.model, args.device, args.dtype)
+    counts = (args.num_masks, args.more_masks)
+    mine = part_of(scenes, args.part)
+    objects = follow(pipe, data, mine, counts, args.output, args.settings, bar("scenes"))
+    print(fates(objects).round(0).to_string())
+    return objects
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,229 @@
+"""How many masks, and which belong together, without labels: ``python -m emerdiff_lib.experiments.num_masks``.
+
+Every picture is segmented with every candidate for K, and once more from a fixed number of masks that are then grouped down
+to each candidate. Rules without labels pick one candidate per picture. Whatever is fixed for all pictures is chosen on
+one split and judged on another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from ..clustering import RULES, choose_num_masks, cluster_queries, group_masks
+from ..datasets import LabelledDataset, Sample, open_dataset
+from ..evaluation.metrics import boundary_scores, contingency_table, mean_iou, partition_scores
+from ..evaluation.protocols import Record, bootstrap, mean_statistic, oracle
+from ..loading import load_pipeline
+from ..pipeline import EmerDiffPipeline
+from ..runs.store import ResultStore, fingerprint
+from ..settings import whole
+from .selection import bar, command, first_pictures, part_of
+
+CANDIDATES = (2, 3, 4, 5, 6, 8, 10, 12, 16, 24)
+DIRECT, ANYWHERE, TOUCHING = "k-means with K", "grouped anywhere", "grouped where they touch"
+WAYS = (DIRECT, ANYWHERE, TOUCHING)
+HINDSIGHT = "best for each picture, with labels"
+MEASURES = {"adjusted_rand": "ARI", "boundary_f": "boundary F"}
+
+
+def check_candidates(candidates: Iterable[int], num_masks: int) -> list[int]:
+    """Candidates for K in order; raises a ValueError unless they are whole numbers from 2 on, at least two, one of them K."""
+    candidates = sorted({whole(2)("candidate", k) for k in candidates})
+    if len(candidates) < 2 or num_masks not in candidates:
+        raise ValueError(
+            f"candidates {candidates} are not possible; give at least two numbers, among them num_masks={num_masks}."
+        )
+    return candidates
+
+
+def segment(
+    pipe: EmerDiffPipeline,
+    sample: Sample,
+    candidates: list[int],
+    num_masks: int,
+    mode: str = "fast",
+    **settings: Any,
+) -> tuple[dict[str, dict[int, np.ndarray]], dict[str, int]]:
+    """One picture under every candidate.
+
+    Args:
+        num_masks: the number of masks that is grouped; one of the candidates.
+
+    Returns:
+        {way: {K: (H, W) labels}} for the three :data:`WAYS`, and the candidate that each of :data:`RULES` picks.
+    """
+    coarse = pipe.coarse(
+        sample.image, num_masks, generator=torch.Generator().manual_seed(sample.seed), mode=mode, **settings
+    )
+    labels: dict[str, dict[int, np.ndarray]] = {way: {} for way in WAYS}
+    for k in candidates:
+        masks = cluster_queries(coarse.queries, k, sample.seed % 2**31)
+        own = pipe.coarse(
+            coarse.trajectory,
+            coarse_masks=masks,
+            generator=torch.Generator().manual_seed(sample.seed),
+            mode=mode,
+            **settings,
+        )
+        labels[DIRECT][k] = pipe.assign(pipe.respond(own))
+        if k == num_masks:
+            many = own
+    embeddings, masks = many.embeddings.cpu().numpy(), many.masks.cpu().numpy()
+    for k in (k for k in candidates if k <= len(masks)):
+        for way in (ANYWHERE, TOUCHING):
+            groups = group_masks(embeddings, masks, k, adjacent_only=way == TOUCHING)
+            labels[way][k] = groups[labels[DIRECT][num_masks]]
+    picks = {rule: choose_num_masks(coarse.queries, candidates, rule)[0] for rule in RULES}
+    return labels, picks
+
+
+def study(
+    pipe: EmerDiffPipeline,
+    data: LabelledDataset,
+    positions: Iterable[int],
+    candidates: list[int],
+    num_masks: int,
+    output_dir: Path | str,
+    settings: dict[str, Any] | None = None,
+    mode: str = "fast",
+    progress: Callable[[Iterable], Iterable] = iter,
+) -> list[dict]:
+    """Every picture under every candidate; what is in ``output_dir`` already is not computed again.
+
+    Returns:
+        Per picture: "name", "picks" {rule: K} and "scores", a list of {"way", "K", "adjusted_rand", "boundary_f" in [0, 1],
+        "confusion" (C, C) of the oracle}.
+
+    Raises:
+        ValueError: for settings that the pipeline refuses, or a folder with results of others.
+    """
+    settings = settings or {}
+    header = {
+        "data": repr(data),
+        "candidates": candidates,
+        "settings": pipe.resolve(num_masks=num_masks, mode=mode, **settings).to_dict(),
+        "weights": fingerprint(pipe.unet),
+        "dtype": str(pipe.unet.dtype),
+    }
+    store, results = ResultStore(output_dir, header), []
+    for position in progress(positions):
+        key = f"image-{position:06}"
+        if (result := store.recall(key)) is None:
+            sample = data[position]
+            labels, picks = segment(pipe, sample, candidates, num_masks, mode, **settings)
+            scores = [
+                {"way": way, "K": k} | _score(one, sample.labels, data)
+                for way, by_number in labels.items()
+                for k, one in by_number.items()
+            ]
+            result = store.keep(key, {"name": sample.name, "picks": picks, "scores": scores})
+        results.append(result)
+    return results
+
+
+def _score(labels: np.ndarray, truth: np.ndarray, data: LabelledDataset) -> dict[str, Any]:
+    table = contingency_table(labels, truth, int(labels.max()) + 1, len(data.class_names), data.ignore_index)
+    return {
+        "adjusted_rand": partition_scores(labels, truth, data.ignore_index)["adjusted_rand"],
+        "boundary_f": boundary_scores(labels, truth, 2, data.ignore_index)[2],
+        "confusion": oracle(Record(table, np.zeros((len(table), 1)))).tolist(),
+    }
+
+
+def score_rows(results: list[dict]) -> pd.DataFrame:
+    """A row per picture, way and K: "adjusted_rand" and "boundary_f" in percent."""
+    rows = [{"image": r["name"]} | s for r in results for s in r["scores"]]
+    frame = pd.DataFrame(rows).drop(columns="confusion")
+    return frame.assign(**{name: 100 * frame[name] for name in MEASURES})
+
+
+def curves(results: list[dict]) -> pd.DataFrame:
+    """Percent per way and K, over all pictures: ARI, boundary F and oracle mIoU."""
+    means = score_rows(results).groupby(["way", "K"])[list(MEASURES)].mean().rename(columns=MEASURES)
+    confusions: dict[tuple[str, int], np.ndarray] = {}
+    for score in (s for r in results for s in r["scores"]):
+        key = score["way"], score["K"]
+        confusions[key] = confusions.get(key, 0) + np.array(score["confusion"])
+    means["oracle mIoU"] = pd.Series({key: 100 * mean_iou(found) for key, found in confusions.items()})
+    return means.reset_index()
+
+
+def best_fixed(results: list[dict], way: str = DIRECT, measure: str = "adjusted_rand") -> int:
+    """The one K that is best for all pictures together; choose it on other pictures than those it is judged on."""
+    rows = score_rows(results)
+    return int(rows[rows.way == way].groupby("K")[measure].mean().idxmax())
+
+
+def choices(results: list[dict], fit: list[dict], way: str = DIRECT, draws: int = 1000) -> pd.DataFrame:
+    """What every rule reaches, by ARI, beside one K for all that is best on the pictures of ``fit``.
+
+    Where a rule picks more groups than there are masks to group, it gets them ungrouped.
+
+    Returns:
+        A row per rule, for the fixed K and for the best K in hindsight: "median K", "ARI" and "boundary F" in percent (means over
+        pictures), and "minus fixed", "low", "high": the difference in ARI to the fixed K with its 95 % bootstrap interval.
+    """
+    rows = score_rows(results)
+    rows = rows[rows.way == way].set_index(["image", "K"])
+    fixed, images = best_fixed(fit, way), [r["name"] for r in results]
+    numbers = sorted(rows.index.unique("K"))
+    agreement = rows["adjusted_rand"].unstack("K").loc[images]
+    picked = {rule: [max(k for k in numbers if k <= r["picks"][rule]) for r in results] for rule in RULES}
+    picked[f"always {fixed}"] = [fixed] * len(images)
+    picked[HINDSIGHT] = agreement.idxmax(axis=1).tolist()
+    reference, table = agreement[fixed].to_numpy(), []
+    for rule, ks in picked.items():
+        own = rows.loc[list(zip(images, ks, strict=True))]
+        value, low, high = bootstrap(
+            mean_statistic(own["adjusted_rand"].to_numpy(), reference), len(images), draws
+        )
+        means = {title: own[name].mean() for name, title in MEASURES.items()}
+        table.append(
+            {
+                "rule": rule,
+                "median K": float(np.median(ks)),
+                **means,
+                "minus fixed": value,
+                "low": low,
+                "high": high,
+            }
+        )
+    return pd.DataFrame(table).set_index("rule")
+
+
+def grouped_minus_direct(results: list[dict], way: str = ANYWHERE, draws: int = 1000) -> pd.DataFrame:
+    """ARI of masks that were grouped to K minus that of k-means with K from the beginning, with 95 % bootstrap intervals."""
+    wide = score_rows(results).pivot(index="image", columns=["way", "K"], values="adjusted_rand")
+    table = []
+    for k in wide[way].columns:
+        statistic = mean_statistic(wide[way][k].to_numpy(), wide[DIRECT][k].to_numpy())
+        table.append((k, *bootstrap(statistic, len(wide), draws)))
+    return pd.DataFrame(table, columns=["K", "difference", "low", "high"]).set_index("K")
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = command(__doc__, "runs/how-many-masks/report")
+    parser.add_argument("--dataset", default="toyscapes", help="as notebook 06 names them")
+    parser.add_argument("--root", default="", help="folder with the data set's official layout")
+    parser.add_argument("--split", default="test", help="part of the data set")
+    parser.add_argument("--limit", type=int, default=32, help="its first so many pictures")
+    parser.add_argument("--candidates", type=int, nargs="+", default=list(CANDIDATES), help="for K")
+    args = parser.parse_args(argv)
+    candidates = check_candidates(args.candidates, args.num_masks)
+    data = open_dataset(args.dataset, args.root, args.split)
+    mine = part_of(first_pictures(args.limit, len(data)), args.part)
+    pipe = load_pipeline(args.model, args.device, args.dtype)
+    results = study(
+        pipe, data, mine, candidates, args.num_masks, args.output, args.settings, progress=bar(args.split)
+    )
+    print(curves(results).round(1).to_string(index=False))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,262 @@
+"""EmerDiff and its rivals side by side on a data set: ``python -m emerdiff_lib.experiments.rivals``.
+
+Methods go by their names in :mod:`~emerdiff_lib.experiments.names` and share what they have in common: one inversion and one
+set of coarse masks per picture. Results are kept picture by picture; run again to go on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from .. import baselines
+from ..assignment import assign_bilinear
+from ..datasets import LabelledDataset, Sample, open_dataset
+from ..evaluation.tables import score
+from ..loading import load_pipeline
+from ..pipeline import EmerDiffPipeline
+from ..runs.store import ResultStore, fingerprint
+from ..settings import MODES, check_known
+from ..stages import CoarseMasks
+from ..timing import timed
+from .names import (
+    BACKBONE,
+    BILINEAR,
+    BILINEAR_ADAPTIVE,
+    BILINEAR_GUIDED,
+    BILINEAR_WALKER,
+    COLOUR,
+    COLOUR_CELLS,
+    DIFFCUT,
+    DIFFCUT_OWN,
+    DIFFSEG,
+    DIFFSEG_OWN,
+    EMERDIFF,
+    EMERDIFF_FAST,
+    EMERDIFF_GUIDED,
+    ENCODER,
+    FELZENSZWALB,
+    POSITION,
+    SLIC,
+)
+from .selection import bar, command, first_pictures, part_of
+
+EMERDIFFS = (EMERDIFF, EMERDIFF_GUIDED, EMERDIFF_FAST)
+# The labels differ, the masks (and so their embeddings) are EmerDiff's
+ON_THE_SAME_MASKS: dict[str, Callable[[torch.Tensor, np.ndarray], np.ndarray]] = {
+    BILINEAR: lambda masks, image: assign_bilinear(masks, image.shape[:2]),
+    BILINEAR_GUIDED: baselines.guided_masks,
+    BILINEAR_WALKER: baselines.random_walk,
+    BILINEAR_ADAPTIVE: baselines.pixel_adaptive_masks,
+}
+BY_THEMSELVES = (
+    COLOUR,
+    COLOUR_CELLS,
+    POSITION,
+    SLIC,
+    FELZENSZWALB,
+    ENCODER,
+    DIFFSEG,
+    DIFFSEG_OWN,
+    DIFFCUT,
+    DIFFCUT_OWN,
+    BACKBONE,
+)
+ALL_METHODS = (*EMERDIFFS, *ON_THE_SAME_MASKS, *BY_THEMSELVES)
+
+
+@dataclass
+class Result:
+    """labels (H, W) int32 in 0 … K−1; embeddings (K, d) float32; seconds for this picture from start to end."""
+
+    labels: np.ndarray
+    embeddings: np.ndarray
+    seconds: float
+
+
+def check_methods(methods: Iterable[str], has_backbone: bool) -> list[str]:
+    """The methods, or for none given all that are possible.
+
+    Raises:
+        ValueError: for an unknown one, one named twice, and a backbone's without a backbone.
+    """
+    if isinstance(methods, str):
+        raise ValueError(f"methods={methods!r} is one string; give a list of names.")
+    methods = [check_known("method", name, ALL_METHODS) for name in methods]
+    if doubled := [name for name in methods if methods.count(name) > 1]:
+        raise ValueError(f"Method {doubled[0]!r} is named twice; name it once.")
+    if BACKBONE in methods and not has_backbone:
+        raise ValueError(
+            f'"{BACKBONE}" needs a backbone: a transformers vision model such as "facebook/dinov2-base".'
+        )
+    return methods or [name for name in ALL_METHODS if has_backbone or name != BACKBONE]
+
+
+def check_settings(pipe: EmerDiffPipeline, num_masks: int, settings: dict[str, Any]) -> dict[str, Any]:
+    """Keywords for the pipeline from K and further settings, all of them checked.
+
+    Raises:
+        ValueError: for what the pipeline refuses, and for ``mode`` and ``num_masks`` among the further settings.
+    """
+    if not isinstance(settings, dict):
+        raise ValueError(f"settings={settings!r} is no dictionary; write {{name: value}}, or {{}} for none.")
+    if "mode" in settings:
+        raise ValueError(
+            f"settings cannot hold mode={settings['mode']!r}, as modes are methods here: leave it out and name "
+            f"{EMERDIFF!r} or {EMERDIFF_FAST!r} among the methods."
+        )
+    if "num_masks" in settings:
+        raise ValueError(
+            f"num_masks is given twice, as {num_masks} and among the settings as {settings['num_masks']}; leave the "
+            "latter out."
+        )
+    pipe.resolve(num_masks=num_masks, **settings)
+    return {"num_masks": num_masks} | settings
+
+
+def segment(
+    pipe: EmerDiffPipeline,
+    sample: Sample,
+    methods: list[str],
+    settings: dict[str, Any],
+    backbone: baselines.Backbone | None = None,
+) -> dict[str, Result]:
+    """One picture by every method, in the order of ``methods``.
+
+    All of them are given as many segments as there are coarse masks, except those with their own number. Seeds come from the
+    sample, so the result does not depend on what was evaluated before. Everything that is shared is charged to each.
+
+    Args:
+        settings: keywords of the pipeline (``num_masks`` …), except ``mode``.
+    """
+    generator = torch.Generator().manual_seed(sample.seed)
+    coarse = pipe.coarse(sample.image, generator=generator, **settings)
+    found = _emerdiffs(pipe, coarse, methods, settings)
+    image, masks, before = np.array(sample.image), coarse.masks.cpu(), sum(coarse.seconds.values())
+    for name, refine in ON_THE_SAME_MASKS.items():
+        if name in methods:
+            labels, seconds = timed(lambda refine=refine: refine(masks, image))
+            found[name] = Result(labels, coarse.embeddings.cpu().numpy(), before + seconds)
+    runs = _rivals(pipe, image, len(masks), tuple(masks.shape[1:]), sample.seed % 2**31, backbone)
+    for name, run in runs.items():
+        if name in methods:
+            result, seconds = timed(run)
+            found[name] = Result(result.labels, result.embeddings, seconds)
+    return {name: found[name] for name in methods}
+
+
+def _emerdiffs(
+    pipe: EmerDiffPipeline, coarse: CoarseMasks, methods: list[str], settings: dict[str, Any]
+) -> dict[str, Result]:
+    """EmerDiff's own rows: the exact responses serve two of them."""
+    found, before = {}, sum(coarse.seconds.values())
+    guided = {"guide_radius": settings.get("guide_radius") or MODES["fast"]["guide_radius"]}
+    shortcuts = {
+        name: settings[name] for name in MODES["fast"] if name in settings
+    }  # the reader's, over the mode's
+    for mode, rows in (
+        ("exact", {EMERDIFF: {}, EMERDIFF_GUIDED: guided}),
+        ("fast", {EMERDIFF_FAST: {}}),
+    ):
+        if not any(name in methods for name in rows):
+            continue
+        responses, seconds = timed(lambda mode=mode: pipe.respond(coarse, mode=mode, **shortcuts))
+        for name, refinement in rows.items():
+            labels, last = timed(lambda r=responses, refinement=refinement: pipe.assign(r, **refinement))
+            found[name] = Result(labels, coarse.embeddings.cpu().numpy(), before + seconds + last)
+    return found
+
+
+def _rivals(
+    pipe: EmerDiffPipeline,
+    image: np.ndarray,
+    count: int,
+    grid: tuple[int, int],
+    seed: int,
+    backbone: baselines.Backbone | None,
+) -> dict[str, Callable[[], baselines.Segmentation]]:
+    return {
+        COLOUR: lambda: baselines.kmeans_pixels(image, count),
+        COLOUR_CELLS: lambda: baselines.kmeans_cells(image, count, grid),
+        POSITION: lambda: baselines.kmeans_pixels(image, count, colour_weight=0.0),
+        SLIC: lambda: baselines.slic(image, count),
+        FELZENSZWALB: lambda: baselines.felzenszwalb(image, count),
+        ENCODER: lambda: baselines.kmeans_activations(image, pipe, count, seed=seed),
+        DIFFSEG: lambda: baselines.diffseg(image, pipe, count),
+        DIFFSEG_OWN: lambda: baselines.diffseg(image, pipe),
+        DIFFCUT: lambda: baselines.diffcut(image, pipe, count, seed=seed),
+        DIFFCUT_OWN: lambda: baselines.diffcut(image, pipe, seed=seed),
+        BACKBONE: lambda: baselines.kmeans_backbone(image, backbone, count, seed=seed),
+    }
+
+
+def evaluate(
+    pipe: EmerDiffPipeline,
+    data: LabelledDataset,
+    methods: list[str],
+    output_dir: Path | str,
+    settings: dict[str, Any],
+    positions: Iterable[int],
+    backbone: baselines.Backbone | None = None,
+    backbone_name: str = "",
+    progress: Callable[[Iterable], Iterable] = iter,
+) -> list[dict]:
+    """The pictures at ``positions`` under every method; what is in ``output_dir`` already is not computed again.
+
+    Args:
+        settings: from :func:`check_settings`; ``methods``: from :func:`check_methods`.
+
+    Returns:
+        A dictionary per picture: "name" and "methods", {method: :func:`~emerdiff_lib.evaluation.tables.score`}.
+
+    Raises:
+        ValueError: for a folder with results of another model, data set or settings.
+    """
+    header = {
+        "data": repr(data),
+        "methods": list(methods),
+        "settings": pipe.resolve(**settings).to_dict(),
+        "weights": fingerprint(pipe.unet),
+        "dtype": str(pipe.unet.dtype),
+        "backbone": backbone_name,
+    }
+    store, results = ResultStore(output_dir, header), []
+    for position in progress(positions):
+        key = f"image-{position:06}"
+        if (result := store.recall(key)) is None:
+            sample = data[position]
+            found = segment(pipe, sample, methods, settings, backbone)
+            scores = {m: score(sample, r.labels, r.embeddings, r.seconds, data) for m, r in found.items()}
+            result = store.keep(key, {"name": sample.name, "methods": scores})
+        results.append(result)
+    return results
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = command(__doc__, "runs/evaluation-06/report")
+    parser.add_argument("--dataset", default="toyscapes", help="as notebook 06 names them")
+    parser.add_argument("--root", default="", help="folder with the data set's official layout")
+    parser.add_argument("--split", default="test", help="part of the data set")
+    parser.add_argument("--first", type=int, default=0, help="position of the first picture")
+    parser.add_argument("--limit", type=int, default=100, help="pictures from there")
+    parser.add_argument("--methods", nargs="*", default=[], help="names as in the table; all by default")
+    args = parser.parse_args(argv)
+    data = open_dataset(args.dataset, args.root, args.split)
+    positions = first_pictures(args.limit, len(data) - args.first)
+    methods = check_methods(args.methods, has_backbone=False)
+    pipe = load_pipeline(args.model, args.device, args.dtype)
+    settings = check_settings(pipe, args.num_masks, args.settings)
+    mine = part_of(range(args.first, args.first + len(positions)), args.part)
+    results = evaluate(pipe, data, methods, args.output, settings, mine, progress=bar(args.split))
+    print(
+        f"{len(results)} pictures under {len(methods)} methods are in {args.output}; notebook 06 makes the tables."
+    )
+
+
+if __name__ == "__main__":
+    main()

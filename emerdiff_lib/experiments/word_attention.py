@@ -1,0 +1,145 @@
+"""Where do the words of a prompt look? Cross-attention probabilities as maps over the picture (Notebook 02).
+
+The maps are those of DAAM (Tang et al., "What the DAAM", ACL 2023, arXiv 2210.04885) for a single timestep and layer, with
+the noisy latents of a given picture in place of a generated one's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from diffusers.models.attention_processor import Attention
+from PIL import Image
+from sklearn.metrics import roc_auc_score
+
+from ..attention import attention_processors, layer_grid
+from ..denoiser import Denoiser
+from ..evaluation.regions import cell_shares
+from ..pipeline import EmerDiffPipeline
+from ..toyscapes import Scene, Toyscapes
+
+FILLERS = frozenset(
+    ["a", "an", "the", "of", "and", "with", "at", "on", "in", "by", "is", "picture", "photo", "photograph"]
+)
+# Words of Toyscapes' captions that name one of its coarse classes
+NOUNS = {
+    "mountains": "mountain",
+    "lake": "water",
+    "sea": "water",
+    "road": "road",
+    "house": "building",
+    "tree": "tree",
+    "car": "car",
+    "boat": "boat",
+    "person": "person",
+}
+
+
+def content_words(prompt: str, most: int = 8) -> list[str]:
+    """The words of a prompt that are about the picture, each once, in their order."""
+    words = [word.strip(".,;:!?\"'()").lower() for word in prompt.split()]
+    return [word for word in dict.fromkeys(words) if word and word not in FILLERS][:most]
+
+
+def token_positions(tokenizer, prompt: str, word: str) -> list[int]:
+    """Where the tokens of a word stand in the tokenised prompt, every occurrence; empty if it does not occur.
+
+    The last places of a prompt that is too long for the model are cut off, as the model's own tokenising does.
+    """
+    limit = tokenizer.model_max_length
+    ids = tokenizer(prompt, truncation=True, max_length=limit).input_ids
+    wanted = tokenizer(word, add_special_tokens=False).input_ids
+    starts = [i for i in range(len(ids) - len(wanted) + 1) if ids[i : i + len(wanted)] == wanted]
+    return [i + offset for i in starts for offset in range(len(wanted))]
+
+
+class ProbabilityCapture:
+    """Runs another processor and keeps softmax(QKᵀ/√d) of a cross-attention layer, the mean over rows and heads."""
+
+    def __init__(self, processor):
+        self.processor, self.probabilities = processor, None
+
+    def __call__(self, attn: Attention, hidden_states, encoder_hidden_states=None, *args, **kwargs):
+        heads = lambda a: a.unflatten(-1, (attn.heads, -1)).transpose(1, 2).float()
+        query, key = heads(attn.to_q(hidden_states)), heads(attn.to_k(encoder_hidden_states))
+        scores = query @ key.transpose(-2, -1) * attn.scale  # (B, heads, places, tokens)
+        self.probabilities = torch.softmax(scores, -1).mean((0, 1)).cpu()
+        return self.processor(attn, hidden_states, encoder_hidden_states, *args, **kwargs)
+
+
+@torch.no_grad()
+def word_attention(
+    denoiser: Denoiser, noisy_latents: torch.Tensor, timestep: int, layers: Sequence[str]
+) -> dict[str, torch.Tensor]:
+    """Cross-attention probabilities of ``layers``, {layer: (h, w, tokens) float32}; they sum to 1 over the tokens.
+
+    Args:
+        denoiser: with the prompt whose tokens are meant.
+        noisy_latents: (B, C, h', w'), over whose rows is averaged.
+    """
+    unet = denoiser.unet
+    captures = {layer: ProbabilityCapture(unet.attn_processors[f"{layer}.processor"]) for layer in layers}
+    with attention_processors(unet, captures):
+        denoiser.unet_output(noisy_latents, timestep)
+    grids = {layer: layer_grid(unet, layer, *noisy_latents.shape[2:]) for layer in layers}
+    return {layer: capture.probabilities.unflatten(0, grids[layer]) for layer, capture in captures.items()}
+
+
+@torch.no_grad()
+def word_maps(
+    pipe: EmerDiffPipeline,
+    image: Image.Image,
+    prompt: str,
+    words: Iterable[str],
+    timestep: int,
+    layers: Sequence[str],
+    draws: int = 8,
+    seed: int = 0,
+) -> dict[str, dict[str, np.ndarray]]:
+    """Attention of every place of ``image`` to each word, {layer: {word: (h, w) in [0, 1]}}, averaged over noise draws.
+
+    A word is the sum of its tokens, wherever it stands in the prompt; words that do not stand in it are left out.
+    """
+    denoiser, clean = pipe.denoiser(prompt=prompt), pipe.encode(image)
+    generator = torch.Generator().manual_seed(seed)
+    noises = [torch.randn(clean.shape, generator=generator).to(clean.device) for _ in range(draws)]
+    noisy = torch.cat([denoiser.add_noise(clean, noise, timestep) for noise in noises])
+    positions = {word: token_positions(pipe.tokenizer, prompt, word) for word in words}
+    found = word_attention(denoiser, noisy, timestep, layers)
+    return {
+        layer: {w: probabilities[..., where].sum(-1).numpy() for w, where in positions.items() if where}
+        for layer, probabilities in found.items()
+    }
+
+
+def word_scores(
+    pipe: EmerDiffPipeline,
+    scenes: Sequence[Scene],
+    timestep: int,
+    layers: Sequence[str],
+    draws: int = 8,
+    seed: int = 0,
+    nouns: Mapping[str, str] = NOUNS,
+    progress: Callable[[Iterable], Iterable] = iter,
+) -> pd.DataFrame:
+    """Do the words of scenes' captions look at what they name?
+
+    Returns:
+        a row per scene, layer and word of ``nouns`` in the caption: ``scene`` (seed), ``layer``, ``word`` and ``auc``, the
+        probability that a cell of the word's class gets more of its attention than any other cell: 0.5 by chance.
+    """
+    records = []
+    for scene in progress(scenes):
+        words = [word for word in content_words(scene.caption, most=100) if word in nouns]
+        maps = word_maps(pipe, scene.image, scene.caption, words, timestep, layers, draws, seed)
+        for layer, found in maps.items():
+            for word, attention in found.items():
+                index = Toyscapes.coarse_class_names.index(nouns[word])
+                covered = cell_shares(scene.coarse_labels == index, attention.shape).ravel() >= 0.5
+                if 0 < covered.sum() < covered.size:
+                    auc = roc_auc_score(covered, attention.ravel())
+                    records.append({"scene": scene.seed, "layer": layer, "word": word, "auc": float(auc)})
+    return pd.DataFrame(records, columns=["scene", "layer", "word", "auc"])

@@ -1,0 +1,229 @@
+"""The frozen model: its networks, loaded whole; images to latents and back; its settings; and how much fits into memory."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Sized
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, AutoencoderTiny, DiffusionPipeline, UNet2DConditionModel
+from transformers import CLIPTextModel, PreTrainedTokenizerBase
+
+from . import checkpoints
+from . import images as image_io
+from .attention import check_layer
+from .denoiser import Denoiser, inference_timesteps
+from .inversion import Trajectory
+from .memory import affordable_rows
+from .settings import Settings, Shortcuts, check_names, whole
+from .stages import CoarseMasks
+
+
+class FrozenModel(DiffusionPipeline):
+    """The networks of a latent diffusion model of the Stable Diffusion 1.x kind, none of whose weights ever changes.
+
+    Args:
+        tiny_decoder: for ``readout="tiny_decoder"``.
+        default_settings: this checkpoint's own, by flat name (:data:`emerdiff_lib.settings.NAMES`);
+            ``save_pretrained`` keeps them in ``model_index.json``.
+    """
+
+    model_cpu_offload_seq = "text_encoder->unet->vae"
+    _optional_components = ["tiny_decoder"]
+    model_name = "custom components"  # replaced by what from_pretrained was asked for
+
+    def __init__(
+        self,
+        vae: AutoencoderKL,
+        text_encoder: CLIPTextModel,
+        tokenizer: PreTrainedTokenizerBase,
+        unet: UNet2DConditionModel,
+        scheduler,
+        tiny_decoder: AutoencoderTiny | None = None,
+        default_settings: dict[str, Any] | None = None,
+    ):
+        super().__init__()
+        checkpoints.check_networks(unet)
+        self.register_modules(
+            vae=vae,
+            text_encoder=text_encoder,
+            tokenizer=tokenizer,
+            unet=unet,
+            scheduler=scheduler,
+            tiny_decoder=tiny_decoder,
+        )
+        check_names(default_settings or {})
+        self.register_to_config(default_settings=default_settings)
+        for module in (vae, text_encoder, unet):
+            module.requires_grad_(False)
+        for module in (vae, unet):  # convolutions run about a third faster
+            module.to(memory_format=torch.channels_last)
+        self.vae_scale_factor = 2 ** (len(vae.config.block_out_channels) - 1)
+        self.size_multiple = self.vae_scale_factor * 2 ** (len(unet.config.block_out_channels) - 1)
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path = "toyscapes", **kwargs: Any) -> FrozenModel:
+        """Load a checkpoint from safetensors.
+
+        Args:
+            name: "toyscapes" (bundled), a diffusers folder, or a hub id such as "CompVis/stable-diffusion-v1-4".
+            **kwargs: as for ``DiffusionPipeline.from_pretrained``: ``dtype`` (float32 by default; its name will do),
+                ``variant`` …
+
+        Raises:
+            FileNotFoundError: nothing is found under that name; the message says how to get a model.
+            ValueError: another kind of model, damaged or incomplete weights, an unknown dtype.
+        """
+        source, dtype = checkpoints.locate(name), checkpoints.check_dtype(kwargs.pop("dtype", torch.float32))
+        where = ("variant", "revision", "cache_dir", "local_files_only", "token", "force_download", "proxies")
+        options = {key: kwargs[key] for key in where if key in kwargs}
+        try:
+            with checkpoints.quietly(source):
+                networks = checkpoints.load_networks(source, dtype, kwargs, **options)
+                pipeline = super().from_pretrained(source, dtype=dtype, **networks, **kwargs)
+        except OSError as error:  # huggingface_hub's "not found" and "offline" errors are OSErrors as well
+            if Path(source).exists():
+                raise
+            raise checkpoints.missing_model(name) from error
+        pipeline.model_name = str(name)
+        return pipeline
+
+    # -- settings ---------------------------------------------------------------------------------------------------
+
+    def default_settings(self) -> dict[str, Any]:
+        """What this checkpoint is used with unless told otherwise, by flat name."""
+        return self.resolve().to_dict()
+
+    def resolve(self, trajectory: Trajectory | None = None, **given: Any) -> Settings:
+        """All settings: those given (None: not given), over the checkpoint's own, over its family's, checked.
+
+        Default timesteps move to the nearest one of the trajectory, or of the schedule, where N or its start ask for it.
+
+        Raises:
+            ValueError: a name, type or value that is not possible, or that contradicts the trajectory.
+        """
+        if trajectory is not None:
+            given = trajectory.settings(given)
+        own = self.config.default_settings
+        settings = checkpoints.resolve(self.unet.config, self.vae_scale_factor, own, **given)
+        visited = inference_timesteps(self.scheduler.config, settings.inversion.num_inference_steps)
+        if trajectory is not None:
+            visited = trajectory.timesteps
+        flat = settings.to_dict()
+        moved = {
+            name: min(visited, key=lambda t: abs(t - flat[name]))
+            for name in ("feature_timestep", "modulation_timestep")
+            if given.get(name) is None
+        }
+        return self.checked(settings.replace(**moved), trajectory)
+
+    def checked(self, settings: Settings, trajectory: Trajectory | None = None) -> Settings:
+        """Returns settings that this model, and this trajectory, can be used with, else raises a ValueError."""
+        denoiser = self.denoiser(settings.inversion.num_inference_steps, prompt=None)
+        check_layer(self.unet, "feature_layer", settings.features.feature_layer)
+        check_layer(self.unet, "modulation_layer", settings.perturbation.modulation_layer)
+        wanted = {
+            "feature_timestep": settings.features.feature_timestep,
+            "modulation_timestep": settings.perturbation.modulation_timestep,
+        }
+        for name, timestep in wanted.items():
+            denoiser.check_timestep(name, timestep)
+            if trajectory is not None and timestep not in trajectory.latents:
+                raise ValueError(
+                    f"The trajectory starts at {trajectory.start} and does not reach {name}={timestep}; invert with "
+                    f"start_timestep={max(wanted.values())}."
+                )
+        if settings.shortcuts.readout == "tiny_decoder" and self.tiny_decoder is None:
+            raise ValueError(
+                'readout="tiny_decoder" needs one; pass tiny_decoder=AutoencoderTiny.from_pretrained("madebyollin/taesd") '
+                "to from_pretrained (that one is for Stable Diffusion 1.x)."
+            )
+        return settings
+
+    # -- images, latents, predictions -------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def encode(self, image: image_io.ImageInput, processing_resolution: int | None = None) -> torch.Tensor:
+        """Latents x₀ = mode of the VAE's posterior × scaling factor, (1, C, h, w) float32.
+
+        The image is processed at about ``processing_resolution``² pixels; by default, at the size the model was made for.
+        """
+        image = image_io.load_image(image)
+        resolution = self.resolve(processing_resolution=processing_resolution).inversion.processing_resolution
+        size = image_io.processing_size((image.height, image.width), resolution, self.size_multiple)
+        pixels = image_io.to_tensor(image, size).to(self._execution_device, self.vae.dtype)
+        return self.vae.encode(pixels).latent_dist.mode().float() * self.vae.config.scaling_factor
+
+    @torch.no_grad()
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """Latents (B, C, h, w) → images (B, 3, H, W) float32 in [0, 1], as many rows at a time as memory allows."""
+        return self._decode(self.vae, latents)
+
+    @torch.no_grad()
+    def decode_tiny(self, latents: torch.Tensor) -> torch.Tensor:
+        """As :meth:`decode`, with the ``AutoencoderTiny`` that the pipeline was given."""
+        return self._decode(self.tiny_decoder, latents)
+
+    def _decode(self, vae, latents: torch.Tensor) -> torch.Tensor:
+        pixels = latents.shape[2] * latents.shape[3] * self.vae_scale_factor**2
+        most = (
+            8 if self._execution_device.type == "cpu" else 64
+        )  # a CPU's caches like small batches of large pictures
+        rows = affordable_rows(vae, max(self.vae.config.block_out_channels[:2]), pixels, most=most)
+        scaled = (latents / vae.config.scaling_factor).to(vae.dtype)
+        return torch.cat(
+            [(vae.decode(part).sample.float() / 2 + 0.5).clamp(0, 1) for part in scaled.split(rows)]
+        )
+
+    def denoiser(self, num_inference_steps: int | None = None, prompt: str | None = "") -> Denoiser:
+        """The U-Net with this prompt and N inference steps (default: the checkpoint's); without one, only its schedule."""
+        if num_inference_steps is None:
+            num_inference_steps = self.resolve().inversion.num_inference_steps
+        if prompt is None:
+            return Denoiser(self.unet, self.scheduler.config, None, num_inference_steps)
+        tokens = self.tokenizer(
+            prompt,
+            padding="max_length",
+            max_length=self.tokenizer.model_max_length,
+            truncation=True,
+            return_tensors="pt",
+        )
+        embeds = self.text_encoder(tokens.input_ids.to(self._execution_device))[0].to(self.unet.dtype)
+        return Denoiser(self.unet, self.scheduler.config, embeds, num_inference_steps)
+
+    # -- memory -----------------------------------------------------------------------------------------------------
+
+    def default_mask_batch_size(self, trajectory: Trajectory, shortcuts: Shortcuts) -> int:
+        """Masks (or coded passes) whose rows fit into free memory together."""
+        rows = affordable_rows(self.unet, *self._unet_row(trajectory.clean_latents))
+        return max(1, (rows - 1) // (1 if shortcuts.one_sided else 2))
+
+    def images_per_batch(self, coarse: CoarseMasks) -> int:
+        """How many images like this one can be modulated in one batch, with all their masks; at least 1."""
+        most = 64 if self._execution_device.type == "cpu" else 256
+        rows = affordable_rows(self.unet, *self._unet_row(coarse.trajectory.clean_latents), most=most)
+        shortcuts = coarse.settings.shortcuts
+        passes = min(shortcuts.coded_passes or len(coarse.masks), len(coarse.masks))
+        return max(1, rows // (1 + passes * (1 if shortcuts.one_sided else 2)))
+
+    def batches(
+        self, stages: Iterable[CoarseMasks], mask_batch_size: int | None = None
+    ) -> Iterator[list[CoarseMasks]]:
+        """Neighbours of one shape, as many as can be modulated together; one by one if masks are batched by hand."""
+        whole(1, optional=True)("mask_batch_size", mask_batch_size)
+        remaining = iter(stages)
+        while first := next(remaining, None):
+            room = 1 if mask_batch_size is not None else self.images_per_batch(first)
+            several = [first, *itertools.islice(remaining, room - 1)]
+            for _, alike in itertools.groupby(several, key=CoarseMasks.shape):
+                yield list(alike)
+
+    def _unet_row(self, latents: torch.Tensor) -> tuple[int, int]:
+        """(channels, pixels) of the U-Net's widest feature maps, concatenated skips included."""
+        return 4 * self.unet.config.block_out_channels[0], latents.shape[2] * latents.shape[3]
+
+    def _bar(self, items: Sized) -> Iterable:
+        """A progress bar over more than one item."""
+        return self.progress_bar(items) if len(items) > 1 else items

@@ -1,0 +1,1 @@
+"""Many pictures: results that are kept one by one, so that long runs go on where they stopped."""

@@ -1,0 +1,139 @@
+"""What the pipeline's stages hand on: coarse masks, responses, and the segmentation at the end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers.utils import BaseOutput
+from PIL import Image
+
+from .images import to_tensor
+from .inversion import Trajectory
+from .settings import Settings
+
+
+@dataclass(repr=False)
+class CoarseMasks:
+    """Sec. 3.1: an inverted image, what the network knows about each cell of a coarse grid, and the masks made of it.
+
+    Attributes:
+        trajectory: the inverted image.
+        queries: (h, w, d) float32, query vectors of the feature layer.
+        masks: (K, h, w) bool, a partition of the grid unless they are the caller's own.
+        embeddings: (K, d) float32, mean query vector of each mask.
+        settings: all settings, of later stages too.
+        own_masks: whether the masks are the caller's.
+        seconds: spent in each stage so far.
+    """
+
+    trajectory: Trajectory
+    queries: torch.Tensor
+    masks: torch.Tensor
+    embeddings: torch.Tensor
+    settings: Settings
+    own_masks: bool = False
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def image(self) -> Image.Image:
+        """The picture, at its own size."""
+        if self.trajectory.image is None:
+            raise ValueError("This trajectory carries no image; make it with pipe.invert(image).")
+        return self.trajectory.image
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the picture, and of its labels."""
+        return self.image.height, self.image.width
+
+    def shape(self) -> tuple:
+        """What images must share to be modulated together."""
+        return (
+            tuple(self.trajectory.clean_latents.shape),
+            tuple(self.masks.shape),
+            self.trajectory.timesteps[0],
+        )
+
+    def guide(self, vae_scale_factor: int) -> torch.Tensor:
+        """(3, H, W) the image in [0, 1] at its processing size."""
+        height, width = (side * vae_scale_factor for side in self.trajectory.clean_latents.shape[2:])
+        return to_tensor(self.image, (height, width))[0] / 2 + 0.5
+
+    def __repr__(self) -> str:
+        count, height, width = self.masks.shape
+        return f"CoarseMasks({count} masks of {height} × {width} cells, queries of {self.queries.shape[-1]} dimensions)"
+
+
+@dataclass(repr=False)
+class Responses:
+    """Sec. 3.2: how strongly each mask moves each pixel, and how that was made.
+
+    Attributes:
+        coarse: the stage before.
+        difference_maps: (K, H, W) float32 on the CPU, unfiltered, at the processing size and in [0, √3]; at the size of
+            the latents and in their units where latents were compared.
+        settings: those of ``coarse``, with what this stage was told otherwise.
+        seconds: spent in each stage so far.
+    """
+
+    coarse: CoarseMasks
+    difference_maps: torch.Tensor
+    settings: Settings
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        count, height, width = self.difference_maps.shape
+        p = self.settings.perturbation
+        return f"Responses({count} maps of {height} × {width}, λ = {p.modulation_strength:g} at t = {p.modulation_timestep})"
+
+
+@dataclass
+class EmerDiffOutput(BaseOutput):
+    """The segmentation of one image of size (H, W).
+
+    Attributes:
+        labels: (H, W) int32, the index of the coarse mask that moves each pixel most.
+        baseline_labels: (H, W) int32, the same masks upsampled bilinearly.
+        coarse_masks: (K, h, w) bool, a partition of the feature grid.
+        mask_embeddings: (K, d) float32, mean query vector of each mask.
+        difference_maps: (K, H, W) float32, unfiltered: in [0, √3], or in the units of the latents where those were
+            compared; None unless asked for.
+        settings: every setting that led here, JSON-serialisable.
+        timings: seconds spent in each stage.
+    """
+
+    labels: np.ndarray
+    baseline_labels: np.ndarray
+    coarse_masks: np.ndarray
+    mask_embeddings: np.ndarray
+    difference_maps: np.ndarray | None
+    settings: dict[str, Any]
+    timings: dict[str, float]
+
+    def __repr__(self) -> str:
+        height, width = self.labels.shape
+        return f"EmerDiffOutput({len(self.coarse_masks)} masks, labels {height} × {width})"
+
+
+def check_masks(masks: Any) -> torch.Tensor:
+    """Masks of the caller's as (K, h, w) bool.
+
+    Raises:
+        ValueError: for any other shape, values other than 0 and 1, or an empty mask.
+    """
+    masks = torch.as_tensor(masks)
+    if masks.ndim != 3 or len(masks) == 0:
+        raise ValueError(f"coarse_masks have shape (K, h, w) with K ≥ 1, not {tuple(masks.shape)}.")
+    wrong = ~((masks == 0) | (masks == 1))  # NaN as well
+    if bool(wrong.any()):
+        raise ValueError(
+            f"coarse_masks hold {masks[wrong][0].item()!r}, where only 0 and 1 mean anything; threshold soft masks, and "
+            "split a label map into one mask per label: labels == np.arange(K)[:, None, None]."
+        )
+    masks = masks.bool().cpu()
+    if not bool(masks.flatten(1).any(1).all()):
+        raise ValueError("coarse_masks hold a mask without any cell; leave it out.")
+    return masks

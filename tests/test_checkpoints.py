@@ -1,0 +1,205 @@
+"""Checkpoints: their own defaults, their families by layout, and weights that are read whole or refused."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from safetensors.torch import load_file, save_file
+
+from emerdiff_lib import EmerDiffPipeline, load_pipeline
+from emerdiff_lib.checkpoints import FAMILIES, TOYSCAPES_FOLDER, family_of, resolve
+
+from .conftest import seeded
+
+SD = dict(
+    sample_size=64,
+    in_channels=4,
+    out_channels=4,
+    norm_num_groups=8,
+    block_out_channels=(8, 8, 16, 16),
+    down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
+    up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
+    cross_attention_dim=768,
+)
+
+
+def config_of(**options):
+    """A U-Net's full config, without its weights."""
+    with torch.device("meta"):
+        return UNet2DConditionModel(**(SD | options)).config
+
+
+@pytest.fixture
+def folder(tmp_path):
+    shutil.copytree(TOYSCAPES_FOLDER, tmp_path / "model")
+    return tmp_path / "model"
+
+
+# -- defaults -----------------------------------------------------------------------------------------------------
+
+
+def test_the_bundled_checkpoint_carries_its_own_defaults_which_are_its_familys(pipe):
+    own = json.loads((TOYSCAPES_FOLDER / "model_index.json").read_text())["default_settings"]
+    family = family_of(pipe.unet.config)
+    assert family.name == "Toyscapes" and own == family.defaults(pipe.unet.config, pipe.vae_scale_factor)
+    assert (
+        own["modulation_layer"]
+        == own["feature_layer"]
+        == "up_blocks.2.attentions.0.transformer_blocks.0.attn2"
+    )
+    assert own.items() <= pipe.default_settings().items()
+
+
+def test_a_checkpoints_own_defaults_win_and_are_saved_with_it(pipe, scene, tmp_path):
+    components = {name: part for name, part in pipe.components.items() if part is not None}
+    own = EmerDiffPipeline(**components, default_settings={"num_masks": 5, "modulation_timestep": 41})
+    own.save_pretrained(tmp_path)
+    again = load_pipeline(tmp_path)
+    defaults = again.default_settings()
+    assert defaults["num_masks"] == 5 and defaults["modulation_timestep"] == 41
+    assert defaults["feature_timestep"] == 281  # from the family
+    output = again(scene.image, generator=seeded(), noise_ensemble_size=1)
+    assert output.settings["num_masks"] == 5 and output.settings["modulation_timestep"] == 41
+    assert again(scene.image, 2, noise_ensemble_size=1).settings["num_masks"] == 2  # the call over both
+
+
+def test_default_settings_are_checked(pipe):
+    with pytest.raises(ValueError, match="did you mean 'num_masks'"):
+        EmerDiffPipeline(**pipe.components, default_settings={"num_mask": 5})
+
+
+@pytest.mark.parametrize(
+    ("options", "block", "last"),
+    [
+        (dict(), 1, 2),  # Stable Diffusion 1.x, thin
+        (dict(layers_per_block=1), 1, 1),  # distilled: small-sd
+        (
+            dict(
+                layers_per_block=1,
+                block_out_channels=(8, 8, 16),
+                down_block_types=("CrossAttnDownBlock2D",) * 3,
+                up_block_types=("CrossAttnUpBlock2D",) * 3,
+                mid_block_type=None,
+            ),
+            0,
+            1,
+        ),  # tiny-sd: three levels, no middle
+        (dict(cross_attention_dim=32, sample_size=16), 1, 2),
+    ],
+)
+def test_families_are_recognised_by_layout_whatever_the_widths(options, block, last):
+    config = config_of(**options)
+    settings = resolve(config, 8, None)
+    attention = "up_blocks.{}.attentions.{}.transformer_blocks.0.attn2"
+    assert family_of(config).name == "Stable Diffusion 1.x"
+    assert settings.features.feature_layer == attention.format(block, 0)
+    assert settings.perturbation.modulation_layer == attention.format(block, last)
+    assert settings.inversion.processing_resolution == 8 * config.sample_size
+    assert (settings.features.num_masks, settings.perturbation.modulation_timestep) == (30, 281)
+
+
+@pytest.mark.parametrize(
+    "options", [dict(use_linear_projection=True), dict(in_channels=9), dict(in_channels=3)]
+)
+def test_other_layouts_have_no_family_and_ask_for_settings(options):
+    config = config_of(**options)
+    assert family_of(config) is None
+    with pytest.raises(
+        ValueError, match="known: Toyscapes, Stable Diffusion 1.x.; pass num_masks, feature_layer, processing"
+    ):
+        resolve(config, 8, None)
+    assert len({family.name for family in FAMILIES}) == len(FAMILIES)
+
+
+# -- reading --------------------------------------------------------------------------------------------------------
+
+
+def test_missing_models_say_how_to_get_one(tmp_path):
+    for name in (tmp_path / "nowhere", "nobody/no-such-model"):
+        with pytest.raises(FileNotFoundError, match="hf download"):
+            EmerDiffPipeline.from_pretrained(name)
+    with pytest.raises(FileNotFoundError, match="model_index.json"):
+        EmerDiffPipeline.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name", ["text_encoder/model", "unet/diffusion_pytorch_model", "vae/diffusion_pytorch_model"]
+)
+def test_weights_short_of_tensors_are_refused(folder, name):
+    file = folder / f"{name}.safetensors"
+    weights = load_file(file)
+    for key in sorted(weights)[:3]:
+        del weights[key]
+    save_file(weights, file, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=f"The {name.split('/')[0]} of .* is short of 3 tensors"):
+        EmerDiffPipeline.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("length", [0, 4, 1000, 100_000])
+def test_damaged_weights_are_named(folder, length):
+    for name in ("unet/diffusion_pytorch_model.safetensors", "text_encoder/model.safetensors"):
+        whole = (folder / name).read_bytes()
+        (folder / name).write_bytes(whole[:length])
+        part = name.split("/")[0]
+        with pytest.raises(
+            ValueError, match=f"The {part} of .* cannot be read .*download the folder {part}/ again"
+        ):
+            EmerDiffPipeline.from_pretrained(folder)
+        (folder / name).write_bytes(whole)
+
+
+@pytest.mark.parametrize(
+    ("index", "message"),
+    [
+        ("", "model_index.json cannot be read"),
+        ("{}", "lacks vae"),
+        ('"text"', "model_index.json cannot be read"),
+        (
+            dict(_class_name="StableDiffusionXLPipeline", text_encoder_2=["transformers", "CLIPTextModel"]),
+            "is a StableDiffusionXLPipeline that has text_encoder_2",
+        ),
+        (dict(unet=[None, None], transformer=["diffusers", "FluxTransformer2DModel"]), "lacks unet"),
+    ],
+)
+def test_other_pipelines_are_refused_in_one_sentence(folder, index, message):
+    file = folder / "model_index.json"
+    file.write_text(index if isinstance(index, str) else json.dumps(json.loads(file.read_text()) | index))
+    with pytest.raises(ValueError, match=message):
+        EmerDiffPipeline.from_pretrained(folder)
+
+
+def test_an_inpainting_unet_is_refused(pipe):
+    unet = UNet2DConditionModel(**(SD | dict(in_channels=9, cross_attention_dim=8)))
+    with pytest.raises(ValueError, match="takes 9 channels and gives 4 .*text-to-image checkpoint"):
+        EmerDiffPipeline(**(pipe.components | {"unet": unet}))
+
+
+def test_device_and_dtype_are_one_clear_sentence():
+    with pytest.raises(
+        ValueError, match="dtype='fp16' is unknown; choose one of 'float32', 'bfloat16', 'float16'"
+    ):
+        load_pipeline(dtype="fp16")
+    for device in ("nonsense", *([] if torch.cuda.is_available() else ["cuda"])):
+        with pytest.raises(ValueError, match=f"device='{device}' cannot be used here"):
+            load_pipeline(device=device)
+
+
+def test_what_the_user_turned_off_stays_off():
+    from transformers.utils import logging
+
+    bars = logging.is_progress_bar_enabled()
+    try:
+        logging.disable_progress_bar()
+        load_pipeline()
+        assert not logging.is_progress_bar_enabled()
+        logging.enable_progress_bar()
+        load_pipeline()
+        assert logging.is_progress_bar_enabled()
+    finally:
+        (logging.enable_progress_bar if bars else logging.disable_progress_bar)()
+
+
+def test_diffusers_own_pipeline_loads_the_same_folder():
+    assert StableDiffusionPipeline.from_pretrained(TOYSCAPES_FOLDER).unet.config.in_channels == 8

@@ -1,0 +1,225 @@
+"""Results on disk: files written whole, manifests that read back, RESULTS.md as the manifests have it."""
+
+import json
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from emerdiff_lib.experiments.manifest import format_seeds, parse_seeds, read_manifest, write_manifest
+from emerdiff_lib.experiments.results import (
+    CONFIRMATION,
+    main,
+    missing_numbers,
+    read_folder,
+    render,
+    unlisted_seeds,
+)
+from emerdiff_lib.files import replacing, write_atomically
+from emerdiff_lib.timing import stopwatch, timed
+
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / "notebooks" / "results"
+LEDGER = [
+    {"seeds": "0-131", "state": "looked at", "for": "notebooks"},
+    {"seeds": "500-699", "state": CONFIRMATION, "for": "one each"},
+]
+
+
+@pytest.fixture
+def study():
+    """A study's keywords: shares and counts, a hole, a labelled index, numpy's numbers."""
+    table = pd.DataFrame(
+        {"oracle mIoU": [64.123456, 54.9, np.nan], "segments": [12, 8, 3], "s / image": [6.44, 0.012, 0.2]},
+        index=pd.Index(["EmerDiff", "bilinear", "a|b"], name="method"),
+    )
+    return dict(
+        title="Against rivals",
+        question="Who is ahead?",
+        command="papermill notebooks/06_evaluation.ipynb out.ipynb",
+        settings={"model": "toyscapes", "num_masks": np.int64(12), "filter_sigma": np.float32(0.25)},
+        seeds={"test": range(100), "concepts": [3, 7, 8]},
+        tables={"All methods": table, "Pairs": pd.DataFrame({"gain": [-0.04, 9.2], "real": [False, True]})},
+        notes=["EmerDiff is 9.2 points ahead."],
+    )
+
+
+# -- files and seconds --------------------------------------------------------------------------------------------------
+
+
+def test_files_are_replaced_whole_or_left_alone(tmp_path):
+    path = tmp_path / "a.json"
+    write_atomically(path, "λ")
+    write_atomically(path, b"new")
+    assert path.read_bytes() == b"new" and os.listdir(tmp_path) == ["a.json"]
+    with pytest.raises(RuntimeError), replacing(path) as temporary:
+        assert temporary.parent == path.parent and str(os.getpid()) in temporary.name
+        temporary.write_text("half")
+        raise RuntimeError
+    assert path.read_bytes() == b"new" and os.listdir(tmp_path) == ["a.json"]
+    with replacing(path) as one, replacing(path) as two:  # two writers at once do not meet
+        one.write_text("one"), two.write_text("two")
+    assert path.read_text() == "one" and os.listdir(tmp_path) == ["a.json"]
+    with pytest.raises(FileNotFoundError):
+        write_atomically(tmp_path / "missing" / "a", "")
+
+
+def test_a_replaced_file_is_as_readable_as_any(tmp_path):
+    (tmp_path / "plain").write_text("")
+    write_atomically(tmp_path / "atomic", "")
+    assert (tmp_path / "atomic").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_a_stopwatch_adds_up_and_counts_failures():
+    seconds = {"other": 1.0}
+    for _ in range(2):
+        with stopwatch(seconds, "sleep"):
+            time.sleep(0.02)
+    with pytest.raises(KeyError), stopwatch(seconds, "failed"):
+        time.sleep(0.02)
+        raise KeyError
+    assert seconds["other"] == 1 and 0.04 <= seconds["sleep"] < 1 and 0.02 <= seconds["failed"] < 1
+    assert all(value == round(value, 4) for value in seconds.values())
+    result, taken = timed(lambda: time.sleep(0.02) or "result")
+    assert result == "result" and 0.02 <= taken < 1
+
+
+# -- manifests ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_manifest_reads_back_and_writes_the_same_bytes(tmp_path, study):
+    path = write_manifest(tmp_path / "deeper" / "06_evaluation.json", **study)
+    back = read_manifest(path)
+    for name, table in study["tables"].items():
+        pd.testing.assert_frame_equal(back["tables"][name], table, check_dtype=False, rtol=1e-5)
+    assert back["seeds"] == {"test": "0-99", "concepts": "3, 7-8"}
+    assert back["settings"] == {"model": "toyscapes", "num_masks": 12, "filter_sigma": 0.25}
+    assert write_manifest(tmp_path / "again.json", **back).read_bytes() == path.read_bytes()
+    assert '    ["EmerDiff", 64.1235, 12, 6.44],\n' in path.read_text()  # a line for a row
+
+
+def test_what_json_cannot_hold_is_said_in_a_sentence(tmp_path, study):
+    twice = pd.DataFrame([[1, 2]], columns=["a", "a"])
+    for change, message in (
+        ({"settings": {"model": object()}}, "setting 'model' is a object"),
+        ({"tables": {"T": pd.DataFrame({"a": [np.inf]})}}, "a cell of 'T' is infinite"),
+        ({"tables": {"T": twice}}, "two columns of one name"),
+        (
+            {"tables": {"T": pd.DataFrame([[1]], columns=pd.MultiIndex.from_tuples([("a", "b")]))}},
+            "several levels",
+        ),
+        ({"seeds": "the first hundred"}, "not of the form"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            write_manifest(tmp_path / "m.json", **(study | change))
+        assert not (tmp_path / "m.json").exists()
+    (tmp_path / "m.json").write_text('{"title": ""}')
+    with pytest.raises(ValueError, match="no manifest: it has to hold title, question"):
+        read_manifest(tmp_path / "m.json")
+
+
+@pytest.mark.parametrize(
+    "given, text",
+    [
+        (range(3), "0-2"),
+        ([9, 1, 2, 1], "1-2, 9"),
+        ("4 - 6,1", "1, 4-6"),
+        (5, "5"),
+        ("7–8", "7-8"),
+        ("", ""),
+        ([], ""),
+    ],
+)
+def test_seeds_have_one_spelling(given, text):
+    assert format_seeds(given) == text and format_seeds(parse_seeds(text)) == text
+
+
+# -- RESULTS.md ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def results(tmp_path, study):
+    write_manifest(tmp_path / "06_evaluation.json", **study)
+    (tmp_path / "seeds.json").write_text(json.dumps(LEDGER))
+    return render(*read_folder(tmp_path), defaults={"num_masks": 12, "filter_sigma": 0.5})
+
+
+def test_a_section_says_everything_and_rounds(results):
+    for line in (
+        "| 500-699 | kept for confirmations | one each |",
+        "## 06_evaluation: Against rivals",
+        "*Who is ahead?*",
+        "- Scenes: 0-99 (test); 3, 7-8 (concepts)",
+        '- Settings beside the defaults: `model="toyscapes"`, `filter_sigma=0.25`',
+        "- Defaults at that time, as they are now: `num_masks=12`",
+        "| method | oracle mIoU | segments | s / image |",
+        "| --- | ---: | ---: | ---: |",
+        "| EmerDiff | 64.1 | 12 | 6.44 |",
+        "| bilinear | 54.9 | 8 | 0.01 |",
+        "| a\\|b |  | 3 | 0.20 |",
+        "| −0.04 | no |",
+        "- EmerDiff is 9.2 points ahead.",
+    ):
+        assert line in results.splitlines(), line
+
+
+def test_tiny_and_uneven_columns_keep_their_digits(tmp_path, study):
+    table = pd.DataFrame({"error": [5.61e-7, 3e-8], "seconds": [1234.5, 0.0042]})
+    write_manifest(tmp_path / "a.json", **(study | {"tables": {"T": table}}))
+    (tmp_path / "seeds.json").write_text("[]")
+    text = render(*read_folder(tmp_path), defaults={})
+    assert "| 5.61e-07 | 1234.5 |" in text and "| 3.00e-08 | 0.00420 |" in text
+
+
+def test_pictures_have_to_be_in_the_ledger(tmp_path, study):
+    write_manifest(tmp_path / "late.json", **(study | {"seeds": {"claim": range(500, 600)}}))
+    (tmp_path / "seeds.json").write_text(json.dumps(LEDGER))
+    (fault,) = unlisted_seeds(*read_folder(tmp_path))
+    assert fault == "late looked at scene 500 (claim); add 500-599 to seeds.json."
+    with pytest.raises(SystemExit, match="late looked at scene 500"):
+        main([str(tmp_path), "--output", str(tmp_path / "R.md")])
+    with pytest.raises(FileNotFoundError, match=r"has no seeds\.json"):
+        read_folder(tmp_path / "elsewhere")
+
+
+@pytest.mark.parametrize(
+    "passage",
+    [
+        "EmerDiff 64.1, 64 in short, +9.2 or 9.2 over the other on 100 scenes of `K = 77`",
+        "Table 4 and [notebook 05](05.ipynb#77) about Stable Diffusion 1.4 say −0.04",
+        "| a\\|b | 3 | 0.2 |\n```\n12345\n```",
+    ],
+)
+def test_numbers_of_a_passage_are_found(results, passage):
+    text = results.replace("0-99 (test)", "0-99 (test, 100 scenes)")
+    assert missing_numbers(f"77 <!-- results: 06_evaluation -->{passage}<!-- /results --> 78", text) == []
+
+
+@pytest.mark.parametrize("number", ["64.2", "63", "−9.2", "+0.04", "9", "6.5", "1 000", "0.7"])
+def test_numbers_that_are_not_there_are_named(results, number):
+    found = missing_numbers(f"<!-- results: 06_evaluation -->{number}<!-- /results -->", results)
+    assert found == [f"{number} (06_evaluation)"]
+
+
+def test_passages_have_a_section_and_an_end(results):
+    with pytest.raises(ValueError, match="no section '07'; there are Spent seeds"):
+        missing_numbers("<!-- results: 06_evaluation, 07 -->1<!-- /results -->", results)
+    with pytest.raises(ValueError, match="has to end"):
+        missing_numbers("<!-- results: 06_evaluation -->1", results)
+
+
+def test_committed_results_are_what_their_manifests_say(pipe):
+    manifests, ledger = read_folder(FOLDER)
+    assert unlisted_seeds(manifests, ledger) == []
+    text = render(manifests, ledger, pipe.default_settings())
+    assert text == (ROOT / "RESULTS.md").read_text(encoding="utf-8"), (
+        "renew RESULTS.md (CONTRIBUTING.md, Results)"
+    )
+
+
+def test_no_number_of_the_readme_is_stale():
+    readme, results = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "RESULTS.md"))
+    assert "<!-- results:" in readme and missing_numbers(readme, results) == []

@@ -1,0 +1,143 @@
+"""A tiny random checkpoint of the true Stable Diffusion 1.x layout, as a diffusers folder: what a user's own model looks like.
+
+Everything that code can trip over is Stable Diffusion's: the block types and layers per block, 4 latent channels at an
+eighth of the picture's side, 16 cross-attention layers of 8 heads over 77 tokens of 768 numbers, a PNDM scheduler, CLIP's
+byte-level vocabulary files. Only widths, depths and the number of words are small, so that it is made in a second, takes
+less than 60 MB, and segments a picture of 64 × 64 pixels in another.
+
+Run it to have one on disk: ``python tests/tiny_stable_diffusion.py FOLDER``.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+WORDS = (
+    "a",
+    "picture",
+    "of",
+    "the",
+    "and",
+    "sky",
+    "mountain",
+    "road",
+    "house",
+    "roof",
+    "tree",
+    "car",
+    "boat",
+    "day",
+)
+WIDTHS = (32, 64, 64, 64)  # Stable Diffusion: 320, 640, 1280, 1280; its norms want multiples of 32
+
+
+def vocabulary() -> tuple[dict[str, int], list[str]]:
+    """Token ids and merges of a byte-level BPE, as CLIP's: bytes, bytes that end a word, merges, two special tokens."""
+    # CLIP's table of printable stand-ins for the 256 bytes: printable Latin-1 first, the others from 256 on
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    symbols = [chr(code) for code in printable] + [chr(256 + i) for i in range(256 - len(printable))]
+    tokens, merges = symbols + [symbol + "</w>" for symbol in symbols], []
+    for word in WORDS:
+        parts = [*word[:-1], word[-1] + "</w>"]
+        while len(parts) > 1:  # left to right: r o a d</w>, ro a d</w>, roa d</w>, road</w>
+            joined = parts[0] + parts[1]
+            if joined not in tokens:
+                tokens.append(joined)
+                merges.append(f"{parts[0]} {parts[1]}")
+            parts = [joined, *parts[2:]]
+    tokens += ["<|startoftext|>", "<|endoftext|>"]
+    return {token: index for index, token in enumerate(tokens)}, merges
+
+
+def tokenizer(folder: Path) -> CLIPTokenizer:
+    """From ``vocab.json`` and ``merges.txt``, which are written into ``folder`` (made if missing)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tokens, merges = vocabulary()
+    (folder / "vocab.json").write_text(json.dumps(tokens))
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n")
+    return CLIPTokenizer.from_pretrained(folder, model_max_length=77)
+
+
+def networks(sample_size: int = 32) -> tuple[UNet2DConditionModel, AutoencoderKL, CLIPTextModel]:
+    """U-Net, VAE and text encoder in the default dtype, from torch's present random state."""
+    unet = UNet2DConditionModel(
+        sample_size=sample_size,
+        in_channels=4,
+        out_channels=4,
+        block_out_channels=WIDTHS,
+        layers_per_block=2,
+        cross_attention_dim=768,
+        attention_head_dim=8,
+        down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
+        up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
+    )
+    vae = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(8, 16, 16, 16),
+        norm_num_groups=8,
+        layers_per_block=1,
+        latent_channels=4,
+        sample_size=8 * sample_size,
+        scaling_factor=0.18215,
+    )
+    ids = vocabulary()[0]
+    text = CLIPTextConfig(
+        vocab_size=len(ids),
+        hidden_size=768,
+        intermediate_size=768,
+        num_hidden_layers=2,
+        num_attention_heads=12,
+        max_position_embeddings=77,
+        hidden_act="quick_gelu",
+        projection_dim=768,
+        bos_token_id=ids["<|startoftext|>"],
+        eos_token_id=ids["<|endoftext|>"],
+    )
+    return unet, vae, CLIPTextModel(text)
+
+
+def save(folder: Path | str, sample_size: int = 32, seed: int = 0) -> Path:
+    """Write the checkpoint into ``folder`` in safetensors, weights from ``seed``, and return the folder.
+
+    Args:
+        sample_size: side of the latents that the U-Net's config claims to be trained on; pictures are processed at eight
+            times that many pixels. 32 is half of Stable Diffusion's: 8 × 8 cells in the paper's block instead of 16 × 16.
+    """
+    folder = Path(folder)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        unet, vae, text_encoder = networks(sample_size)
+    scheduler = PNDMScheduler(
+        num_train_timesteps=1000,
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        set_alpha_to_one=False,
+        skip_prk_steps=True,
+        steps_offset=1,
+    )
+    StableDiffusionPipeline(
+        vae=vae,
+        unet=unet,
+        text_encoder=text_encoder,
+        tokenizer=tokenizer(folder / "tokenizer"),
+        scheduler=scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    ).save_pretrained(folder)
+    (folder / "tokenizer" / "tokenizer.json").unlink(
+        missing_ok=True
+    )  # as published: vocab.json and merges.txt alone
+    return folder
+
+
+if __name__ == "__main__":
+    print(save(sys.argv[1]))
