@@ -11,7 +11,7 @@ only the values are a row's own. Cross-attention values come from the prompt, so
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -57,7 +57,7 @@ def layer_grid(unet: UNet2DConditionModel, layer: str, height: int, width: int) 
 
 
 @contextmanager
-def attention_processors(unet: UNet2DConditionModel, processors: dict[str, object]) -> Iterator[None]:
+def attention_processors(unet: UNet2DConditionModel, processors: Mapping[str, object]) -> Iterator[None]:
     """Install processors by layer name and put the former ones back on leaving, whatever happened inside."""
     former = dict(unet.attn_processors)
     unet.set_attn_processor(former | {name + _SUFFIX: processor for name, processor in processors.items()})

@@ -228,7 +228,7 @@ def load_networks(
 
 def check_networks(unet: torch.nn.Module) -> None:
     """Raises a ValueError for U-Nets that need more than noisy latents, a timestep and a text embedding."""
-    config = unet.config
+    config: Any = unet.config
     if config.in_channels != config.out_channels:
         raise ValueError(
             f"This U-Net takes {config.in_channels} channels and gives {config.out_channels} (an inpainting or depth "
@@ -243,7 +243,7 @@ def check_networks(unet: torch.nn.Module) -> None:
 def check_dtype(dtype: str | torch.dtype) -> torch.dtype:
     """A floating-point dtype by its torch name; raises a ValueError that lists the possible ones."""
     found = dtype if isinstance(dtype, torch.dtype) else DTYPES.get(str(dtype))
-    if found not in DTYPES.values():
+    if found is None or found not in DTYPES.values():
         raise ValueError(f"dtype={dtype!r} is unknown; choose one of {', '.join(map(repr, DTYPES))}.")
     return found
 

@@ -22,7 +22,7 @@ def cluster_queries(queries: torch.Tensor, num_masks: int, random_state: int = 0
         random_state: seed of scikit-learn's k-means (four initialisations).
 
     Raises:
-        ValueError: if K is not between 1 and h·w.
+        ValueError: if K is not between 1 and h·w, or the queries are not finite.
     """
     height, width, _ = queries.shape
     if not 1 <= num_masks <= height * width:
@@ -30,6 +30,8 @@ def cluster_queries(queries: torch.Tensor, num_masks: int, random_state: int = 0
             f"num_masks={num_masks} is not possible on a {height} × {width} feature map; choose 1 to {height * width}."
         )
     points = queries.flatten(0, 1).numpy()
+    if not np.isfinite(points).all():
+        raise ValueError("The query vectors are not finite; use dtype float32, or check the model's weights.")
     clusters = KMeans(num_masks, n_init=4, random_state=random_state).fit_predict(points)
     found, sizes = np.unique(clusters, return_counts=True)
     order = found[np.argsort(-sizes, kind="stable")]
@@ -80,7 +82,7 @@ def choose_num_masks(
             scores[k] = (
                 float(silhouette_score(points, fit.labels_)) if rule == "silhouette" else -_bic(points, fit)
             )
-    return max(scores, key=scores.get), scores
+    return max(scores, key=lambda k: scores[k]), scores
 
 
 def _laplacian_spectrum(points: np.ndarray) -> np.ndarray:
@@ -145,7 +147,7 @@ def group_masks(
         touching[:, a] |= touching[:, b]
         joined[joined == b] = a
         alive.remove(b)
-    order = sorted(alive, key=lambda k: -cells[joined == k].sum())
+    order: list = sorted(alive, key=lambda k: -cells[joined == k].sum())
     return np.array([order.index(k) for k in joined])
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +135,10 @@ class FrozenModel(DiffusionPipeline):
                     f"The trajectory starts at {trajectory.start} and does not reach {name}={timestep}; invert with "
                     f"start_timestep={max(wanted.values())}."
                 )
+        steps = settings.shortcuts.denoising_steps
+        if steps is not None:  # no more than there are from t_m on
+            visited = [t for t in denoiser.timesteps if t <= wanted["modulation_timestep"]]
+            settings = settings.replace(denoising_steps=min(steps, len(visited)))
         if settings.shortcuts.readout == "tiny_decoder" and self.tiny_decoder is None:
             raise ValueError(
                 'readout="tiny_decoder" needs one; pass tiny_decoder=AutoencoderTiny.from_pretrained("madebyollin/taesd") '
@@ -224,6 +228,6 @@ class FrozenModel(DiffusionPipeline):
         """(channels, pixels) of the U-Net's widest feature maps, concatenated skips included."""
         return 4 * self.unet.config.block_out_channels[0], latents.shape[2] * latents.shape[3]
 
-    def _bar(self, items: Sized) -> Iterable:
+    def _bar(self, items: Sequence) -> Iterable:
         """A progress bar over more than one item."""
         return self.progress_bar(items) if len(items) > 1 else items

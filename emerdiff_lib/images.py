@@ -119,7 +119,7 @@ def to_tensor(image: Image.Image, size: tuple[int, int]) -> torch.Tensor:
     """RGB image → (1, 3, height, width) float32 in [-1, 1], resized (Lanczos) to (height, width) ``size``."""
     height, width = size
     if image.size != (width, height):
-        image = image.resize((width, height), Image.LANCZOS)
+        image = image.resize((width, height), Image.Resampling.LANCZOS)
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 127.5 - 1
 
 

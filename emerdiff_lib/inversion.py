@@ -10,7 +10,7 @@ and the residual is kept, so that the replay is exact; theirs takes the schedule
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,7 +23,7 @@ from PIL import Image
 from .denoiser import Denoiser
 from .images import ImageInput, load_image
 
-Progress = Callable[[Iterable], Iterable]
+Progress = Callable[[Sequence], Iterable]
 
 
 @dataclass(repr=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 
@@ -66,7 +65,7 @@ def modulated_latents(
                 output = denoiser.unet_output(latents, t)
         predictions = denoiser.convert(output, latents, t)
         latents, _ = reverse_mean_and_std(denoiser, latents, predictions, t, method, previous)
-        if method == "ddpm":
+        if method == "ddpm" and previous is not None:
             recorded = torch.cat([one.latents_at(previous) for one in trajectories])
             latents = latents + (recorded - latents[::rows]).repeat_interleave(rows, 0)
         if callback is not None:
@@ -151,8 +150,8 @@ def difference_maps(
     timesteps = shortened(trajectories[0].timesteps, t_m, shortcuts.denoising_steps)
     if shortcuts.denoising_steps is not None:
         strength = scaled_strength(denoiser, strength, timesteps, trajectories[0].method)
-    passes = shortcuts.coded_passes or math.inf
-    codes = [code_matrix(m, passes) if passes < len(m) else None for m in masks]
+    passes = shortcuts.coded_passes
+    codes = [code_matrix(m, passes) if passes and passes < len(m) else None for m in masks]
     patterns = [
         m if c is None else torch.einsum("pk,khw->phw", c, m.float())
         for m, c in zip(masks, codes, strict=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from .modulation import difference_maps
 from .refinement import refine, resize_maps
 from .settings import Perturbation, Refinement, Shortcuts, check_generator, check_only, whole
 from .stages import CoarseMasks, EmerDiffOutput, Responses, check_masks
+from .threads import sharing_cores
 from .timing import stopwatch
 
 
@@ -63,13 +64,14 @@ class EmerDiffPipeline(FrozenModel):
         Raises:
             ValueError, FileNotFoundError: one sentence that names the faulty value and the possible ones.
         """
-        images, several = (image, True) if isinstance(image, list | tuple) else ([image], False)
+        several = isinstance(image, list | tuple)
+        images: list[Any] = list(image) if isinstance(image, list | tuple) else [image]
         if several and (trajectory is not None or coarse_masks is not None):
             raise ValueError(
                 "trajectory and coarse_masks belong to one image; call the pipeline once per image."
             )
         if trajectory is not None:
-            images = [trajectory.check_image(image)]
+            images = [trajectory.check_image(images[0])]
         settings["num_masks"] = num_masks
         self.resolve(trajectory, **settings)  # refuses what cannot be used before any work is done
 
@@ -114,11 +116,12 @@ class EmerDiffPipeline(FrozenModel):
         denoiser = self.denoiser(how.inversion.num_inference_steps, prompt)
         start = how.perturbation.modulation_timestep if start_timestep is None else start_timestep
         denoiser.check_timestep("start_timestep", start)
-        image, seconds, resolution = image_io.load_image(image), {}, how.inversion.processing_resolution
+        seconds: dict[str, float] = {}
+        image, resolution = image_io.load_image(image), how.inversion.processing_resolution
         with stopwatch(seconds, "encode"):
             latents = self.encode(image, resolution)
         timesteps = [t for t in denoiser.timesteps if t <= start]
-        with stopwatch(seconds, "invert"):
+        with stopwatch(seconds, "invert"), sharing_cores(self.unet.device):
             if method == "ddim":
                 trajectory = invert_ddim(denoiser, latents, timesteps, progress=self._bar)
             elif noise_maps:
@@ -148,11 +151,13 @@ class EmerDiffPipeline(FrozenModel):
             num_masks, coarse_masks, generator, **settings: as for the pipeline itself.
         """
         check_generator(generator)
-        trajectory = image if isinstance(image, Trajectory) else None
-        used = self.resolve(trajectory, num_masks=num_masks, **settings)
+        given = image if isinstance(image, Trajectory) else None
+        used = self.resolve(given, num_masks=num_masks, **settings)
         own = None if coarse_masks is None else check_masks(coarse_masks)
         how, what, t_m = used.inversion, used.features, used.perturbation.modulation_timestep
-        if trajectory is None:
+        if isinstance(image, Trajectory):
+            trajectory = image
+        else:
             trajectory = self.invert(
                 image,
                 how.inversion,
@@ -164,22 +169,26 @@ class EmerDiffPipeline(FrozenModel):
                 noise_maps=False,
             )
         denoiser, seconds = self.denoiser(how.num_inference_steps, how.prompt), dict(trajectory.seconds)
-        with stopwatch(seconds, "queries"):
-            noisy = noise_ensemble(
-                denoiser, trajectory, what.feature_timestep, what.noise_ensemble_size, generator
-            )
-            queries = extract_queries(denoiser, noisy, what.feature_timestep, [what.feature_layer])[
-                what.feature_layer
-            ]
+        with stopwatch(seconds, "queries"), sharing_cores(self.unet.device):
+            t_f, layer = what.feature_timestep, what.feature_layer
+            noisy = noise_ensemble(denoiser, trajectory, t_f, what.noise_ensemble_size, generator)
+            queries = extract_queries(denoiser, noisy, t_f, [layer])[layer]
         with stopwatch(seconds, "cluster"):
             device = generator.device if generator is not None else torch.device("cpu")
             random_state = int(torch.randint(2**31 - 1, (), generator=generator, device=device))
             masks = cluster_queries(queries, what.num_masks, random_state) if own is None else own
             if queries.shape[:2] != masks.shape[1:]:
-                queries = resize_maps(queries.permute(2, 0, 1), tuple(masks.shape[1:])).permute(1, 2, 0)
+                queries = resize_maps(queries.permute(2, 0, 1), (masks.shape[1], masks.shape[2])).permute(
+                    1, 2, 0
+                )
             embeddings = mask_embeddings(queries, masks)
         used = used.replace(num_masks=len(masks))
         return CoarseMasks(trajectory, queries, masks, embeddings, used, own is not None, seconds)
+
+    @overload
+    def respond(self, coarse: CoarseMasks, **settings: Any) -> Responses: ...
+    @overload
+    def respond(self, coarse: list[CoarseMasks], **settings: Any) -> list[Responses]: ...
 
     @torch.no_grad()
     def respond(
@@ -197,8 +206,13 @@ class EmerDiffPipeline(FrozenModel):
         check_only("respond", settings, Perturbation, Shortcuts)
         whole(1, optional=True)("mask_batch_size", mask_batch_size)
         used = [self.checked(one.settings.replace(**settings), one.trajectory) for one in stages]
-        how, first, seconds = used[0].inversion, stages[0], {}
-        with stopwatch(seconds, "modulate"):
+        if len({(one.shape(), each) for one, each in zip(stages, used, strict=True)}) != 1:
+            raise ValueError(
+                "Images that are modulated together share their shape and settings; respond to them one by one."
+            )
+        seconds: dict[str, float] = {}
+        how, first = used[0].inversion, stages[0]
+        with stopwatch(seconds, "modulate"), sharing_cores(self.unet.device):
             maps = difference_maps(
                 self.denoiser(how.num_inference_steps, how.prompt),
                 self.decode_tiny if used[0].shortcuts.readout == "tiny_decoder" else self.decode,
@@ -212,8 +226,8 @@ class EmerDiffPipeline(FrozenModel):
             )
         each = {"modulate": round(seconds["modulate"] / len(stages), 4)}
         found = [
-            Responses(*parts, one.seconds | each)
-            for one, *parts in zip(stages, stages, maps, used, strict=True)
+            Responses(one, moved, what, one.seconds | each)
+            for one, moved, what in zip(stages, maps, used, strict=True)
         ]
         return found if isinstance(coarse, list) else found[0]
 
@@ -224,12 +238,12 @@ class EmerDiffPipeline(FrozenModel):
         ``settings`` of :class:`~.settings.Refinement` over those that ``responses`` were made with.
         """
         check_only("assign", settings, Refinement)
-        coarse, refinement, seconds = responses.coarse, responses.settings.replace(**settings).refinement, {}
+        seconds: dict[str, float] = {}
+        coarse, refinement = responses.coarse, responses.settings.replace(**settings).refinement
         with stopwatch(seconds, "assign"):
             guide = coarse.guide(self.vae_scale_factor)
-            maps = refine(
-                responses.difference_maps, refinement, guide, guide.shape[1] / coarse.masks.shape[1]
-            )
+            cell = guide.shape[1] / coarse.masks.shape[1]
+            maps = refine(responses.difference_maps, refinement, guide, cell)
             labels = assign_pixels(maps, coarse.size)
         responses.seconds |= seconds
         return labels

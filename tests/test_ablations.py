@@ -214,6 +214,10 @@ def test_words_follow_from_the_numbers():
     (oracle, modified, edges) = ablation_tables.describe(points, sweep(), 20)
     assert "best − the default: +23.8 [+23.8, +23.8]." in oracle and "50.0 (1) to 50.0 (1)" in edges
     assert "best − the worst" in ablation_tables.describe(points, Sweep("x", {}), 20)[0]
+    alone = {label: results[:1] for label, results in points.items()}
+    assert ablation_tables.describe(alone, sweep(), 20)[0].endswith(
+        "best − the default: +23.8, not told apart."
+    )
     upside = {"1": points["2"], "2": points["1"]}
     assert "best − the worst" in ablation_tables.describe(upside, sweep(), 20)[0]
     assert "; the default is the best." in ablation_tables.describe(upside, sweep(), 20)[0]
@@ -221,9 +225,32 @@ def test_words_follow_from_the_numbers():
     agreement = lambda points, *best: ablation_tables.agreement(
         points, sweep(paper="so", paper_best=best), 50
     )
-    assert "so it is: 2 is best" in agreement(points, "2")
-    assert "it is not so: 2 − 1: +23.8" in agreement(points, "1") and "not so" in agreement(points, "1", "2")
+    assert (
+        agreement(points, "2") == ("holds", agreement(points, "2")[1])
+        and "2 is best" in agreement(points, "2")[1]
+    )
+    for best in (["1"], ["1", "2"]):
+        assert agreement(points, *best)[0] == "fails" and "2 − 1: +23.8" in agreement(points, *best)[1]
     mixed = {"1": made_up(0.9, 0.6, 0.7, 0.7), "2": made_up(0.6, 0.9, 0.8, 0.7)}
-    assert "cannot be shown" in agreement(mixed, "1") and "so it is: 2 − 1" in agreement(mixed, "1", "2")
-    assert "nothing differs" in agreement({"1": points["1"], "2": points["1"]}, "1", "2")
-    assert agreement(points) == "" and agreement(points, "3") == ""
+    assert agreement(mixed, "1")[0] == "open" and agreement(mixed, "1", "2")[0] == "holds"
+    assert agreement({"1": points["1"], "2": points["1"]}, "1", "2")[0] == "holds"
+    assert agreement(points) == agreement(points, "3") == ("", "")
+
+
+def test_conclusions_name_what_beats_the_default():
+    good, bad = made_up(0.8, 0.8, 0.8), made_up(0.6, 0.6, 0.6)
+    kinds = {
+        "a": Sweep("A", {"1": {}, "2": {}}, "1", "Table 0", "1 is better", ("1",)),
+        "b": Sweep("B", {"1": {}, "2": {}}, "2", "Table 0", "2 is better", ("2",)),
+        "c": Sweep("C", {"1": {}, "2": {}}),
+    }
+    found = {name: {"1": bad, "2": good} for name in kinds}
+    table = ablation_tables.summary(found, kinds, 20)
+    assert table["paper"].tolist() == ["fails", "holds", ""]
+    assert table["oracle mIoU: best − default"].tolist() == ["+23.8 [+23.8, +23.8]", "", ""]
+    assert table["oracle mIoU: best − worst"].tolist() == ["", *["+23.8 [+23.8, +23.8]"] * 2]
+    holds, fails, better = ablation_tables.conclusions(found, kinds, 20)
+    assert holds.endswith("hold for: B (2 is better).") and fails.endswith("A (1 is better).")
+    assert better == "Measurably better than the default: A: 2 (oracle mIoU +23.8 [+23.8, +23.8])."
+    nothing = ablation_tables.conclusions({"b": found["b"]}, kinds, 20)
+    assert len(nothing) == 2 and nothing[1].startswith("Nothing is measurably better")

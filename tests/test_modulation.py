@@ -306,3 +306,11 @@ def test_refinement_is_gaussian_first_in_pixels_then_guided_in_cells():
     torch.testing.assert_close(both, guided_filter(smooth, guide, 6))
     torch.testing.assert_close(refine(maps, Refinement(0.0, 0.0), guide, 4.0), large)
     assert guide_radius_in_pixels(1.5, 8.0) == 12 and guide_radius_in_pixels(0.01, 8.0) == 1
+
+
+@torch.no_grad()
+def test_ddim_rows_follow_the_sampler_itself_with_its_error(pipe, scene, masks):
+    trajectory = pipe.invert(scene.image, "ddim", start_timestep=101)
+    rows = modulated_latents(pipe.denoiser(), [trajectory], signed_offsets(masks[:1], 10.0), push())
+    torch.testing.assert_close(rows[:1], pipe.replay(trajectory), rtol=1e-4, atol=1e-4)
+    assert (rows[0] - trajectory.clean_latents[0]).norm() > 1e-3 * trajectory.clean_latents.norm()

@@ -1,38 +1,58 @@
-"""Every notebook runs headless with its defaults and with other parameters, and is committed executed."""
+"""Every notebook runs headless: with its defaults, with other parameters, with another model; and says what is wrong.
+
+The other model is a tiny random checkpoint of Stable Diffusion 1.x's layout, as a user would have one on disk.
+"""
 
 import json
+import re
 from pathlib import Path
 
 import nbformat
 import numpy as np
 import papermill
 import pytest
+import torch
+from IPython.core.interactiveshell import InteractiveShell
+from papermill.exceptions import PapermillExecutionError
 from PIL import Image
 from safetensors.numpy import load_file
 
+from emerdiff_lib.experiments import names
+from emerdiff_lib.runs.parameters import ParameterError, check_parameters, merged_settings, open_picture
+
+from . import tiny_stable_diffusion
 from .conftest import seeded
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 NAMES = [path.stem for path in sorted(FOLDER.glob("*.ipynb"))]
+ON_A_PICTURE = [name for name in NAMES if name[:2] in ("00", "01", "02", "03", "04")]
 OTHER = {
-    "00_start_here": dict(scene_seed=7, num_masks=5, seed=3),
-    "01_inversion": dict(scene_seed=3, num_scenes=1, num_inference_steps=10),
+    "00_start_here": dict(image="toyscapes:7", num_masks=5, seed=3),
+    "01_inversion": dict(image="toyscapes:3", num_scenes=1, num_inference_steps=10),
     "02_feature_clustering": dict(
-        scene_seed=3,
+        image="toyscapes:3",
         num_scenes=3,
         num_probe_scenes=6,
         timesteps=[1, 281],
         mask_counts=[3, 6],
         num_masks=5,
         ensemble_size=2,
+        prompt="a road and a house",
     ),
     "03_difference_maps": dict(
-        scene_seed=12,
+        image="toyscapes:12",
         num_scenes=2,
         modulation_strength=3.0,
         modulation_timestep=81,
         strengths=[1.0, 5.0],
         timesteps=[41, 81],
+    ),
+    "04_segmentation": dict(
+        image="toyscapes:3-4",
+        num_masks=4,
+        modulation_timestep=81,
+        output_difference_maps=True,
+        settings={"denoising_steps": 2, "one_sided": True, "filter_sigma": 0.0, "guide_radius": 1.5},
     ),
     "05_ablations": dict(num_scenes=2, sweep_names=["attention_injection"]),
     "06_evaluation": dict(
@@ -40,7 +60,7 @@ OTHER = {
         fit_limit=1,
         num_masks=4,
         settings={"modulation_timestep": 41},
-        methods=["EmerDiff", "EmerDiff fast", "bilinear (SD)", "random walker", "DiffSeg"],
+        methods=[names.EMERDIFF, names.EMERDIFF_FAST, names.BILINEAR, names.BILINEAR_WALKER, names.DIFFSEG],
     ),
     "07_small_objects_and_boundaries": dict(num_scenes=2, num_masks=4, more_masks=6),
     "08_domain_shift": dict(
@@ -59,12 +79,29 @@ OTHER = {
         timesteps=[21, 41],
         stable_diffusion=False,
     ),
-    "04_segmentation": dict(
-        image="toyscapes:3-4", num_masks=4, modulation_timestep=81, output_difference_maps=True
-    ),
 }
-
-
+# Small values for whatever a notebook has a parameter of that name for, on the tiny checkpoint's schedule of 10 steps
+TINY = dict(
+    image="toyscapes:3",
+    num_scenes=2,
+    num_probe_scenes=6,
+    limit=2,
+    fit_limit=1,
+    num_masks=4,
+    more_masks=6,
+    mask_counts=[2, 4],
+    candidates=[2, 4],
+    ensemble_size=2,
+    modulation_timestep=101,
+    timesteps=[101, 201],
+    strengths=[1.0, 5.0],
+    resolutions=[128],
+    repeats=1,
+    stable_diffusion=False,
+    sweep_names=["attention_injection"],
+    shifts=["line drawing"],
+    methods=[names.EMERDIFF, names.BILINEAR, names.DIFFSEG],
+)
 # A quarter of an hour each, 05 more than an hour
 LONG = (
     "05_ablations",
@@ -75,14 +112,24 @@ LONG = (
 )
 
 
+def parameters_of(name):
+    return papermill.inspect_notebook(FOLDER / f"{name}.ipynb")
+
+
 def run(name, folder, **parameters):
-    if "output_dir" in papermill.inspect_notebook(FOLDER / f"{name}.ipynb"):
+    if "output_dir" in parameters_of(name):
         parameters.setdefault("output_dir", str(folder / "results"))
     out = folder / f"{name}.ipynb"
     papermill.execute_notebook(
         FOLDER / f"{name}.ipynb", out, parameters, cwd=FOLDER, progress_bar=False, kernel_name="python3"
     )
     return out
+
+
+def printed(path):
+    """All text that a notebook's cells put out."""
+    outputs = [o for cell in nbformat.read(path, 4).cells for o in cell.get("outputs", [])]
+    return "\n".join(o.get("text") or o.get("data", {}).get("text/markdown", "") for o in outputs)
 
 
 @pytest.mark.parametrize(
@@ -99,6 +146,7 @@ def test_runs_with_other_parameters(name, tmp_path):
         for seed in (3, 4):
             results = tmp_path / "results" / f"toyscapes-{seed:06}"
             record = json.loads((results / "settings.json").read_text())
+            assert record["settings"]["denoising_steps"] == 2 and record["settings"]["guide_radius"] == 1.5
             assert record["settings"]["num_masks"] == 4 and sum(record["pixels_per_mask"]) == 128 * 128
             labels = np.asarray(Image.open(results / "labels.png"))
             assert labels.shape == (128, 128) and labels.max() < 4 and (results / "overlay.png").exists()
@@ -108,6 +156,51 @@ def test_runs_with_other_parameters(name, tmp_path):
                 128,
                 128,
             )
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """A checkpoint that brings its own defaults: pictures of 128 × 128 pixels, which are 4 × 4 cells, and 10 steps."""
+    folder = tmp_path_factory.mktemp("tiny") / "stable-diffusion"
+    own = dict(processing_resolution=128, num_inference_steps=10, num_masks=4)
+    return tiny_stable_diffusion.save(folder, **own)
+
+
+def test_the_tiny_checkpoint_is_found_to_be_stable_diffusion(tiny, tmp_path):
+    from emerdiff_lib import load_pipeline
+
+    files = {str(file.relative_to(tiny)): file.stat().st_size for file in tiny.rglob("*") if file.is_file()}
+    assert {"tokenizer/vocab.json", "tokenizer/merges.txt", "model_index.json"} < set(files)
+    assert not any(name.endswith((".bin", ".pt")) for name in files) and sum(files.values()) < 60e6
+    pipe = load_pipeline(tiny)
+    assert pipe.vae_scale_factor == 8 and pipe.vae.config.latent_channels == 4
+    settings = pipe.default_settings()
+    assert settings["feature_layer"] == "up_blocks.1.attentions.0.transformer_blocks.0.attn2"
+    assert settings["modulation_layer"] == "up_blocks.1.attentions.2.transformer_blocks.0.attn2"
+    own = {"processing_resolution": 128, "num_inference_steps": 10, "num_masks": 4}
+    assert own.items() <= settings.items() and settings["modulation_timestep"] == 301  # the nearest to 281
+    published = tiny_stable_diffusion.save(tmp_path / "published")
+    unet = json.loads((published / "unet" / "config.json").read_text())
+    assert (
+        unet["sample_size"] == 32
+        and load_pipeline(published).default_settings()["processing_resolution"] == 256
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_runs_with_a_stable_diffusion(name, tiny, tmp_path):
+    known = parameters_of(name)
+    out = run(name, tmp_path, model=str(tiny), **{key: value for key, value in TINY.items() if key in known})
+    assert "up_blocks.2" not in printed(out)  # no name of Toyscapes' layers
+
+
+@pytest.mark.parametrize("name", ON_A_PICTURE)
+def test_runs_on_a_picture_of_the_readers(name, tmp_path, scene):
+    """Not square, without truth: what needs truth says that it is skipped."""
+    scene.image.crop((0, 16, 128, 112)).save(tmp_path / "photo.png")
+    small = {key: value for key, value in OTHER[name].items() if key not in ("settings", "seed", "prompt")}
+    out = run(name, tmp_path, **small | {"image": str(tmp_path / "photo.png")})
+    assert "ground truth" in printed(out) or name in ("01_inversion", "04_segmentation")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -121,12 +214,135 @@ def test_is_committed_executed_with_described_parameters(name):
         for output in cell.outputs
     )
     assert sum("parameters" in cell.metadata.get("tags", []) for cell in notebook.cells) == 1
-    for parameter in papermill.inspect_notebook(FOLDER / f"{name}.ipynb").values():
+    for parameter in parameters_of(name).values():
         assert parameter["inferred_type_name"] != "None" and parameter["help"], parameter["name"]
 
 
+# -- what is wrong is said in one sentence ----------------------------------------------------------------------------
+
+
+def first_cells(name, **injected):
+    """The exception that a notebook's cells up to the one that loads the model end in, as papermill would run them."""
+    cells = [cell for cell in nbformat.read(FOLDER / f"{name}.ipynb", 4).cells if cell.cell_type == "code"]
+    given = "# Parameters\n" + "".join(f"{key} = {value!r}\n" for key, value in injected.items())
+    shell = InteractiveShell(user_ns={})
+    for source in [cells[0].source, given, *(cell.source for cell in cells[1:3])]:
+        if error := shell.run_cell(source, store_history=True).error_in_exec:
+            return error
+        if "load_pipeline(" in source:
+            return None
+    return None
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_unknown_parameter_is_named_by_every_notebook(name):
+    error = first_cells(name, num_mask=3)
+    assert isinstance(error, ParameterError) and str(error).startswith("There is no parameter 'num_mask'")
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        (
+            {"num_mask": 3},
+            r"There is no parameter 'num_mask' \(did you mean 'num_masks'\?\); this notebook has image, .*",
+        ),
+        (
+            {"num_masks": "twelve"},
+            r"num_masks='twelve' is not possible; it is a whole number of at least 0\.",
+        ),
+        ({"num_masks": 0}, r"num_masks=0 is not possible; it is a whole number of at least 1\."),
+        (
+            {"modulation_strength": "ten"},
+            r"modulation_strength='ten' is not possible; it is a finite number .*",
+        ),
+        ({"attention_injection": "no"}, r"attention_injection='no' is not possible; it is True or False\."),
+        ({"settings": "fast"}, r"settings='fast' is not possible; it is a mapping, as in papermill's -y .*"),
+        ({"settings": {"one_side": True}}, r"There is no setting 'one_side'; did you mean 'one_sided'\? .*"),
+        (
+            {"settings": {"num_masks": 3}, "num_masks": 4},
+            r"num_masks is given twice, as 4 and in settings as 3; .*",
+        ),
+        ({"dtype": "fp16"}, r"dtype='fp16' is unknown; choose one of 'float32', 'bfloat16', 'float16'\."),
+        ({"device": "gpu"}, r"device='gpu' cannot be used here .*"),
+        ({"device": "cuda"}, r"device='cuda' cannot be used here .*"),
+        ({"image": "toyscapes:-5"}, r"There is no image at toyscapes:-5; .*"),
+        ({"model": "nowhere"}, r"There is no model 'nowhere'; .*"),
+    ],
+)
+def test_a_wrong_parameter_ends_in_one_sentence(given, sentence, capsys):
+    if given.get("device") == "cuda" and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    error = first_cells("04_segmentation", **given)
+    assert isinstance(error, ParameterError)
+    assert re.fullmatch(sentence, str(error)), str(error)
+    assert capsys.readouterr().out.strip().splitlines()[-1] == f"ParameterError: {error}"
+
+
+def test_papermill_ends_in_the_same_sentence(tmp_path):
+    with pytest.raises(PapermillExecutionError) as caught:
+        run("04_segmentation", tmp_path, num_mask=3)
+    shown = [line for line in str(caught.value).splitlines() if line.strip("- ")]
+    assert len(shown) == 2 and shown[0].startswith("Exception encountered at")
+    assert shown[1].startswith("ParameterError: There is no parameter 'num_mask'")
+
+
+def test_parameters_are_checked_against_the_cell_that_declares_them():
+    declared = """# a comment
+size: int = 3  # how large
+ratio: float = None
+name: str = "a"
+on: bool = False
+numbers: list = [1, 2]
+words: list = []
+more: dict = {}
+"""
+    good = dict(size=3, ratio=None, name="a", on=False, numbers=[1, 2], words=[], more={})
+
+    def check(*cells, **values):
+        check_parameters(
+            {"In": ["", "import this", declared, *cells, "check_parameters(globals())"], **good, **values}
+        )
+
+    check()
+    check("# Parameters\nsize = 4\nratio = 0.5\nwords = ['b']", size=4, ratio=0.5, words=["b"])
+    check("size = 4\nsizes = size + 1", size=4)  # a cell of the reader's own, not papermill's
+    check_parameters({"In": ["", "%matplotlib inline"]})
+    for cell, wrong in (("# Parameters\nsizes = 4", "sizes"), ("sizes = float('nan')", "sizes")):
+        with pytest.raises(ParameterError, match=f"no parameter '{wrong}'.*did you mean 'size'"):
+            check(cell)
+    wrong = dict(
+        size=[None, 1.0, True, -1, "3"],
+        ratio=["half", float("nan"), -0.1],
+        name=[None, 3],
+        on=[1, "no", None],
+    )
+    wrong |= dict(numbers=[3, "[1]", [], [0.5], ["a"]], words=["a", None], more=[[], "{}", None])
+    for name, values in wrong.items():
+        for value in values:
+            with pytest.raises(ParameterError, match=f"{name}.*is not possible; it is") as caught:
+                check(**{name: value})
+            assert "\n" not in str(caught.value)
+
+
+def test_settings_are_given_once_and_a_picture_is_one(tmp_path):
+    assert merged_settings({"num_masks": None, "mode": "fast"}, {"num_masks": 3}) == {
+        "mode": "fast",
+        "num_masks": 3,
+    }
+    with pytest.raises(ValueError, match="mode is given twice"):
+        merged_settings({"mode": "fast"}, {"mode": "exact"})
+    picture = open_picture("toyscapes:7")
+    assert picture.scene.seed == 7 and picture.image == picture.scene.image
+    Image.new("RGB", (5, 4)).save(tmp_path / "mine.png")
+    mine = open_picture(str(tmp_path / "mine.png"))
+    assert mine.scene is None and mine.name == "mine" and mine.image.size == (5, 4)
+    with pytest.raises(ValueError, match="names 3 pictures and this notebook looks at one"):
+        open_picture("toyscapes:7-9")
+
+
 def test_a_folder_with_a_bad_file_is_done_and_kept(tmp_path, pipe, scene):
-    from emerdiff_lib.batch import find_images, segment_all
+    from emerdiff_lib.runs.folder import find_images, segment_all
 
     (tmp_path / "in" / "deeper").mkdir(parents=True)
     scene.image.resize((96, 64)).save(tmp_path / "in" / "deeper" / "good.jpg")

@@ -330,3 +330,24 @@ def test_numbers_of_numpy_do_not_spoil_the_record(pipe, scene):
     )
     record = json.loads(json.dumps(output.settings))
     assert record["modulation_strength"] == 5 and record["num_masks"] == 2
+
+
+def test_more_steps_than_there_are_are_recorded_as_what_was_done(pipe, scene):
+    output = pipe(scene.image, generator=seeded(), denoising_steps=99, **QUICK)
+    assert output.settings["denoising_steps"] == 3  # 41, 21, 1
+
+
+def test_images_modulated_together_share_shape_and_settings(pipe, scene):
+    first = pipe.coarse(scene.image, generator=seeded(), **QUICK)
+    second = pipe.coarse(scene.image, generator=seeded(), **QUICK | {"modulation_timestep": 21})
+    with pytest.raises(ValueError, match="share their shape and settings"):
+        pipe.respond([first, second])
+
+
+def test_a_network_that_breaks_is_an_error_not_a_segmentation(scene):
+    broken = EmerDiffPipeline.from_pretrained("toyscapes")
+    broken.set_progress_bar_config(disable=True)
+    with torch.no_grad():
+        broken.unet.conv_in.weight[0, 0, 0, 0] = float("nan")
+    with pytest.raises(ValueError, match="not finite"):
+        broken(scene.image, generator=seeded(), **QUICK)

@@ -1,12 +1,191 @@
-"""What is written down in more than one place agrees."""
+"""The house is in order: imports go one way, what is written down in more than one place agrees, files keep to their sizes."""
 
+import ast
+import graphlib
+import importlib.metadata
+import importlib.util
+import re
+import subprocess
+import sys
 import tomllib
+from functools import cache
 from pathlib import Path
 
+import nbformat
+import pytest
 import yaml
 
 ROOT = Path(__file__).parents[1]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+LIBRARY = ROOT / "emerdiff_lib"
+CONFIGURATION = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT = CONFIGURATION["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+DOCUMENTS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+# From the ground up: a module may import what stands on lower floors and, within its own folder, its neighbours.
+# A new module needs a place here.
+FLOORS = (
+    {"_version", "files", "memory", "settings", "threads", "timing"},
+    {"images", "checkpoints", "evaluation"},
+    {"denoiser", "toyscapes"},
+    {"attention", "inversion"},
+    {"features", "stages", "coding"},
+    {"clustering", "modulation"},
+    {"refinement"},
+    {"assignment"},
+    {"frozen_model"},
+    {"pipeline"},
+    {"loading", "plotting", "datasets"},
+    {"baselines", "export"},
+    {"runs"},
+    {"experiments", "benchmark"},  # one floor: these two may know each other
+)
+FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
+NEVER = {  # beyond the floors: what some rooms must not know, of ours and of others'
+    "evaluation": {"torch", "diffusers", "transformers", "images", "checkpoints", "settings"},
+    "plotting": {
+        "diffusers",
+        "transformers",
+        "pipeline",
+        "frozen_model",
+        "stages",
+        "toyscapes",
+        "checkpoints",
+    },
+    "toyscapes": {"pipeline", "evaluation"},
+}
+PLOTS = {
+    "plotting",
+    "export",
+    "runs",
+}  # the only rooms that may need the workbook's packages, by way of plotting
+
+
+# -- imports ------------------------------------------------------------------------------------------------------------
+
+
+def modules() -> dict[str, Path]:
+    """{dotted name below the library: file}; packages by their own name."""
+    names = {}
+    for path in sorted(LIBRARY.rglob("*.py")):
+        parts = path.relative_to(LIBRARY).with_suffix("").parts
+        names[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return names
+
+
+@cache
+def imports(name: str) -> tuple[frozenset[str], frozenset[str]]:
+    """What a module imports anywhere in its text: (modules of ours, first names of others')."""
+    known, path = modules(), modules()[name]
+    package = ["emerdiff_lib", *path.relative_to(LIBRARY).parts[:-1]]
+    ours, others = set(), set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            base = ".".join(package[: len(package) - node.level + 1]) if node.level else ""
+            base = f"{base}.{node.module}" if base and node.module else base or str(node.module)
+            found = [f"{base}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            found = [alias.name for alias in node.names]
+        else:
+            continue
+        for full in found:
+            first, _, rest = full.partition(".")
+            if first != "emerdiff_lib":
+                others.add(first)
+                continue
+            while rest and rest not in known:  # the name of a function or class: its module
+                rest = rest.rpartition(".")[0]
+            ours.add(rest)
+    return frozenset(ours - {name}), frozenset(others)
+
+
+def room(name: str) -> str:
+    return name.partition(".")[0]
+
+
+def test_every_module_has_a_floor():
+    assert {room(name) for name in modules()} - {""} == set(FLOOR)
+
+
+@pytest.mark.parametrize("name", [name for name in modules() if name])
+def test_imports_go_one_way(name):
+    ours, others = imports(name)
+    here, top = room(name), len(FLOORS) - 1
+    for other in sorted(ours):
+        there = room(other)
+        assert there, f"{name} imports from emerdiff_lib itself, which imports it: name the module"
+        if there != here:
+            upward = FLOOR[there] >= FLOOR[here] and FLOOR[here] != top
+            assert not upward, f"{name} imports {other}, which stands on its own floor or above"
+    assert not NEVER.get(here, set()) & (others | {room(other) for other in ours}), name
+
+
+def test_the_front_door_shows_no_studies():
+    ours, _ = imports("")
+    assert not {room(name) for name in ours} & {"experiments", "benchmark", "baselines", "plotting", "runs"}
+
+
+def test_imports_have_no_cycles():
+    graphlib.TopologicalSorter({name: imports(name)[0] for name in modules() if name}).prepare()
+
+
+def distribution(requirement: str) -> str:
+    return re.match(r"[\w.-]+", requirement)[0].lower().replace("_", "-")
+
+
+def needed_by(name: str) -> set[str]:
+    """All modules of ours that importing ``name`` loads, the folders that they lie in among them."""
+    found, todo = set(), [name]
+    while todo:
+        if (one := todo.pop()) not in found:
+            found.add(one)
+            todo += [*imports(one)[0], *filter(None, [one.rpartition(".")[0]])]
+    return found
+
+
+def test_every_import_is_declared_and_every_dependency_is_used():
+    """Plain installs hold all that the library imports, save for plots."""
+    owners = importlib.metadata.packages_distributions()
+    core = {distribution(requirement) for requirement in PROJECT["dependencies"]}
+    workbook = {distribution(requirement) for requirement in EXTRAS["workbook"]}
+    used = set()
+    for name in modules():
+        declared = core | workbook if room(name) == "plotting" else core
+        for other in imports(name)[1] - sys.stdlib_module_names:
+            found = {owner.lower().replace("_", "-") for owner in owners.get(other, [other])}
+            assert found & declared, f"{name} imports {other}, which pyproject.toml does not declare for it"
+            used |= found
+    assert core - used == {"pyarrow"}, "a dependency that nothing imports; pandas writes Parquet with pyarrow"
+
+
+def test_the_library_imports_without_jupyter_and_plots():
+    """Everything but plots, in a process where the workbook's packages cannot be found."""
+    blocked = [
+        "matplotlib",
+        "seaborn",
+        "papermill",
+        "IPython",
+        "ipywidgets",
+        "jupyterlab",
+        "nbformat",
+        "pytest",
+    ]
+    drawing = {name for name in modules() if imports(name)[1] & {"matplotlib", "seaborn"}}
+    plots = {name for name in modules() if drawing & needed_by(name)}
+    assert {room(name) for name in plots} <= PLOTS
+    needed = sorted(name for name in modules() if name not in plots and not name.endswith("__main__"))
+    code = f"""
+import importlib, sys
+sys.modules.update(dict.fromkeys({blocked}))
+for name in {needed}:
+    importlib.import_module("emerdiff_lib." + name if name else "emerdiff_lib")
+"""
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+
+
+# -- what is said twice agrees ------------------------------------------------------------------------------------------
 
 
 def test_conda_installs_the_same_list_as_pip():
@@ -21,11 +200,109 @@ def test_conda_installs_the_same_list_as_pip():
 
 
 def test_torch_is_pinned_exactly_and_the_rest_compatibly():
-    for requirement in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["test"]:
-        assert ("==" if requirement.startswith("torch") else "~=") in requirement, requirement
+    for requirement in PROJECT["dependencies"] + [one for extra in EXTRAS.values() for one in extra]:
+        if not requirement.startswith("emerdiff-workbook["):
+            assert ("==" if requirement.startswith("torch") else "~=") in requirement, requirement
 
 
-def test_citation_carries_the_version():
+def test_a_plain_install_has_no_jupyter_and_the_tests_have_everything():
+    names = {distribution(requirement) for requirement in PROJECT["dependencies"]}
+    assert not names & {"jupyterlab", "papermill", "ipywidgets", "ipykernel", "matplotlib", "seaborn"}
+    assert {"jupyterlab", "papermill"} <= {distribution(requirement) for requirement in EXTRAS["workbook"]}
+    assert "emerdiff-workbook[workbook]" in EXTRAS["test"] and "emerdiff-workbook[test]" in EXTRAS["dev"]
+
+
+def test_types_and_weights_are_packed():
+    packed = CONFIGURATION["tool"]["setuptools"]["package-data"]["emerdiff_lib"]
+    for path in (LIBRARY / "py.typed", *(LIBRARY / "toyscapes" / "checkpoint").rglob("*.*")):
+        assert any(path in LIBRARY.glob(pattern) for pattern in packed), path
+
+
+def test_citation_and_changelog_carry_the_version():
     from emerdiff_lib import __version__
 
     assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == __version__
+    assert f"## [{__version__}]" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_commands_and_files_of_the_documents_exist():
+    for document in DOCUMENTS:
+        text = document.read_text()
+        for module in set(re.findall(r"python -m (emerdiff_lib[\w.]*\w)", text)):
+            spec = importlib.util.find_spec(module)
+            runs = spec is not None and (spec.submodule_search_locations is None or _has_main(module))
+            assert runs, f"{document.name}: python -m {module}"
+        paths = r"(?<![\w./-])((?:notebooks|emerdiff_lib|tests)/[\w./-]*[\w/])"
+        for path in set(re.findall(paths, text)):
+            assert (ROOT / path).exists(), f"{document.name} names {path}"
+
+
+def _has_main(package: str) -> bool:
+    return importlib.util.find_spec(package + ".__main__") is not None
+
+
+# -- sizes and shapes ---------------------------------------------------------------------------------------------------
+
+
+@cache
+def tracked() -> tuple[Path, ...]:
+    run = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
+    files = tuple(ROOT / name for name in run.stdout.split("\0") if name)
+    if run.returncode or not files:
+        pytest.skip("this is no git checkout")
+    return tuple(path for path in files if path.exists())
+
+
+def test_the_top_level_is_what_one_expects():
+    allowed = {"README.md", "CONTRIBUTING.md", "CHANGELOG.md", "RESULTS.md", "CITATION.cff", "LICENSE"}
+    allowed |= {
+        "pyproject.toml",
+        "environment.yml",
+        ".gitignore",
+        ".pre-commit-config.yaml",
+        ".ci",
+        ".github",
+    }
+    assert {path.relative_to(ROOT).parts[0] for path in tracked()} <= allowed | {
+        "emerdiff_lib",
+        "notebooks",
+        "tests",
+    }
+
+
+def test_no_large_file_slips_in():
+    weights = LIBRARY / "toyscapes" / "checkpoint"
+    for path in tracked():
+        limit = 20e6 if weights in path.parents else 5e6
+        assert path.stat().st_size <= limit, (
+            f"{path.relative_to(ROOT)} has {path.stat().st_size / 1e6:.1f} MB"
+        )
+
+
+def test_no_file_names_a_place_on_its_author_s_machine():
+    place = re.compile(r"(?<![\w.])/(?:home|root|work|Users|tmp/\w)[/\w]")
+    for path in tracked():
+        if path.suffix not in (".png", ".safetensors"):
+            found = place.search(path.read_text(errors="ignore"))
+            assert found is None, f"{path.relative_to(ROOT)}: {found[0]}"
+
+
+def test_modules_are_read_in_one_sitting():
+    for name, path in modules().items():
+        lines = len(path.read_text().splitlines())
+        assert lines <= 450, f"{name} has {lines} lines; an idea more than one has moved in"
+
+
+def test_the_formatter_has_the_last_word():
+    silenced = re.compile(r"#\s*fmt:\s*(?:skip|off)|#\s*yapf|#\s*isort:\s*skip")
+    for path in [*LIBRARY.rglob("*.py"), *(ROOT / "tests").glob("*.py"), *NOTEBOOKS]:
+        assert not silenced.search(path.read_text()), path.name
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_cells_fit_a_screen(path):
+    for number, cell in enumerate(nbformat.read(path, 4).cells):
+        if cell.cell_type == "code":
+            lines = cell.source.splitlines()
+            assert len(lines) <= 25, f"cell {number} has {len(lines)} lines: {lines[0]}"
+            assert max(map(len, lines), default=0) <= 110, f"cell {number}: {max(lines, key=len)}"

@@ -1,10 +1,13 @@
 """Results on disk: files written whole, manifests that read back, RESULTS.md as the manifests have it."""
 
+import importlib.util
 import json
 import os
 import time
 from pathlib import Path
 
+import nbclient
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
@@ -135,6 +138,48 @@ def test_what_json_cannot_hold_is_said_in_a_sentence(tmp_path, study):
 )
 def test_seeds_have_one_spelling(given, text):
     assert format_seeds(given) == text and format_seeds(parse_seeds(text)) == text
+
+
+# -- notebooks as they are committed ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def execute():
+    """The command of .ci/execute.py, which is no module of a package."""
+    spec = importlib.util.spec_from_file_location("execute", ROOT / ".ci" / "execute.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.execute
+
+
+def test_notebooks_are_committed_without_bars_and_with_their_manifest(tmp_path, execute):
+    path, code = tmp_path / "07_lost.ipynb", nbformat.v4.new_code_cell
+    cells = [
+        code(
+            'output_dir: str = "out"  # where results go', metadata={"tags": ["parameters"], "scrolled": True}
+        ),
+        code(
+            "import pathlib, sys\nfrom tqdm.auto import tqdm\nfor i in tqdm(range(2)):\n    print(i)\n"
+            'print("careful", file=sys.stderr)\nfolder = pathlib.Path(output_dir)\nfolder.mkdir()\n'
+            '(folder / "manifest.json").write_text("{}")'
+        ),
+    ]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"papermill": {"version": 1}}), path)
+    (tmp_path / "results").mkdir()
+    assert "careful" in execute(path, tmp_path / "results", cwd=tmp_path)
+    notebook = nbformat.read(path, 4)
+    assert [cell.execution_count for cell in notebook.cells] == [1, 2]
+    assert [cell.metadata for cell in notebook.cells] == [{"tags": ["parameters"]}, {}]
+    assert [o.output_type for o in notebook.cells[1].outputs] == ["stream", "execute_result"]
+    assert notebook.cells[1].outputs[0].text == "0\n1\n" and set(notebook.metadata) == {
+        "kernelspec",
+        "language_info",
+    }
+    assert (tmp_path / "results" / "07_lost.json").read_text() == "{}"
+    before = path.read_bytes()  # again: the folder is there, which the second cell does not expect
+    with pytest.raises(nbclient.exceptions.CellExecutionError, match="FileExistsError"):
+        execute(path, tmp_path / "results", cwd=tmp_path)
+    assert path.read_bytes() == before
 
 
 # -- RESULTS.md ---------------------------------------------------------------------------------------------------------

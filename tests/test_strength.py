@@ -80,8 +80,8 @@ def test_kinds_are_compared_by_hand():
     )  # one of its two scenes each, or both
     assert table.loc[("time of day", "at night"), "best λ"] == 1
     assert table.loc[("time of day", "at night"), "could be"] == "1"
-    assert table.loc[("object size", "large"), "scenes"] == 1  # the others are not above the median
-    assert table.loc[("object size", "small"), "λ 1"] == 6.5
+    assert table.loc[("object size", "large objects"), "scenes"] == 1  # the others are not above the median
+    assert table.loc[("object size", "small objects"), "λ 1"] == 6.5
 
 
 def test_words_follow_from_the_numbers():

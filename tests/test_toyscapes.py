@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from emerdiff_lib.checkpoints import TOYSCAPES_FOLDER
 
-from emerdiff_lib import Toyscapes
-from emerdiff_lib.models import TOYSCAPES_FOLDER
+from emerdiff_lib import Toyscapes, load_pipeline
 from emerdiff_lib.toyscapes import architecture, drawing, train, world
 
 DIGEST = "bf0b07bcb451a188"  # of the first 20 test scenes; changes only when the world is changed on purpose
@@ -188,6 +188,10 @@ def test_training_exports_a_pipeline_with_sheets_and_a_log(trained):
         (trained / "autoencoder").glob("reconstructions-*dB.png")
     )
     assert json.loads((trained / "denoiser" / "latest.json").read_text())["step"] == 4
+    own = json.loads((trained / "model" / "model_index.json").read_text())["default_settings"]
+    assert (
+        own.items() <= load_pipeline(trained / "model").default_settings().items() and own["num_masks"] == 12
+    )
 
 
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(trained, tmp_path):

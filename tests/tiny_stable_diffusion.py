@@ -103,12 +103,13 @@ def networks(sample_size: int = 32) -> tuple[UNet2DConditionModel, AutoencoderKL
     return unet, vae, CLIPTextModel(text)
 
 
-def save(folder: Path | str, sample_size: int = 32, seed: int = 0) -> Path:
+def save(folder: Path | str, sample_size: int = 32, seed: int = 0, **default_settings) -> Path:
     """Write the checkpoint into ``folder`` in safetensors, weights from ``seed``, and return the folder.
 
     Args:
         sample_size: side of the latents that the U-Net's config claims to be trained on; pictures are processed at eight
             times that many pixels. 32 is half of Stable Diffusion's: 8 × 8 cells in the paper's block instead of 16 × 16.
+        **default_settings: EmerDiff's, kept with the checkpoint as a fine-tune would keep its own; published ones have none.
     """
     folder = Path(folder)
     with torch.random.fork_rng(devices=[]):
@@ -133,9 +134,11 @@ def save(folder: Path | str, sample_size: int = 32, seed: int = 0) -> Path:
         feature_extractor=None,
         requires_safety_checker=False,
     ).save_pretrained(folder)
-    (folder / "tokenizer" / "tokenizer.json").unlink(
-        missing_ok=True
-    )  # as published: vocab.json and merges.txt alone
+    # as published: vocab.json and merges.txt alone
+    (folder / "tokenizer" / "tokenizer.json").unlink(missing_ok=True)
+    if default_settings:
+        index = json.loads((folder / "model_index.json").read_text()) | {"default_settings": default_settings}
+        (folder / "model_index.json").write_text(json.dumps(index, indent=2))
     return folder
 
 

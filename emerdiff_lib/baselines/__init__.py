@@ -5,7 +5,7 @@ The refiners are the exception, as they are no segmentors: they bring EmerDiff's
 
 from .activations import encoder_attention, encoder_module, kmeans_activations
 from .backbones import Backbone, kmeans_backbone
-from .diffcut import diffcut
+from .diffcut import default_limit, diffcut
 from .diffseg import default_threshold, diffseg
 from .kmeans import kmeans_cells, kmeans_pixels
 from .refiners import guided_masks, pixel_adaptive_masks, random_walk
@@ -15,6 +15,7 @@ from .superpixels import felzenszwalb, slic
 __all__ = [
     "Backbone",
     "Segmentation",
+    "default_limit",
     "default_threshold",
     "diffcut",
     "diffseg",

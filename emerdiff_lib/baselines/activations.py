@@ -21,7 +21,9 @@ def encoder_attention(unet: UNet2DConditionModel) -> str:
     """
     layers = [name for name in attention_layers(unet, "attn1") if name.startswith("down_blocks")]
     if not layers:
-        raise ValueError("This U-Net has no self-attention in its encoder (down_blocks); name a module yourself.")
+        raise ValueError(
+            "This U-Net has no self-attention in its encoder (down_blocks); name a module yourself."
+        )
     return layers[-1]
 
 

@@ -5,15 +5,28 @@ from __future__ import annotations
 import numpy as np
 import torch
 import torch.nn.functional as F
+from diffusers import UNet2DConditionModel
 from diffusers.utils.torch_utils import randn_tensor
 from scipy.linalg import eigh
 from scipy.ndimage import median_filter
 
+from ..checkpoints import family_of
 from ..features import extract_activations
 from ..pipeline import EmerDiffPipeline
 from .activations import check_training_timestep, encoder_attention
 from .refiners import pixel_adaptive
 from .segmentation import Segmentation, with_embeddings
+
+LIMIT = 0.5  # τ of the paper, for Stable Diffusion and its distilled relatives
+# Families that it does not suit: at 0.5, a Toyscapes scene is two segments. Chosen on validation scenes by
+# experiments/rival_settings.py.
+FAMILY_LIMITS = {"Toyscapes": 0.8}
+
+
+def default_limit(unet: UNet2DConditionModel) -> float:
+    """τ that suits a checkpoint's family, which its layout tells; the paper's for a family without a choice of its own."""
+    family = family_of(unet.config)
+    return FAMILY_LIMITS.get(family.name, LIMIT) if family else LIMIT
 
 
 @torch.no_grad()
@@ -22,7 +35,7 @@ def diffcut(
     pipe: EmerDiffPipeline,
     num_segments: int | None = None,
     *,
-    limit: float = 0.5,
+    limit: float | None = None,
     exponent: float = 10.0,
     timestep: int = 50,
     layer: str | None = None,
@@ -30,13 +43,13 @@ def diffcut(
     refine: bool = True,
     seed: int = 0,
 ) -> Segmentation:
-    """DiffCut as its authors run it: τ = 0.5, α = 10, t = 50, one noise draw, the picture at twice the model's own size.
+    """DiffCut as its authors run it: α = 10, t = 50, one noise draw, the picture at twice the model's own size.
 
     Args:
         image: (H, W, 3) uint8.
         num_segments: cut into this many instead of by ``limit``.
-        limit: τ, the normalised cut value from which on parts stay whole; ``exponent``: α, of the cosine affinities, which
-            are first brought to [0, 1].
+        limit: τ, the normalised cut value from which on parts stay whole; by default :func:`default_limit`.
+        exponent: α, of the cosine affinities, which are first brought to [0, 1].
         timestep: t, any training timestep.
         layer: a self-attention layer; by default the encoder's last, on 32 × 32 places in Stable Diffusion 1.x.
         processing_resolution: by default twice the checkpoint's own, which doubles the layer's grid.
@@ -47,6 +60,7 @@ def diffcut(
     Returns:
         Segments, with mean (unit) features as embeddings.
     """
+    limit = default_limit(pipe.unet) if limit is None else limit
     denoiser, layer = pipe.denoiser(), layer or encoder_attention(pipe.unet)
     timestep = check_training_timestep(pipe, timestep)
     clean = pipe.encode(image, processing_resolution or 2 * pipe.default_settings()["processing_resolution"])

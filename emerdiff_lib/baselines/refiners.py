@@ -10,8 +10,7 @@ import torch
 import torch.nn.functional as F
 from skimage.segmentation import random_walker
 
-from ..assignment import resize_maps
-from ..refinement import guide_radius_in_pixels, guided_filter
+from ..refinement import guide_radius_in_pixels, guided_filter, resize_maps
 
 
 def guided_masks(

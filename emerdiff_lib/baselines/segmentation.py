@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from skimage.segmentation import relabel_sequential
 
-from ..assignment import assign_bilinear, resize_maps
+from ..assignment import assign_bilinear
 from ..clustering import cluster_queries
+from ..refinement import resize_maps
 
 
 @dataclass

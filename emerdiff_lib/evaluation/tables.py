@@ -1,18 +1,15 @@
-"""A whole data set under many methods: resumable picture by picture, one row per picture and method at the end."""
+"""A whole data set under many methods: what is kept of every picture, and the tables that follow from it."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 
-from ..baselines import Backbone
-from ..datasets import LabelledDataset, Sample
-from .methods import EMERDIFF, check_methods, segment
+from ..files import replacing, write_atomically
 from .metrics import (
     AREA_NAMES,
     area_bin,
@@ -21,6 +18,7 @@ from .metrics import (
     class_iou,
     contingency_table,
     mean_iou,
+    mean_iou_of_counts,
     object_scores,
     paired_test,
     partition_scores,
@@ -34,10 +32,12 @@ from .protocols import (
     miou_statistic,
     modified,
     oracle,
+    per_image_matching,
     traditional,
 )
-from .store import ResultStore, fingerprint
+from .regions import Region, sample_labels
 
+AREA_TYPE = pd.CategoricalDtype(AREA_NAMES, ordered=True)  # sizes.astype(AREA_TYPE) sorts and groups by size
 SCORES = (
     "seconds",
     "segments",
@@ -56,6 +56,7 @@ TABLE = {
     "modified_self": "modified mIoU (same images)",
     "modified": "modified mIoU (other split)",
     "modified_cosine": "… by cosine",
+    "matched": "per-image matched mIoU",
     "accuracy": "oracle accuracy",
     "boundary_f": "boundary F",
     "boundary_precision": "precision",
@@ -71,82 +72,56 @@ _NO_PERCENT = ("variation_of_information", "segments", "seconds")
 
 
 def score(
-    sample: Sample, labels: np.ndarray, embeddings: np.ndarray, seconds: float, data: LabelledDataset
+    labels: np.ndarray,
+    truth: np.ndarray,
+    embeddings: np.ndarray,
+    seconds: float,
+    num_classes: int,
+    ignore_index: int | None = None,
+    regions: list[Region] | None = None,
 ) -> dict:
-    """Everything that is kept of one picture under one method: plain numbers and lists, for JSON."""
-    ignore, classes = data.ignore_index, len(data.class_names)
-    if labels.shape != sample.labels.shape:
-        labels = np.asarray(Image.fromarray(labels).resize(sample.labels.shape[::-1], Image.NEAREST))
-    table = contingency_table(labels, sample.labels, len(embeddings), classes, ignore)
+    """Everything that is kept of one picture under one method: plain numbers and lists, for JSON.
+
+    Args:
+        labels: (h, w) segment indices, 0 to K − 1; at another size than the truth's they are sampled (nearest).
+        truth: (H, W) classes, 0 to C − 1, or ``ignore_index``.
+        embeddings: (K, d), one per segment.
+        seconds: what the segments took.
+        regions: the truth's objects, ``find_regions(truth, 0, 1, ignore_index)``; give them where several methods are scored
+            on one picture, so that they are found once.
+
+    Returns:
+        :data:`SCORES` (NaN where nothing is counted); "boundary_iou" (C, 2) and "matched" (C, 3), counts to be summed over
+        pictures; "objects", a row each; "table" (K, C) and "embeddings", the picture's :class:`Record`.
+    """
+    if labels.shape != truth.shape:
+        labels = sample_labels(labels, truth.shape)
+    table = contingency_table(labels, truth, len(embeddings), num_classes, ignore_index)
     named = table.argmax(1)
-    diagonal = float(np.hypot(*sample.labels.shape))
-    precision, recall, f = boundary_scores(labels, sample.labels, 2, ignore)
+    diagonal = float(np.hypot(*truth.shape))
+    precision, recall, f = boundary_scores(labels, truth, 2, ignore_index)
     return {
         "seconds": seconds,
         "segments": int((table.sum(1) > 0).sum()),
         "boundary_precision": precision,
         "boundary_recall": recall,
         "boundary_f": f,
-        "boundary_f_diagonal": boundary_scores(labels, sample.labels, 0.0075 * diagonal, ignore)[2],
-        **partition_scores(labels, sample.labels, ignore),
-        "boundary_iou": boundary_iou(named[labels], sample.labels, classes, ignore_index=ignore).tolist(),
-        "objects": object_scores(labels, named, sample.labels, ignore),
+        "boundary_f_diagonal": boundary_scores(labels, truth, 0.0075 * diagonal, ignore_index)[2],
+        **partition_scores(labels, truth, ignore_index),
+        "boundary_iou": boundary_iou(named[labels], truth, num_classes, ignore_index=ignore_index).tolist(),
+        "matched": per_image_matching(labels, truth, num_classes, ignore_index).tolist(),
+        "objects": object_scores(labels, named, truth, ignore_index, regions),
         "table": table.tolist(),
         "embeddings": np.round(embeddings.astype(float), 5).tolist(),
     }
 
 
-def evaluate(
-    pipe,
-    data: LabelledDataset,
-    methods: list[str],
-    output_dir: Path | str,
-    settings: dict,
-    limit: int | None = None,
-    backbone: Backbone | None = None,
-    backbone_name: str = "",
-    progress: Callable[[Iterable], Iterable] = iter,
-) -> list[dict]:
-    """Every picture (the first ``limit``) under every method; what is in ``output_dir`` already is not computed again.
-
-    Returns:
-        A dictionary per picture: "name" and "methods", {method: :func:`score`}.
-
-    Raises:
-        ValueError: for an unknown method, or a folder with results of another model, data set or settings.
-    """
-    check_methods(methods, backbone is not None)
-    header = {
-        "data": repr(data),
-        "methods": list(methods),
-        "settings": settings,
-        "weights": fingerprint(pipe.unet),
-        "dtype": str(pipe.unet.dtype),
-        "backbone": backbone_name,
-    }
-    store, results = ResultStore(output_dir, header), []
-    for index in progress(range(len(data) if limit is None else min(limit, len(data)))):
-        key = f"image-{index:06}"
-        if (result := store.recall(key)) is None:
-            sample = data[index]
-            found = segment(pipe, sample, methods, settings, backbone)
-            result = store.keep(
-                key,
-                {
-                    "name": sample.name,
-                    "methods": {
-                        m: score(sample, r.labels, r.embeddings, r.seconds, data) for m, r in found.items()
-                    },
-                },
-            )
-        results.append(result)
-    if not results:
-        raise ValueError(f"{data} gave no picture to evaluate.")
-    return results
-
-
 def records(results: list[dict], method: str) -> list[Record]:
-    """Contingency tables and embeddings of one method, picture by picture."""
+    """Contingency tables and embeddings of one method, picture by picture.
+
+    Args:
+        results: a dictionary per picture, "name" and "methods": {method: :func:`score`}; so in all functions here.
+    """
     entries = (result["methods"][method] for result in results)
     return [Record(np.array(e["table"]), np.array(e["embeddings"], np.float64)) for e in entries]
 
@@ -166,21 +141,27 @@ def per_image_rows(results: list[dict]) -> pd.DataFrame:
 
 
 def confusions(results: list[dict], fit: list[dict]) -> dict[str, dict[str, np.ndarray]]:
-    """{protocol: {method: (N, C, C) confusion of every picture}}; concepts of "modified" come from the ``fit`` split."""
+    """{protocol: {method: (N, C, C) confusion of every picture}}.
+
+    Concepts of "modified" and "modified_cosine" come from the ``fit`` split, those of "modified_self" from the pictures
+    themselves. Without a ``fit`` split the first two are left out; so is "traditional" for a method with fewer segments in
+    all than classes, or with embeddings of several lengths.
+    """
     found: dict[str, dict[str, np.ndarray]] = {}
     for method in results[0]["methods"]:
         own = records(results, method)
-        others = records(fit, method) if fit else own
-        same, other = concept_embeddings(own), concept_embeddings(others)
         found.setdefault("oracle", {})[method] = np.stack([oracle(r) for r in own])
-        enough = sum(len(r.table) for r in own) >= own[0].table.shape[1]
+        enough = sum((r.table.sum(1) > 0).sum() for r in own) >= own[0].table.shape[1]
         if enough and len({r.embeddings.shape[1] for r in own}) == 1:
             found.setdefault("traditional", {})[method] = np.stack(traditional(own))
+        same = concept_embeddings(own)
         found.setdefault("modified_self", {})[method] = np.stack([modified(r, same) for r in own])
-        found.setdefault("modified", {})[method] = np.stack([modified(r, other) for r in own])
-        found.setdefault("modified_cosine", {})[method] = np.stack(
-            [modified(r, other, "cosine") for r in own]
-        )
+        if not fit:
+            continue
+        other = concept_embeddings(records(fit, method))
+        for protocol, similarity in (("modified", "euclidean"), ("modified_cosine", "cosine")):
+            parts = [modified(r, other, similarity) for r in own]
+            found.setdefault(protocol, {})[method] = np.stack(parts)
     return found
 
 
@@ -190,79 +171,95 @@ def summarise(
     """All tables of an evaluation.
 
     Args:
-        results, fit: from :func:`evaluate` on the split that is reported and on the one that concepts are fitted on.
-        reference: the method that others are compared with; EmerDiff, or its fast mode, by default.
+        results, fit: the split that is reported and the one that concepts are fitted on (may be empty), as in :func:`records`.
+        reference: the method that others are compared with; the first by default.
         draws: bootstrap samples.
 
     Returns:
         "scores": a row per method, percent except where the column says otherwise; "intervals": 95 % bootstrap intervals of
         mIoU and boundary F; "paired": differences of the reference to every other method, with intervals and, for scores per
-        picture, the p-value of Wilcoxon's test; "objects": recall and IoU by area; "classes": IoU per class (oracle).
+        picture (accuracy for the protocols), the p-value of Wilcoxon's test; "objects": recall and IoU by area, small to
+        large; "classes": IoU per class (oracle).
+
+    Raises:
+        ValueError: without results, or for a reference that is not among the methods.
     """
-    rows, protocol, count = per_image_rows(results), confusions(results, fit), len(results)
+    if not results:
+        raise ValueError("There are no results to summarise; evaluate at least one picture.")
     methods = list(results[0]["methods"])
-    reference = reference or next((m for m in (EMERDIFF, "EmerDiff fast") if m in methods), methods[0])
-    by_method = {m: part for m, part in rows.groupby("method", sort=False)}
-    scores, intervals, paired, classes = [], [], [], {}
-    for m in methods:
-        row = {"method": m}
-        for name, values in protocol.items():
-            if m in values:
-                row[name] = 100 * mean_iou(values[m].sum(0))
-        row["accuracy"] = 100 * pixel_accuracy(protocol["oracle"][m].sum(0))
-        counts = np.sum([result["methods"][m]["boundary_iou"] for result in results], 0)
-        row["boundary_iou"] = 100 * float(np.mean([i / u for i, u in counts if u > 0]))
-        row |= {n: by_method[m][n].mean() * (1 if n in _NO_PERCENT else 100) for n in SCORES if n in TABLE}
-        scores.append(row)
-        classes[m] = class_iou(protocol["oracle"][m].sum(0))
-        for name in ("oracle", "modified"):
-            value, low, high = bootstrap(miou_statistic(protocol[name][m]), count, draws)
-            intervals.append(
-                {"method": m, "measure": name, "value": 100 * value, "low": 100 * low, "high": 100 * high}
-            )
-        value, low, high = bootstrap(mean_statistic(by_method[m]["boundary_f"].to_numpy()), count, draws)
-        intervals.append(
-            {"method": m, "measure": "boundary_f", "value": 100 * value, "low": 100 * low, "high": 100 * high}
-        )
-        if m == reference:
-            continue
-        for name in ("oracle", "modified", "boundary_f"):
-            if name == "boundary_f":
-                a, b = (by_method[x][name].to_numpy() for x in (reference, m))
-                statistic, per_image = mean_statistic(a, b), (a, b)
-            else:
-                a, b = protocol[name][reference], protocol[name][m]
-                statistic = miou_statistic(a, b)
-                per_image = tuple(np.array([pixel_accuracy(c) for c in x]) for x in (a, b))
-            value, low, high = bootstrap(statistic, count, draws)
-            paired.append(
-                {
-                    "minus": m,
-                    "measure": name,
-                    "points": 100 * value,
-                    "low": 100 * low,
-                    "high": 100 * high,
-                    "p (Wilcoxon)": paired_test(*per_image),
-                }
-            )
-    objects = pd.DataFrame(
-        {"method": m, "area": area_bin(o["area"]), "recall": 100 * o["recall"], "IoU": 100 * o["iou"]}
-        for result in results
-        for m, entry in result["methods"].items()
-        for o in entry["objects"]
-    )
-    sizes = objects.groupby(["method", "area"], sort=False)[["recall", "IoU"]].mean().unstack("area")
-    sizes = sizes.reindex(
-        index=methods, columns=[(k, a) for k in ("recall", "IoU") for a in AREA_NAMES if (k, a) in sizes]
-    )
-    frame = pd.DataFrame(scores).set_index("method")
-    return {
-        "scores": frame[[c for c in TABLE if c in frame]].rename(columns=TABLE),
-        "intervals": pd.DataFrame(intervals),
-        "paired": pd.DataFrame(paired),
-        "objects": sizes,
-        "classes": pd.DataFrame(classes).T * 100,
+    reference = methods[0] if reference is None else reference
+    if reference not in methods:
+        raise ValueError(f"reference={reference!r} was not evaluated; choose one of {', '.join(methods)}.")
+    rows, protocols = per_image_rows(results), confusions(results, fit)
+    edges = {m: part["boundary_f"].to_numpy() for m, part in rows.groupby("method", sort=False)}
+    measures: dict[str, tuple[Callable, dict]] = {
+        name: (miou_statistic, protocols[name]) for name in ("oracle", "modified") if name in protocols
     }
+    measures["boundary_f"] = (mean_statistic, edges)
+    intervals, paired = [], []
+    for method in methods:
+        for name, (statistic, values) in measures.items():
+            found = bootstrap(statistic(values[method]), len(results), draws)
+            intervals.append({"method": method, "measure": name} | _percent(("value", "low", "high"), found))
+            if method == reference:
+                continue
+            both = values[reference], values[method]
+            found = bootstrap(statistic(*both), len(results), draws)
+            per_image = both if both[0].ndim == 1 else [[pixel_accuracy(c) for c in part] for part in both]
+            paired.append(
+                {"minus": method, "measure": name}
+                | _percent(("points", "low", "high"), found)
+                | {"p (Wilcoxon)": paired_test(*per_image)}
+            )
+    return {
+        "scores": _score_table(results, rows, protocols),
+        "intervals": pd.DataFrame(intervals),
+        "paired": pd.DataFrame(paired, columns=["minus", "measure", "points", "low", "high", "p (Wilcoxon)"]),
+        "objects": _object_table(results, methods),
+        "classes": 100 * pd.DataFrame({m: class_iou(c.sum(0)) for m, c in protocols["oracle"].items()}).T,
+    }
+
+
+def _percent(names: tuple[str, ...], shares: tuple[float, ...]) -> dict[str, float]:
+    return {name: 100 * share for name, share in zip(names, shares, strict=True)}
+
+
+def _score_table(results: list[dict], rows: pd.DataFrame, protocols: dict) -> pd.DataFrame:
+    """A row per method: every protocol over the summed confusions, and the means of the scores per picture."""
+    found = {}
+    for method, part in rows.groupby("method", sort=False):
+        total = {name: values[method].sum(0) for name, values in protocols.items() if method in values}
+        counts = lambda key, method=method: np.sum([r["methods"][method][key] for r in results], 0)
+        intersection, union = counts("boundary_iou").T
+        shares = {name: mean_iou(confusion) for name, confusion in total.items()}
+        shares["matched"] = float(mean_iou_of_counts(counts("matched"), "zero"))
+        shares["accuracy"] = pixel_accuracy(total["oracle"])
+        occurs = union > 0
+        shares["boundary_iou"] = (
+            (intersection / np.maximum(union, 1))[occurs].mean() if occurs.any() else np.nan
+        )
+        means = part[[name for name in SCORES if name in TABLE]].mean().to_dict()
+        found[method] = {
+            name: value if name in _NO_PERCENT else 100 * value for name, value in (shares | means).items()
+        }
+    frame = pd.DataFrame(found).T.rename_axis("method")
+    return frame[[name for name in TABLE if name in frame]].rename(columns=TABLE)
+
+
+def _object_table(results: list[dict], methods: list[str]) -> pd.DataFrame:
+    """A row per method, columns (recall or IoU, size class): means over objects in percent, from small to large."""
+    objects = pd.DataFrame(
+        [
+            (method, area_bin(o["area"]), 100 * o["recall"], 100 * o["iou"])
+            for result in results
+            for method, entry in result["methods"].items()
+            for o in entry["objects"]
+        ],
+        columns=["method", "area", "recall", "IoU"],
+    )
+    means = objects.groupby(["method", "area"])[["recall", "IoU"]].mean().unstack("area")
+    columns = [(kind, area) for kind in ("recall", "IoU") for area in AREA_NAMES if (kind, area) in means]
+    return means.reindex(index=methods, columns=pd.MultiIndex.from_tuples(columns, names=[None, "area"]))
 
 
 def write_tables(
@@ -270,11 +267,11 @@ def write_tables(
 ) -> None:
     """``results.parquet`` (a row per picture and method) and ``summary.json`` (all settings, every table)."""
     folder = Path(output_dir)
-    rows.to_parquet(folder / "results.parquet", index=False)
+    with replacing(folder / "results.parquet") as file:
+        rows.to_parquet(file, index=False)
     plain = {
         name: json.loads(table.reset_index().to_json(orient="split", double_precision=10))
         for name, table in tables.items()
     }
-    (folder / "summary.json").write_text(
-        json.dumps({"settings": settings} | plain, indent=1, ensure_ascii=False) + "\n"
-    )
+    summary = json.dumps({"settings": settings} | plain, indent=1, ensure_ascii=False) + "\n"
+    write_atomically(folder / "summary.json", summary)

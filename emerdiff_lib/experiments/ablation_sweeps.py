@@ -29,7 +29,8 @@ class Sweep:
         paper: what the paper finds, one sentence, or "".
         paper_best: labels that are best according to it; all of them where it finds no difference.
         measure: the score that ``paper`` is held against.
-        logarithmic: whether the labels are numbers best drawn on a logarithmic axis.
+        logarithmic: whether numbers are best drawn on a logarithmic axis.
+        numbers: what the labels say where all are numbers, else None.
     """
 
     title: str
@@ -40,6 +41,13 @@ class Sweep:
     paper_best: tuple[str, ...] = ()
     measure: str = "oracle mIoU"
     logarithmic: bool = False
+
+    @property
+    def numbers(self) -> list[float] | None:
+        try:
+            return [float(label) for label in self.points]
+        except ValueError:
+            return None
 
 
 def sweeps(pipe: EmerDiffPipeline, **settings: Any) -> dict[str, Sweep]:
@@ -56,9 +64,7 @@ def sweeps(pipe: EmerDiffPipeline, **settings: Any) -> dict[str, Sweep]:
     counts = {min(max(1, round(k * share)), cells) for share in (2 / 3, 4 / 3, 2)} | {k}
     t_ms, t_fs = {t_m, *map(near, (81, 281, 381, 681))}, {*map(near, (1, 101, 281, 481))}
     strengths = [strength * factor for factor in (0.1, 0.3, 1, 3, 10)]
-    block = usual["feature_layer"].split(".attentions.")[0] + "."
-    own = {usual["feature_layer"], usual["modulation_layer"]}
-    layers = [x for x in attention_layers(pipe.unet, "attn2") if x.startswith(block) or x in own]
+    layers = swept_layers(pipe, usual)
     short = short_layer_names(layers)
 
     def sweep(title: str, points: dict[str, dict], source: str = "", **others: Any) -> Sweep:
@@ -138,6 +144,13 @@ def sweeps(pipe: EmerDiffPipeline, **settings: Any) -> dict[str, Sweep]:
         ),
         "prompt": sweep("text condition", {"empty": {"prompt": ""}, "caption": {"prompt": CAPTION}}),
     }
+
+
+def swept_layers(pipe: EmerDiffPipeline, usual: dict[str, Any]) -> list[str]:
+    """Cross-attention layers of the block that the queries are from, and the modulated one."""
+    block = usual["feature_layer"].split(".attentions.")[0] + "."
+    own = (usual["feature_layer"], usual["modulation_layer"])
+    return [name for name in attention_layers(pipe.unet, "attn2") if name.startswith(block) or name in own]
 
 
 def nearest_timestep(pipe: EmerDiffPipeline, num_inference_steps: int) -> Callable[[int], int]:

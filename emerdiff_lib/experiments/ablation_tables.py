@@ -85,47 +85,112 @@ def overview(table: pd.DataFrame, sweep: Sweep) -> pd.DataFrame:
     return wide.rename(index=mark).rename_axis(sweep.title)
 
 
-def describe(points: dict[str, list[dict]], sweep: Sweep, draws: int = 500) -> list[str]:
-    """Sentences: how far each measure varies, the best setting against the default on the same scenes, and the paper.
+def with_interval(found: tuple[float, float, float], value="{:+.1f}", end="{:+.1f}", scale: float = 1) -> str:
+    """ "+1.2 [+0.3, +2.1]" from (value, low, high); without the ends where they are NaN, as from a single scene."""
+    middle, low, high = (scale * number for number in found)
+    interval = "" if np.isnan(low) else f" [{end.format(low)}, {end.format(high)}]"
+    return value.format(middle) + interval
 
-    Where the default is the best, or no point of the sweep, the best is held against the worst.
+
+def best_against_default(
+    points: dict[str, list[dict]], sweep: Sweep, measure: str, draws: int = 500
+) -> tuple[str, str, tuple[float, float, float]]:
+    """(best label, the label it is held against, paired difference in points).
+
+    That is the default, or the worst where the default is the best itself or no point of the sweep.
     """
+    levels = {label: level(results, measure) for label, results in points.items()}
+    best, worst = max(levels, key=levels.get), min(levels, key=levels.get)
+    other = worst if sweep.default in (None, best) or sweep.default not in points else sweep.default
+    return best, other, paired(points[best], points[other], measure, draws)
+
+
+def describe(points: dict[str, list[dict]], sweep: Sweep, draws: int = 500) -> list[str]:
+    """Sentences: how far each measure varies, the best setting against the default on the same scenes, and the paper."""
     sentences = []
     for measure in MEASURES:
+        best, other, difference = best_against_default(points, sweep, measure, draws)
         levels = {label: level(results, measure) for label, results in points.items()}
-        best, worst = max(levels, key=levels.get), min(levels, key=levels.get)
+        worst = min(levels, key=levels.get)
         sentence = f"{measure}: {levels[worst]:.1f} ({worst}) to {levels[best]:.1f} ({best})"
-        if best != worst:
-            other = worst if sweep.default in (None, best) else sweep.default
+        if best != other:
             name = "the default" if other == sweep.default else "the worst"
-            value, low, high = paired(points[best], points[other], measure, draws)
-            sentence += f"; best − {name}: {value:+.1f} [{low:+.1f}, {high:+.1f}]"
-            sentence += "" if low > 0 else ", not told apart"
+            sentence += f"; best − {name}: {with_interval(difference)}"
+            sentence += "" if difference[1] > 0 else ", not told apart"
         sentences.append(sentence + ("; the default is the best." if sweep.default == best else "."))
-    if verdict := agreement(points, sweep, draws):
-        sentences.append(verdict)
-    return sentences
+    word, sentence = agreement(points, sweep, draws)
+    return sentences + [sentence] * bool(word)
 
 
-def agreement(points: dict[str, list[dict]], sweep: Sweep, draws: int = 500) -> str:
-    """What the paper finds and whether it holds here, in a sentence; "" for a sweep of which it says nothing.
+def agreement(points: dict[str, list[dict]], sweep: Sweep, draws: int = 500) -> tuple[str, str]:
+    """What the paper finds and whether it holds here: ("holds" | "open" | "fails", sentence), ("", "") where it says nothing.
 
-    It does not hold where the best setting beats, measurably, the best (or, where the paper finds them alike, the worst) of
-    those that are best according to the paper. Picking the best of several by the same scenes favours that.
+    It fails where the best setting beats, measurably, the best (or, where the paper finds them alike, the worst) of those that
+    are best according to the paper. Picking the best of several by the same scenes favours that.
     """
     expected = [label for label in sweep.paper_best if label in points]
     if not sweep.paper or not expected:
-        return ""
+        return "", ""
     levels = {label: level(results, sweep.measure) for label, results in points.items()}
     best, alike = max(levels, key=levels.get), len(expected) == len(points)
     rival = min(levels, key=levels.get) if alike else max(expected, key=levels.get)
     start = f"The paper finds that {sweep.paper} ({sweep.source}); here, by {sweep.measure}, "
     if best in expected and not alike:
-        return f"{start}so it is: {best} is best."
+        return "holds", f"{start}so it is: {best} is best."
     if best == rival:
-        return f"{start}nothing differs."
-    value, low, high = paired(points[best], points[rival], sweep.measure, draws)
-    difference = f"{best} − {rival}: {value:+.1f} [{low:+.1f}, {high:+.1f}]"
-    if low > 0:
-        return f"{start}it is not so: {difference}."
-    return f"{start}{'so it is' if alike else 'the contrary cannot be shown'}: {difference}."
+        return "holds", f"{start}nothing differs."
+    found = paired(points[best], points[rival], sweep.measure, draws)
+    difference = f"{best} − {rival}: {with_interval(found)}"
+    if found[1] > 0:
+        return "fails", f"{start}it is not so: {difference}."
+    if alike and len(points[best]) > 1:
+        return "holds", f"{start}no difference can be told: {difference}."
+    return "open", f"{start}the contrary cannot be shown: {difference}."
+
+
+def summary(
+    found: dict[str, dict[str, list[dict]]], sweeps: dict[str, Sweep], draws: int = 500
+) -> pd.DataFrame:
+    """A row per sweep: for oracle mIoU and boundary F the range over its points in points, the best one, and its paired
+    difference to what it is held against (:func:`best_against_default`); and whether the paper's finding holds."""
+    rows = []
+    for name, points in found.items():
+        sweep = sweeps[name]
+        row: dict[str, object] = {"sweep": sweep.title, "default": sweep.default or "(not among them)"}
+        for measure in ("oracle mIoU", "boundary F"):
+            levels = [level(results, measure) for results in points.values()]
+            best, other, difference = best_against_default(points, sweep, measure, draws)
+            row[measure] = f"{min(levels):.1f} – {max(levels):.1f}"
+            row[f"{measure}: best"] = best
+            against = "default" if other == sweep.default else "worst"
+            row[f"{measure}: best − {against}"] = with_interval(difference)
+        rows.append(row | {"paper": agreement(points, sweep, draws)[0]})
+    return pd.DataFrame(rows).fillna("").set_index("sweep")
+
+
+def conclusions(
+    found: dict[str, dict[str, list[dict]]], sweeps: dict[str, Sweep], draws: int = 500
+) -> list[str]:
+    """What the sweeps say together, in sentences: where the paper's findings hold, and what beats the default measurably."""
+    words: dict[str, list[str]] = {"holds": [], "fails": [], "open": []}
+    better = []
+    for name, points in found.items():
+        sweep = sweeps[name]
+        if word := agreement(points, sweep, draws)[0]:
+            words[word].append(f"{sweep.title} ({sweep.paper})")
+        for measure in ("oracle mIoU", "boundary F"):
+            best, other, difference = best_against_default(points, sweep, measure, draws)
+            if other == sweep.default and best != other and difference[1] > 0:
+                better.append(f"{sweep.title}: {best} ({measure} {with_interval(difference)})")
+    lead = {
+        "holds": "The paper's findings hold for",
+        "fails": "They do not hold for",
+        "open": "Too close to tell are",
+    }
+    sentences = [f"{lead[word]}: {'; '.join(names)}." for word, names in words.items() if names]
+    sentences.append(
+        f"Measurably better than the default: {'; '.join(better)}."
+        if better
+        else "Nothing is measurably better than the default, in oracle mIoU or boundary F."
+    )
+    return sentences

@@ -28,7 +28,16 @@ from ..runs.store import ResultStore, fingerprint
 from ..settings import FeatureSettings, Perturbation, Refinement, Shortcuts, check_known
 from ..stages import CoarseMasks
 from ..toyscapes import Scene, Toyscapes
-from .ablation_sweeps import CAPTION, FEATURES, Sweep, changed, choose, sweeps
+from .ablation_sweeps import (
+    CAPTION,
+    FEATURES,
+    Sweep,
+    changed,
+    choose,
+    short_layer_names,
+    sweeps,
+    swept_layers,
+)
 from .ablation_tables import describe, overview, table
 from .names import BILINEAR, EMERDIFF
 from .selection import bar, check_range, command, part_of
@@ -57,6 +66,7 @@ class Study:
 
     Attributes:
         sweeps: {name: :class:`Sweep`}; put your own in.
+        layers: {layer: its short name in the labels}.
         usual: settings that are swept around, flat and complete.
         benches: scenes that something had to be computed for.
     """
@@ -71,6 +81,7 @@ class Study:
         self.pipe, self.seeds = pipe, list(seeds)
         self.usual = pipe.resolve(**(settings or {})).to_dict()
         self.sweeps = sweeps(pipe, **(settings or {}))
+        self.layers = short_layer_names(swept_layers(pipe, self.usual))
         weights, dtype = fingerprint(pipe.unet), str(pipe.unet.dtype).removeprefix("torch.")
         self.store = ResultStore(output_dir, {"study": "ablations", "weights": weights, "dtype": dtype})
         self.benches: dict[int, Bench] = {}
@@ -142,7 +153,7 @@ class Bench:
         trajectory = replace(
             self.trajectory, prompt=wanted["prompt"]
         )  # its latents do not depend on the text
-        chosen = {name: wanted[name] for name in _COARSE}
+        chosen = self.usual | {name: wanted[name] for name in _COARSE}
         coarse = self.pipe.coarse(trajectory, generator=generator, **chosen)
         if kind is None:
             return coarse
@@ -240,7 +251,6 @@ def read_scenes_command(args: argparse.Namespace) -> tuple[EmerDiffPipeline, lis
     seeds = part_of(scene_seeds(args.first_scene, args.num_scenes), args.part)
     settings = args.settings if args.num_masks is None else {"num_masks": args.num_masks} | args.settings
     pipe = load_pipeline(args.model, args.device, args.dtype)
-    pipe.set_progress_bar_config(disable=True)
     return pipe, seeds, settings
 
 

@@ -16,15 +16,14 @@ import pandas as pd
 import torch
 
 from ..assignment import assign_bilinear, assign_pixels
-from ..attention import attention_layers
 from ..evaluation.metrics import mean_iou
 from ..evaluation.protocols import bootstrap
 from ..pipeline import EmerDiffPipeline
 from ..refinement import refine
 from ..settings import Refinement, check_known
 from ..stages import Responses
-from .ablation_sweeps import Sweep, changed, nearest_timestep, short_layer_names
-from .ablation_tables import level, scores
+from .ablation_sweeps import Sweep, changed, nearest_timestep, short_layer_names, swept_layers
+from .ablation_tables import level, scores, with_interval
 from .ablations import Study, read_scenes_command, scenes_command
 from .manifest import write_manifest
 from .names import BILINEAR, EMERDIFF
@@ -40,14 +39,12 @@ def walks(pipe: EmerDiffPipeline, **settings: Any) -> dict[str, Sweep]:
     """A sweep per tuned setting, by its flat name: values around the checkpoint's default, which is one of them."""
     usual = pipe.resolve(**settings).to_dict()
     near = nearest_timestep(pipe, usual["num_inference_steps"])
-    block = usual["feature_layer"].split(".attentions.")[0] + "."
-    layers = [x for x in attention_layers(pipe.unet, "attn2") if x.startswith(block)]
     strength = usual["modulation_strength"]
     grids: dict[str, list] = {
         "filter_sigma": [0.0, 0.5, 1.0, 2.0],
         "modulation_strength": [strength * factor for factor in (0.3, 0.5, 1, 2, 3)],
         "modulation_timestep": [near(t) for t in (281, 381, 481, 581, 681)],
-        "modulation_layer": layers,
+        "modulation_layer": swept_layers(pipe, usual),
         "noise_ensemble_size": [1, 2, 4, 8, 16],
         "feature_timestep": [near(t) for t in (1, 101, 181, 281, 381, 481)],
     }
@@ -108,7 +105,7 @@ def advice(table: pd.DataFrame) -> list[str]:
         part = part.droplevel(0)
         best, default = part["mean"].idxmax(), part.index[part["is"].str.startswith("default")][0]
         row = part.loc[best]
-        difference = f"{row['− default']:+.1f} [{row['low']:+.1f}, {row['high']:+.1f}]"
+        difference = with_interval((row["− default"], row["low"], row["high"]))
         if best == default:
             sentences.append(f"{name}: {default} is best and stays.")
         elif row["low"] > 0:

@@ -19,8 +19,9 @@ from scipy.ndimage import binary_dilation
 
 from ..assignment import resize_maps
 from ..datasets import LabelledDataset, Sample, open_dataset
-from ..evaluation.metrics import AREA_NAMES, area_bin, contingency_table
-from ..evaluation.regions import Region, cell_shares, find_regions
+from ..evaluation.metrics import area_bin, contingency_table
+from ..evaluation.regions import cell_shares, find_regions
+from ..evaluation.tables import AREA_TYPE
 from ..loading import load_pipeline
 from ..pipeline import EmerDiffPipeline
 from ..runs.store import ResultStore, fingerprint
@@ -81,12 +82,10 @@ def ring(mask: np.ndarray, width: int = 4) -> np.ndarray:
     return binary_dilation(mask, iterations=width) & ~mask
 
 
-def contrast(image: np.ndarray, region: Region, width: int = 4) -> float:
-    """Distance of a region's mean colour to that of its surroundings; 0 without surroundings."""
-    around = ring(region.mask, width)
-    if not around.any():
-        return 0.0
-    return float(np.linalg.norm(image[region.mask].mean(0) - image[around].mean(0)))
+def contrast(image: np.ndarray, mask: np.ndarray, width: int = 4) -> float:
+    """Distance of a mask's mean colour to that of its surroundings; 0 without surroundings."""
+    around = ring(mask, width)
+    return float(np.linalg.norm(image[mask].mean(0) - image[around].mean(0))) if around.any() else 0.0
 
 
 def object_rows(way: Trace, smallest: float = 0.0005) -> list[dict[str, Any]]:
@@ -105,29 +104,27 @@ def object_rows(way: Trace, smallest: float = 0.0005) -> list[dict[str, Any]]:
     table = contingency_table(way.labels, truth, len(way.masks), int(classes.max()) + 1, way.ignore_index)
     segment_classes = table.argmax(1)  # the oracle's, as in the tables of the evaluation
     rows = []
-    for region in find_regions(truth, smallest, 1.0):
-        if region.class_index == way.ignore_index:
-            continue
-        covered = cell_shares(region.mask, grid)
+    for region in find_regions(truth, smallest, 1.0, way.ignore_index):
+        inside = region.mask
+        covered, around = cell_shares(inside, grid), ring(inside)
         best = np.unravel_index(covered.argmax(), grid)
         mask = int(way.masks[:, best[0], best[1]].argmax())
-        before, around = contrast(way.image, region), ring(region.mask)
-        recall = float((segment_classes[way.labels[region.mask]] == region.class_index).mean())
-        response = way.maps[mask]
+        before, response = contrast(way.image, inside), way.maps[mask]
+        recall = float((segment_classes[way.labels[inside]] == region.class_index).mean())
         passed = {
-            "VAE": before > 0 and contrast(way.reconstruction, region) >= 0.5 * before,
+            "VAE": before > 0 and contrast(way.reconstruction, inside) >= 0.5 * before,
             "coarse grid": bool(covered.max() >= 0.5),
             "clustering": bool(mask_classes[mask] == region.class_index),
-            "modulation": bool(around.any() and response[region.mask].mean() > response[around].mean()),
+            "modulation": bool(around.any() and response[inside].mean() > response[around].mean()),
             "argmax": recall >= 0.5,
         }
-        y, x = np.nonzero(region.mask)
+        vertical, horizontal = region.window
         rows.append(
             {
                 "class_index": region.class_index,
                 "area": region.area,
                 "size": area_bin(region.area),
-                "box": [int(y.min()), int(x.min()), int(y.max()) + 1, int(x.max()) + 1],
+                "box": [vertical.start, horizontal.start, vertical.stop, horizontal.stop],
                 "recall": recall,
                 **passed,
                 "fate": FOUND if passed["argmax"] else next(s for s in STAGES if not passed[s]),
@@ -169,10 +166,13 @@ def follow(
             ways = {k: trace(pipe, sample, k, data.ignore_index, **settings) for k in mask_counts}
             result = store.keep(key, {str(k): object_rows(way) for k, way in ways.items()})
         rows += [row | {"K": int(k), "position": position} for k, found in result.items() for row in found]
-    objects = pd.DataFrame(rows)
-    objects["size"] = pd.Categorical(objects["size"], AREA_NAMES, ordered=True)
-    objects["fate"] = pd.Categorical(objects["fate"], [*STAGES, FOUND], ordered=True)
-    return objects
+    return in_order(pd.DataFrame(rows))
+
+
+def in_order(objects: pd.DataFrame) -> pd.DataFrame:
+    """The same rows with "size" and "fate" as ordered categories."""
+    fate = pd.CategoricalDtype([*STAGES, FOUND], ordered=True)
+    return objects.astype({"size": AREA_TYPE, "fate": fate})
 
 
 def fates(objects: pd.DataFrame) -> pd.DataFrame:
@@ -219,7 +219,7 @@ def main(argv: list[str] | None = None) -> pd.DataFrame:
     data = open_dataset("toyscapes", split="test")
     scenes = check_range(args.first_scene, args.num_scenes, len(data), ("first_scene", "num_scenes"))
     pipe = load_pipeline(args.model, args.device, args.dtype)
-    counts = (args.num_masks, args.more_masks)
+    counts = (args.num_masks or pipe.default_settings()["num_masks"], args.more_masks)
     mine = part_of(scenes, args.part)
     objects = follow(pipe, data, mine, counts, args.output, args.settings, bar("scenes"))
     print(fates(objects).round(0).to_string())

@@ -215,12 +215,13 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--limit", type=int, default=32, help="its first so many pictures")
     parser.add_argument("--candidates", type=int, nargs="+", default=list(CANDIDATES), help="for K")
     args = parser.parse_args(argv)
-    candidates = check_candidates(args.candidates, args.num_masks)
     data = open_dataset(args.dataset, args.root, args.split)
     mine = part_of(first_pictures(args.limit, len(data)), args.part)
     pipe = load_pipeline(args.model, args.device, args.dtype)
+    num_masks = args.num_masks or pipe.default_settings()["num_masks"]
+    candidates = check_candidates(args.candidates, num_masks)
     results = study(
-        pipe, data, mine, candidates, args.num_masks, args.output, args.settings, progress=bar(args.split)
+        pipe, data, mine, candidates, num_masks, args.output, args.settings, progress=bar(args.split)
     )
     print(curves(results).round(1).to_string(index=False))
 

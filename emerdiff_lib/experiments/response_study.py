@@ -26,6 +26,7 @@ from ..toyscapes import Scene, Toyscapes
 
 Progress = Callable[[Iterable], Iterable]
 BACKGROUND = ("sky", "grass")
+SWEPT = ("λ, after the projection", "λ, before the projection", "t_m", "injection")
 SIZES = {"small (< 1.5 %)": (0.0, 0.015), "objects (1.5–20 %)": (0.015, 0.2), "large (> 20 %)": (0.2, 1.01)}
 
 
@@ -70,20 +71,19 @@ class Point:
     settings: dict[str, Any]
 
 
-def points(
+def sweep_points(
     strengths: Sequence[float], timesteps: Sequence[int], strength: float, timestep: int
 ) -> list[Point]:
     """λ (after and before the projection), t_m and injection, each varied alone around (``strength``, ``timestep``)."""
     base = {"modulation_strength": strength, "modulation_timestep": timestep}
     before = {"offset_placement": "before_projection"}
-    found = [Point("λ, after the projection", s, base | {"modulation_strength": s}) for s in strengths]
+    after_f, before_f, when, held = SWEPT
+    found = [Point(after_f, s, base | {"modulation_strength": s}) for s in strengths]
+    found += [Point(before_f, s, base | before | {"modulation_strength": s}) for s in strengths]
+    found += [Point(when, t, base | {"modulation_timestep": t}) for t in timesteps]
     found += [
-        Point("λ, before the projection", s, base | before | {"modulation_strength": s}) for s in strengths
-    ]
-    found += [Point("t_m", t, base | {"modulation_timestep": t}) for t in timesteps]
-    found += [
-        Point("injection", "with" if on else "without", base | {"attention_injection": on})
-        for on in (True, False)
+        Point(held, name, base | {"attention_injection": on})
+        for name, on in (("with", True), ("without", False))
     ]
     return found
 

@@ -7,7 +7,7 @@ set of coarse masks per picture. Results are kept picture by picture; run again 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,12 @@ import torch
 from .. import baselines
 from ..assignment import assign_bilinear
 from ..datasets import LabelledDataset, Sample, open_dataset
+from ..evaluation.regions import find_regions
 from ..evaluation.tables import score
 from ..loading import load_pipeline
 from ..pipeline import EmerDiffPipeline
 from ..runs.store import ResultStore, fingerprint
-from ..settings import MODES, check_known
+from ..settings import MODES, Shortcuts, check_known
 from ..stages import CoarseMasks
 from ..timing import timed
 from .names import (
@@ -97,8 +98,8 @@ def check_methods(methods: Iterable[str], has_backbone: bool) -> list[str]:
     return methods or [name for name in ALL_METHODS if has_backbone or name != BACKBONE]
 
 
-def check_settings(pipe: EmerDiffPipeline, num_masks: int, settings: dict[str, Any]) -> dict[str, Any]:
-    """Keywords for the pipeline from K and further settings, all of them checked.
+def check_settings(pipe: EmerDiffPipeline, num_masks: int | None, settings: dict[str, Any]) -> dict[str, Any]:
+    """Keywords for the pipeline from K (None: the checkpoint's) and further settings, all of them checked.
 
     Raises:
         ValueError: for what the pipeline refuses, and for ``mode`` and ``num_masks`` among the further settings.
@@ -110,13 +111,14 @@ def check_settings(pipe: EmerDiffPipeline, num_masks: int, settings: dict[str, A
             f"settings cannot hold mode={settings['mode']!r}, as modes are methods here: leave it out and name "
             f"{EMERDIFF!r} or {EMERDIFF_FAST!r} among the methods."
         )
-    if "num_masks" in settings:
+    if num_masks is not None and "num_masks" in settings:
         raise ValueError(
             f"num_masks is given twice, as {num_masks} and among the settings as {settings['num_masks']}; leave the "
             "latter out."
         )
-    pipe.resolve(num_masks=num_masks, **settings)
-    return {"num_masks": num_masks} | settings
+    settings = settings if num_masks is None else {"num_masks": num_masks} | settings
+    pipe.resolve(**settings)
+    return settings
 
 
 def segment(
@@ -153,22 +155,25 @@ def segment(
 def _emerdiffs(
     pipe: EmerDiffPipeline, coarse: CoarseMasks, methods: list[str], settings: dict[str, Any]
 ) -> dict[str, Result]:
-    """EmerDiff's own rows: the exact responses serve two of them."""
-    found, before = {}, sum(coarse.seconds.values())
-    guided = {"guide_radius": settings.get("guide_radius") or MODES["fast"]["guide_radius"]}
-    shortcuts = {
-        name: settings[name] for name in MODES["fast"] if name in settings
-    }  # the reader's, over the mode's
-    for mode, rows in (
-        ("exact", {EMERDIFF: {}, EMERDIFF_GUIDED: guided}),
-        ("fast", {EMERDIFF_FAST: {}}),
-    ):
+    """EmerDiff's own rows: one set of exact responses serves two of them, the fast ones share the coarse masks."""
+    found: dict[str, Result] = {}
+    radius = {"guide_radius": settings.get("guide_radius", MODES["fast"]["guide_radius"])}
+    given = {one.name: settings[one.name] for one in fields(Shortcuts) if one.name in settings}
+    runs = (
+        ({}, {EMERDIFF: {}, EMERDIFF_GUIDED: radius}),
+        (
+            {"mode": "fast"} | given,
+            {EMERDIFF_FAST: radius},
+        ),  # what the reader sets wins over the mode, as ever
+    )
+    for perturbed, rows in runs:
         if not any(name in methods for name in rows):
             continue
-        responses, seconds = timed(lambda mode=mode: pipe.respond(coarse, mode=mode, **shortcuts))
+        responses, seconds = timed(lambda perturbed=perturbed: pipe.respond(coarse, **perturbed))
         for name, refinement in rows.items():
             labels, last = timed(lambda r=responses, refinement=refinement: pipe.assign(r, **refinement))
-            found[name] = Result(labels, coarse.embeddings.cpu().numpy(), before + seconds + last)
+            total = sum(coarse.seconds.values()) + seconds + last
+            found[name] = Result(labels, coarse.embeddings.cpu().numpy(), total)
     return found
 
 
@@ -192,6 +197,17 @@ def _rivals(
         DIFFCUT: lambda: baselines.diffcut(image, pipe, count, seed=seed),
         DIFFCUT_OWN: lambda: baselines.diffcut(image, pipe, seed=seed),
         BACKBONE: lambda: baselines.kmeans_backbone(image, backbone, count, seed=seed),
+    }
+
+
+def score_all(
+    found: dict[str, Result], truth: np.ndarray, num_classes: int, ignore_index: int | None = None
+) -> dict[str, dict[str, Any]]:
+    """{method: :func:`~emerdiff_lib.evaluation.tables.score`} of one picture; its objects are looked for once."""
+    regions = find_regions(truth, 0.0, 1.0, ignore_index)
+    return {
+        name: score(r.labels, truth, r.embeddings, r.seconds, num_classes, ignore_index, regions)
+        for name, r in found.items()
     }
 
 
@@ -231,7 +247,7 @@ def evaluate(
         if (result := store.recall(key)) is None:
             sample = data[position]
             found = segment(pipe, sample, methods, settings, backbone)
-            scores = {m: score(sample, r.labels, r.embeddings, r.seconds, data) for m, r in found.items()}
+            scores = score_all(found, sample.labels, len(data.class_names), data.ignore_index)
             result = store.keep(key, {"name": sample.name, "methods": scores})
         results.append(result)
     return results

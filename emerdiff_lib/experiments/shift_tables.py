@@ -8,10 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from scipy.stats import DegenerateDataWarning
 
 from ..evaluation.metrics import class_iou, confusion_matrix, mean_iou
 from ..evaluation.protocols import bootstrap
 from ..settings import check_known
+from .ablation_tables import with_interval
 
 REFERENCE = "as trained"
 MEASURES = ("features", "correspondence")
@@ -75,8 +77,8 @@ def surplus(results: list[dict], reference: list[dict], draws: int = 500) -> tup
 
 
 def _interval(statistic: Callable, count: int, draws: int) -> tuple[float, float, float]:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "All-NaN")  # NaN is the answer then
+    with warnings.catch_warnings():  # draws in which the reference gains nothing are left out
+        warnings.simplefilter("ignore", DegenerateDataWarning)
         return bootstrap(statistic, count, draws)
 
 
@@ -112,21 +114,22 @@ def verdict(results: list[dict], reference: list[dict], draws: int = 500) -> Ver
     - "features" or "correspondence": its loss is measurable (its interval lies below 100 %) and larger, measurably, than the
       other's.
     - "both": both losses are measurable, neither is measurably the larger.
-    - "cannot be told": everything else, such as a loss of a third with an interval that reaches 100 %.
+    - "cannot be told": everything else, such as a loss of a third with an interval that reaches 100 %, or a single scene.
     """
     left = {measure: retention(results, reference, measure, draws) for measure in MEASURES}
     difference = surplus(results, reference, draws)
     gains = [bootstrap(_gain(reference, measure), len(reference), draws) for measure in MEASURES]
-    lost = {measure: high < 1 for measure, (_, _, high) in left.items()}
-    if not all(low > 0 for _, low, _ in gains):
+    lost = [high < 1 for _, _, high in left.values()]
+    kept = [high >= 1 and value >= NEARLY for value, _, high in left.values()]
+    if any(low <= 0 or value <= 0 for value, low, _ in gains):
         word = "nothing to lose"
-    elif not any(lost.values()) and all(value >= NEARLY for value, _, _ in left.values()):
+    elif all(kept):
         word = "neither"
-    elif lost["features"] and difference[2] < 0:
+    elif lost[0] and difference[2] < 0:
         word = "features"
-    elif lost["correspondence"] and difference[1] > 0:
+    elif lost[1] and difference[1] > 0:
         word = "correspondence"
-    elif all(lost.values()):
+    elif all(lost):
         word = "both"
     else:
         word = "cannot be told"
@@ -158,15 +161,50 @@ def overview(found: dict[str, list[dict]], draws: int = 500) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("shift")
 
 
+def what_is_left(found: dict[str, list[dict]], draws: int = 500) -> pd.DataFrame:
+    """A row per shift and stage: "shift", "stage", "left", "low", "high" in percent; the most features first."""
+    rows = []
+    for name, verdict in verdicts(found, draws).items():
+        for measure, left in verdict.left.items():
+            values = dict(zip(("left", "low", "high"), (100 * value for value in left), strict=True))
+            rows.append({"shift": name, "stage": measure} | values)
+    table = pd.DataFrame(rows, columns=["shift", "stage", "left", "low", "high"])
+    features = table[table["stage"] == "features"].set_index("shift")["left"]
+    return table.iloc[table["shift"].map(-features).argsort(kind="stable")].reset_index(drop=True)
+
+
 def edge_score(results: list[dict], kind: str) -> float:
     """Mean boundary F of the true masks brought to pixels, ``kind`` one of :data:`WAYS`, in [0, 1]."""
     return float(np.mean([result["boundary F"][kind] for result in results]))
 
 
+def headlines(found: dict[str, list[dict]], draws: int = 500) -> list[str]:
+    """What all shifts say together: a sentence for each verdict that occurs, then what they do to features and to mIoU."""
+    told = verdicts(found, draws)
+    start = {
+        "correspondence": "The correspondence breaks first under",
+        "features": "The features break first under",
+        "both": "Both break, and which first cannot be told, under",
+        "neither": "Neither breaks, measurably, under",
+        "cannot be told": "Which breaks first cannot be told under",
+        "nothing to lose": "The reference gains nothing measurable, so that nothing can be said of",
+    }
+    under = {word: [name for name, verdict in told.items() if verdict.word == word] for word in start}
+    under |= {
+        "gain": [name for name, verdict in told.items() if verdict.left["features"][1] > 1],
+        "below": [n for n in found if miou(found[n], "true modulated") < miou(found[n], "true bilinear")],
+    }
+    start |= {
+        "gain": "The features are measurably better than in the model's own world under",
+        "below": "In mIoU, modulation from true masks does worse than bilinear upsampling under",
+    }
+    return [f"{start[word]} {', '.join(names)}." for word, names in under.items() if names]
+
+
 def report(found: dict[str, list[dict]], draws: int = 500) -> list[str]:
     """Sentences: every shift with what is left and the verdict, the worst loss of correspondence first; then whose loss it is."""
     told = verdicts(found, draws)
-    percent = lambda left: "{:.0f} % [{:.0f}, {:.0f}]".format(*(100 * value for value in left))
+    percent = lambda left: with_interval(left, "{:.0f} %", "{:.0f}", 100)
     order = sorted(told, key=lambda name: np.nan_to_num(told[name].left["correspondence"][0]))
     sentences = []
     for name in order:
@@ -175,9 +213,11 @@ def report(found: dict[str, list[dict]], draws: int = 500) -> list[str]:
             f"{name}: {percent(left['features'])} of the features' gain and {percent(left['correspondence'])} of the "
             f"correspondence's are left: {told[name]}."
         )
-    return sentences + [
-        whose_loss(name, found) for name in order if told[name].word in ("correspondence", "both")
-    ]
+    sentences += [whose_loss(name, found) for name in order if told[name].word in ("correspondence", "both")]
+    if "unseen objects" in found:
+        values = [f"{value:.1f} from {way}" for way, value in unseen_iou(found["unseen objects"]).items()]
+        sentences.append(f"IoU of the objects that the world does not have: {', '.join(values)}.")
+    return sentences
 
 
 def whose_loss(name: str, found: dict[str, list[dict]]) -> str:

@@ -94,14 +94,14 @@ def by_picture(strengths: dict[float, list[dict]], scenes: Iterable[Scene]) -> p
 
 
 def groups(pictures: pd.DataFrame) -> dict[str, pd.Series]:
-    """{way to group: group of every row of :func:`by_picture`'s table}: the time of day, small or large objects, low or high
-    texture contrast, each split at the median picture."""
+    """{way to group: group of every row of :func:`by_picture`'s table}: the time of day, small or large objects, little or much
+    texture, each split at the median picture."""
     first = pictures.drop_duplicates("seed")
     halves = lambda name, low, high: pictures[name].gt(first[name].median()).map({False: low, True: high})
     return {
         "time of day": pictures["time of day"],
-        "object size": halves("object size", "small", "large"),
-        "texture contrast": halves("texture contrast", "low", "high"),
+        "object size": halves("object size", "small objects", "large objects"),
+        "texture contrast": halves("texture contrast", "little texture", "much texture"),
     }
 
 

@@ -62,6 +62,20 @@ def open_picture(image: str) -> Picture:
     return Picture(sources[0].name, sources[0].load(), sources[0].scene())
 
 
+def merged_settings(named: Mapping[str, Any], further: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that a notebook has parameters for (None: not given), and those of its ``settings`` parameter.
+
+    Raises:
+        ValueError: for a setting that stands in both; unknown names and bad values are :meth:`pipe.resolve`'s to refuse.
+    """
+    given = {name: value for name, value in named.items() if value is not None}
+    if twice := [name for name in further if name in given]:
+        raise ValueError(
+            f"{twice[0]} is given twice, as {given[twice[0]]!r} and in settings as {further[twice[0]]!r}; keep one of them."
+        )
+    return given | dict(further)
+
+
 def check_parameters(namespace: Mapping[str, Any]) -> None:
     """Raises a :class:`ParameterError` for an unknown parameter, or one that is not of its declared type.
 
@@ -94,7 +108,7 @@ def _declared_and_given(cells: list[str]) -> tuple[dict[str, tuple[str, Any]], l
     for index in reversed(range(len(cells))):
         body = _statements(cells[index])
         if body and all(isinstance(statement, ast.AnnAssign) for statement in body):
-            declared = {s.target.id: (s.annotation.id, ast.literal_eval(s.value)) for s in body}
+            declared = {s.target.id: (ast.unparse(s.annotation), ast.literal_eval(s.value)) for s in body}
             following = _statements(cells[index + 1]) if index + 1 < len(cells) else []
             assigned = all(isinstance(s, ast.Assign) and _is_literal(s.value) for s in following)
             return declared, [s.targets[0].id for s in following] if assigned else []
@@ -117,7 +131,7 @@ def _is_literal(value: ast.expr) -> bool:
 
 
 def _check_list(name: str, value: Any, default: Any) -> None:
-    if not isinstance(value, list) or not value:
+    if not isinstance(value, list) or (default and not value):
         shown = default or ["…"]
         raise ValueError(
             f"{name}={value!r} is not possible; it is a list, as in papermill's -y '{name}: {shown}'."

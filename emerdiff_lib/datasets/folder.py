@@ -1,0 +1,47 @@
+"""Pictures and label maps of one's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .base import IGNORE, FileDataset, image_files, stored_numbers, text_lines
+
+
+class LabelledFolder(FileDataset):
+    """Pictures of one's own: ``images/*`` and ``labels/*.png`` with the same names; 255 is ignored.
+
+    With a split, both are in a folder of that name. ``classes.txt``, one name per line, is optional: without it, classes are
+    numbered up to the largest label found below ``root``, in whichever split.
+    """
+
+    source = "Put pictures into images/ and label maps (PNG, one channel, class numbers) of the same names into labels/."
+
+    def __init__(self, root: Path | str, split: str = ""):
+        top = Path(root)
+        parts = sorted(folder.parent.name for folder in top.glob("*/images") if folder.is_dir())
+        self.splits = ("", *parts) if (top / "images").is_dir() else tuple(parts)
+        if self.splits:
+            self.check_split(split)
+        folder = top / split
+        images, labels = (
+            self.expect_folder(folder / part, "images/* and labels/*.png") for part in ("images", "labels")
+        )
+        files = image_files(images)
+        if not files:
+            raise FileNotFoundError(f"There is no image in {images}. {self.source}")
+        if named := [place / "classes.txt" for place in (folder, top) if (place / "classes.txt").exists()]:
+            self.class_names = tuple(text_lines(named[0]))
+        else:
+            self.class_names = tuple(f"class {i}" for i in range(_largest_label(top) + 1))
+        name = lambda file: "__".join(file.relative_to(images).with_suffix("").parts)
+        label = lambda file: (labels / file.relative_to(images)).with_suffix(".png")
+        super().__init__(split, [(name(file), file, label(file)) for file in files])
+
+
+def _largest_label(top: Path) -> int:
+    """The largest class number in any label map below a folder."""
+    largest = 0
+    for file in (f for f in top.rglob("*.png") if "labels" in f.relative_to(top).parts):
+        numbers = stored_numbers(file)
+        largest = max(largest, int(numbers[numbers != IGNORE].max(initial=0)))
+    return largest

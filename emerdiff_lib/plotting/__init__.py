@@ -1,0 +1,63 @@
+"""Figures from arrays and tables, never from pipelines: one style, colours that all can tell apart, labels that do not collide.
+
+``use_style()`` once, then pictures (:func:`show`, :func:`gallery`, …), charts (:func:`line_with_bands`, :func:`heatmap`, …) or
+axes of your own in ``figsize(columns)``; ``save_figure(figure, path)`` for a paper.
+"""
+
+from .charts import fate_bars, heatmap, intervals, line_with_bands
+from .colours import CHART_COLOURS, FOUND, LOST, NEUTRAL, VISIONS, segment_palette, simulate
+from .front import front, label_points, place
+from .legends import class_legend, legend_below, shared_legend
+from .pictures import (
+    attention_on_picture,
+    attention_overlay,
+    colourise,
+    gallery,
+    grid_of_maps,
+    kmeans_steps,
+    overlay,
+    pca_image,
+    show,
+)
+from .style import COLUMN, COLUMN_WIDE, STYLE, figsize, looks, save_figure, use_style
+from .text import full_text, layer_name, text_width, wrap
+
+__all__ = [
+    "CHART_COLOURS",
+    "COLUMN",
+    "COLUMN_WIDE",
+    "FOUND",
+    "LOST",
+    "NEUTRAL",
+    "STYLE",
+    "VISIONS",
+    "attention_on_picture",
+    "attention_overlay",
+    "class_legend",
+    "colourise",
+    "fate_bars",
+    "figsize",
+    "front",
+    "full_text",
+    "gallery",
+    "grid_of_maps",
+    "heatmap",
+    "intervals",
+    "kmeans_steps",
+    "label_points",
+    "layer_name",
+    "legend_below",
+    "line_with_bands",
+    "looks",
+    "overlay",
+    "pca_image",
+    "place",
+    "save_figure",
+    "segment_palette",
+    "shared_legend",
+    "show",
+    "simulate",
+    "text_width",
+    "use_style",
+    "wrap",
+]

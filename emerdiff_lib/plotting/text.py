@@ -1,0 +1,81 @@
+"""Text that fits: wrapped titles, whole layer names, tables without "…"."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+
+import pandas as pd
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import TextPath
+
+from .style import POINTS, SMALL, TEXT
+
+
+@lru_cache(maxsize=4096)
+def text_width(text: str, size: float = TEXT) -> float:
+    """Width in inches of one line of text, which may have $mathematics$, at ``size`` points."""
+    path = TextPath((0, 0), text, size=size, prop=FontProperties()) if text.strip() else None
+    return 0.0 if path is None else float(path.get_extents().width) / POINTS
+
+
+def wrap(text: str, width: float, size: float = TEXT) -> str:
+    """The text in lines of at most ``width`` inches at ``size`` points.
+
+    Lines break at spaces, inside words only after . _ / or · where a word alone is too wide, never inside $mathematics$.
+    Breaks that are there already stay.
+    """
+    return "\n".join(_wrap_line(line, width, size) for line in text.split("\n"))
+
+
+def _wrap_line(text: str, width: float, size: float) -> str:
+    lines = [""]
+    for word in re.findall(r"(?:\$[^$]*\$|\S)+", text):
+        tried = f"{lines[-1]} {word}" if lines[-1] else word
+        if text_width(tried, size) <= width:
+            lines[-1] = tried
+            continue
+        parts = (
+            [word] if "$" in word or text_width(word, size) <= width else re.findall(r"[^._/·]*[._/·]?", word)
+        )
+        lines.append("")
+        for part in parts:
+            if lines[-1] and text_width(lines[-1] + part, size) > width:
+                lines.append("")
+            lines[-1] += part
+    return "\n".join(line for line in lines if line)
+
+
+def layer_name(name: str, width: float = 1.5, size: float = SMALL) -> str:
+    """A layer's whole name over as many lines as it needs; the lines put together are the name again.
+
+    Args:
+        width: inches that a line may take at ``size`` points.
+    """
+    return wrap(name, width, size)
+
+
+@dataclass(frozen=True)
+class FullText:
+    """A table that shows whole strings, in HTML and as text, with ``precision`` digits after the point of floats."""
+
+    frame: pd.DataFrame
+    precision: int = 2
+
+    def _options(self):
+        whole = {f"display.{name}": None for name in ("max_colwidth", "width", "max_rows", "max_columns")}
+        return pd.option_context(whole | {"display.float_format": f"{{:.{self.precision}f}}".format})
+
+    def __repr__(self) -> str:
+        with self._options():
+            return self.frame.to_string()
+
+    def _repr_html_(self) -> str:
+        with self._options():
+            return self.frame.to_html()
+
+
+def full_text(frame: pd.DataFrame | pd.Series, precision: int = 2) -> FullText:
+    """For display in a notebook: every row, column and string whole, so that names can be copied."""
+    return FullText(frame.to_frame() if isinstance(frame, pd.Series) else frame, precision)

@@ -1,0 +1,148 @@
+"""Where objects get lost, on pictures made so that each stage is the one that fails."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from emerdiff_lib.datasets import open_dataset
+from emerdiff_lib.evaluation.metrics import AREA_NAMES
+from emerdiff_lib.experiments import lost_objects
+from emerdiff_lib.experiments.lost_objects import FOUND, STAGES, Trace, contrast, object_rows, trace, window
+
+from .conftest import seeded
+
+QUICK = {"modulation_timestep": 41, "noise_ensemble_size": 1}
+
+
+def whole() -> Trace:
+    """A 4 × 4 grid of 8-pixel cells with an object of class 1 filling the four middle cells: nothing is lost."""
+    truth = np.zeros((32, 32), int)
+    truth[8:24, 8:24] = 1
+    image = np.where(truth[..., None] == 1, 0.9, 0.1) * np.ones(3)
+    masks = np.stack([truth[::8, ::8] == 0, truth[::8, ::8] == 1])
+    maps = np.stack([truth == 0, truth == 1]).astype(float)
+    return Trace(image, image, masks, maps, truth.copy(), truth)
+
+
+def row_of(way: Trace, class_index: int = 1) -> dict:
+    (row,) = [row for row in object_rows(way) if row["class_index"] == class_index]
+    return row
+
+
+NOWHERE = np.zeros((32, 32), int)  # final labels in which the object has no segment
+SPOILT = {
+    "VAE": dict(reconstruction=np.full((32, 32, 3), 0.5)),
+    "clustering": dict(masks=np.stack([np.ones((4, 4), bool), np.zeros((4, 4), bool)])),
+    "modulation": dict(maps=1 - whole().maps),
+}
+
+
+def test_an_object_that_survives_everything_is_found():
+    row = row_of(whole())
+    assert row["fate"] == FOUND and row["recall"] == 1 and all(row[stage] for stage in STAGES)
+    assert row["area"] == 0.25 and row["size"] == "> 20 %" and row["box"] == [8, 8, 24, 24]
+
+
+@pytest.mark.parametrize("stage", SPOILT)
+def test_what_the_labels_find_is_found_whatever_failed_before(stage):
+    row = row_of(replace(whole(), **SPOILT[stage]))
+    assert row["fate"] == FOUND and not row[stage]
+
+
+@pytest.mark.parametrize("stage", SPOILT)
+def test_what_the_labels_miss_is_lost_at_the_first_stage_that_fails(stage):
+    assert row_of(replace(whole(), labels=NOWHERE, **SPOILT[stage]))["fate"] == stage
+
+
+def test_the_first_of_several_failing_stages_is_named_and_the_last_where_none_fails():
+    everything = {name: value for changes in SPOILT.values() for name, value in changes.items()}
+    assert row_of(replace(whole(), labels=NOWHERE, **everything))["fate"] == "VAE"
+    assert row_of(replace(whole(), labels=NOWHERE))["fate"] == "argmax"
+
+
+def test_half_of_the_pixels_in_segments_of_its_class_are_enough():
+    labels = whole().truth.copy()
+    labels[8:16, 8:24] = 0
+    assert row_of(replace(whole(), labels=labels))["fate"] == FOUND
+    labels[16, 8] = 0
+    assert row_of(replace(whole(), labels=labels))["fate"] == "argmax"
+
+
+def test_an_object_smaller_than_half_a_cell_is_lost_at_the_grid_unless_it_is_found():
+    truth = np.zeros((32, 32), int)
+    truth[9:13, 9:13] = 1  # a quarter of one cell
+    image = np.where(truth[..., None] == 1, 0.9, 0.1) * np.ones(3)
+    way = replace(whole(), truth=truth, image=image, reconstruction=image, labels=NOWHERE)
+    assert row_of(way)["fate"] == "coarse grid"
+    assert row_of(replace(way, labels=truth))["fate"] == FOUND
+
+
+def test_void_is_no_object():
+    truth = whole().truth.copy()
+    truth[:, :4] = 255
+    rows = object_rows(replace(whole(), truth=truth, ignore_index=255))
+    assert {row["class_index"] for row in rows} == {0, 1}
+
+
+def test_contrast_is_the_distance_of_mean_colours():
+    way = whole()
+    assert np.isclose(contrast(way.image, way.truth == 1), 0.8 * np.sqrt(3))
+    assert np.isclose(contrast(way.image, way.truth == 0), 0.8 * np.sqrt(3))
+    assert contrast(np.ones((8, 8, 3)), np.ones((8, 8), bool)) == 0
+
+
+def test_sizes_and_fates_come_in_order():
+    sizes, areas = ["> 20 %", "< 1 %", "5–20 %", "< 1 %"], [0.3, 0.002, 0.1, 0.004]
+    objects = pd.DataFrame({"K": 4, "size": sizes, "area": areas, "fate": [FOUND, "VAE", "argmax", "VAE"]})
+    for stage in STAGES:
+        objects[stage] = [True, False, True, True]
+    objects = lost_objects.in_order(objects)
+    table = lost_objects.fates(objects)
+    assert list(table.loc[4].index) == list(AREA_NAMES) and list(table.columns) == [*STAGES, FOUND, "objects"]
+    assert table.loc[(4, "< 1 %"), "VAE"] == 100 and table.loc[(4, "< 1 %"), "objects"] == 2
+    assert table.loc[(4, "> 20 %"), FOUND] == 100 and table.loc[(4, "1–5 %"), "objects"] == 0
+    assert list(lost_objects.criteria(objects).index) == list(AREA_NAMES)
+    chosen = lost_objects.examples(objects)
+    assert list(chosen["fate"]) == ["VAE", "argmax"] and list(chosen["area"]) == [0.004, 0.1]
+
+
+def test_a_window_is_square_inside_the_picture_and_shows_the_object():
+    for box in ([0, 0, 5, 5], [120, 60, 128, 128], [50, 50, 60, 90]):
+        rows, columns = window(box, (128, 128))
+        assert rows.stop - rows.start == columns.stop - columns.start <= 128
+        assert 0 <= rows.start <= box[0] and box[2] <= rows.stop <= 128
+        assert 0 <= columns.start <= box[1] and box[3] <= columns.stop <= 128
+
+
+def test_a_trace_is_what_the_pipeline_does(pipe):
+    sample = open_dataset("toyscapes", split="test")[7]
+    way = trace(pipe, sample, 4, **QUICK)
+    output = pipe(sample.image, 4, generator=seeded(sample.seed), output_difference_maps=True, **QUICK)
+    assert np.array_equal(way.labels, output.labels) and np.array_equal(way.masks, output.coarse_masks)
+    assert np.allclose(way.maps, output.difference_maps, atol=1e-6)
+    assert (
+        np.abs(way.reconstruction - way.image).mean()
+        < 0.1
+        < np.abs(way.reconstruction - way.image[::-1]).mean()
+    )
+
+
+def test_a_study_goes_on_where_it_stopped_and_two_processes_share_it(pipe, tmp_path, monkeypatch):
+    data, calls, original = open_dataset("toyscapes", split="test"), [], lost_objects.trace
+
+    def counted(pipe, sample, *args, **kwargs):
+        calls.append(sample.name)
+        return original(pipe, sample, *args, **kwargs)
+
+    monkeypatch.setattr(lost_objects, "trace", counted)
+    follow = lambda positions: lost_objects.follow(pipe, data, positions, [2, 3], tmp_path, QUICK)
+    follow([201]), follow([200])
+    both = follow([200, 201])
+    assert calls == ["000201"] * 2 + ["000200"] * 2 and set(both["K"]) == {2, 3}
+    assert list(both["position"].unique()) == [200, 201]
+    with pytest.raises(ValueError, match="other settings"):
+        lost_objects.follow(pipe, data, [200], [2, 4], tmp_path, QUICK)
+    with pytest.raises(ValueError, match="modulation_timestep"):
+        lost_objects.follow(pipe, data, [200], [2], tmp_path / "other", {"modulation_timesteps": 41})
