@@ -13,7 +13,6 @@ from .attention import Modulation, branching, layer_grid, lockstep
 from .coding import code_matrix, neighbourhoods
 from .denoiser import Denoiser
 from .inversion import Trajectory, reverse_coefficients, reverse_mean_and_std
-from .memory import pages_kept
 from .settings import Perturbation, Shortcuts
 
 Decode = Callable[[torch.Tensor], torch.Tensor]
@@ -164,10 +163,7 @@ def difference_maps(
 
     magnitude = lambda response: torch.linalg.vector_norm(response, dim=1).cpu()
     parts: list[list[torch.Tensor]] = []
-    with (
-        pages_kept(denoiser.unet.device),
-        progress(total=len(patterns[0])) if progress else nullcontext() as bar,
-    ):
+    with progress(total=len(patterns[0])) if progress else nullcontext() as bar:
         for found in _chunked(responses, len(patterns[0]), chunk_size):
             # a mask's own response shrinks to its magnitude at once; coded ones are needed whole
             parts.append([magnitude(r) if c is None else r.cpu() for r, c in zip(found, codes, strict=True)])

@@ -24,9 +24,7 @@ import psutil
 import torch
 
 _WINDOW = 0.1  # seconds over which the cores are observed
-_SLACK = (
-    0.3  # cores' worth of other processes' work that is overlooked: the system itself is never quite idle
-)
+_SLACK = 0.3  # cores of others' work that are overlooked: the system itself is never quite idle
 
 
 @contextmanager
@@ -77,9 +75,8 @@ def spinning_stopped(threads: int) -> Iterator[None]:
         threads: that each thread that computes has in its team, at least 2, as torch.get_num_threads() says.
     """
     # one who computes has ``threads``, each that rests here adds the others of its team: together more than there are CPUs
-    resting = (
-        1 + ((os.cpu_count() or 1) - threads) // (threads - 1) if threads <= (os.cpu_count() or 1) else 0
-    )
+    cpus = os.cpu_count() or 1
+    resting = 1 + (cpus - threads) // (threads - 1) if threads <= cpus else 0
     ready, over = threading.Barrier(resting + 1), threading.Event()
 
     def rest():
@@ -101,9 +98,9 @@ def spinning_stopped(threads: int) -> Iterator[None]:
 
 def _seconds_of_others(cores: set[int]) -> float:
     """CPU time that everything but this process has spent on ``cores`` since the machine was started."""
-    times = psutil.cpu_times(percpu=True)
+    times = [t for i, t in enumerate(psutil.cpu_times(percpu=True)) if i in cores]
     busy = sum(
-        sum(t[:8]) - t.idle - t.iowait for i, t in enumerate(times) if i in cores
-    )  # [8:] is part of the rest
+        sum(t[:8]) - t.idle - t.iowait for t in times
+    )  # what stands behind the eighth is part of the others
     own = psutil.Process().cpu_times()
     return busy - own.user - own.system

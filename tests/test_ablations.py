@@ -246,9 +246,10 @@ def test_conclusions_name_what_beats_the_default():
     }
     found = {name: {"1": bad, "2": good} for name in kinds}
     table = ablation_tables.summary(found, kinds, 20)
-    assert table["paper"].tolist() == ["fails", "holds", ""]
-    assert table["oracle mIoU: best − default"].tolist() == ["+23.8 [+23.8, +23.8]", "", ""]
-    assert table["oracle mIoU: best − worst"].tolist() == ["", *["+23.8 [+23.8, +23.8]"] * 2]
+    assert table["the paper's finding"].tolist() == ["fails", "holds", ""]
+    against = ["default", "worst", "worst"]
+    assert table["mIoU: better by"].tolist() == [f"+23.8 [+23.8, +23.8] than the {name}" for name in against]
+    assert table["mIoU: range"].tolist() == ["42.9 – 66.7"] * 3 and table["mIoU: best"].tolist() == ["2"] * 3
     holds, fails, better = ablation_tables.conclusions(found, kinds, 20)
     assert holds.endswith("hold for: B (2 is better).") and fails.endswith("A (1 is better).")
     assert better == "Measurably better than the default: A: 2 (oracle mIoU +23.8 [+23.8, +23.8])."

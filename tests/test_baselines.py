@@ -5,12 +5,24 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
+from scipy.ndimage import median_filter
 from transformers import Dinov2Config, Dinov2Model
 
 from emerdiff_lib import baselines
+from emerdiff_lib.attention import attention_layers
+from emerdiff_lib.baselines import diffcut as diffcut_module
 from emerdiff_lib.baselines.diffcut import normalised_cut, recursive_cut
-from emerdiff_lib.baselines.diffseg import aggregated_attention, kl_distance, merge
+from emerdiff_lib.baselines.diffseg import (
+    aggregated_attention,
+    anchor_distances,
+    anchor_places,
+    kl_distance,
+    merge,
+)
 from emerdiff_lib.baselines.refiners import pixel_adaptive
+from emerdiff_lib.baselines.segmentation import with_embeddings
+from emerdiff_lib.denoiser import Denoiser
 
 RNG = np.random.default_rng(0)
 
@@ -33,13 +45,16 @@ RIVALS = {
     "slic": lambda image, pipe, backbone: baselines.slic(image, 12),
     "felzenszwalb": lambda image, pipe, backbone: baselines.felzenszwalb(image),
     "kmeans": lambda image, pipe, backbone: baselines.kmeans_pixels(image, 5),
+    "kmeans, cells": lambda image, pipe, backbone: baselines.kmeans_cells(image, 5, (8, 8)),
+    "kmeans, position": lambda image, pipe, backbone: baselines.kmeans_pixels(image, 5, colour_weight=0.0),
     "activations": lambda image, pipe, backbone: baselines.kmeans_activations(
-        image, pipe, "down_blocks.2.resnets.0", 5, timestep=21, ensemble_size=2
+        image, pipe, 5, timestep=21, ensemble_size=2
     ),
     "diffseg": lambda image, pipe, backbone: baselines.diffseg(image, pipe),
-    "diffseg, 6": lambda image, pipe, backbone: baselines.diffseg(image, pipe, num_segments=6),
+    "diffseg, refined": lambda image, pipe, backbone: baselines.diffseg(image, pipe, refine=True),
+    "diffseg, 6": lambda image, pipe, backbone: baselines.diffseg(image, pipe, 6),
     "diffcut": lambda image, pipe, backbone: baselines.diffcut(image, pipe),
-    "diffcut, 6": lambda image, pipe, backbone: baselines.diffcut(image, pipe, num_segments=6, refine=False),
+    "diffcut, 6": lambda image, pipe, backbone: baselines.diffcut(image, pipe, 6, refine=False),
     "backbone": lambda image, pipe, backbone: baselines.kmeans_backbone(image, backbone, 5, resolution=140),
 }
 
@@ -66,16 +81,105 @@ def test_felzenszwalb_meets_the_wanted_number(image):
 
 def test_embeddings_are_means_over_segments():
     labels, features = np.array([[0, 0, 7], [3, 7, 7]]), RNG.random((2, 3, 4))
-    found = baselines.with_embeddings(labels, features)
+    found = with_embeddings(labels, features)
     assert found.labels.tolist() == [[0, 0, 2], [1, 2, 2]]
     np.testing.assert_allclose(found.embeddings[2], features[labels == 7].mean(0), rtol=1e-6)
 
 
+def stable_diffusion_layout(**changes) -> UNet2DConditionModel:
+    """A U-Net of Stable Diffusion 1.x's layout, thin."""
+    config = dict(
+        sample_size=64,
+        cross_attention_dim=768,
+        block_out_channels=(8, 8, 8, 8),
+        norm_num_groups=2,
+        attention_head_dim=4,
+        down_block_types=3 * ("CrossAttnDownBlock2D",) + ("DownBlock2D",),
+        up_block_types=("UpBlock2D",) + 3 * ("CrossAttnUpBlock2D",),
+    )
+    return UNet2DConditionModel(**config | changes)
+
+
+def test_settings_follow_the_layout(pipe):
+    thin = stable_diffusion_layout()
+    assert baselines.encoder_module(thin) == "down_blocks.2.resnets.0"
+    assert baselines.encoder_attention(thin) == "down_blocks.2.attentions.1.transformer_blocks.0.attn1"
+    assert (baselines.default_threshold(thin), baselines.default_limit(thin)) == (1.1, 0.5)  # the papers'
+    assert baselines.encoder_module(pipe.unet) == "down_blocks.2.resnets.0"
+    assert baselines.default_threshold(pipe.unet) < 1.1 and baselines.default_limit(pipe.unet) > 0.5
+    unknown = stable_diffusion_layout(in_channels=3, out_channels=3)
+    assert (baselines.default_threshold(unknown), baselines.default_limit(unknown)) == (1.1, 0.5)
+    shallow = stable_diffusion_layout(down_block_types=4 * ("DownBlock2D",))
+    with pytest.raises(ValueError, match="no self-attention in its encoder"):
+        baselines.encoder_module(shallow)
+
+
+def test_rivals_find_several_segments_by_themselves(image, pipe):
+    """At Stable Diffusion's thresholds, all of a Toyscapes scene is one or two segments."""
+    for rival, given in ((baselines.diffseg, {"threshold": 1.1}), (baselines.diffcut, {"limit": 0.5})):
+        assert 4 <= len(rival(image, pipe).embeddings) <= 20
+        assert len(rival(image, pipe, **given).embeddings) <= 2
+
+
 @torch.no_grad()
-def test_diffseg_attention_maps_are_distributions(pipe, trajectory):
-    attention = aggregated_attention(pipe.denoiser(), trajectory.latents[101], 101)
-    assert attention.shape == (16, 16, 16, 16)
-    torch.testing.assert_close(attention.sum((2, 3)), torch.ones(16, 16))
+def test_diffseg_aggregates_attention_as_its_equations_say(pipe, trajectory):
+    """Against softmax(QKᵀ/√d) of every layer by hand: resolutions weigh by their side, however many layers each has."""
+    unet, latents = pipe.unet, trajectory.clean_latents
+    inputs, maps, handles = {}, {}, []
+    for name in attention_layers(unet, "attn1"):
+        keep = lambda module, args, kwargs, name=name: inputs.update({name: args[0]})
+        handles.append(unet.get_submodule(name).register_forward_pre_hook(keep, with_kwargs=True))
+    found = aggregated_attention(pipe.denoiser(), latents, 300)
+    for handle in handles:
+        handle.remove()
+    for name, x in inputs.items():
+        layer, side = unet.get_submodule(name), round(x.shape[1] ** 0.5)
+        heads = lambda a, n=layer.heads: a[0].reshape(len(a[0]), n, -1).transpose(0, 1)
+        query, key = heads(layer.to_q(x)), heads(layer.to_k(x))
+        probabilities = (query @ key.transpose(1, 2) / query.shape[-1] ** 0.5).softmax(-1)
+        maps.setdefault(side, []).append(probabilities.mean(0).reshape(side, side, side, side))
+    assert {side: len(layers) for side, layers in maps.items()} == {16: 3, 8: 3, 4: 1}
+    expected = torch.zeros(16, 16, 16, 16)
+    for side, layers in maps.items():
+        mean = sum(layers) / len(layers)
+        for y, x in itertools.product(range(16), repeat=2):
+            one = mean[y * side // 16, x * side // 16][None, None]
+            one = torch.nn.functional.interpolate(one, size=(16, 16), mode="bilinear")[0, 0]
+            expected[y, x] += side / sum(maps) * one / one.sum()
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(found.sum((2, 3)), torch.ones(16, 16))
+
+
+def test_diffseg_feeds_clean_latents_at_its_timestep(image, pipe, monkeypatch):
+    fed, forward = [], Denoiser.unet_output
+    spy = lambda self, latents, t: (fed.append((latents, t)), forward(self, latents, t))[1]
+    monkeypatch.setattr(Denoiser, "unet_output", spy)
+    baselines.diffseg(image, pipe)
+    [(latents, timestep)] = fed
+    torch.testing.assert_close(latents, pipe.encode(image))
+    assert timestep == 300
+    for bad in (-1, 1000, 300.0):
+        with pytest.raises(
+            ValueError, match=f"timestep={bad} is not possible; it is a whole number from 0 to 999"
+        ):
+            baselines.diffseg(image, pipe, timestep=bad)
+    with pytest.raises(ValueError, match="threshold=0 is not possible"):
+        baselines.diffseg(image, pipe, threshold=0)
+
+
+@pytest.mark.parametrize(
+    ("size", "anchors", "expected"),
+    [
+        (64, 16, list(range(1, 62, 4))),  # the authors' case: step 63 // 15, and 3 cells left over
+        (16, 16, list(range(16))),
+        (10, 4, [0, 3, 6, 9]),
+        (9, 4, [1, 3, 5, 7]),
+        (8, 16, list(range(8))),
+        (7, 1, [3]),
+    ],
+)
+def test_diffseg_anchors_are_centred(size, anchors, expected):
+    assert anchor_places(size, anchors).tolist() == expected
 
 
 def test_kl_distance_and_merging_by_definition():
@@ -86,7 +190,7 @@ def test_kl_distance_and_merging_by_definition():
     left = torch.zeros(4, 4)
     left[:, :2] = 1 / 8
     maps = torch.where((torch.arange(4) < 2)[None, :, None, None], left, left.flip(1)).expand(4, 4, 4, 4)
-    proposals = merge(maps, threshold=0.5, anchors=4)
+    proposals = merge(maps, anchor_distances(maps, anchors=4), threshold=0.5)
     assert len(proposals) == 2 and {tuple(p.argmax(1).tolist()) for p in proposals} == {(0,) * 4, (2,) * 4}
 
 
@@ -111,6 +215,28 @@ def test_recursive_cut_stops_where_it_should():
     assert len(set(recursive_cut(blocks, limit=0.5))) == 3
     assert len(set(recursive_cut(blocks, limit=1e-6))) == 1
     assert len(set(recursive_cut(blocks, limit=0.0, most=2))) == 2
+
+
+def test_diffcut_works_at_twice_the_size(image, pipe, monkeypatch):
+    """t = 50, one noise draw, 16 × 16 places instead of 8 × 8; then a median filter of the refined labels."""
+    seen, extract = {}, diffcut_module.extract_activations
+
+    def spy(denoiser, noisy, timestep, layers):
+        found = extract(denoiser, noisy, timestep, layers)
+        seen.update(noisy=noisy, timestep=timestep, layers=layers, features=found[layers[0]])
+        return found
+
+    monkeypatch.setattr(diffcut_module, "extract_activations", spy)
+    raw = baselines.diffcut(image, pipe, 8, refine=False, seed=3)
+    assert seen["timestep"] == 50 and seen["features"].shape[:2] == (16, 16)
+    assert seen["layers"] == ["down_blocks.2.attentions.0.transformer_blocks.0.attn1"]
+    clean, level = pipe.encode(image, 256), pipe.denoiser().scheduler.alphas_cumprod[50]
+    noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(3))
+    torch.testing.assert_close(seen["noisy"], level.sqrt() * clean + (1 - level).sqrt() * noise)
+    monkeypatch.setattr(diffcut_module, "pixel_adaptive", lambda scores, picture: scores)
+    filtered = baselines.diffcut(image, pipe, 8, seed=3)
+    expected = with_embeddings(median_filter(raw.labels, 3), np.zeros((1, 1, 1))).labels
+    assert np.array_equal(filtered.labels, expected) and not np.array_equal(filtered.labels, raw.labels)
 
 
 def two_halves():
@@ -154,3 +280,35 @@ def test_pixel_adaptive_weights_are_a_mean():
     refined = pixel_adaptive(masks.float(), picture, iterations=3)
     torch.testing.assert_close(refined.sum(0), torch.ones(32, 32))
     assert refined.min() >= 0 and refined.max() <= 1 + 1e-6
+
+
+def test_pixel_adaptive_by_brute_force():
+    """Loops over pixels, dilations and neighbours; the deviation is over 9 places per dilation, the centre one of them."""
+    size, dilations, iterations = (6, 7), (1, 2, 4), 2
+    picture = RNG.integers(0, 256, (*size, 3), dtype=np.uint8)
+    scores = RNG.random((2, *size))
+    colours = picture / 255.0
+    weights, places = {}, {}
+    for y, x in itertools.product(*map(range, size)):
+        offsets = [(d * i, d * j) for d in dilations for i in (-1, 0, 1) for j in (-1, 0, 1)]
+        nine = [(min(max(y + i, 0), size[0] - 1), min(max(x + j, 0), size[1] - 1)) for i, j in offsets]
+        deviation = np.std([colours[place] for place in nine], axis=0, ddof=1)
+        places[y, x] = [place for place, offset in zip(nine, offsets, strict=True) if offset != (0, 0)]
+        likeness = [
+            -np.mean(np.abs(colours[p] - colours[y, x]) / (1e-8 + 0.1 * deviation)) for p in places[y, x]
+        ]
+        weights[y, x] = np.exp(likeness) / np.exp(likeness).sum()
+    expected = scores
+    for _ in range(iterations):
+        former, expected = expected, np.zeros_like(scores)
+        for (y, x), around in places.items():
+            expected[:, y, x] = sum(
+                w * former[:, p[0], p[1]] for w, p in zip(weights[y, x], around, strict=True)
+            )
+    found = pixel_adaptive(torch.from_numpy(scores), picture, iterations, dilations)
+    np.testing.assert_allclose(found.numpy(), expected, atol=1e-5)
+
+
+def test_kmeans_names_an_impossible_number(image):
+    with pytest.raises(ValueError, match="num_segments=5 is not possible for 2 × 2 places; choose 1 to 4"):
+        baselines.kmeans_cells(image, 5, (2, 2))

@@ -8,8 +8,10 @@ import pytest
 
 from emerdiff_lib.datasets import open_dataset
 from emerdiff_lib.evaluation.metrics import AREA_NAMES
+from emerdiff_lib.experiments import lost_object_tables as tables
 from emerdiff_lib.experiments import lost_objects
-from emerdiff_lib.experiments.lost_objects import FOUND, STAGES, Trace, contrast, object_rows, trace, window
+from emerdiff_lib.experiments.lost_object_tables import FOUND, STAGES
+from emerdiff_lib.experiments.lost_objects import Trace, close_up, contrast, object_rows, trace, window
 
 from .conftest import seeded
 
@@ -93,19 +95,67 @@ def test_contrast_is_the_distance_of_mean_colours():
     assert contrast(np.ones((8, 8, 3)), np.ones((8, 8), bool)) == 0
 
 
-def test_sizes_and_fates_come_in_order():
+def table_of_four() -> pd.DataFrame:
+    """Four objects of three sizes: two under 1 % lost at the VAE, one found although it failed there, one lost last."""
     sizes, areas = ["> 20 %", "< 1 %", "5–20 %", "< 1 %"], [0.3, 0.002, 0.1, 0.004]
     objects = pd.DataFrame({"K": 4, "size": sizes, "area": areas, "fate": [FOUND, "VAE", "argmax", "VAE"]})
     for stage in STAGES:
-        objects[stage] = [True, False, True, True]
-    objects = lost_objects.in_order(objects)
-    table = lost_objects.fates(objects)
+        objects[stage] = True
+    return tables.in_order(
+        objects.assign(VAE=[False, False, True, False], argmax=[True, False, False, False])
+    )
+
+
+def test_sizes_and_fates_come_in_order():
+    objects = table_of_four()
+    table = tables.fates(objects)
     assert list(table.loc[4].index) == list(AREA_NAMES) and list(table.columns) == [*STAGES, FOUND, "objects"]
     assert table.loc[(4, "< 1 %"), "VAE"] == 100 and table.loc[(4, "< 1 %"), "objects"] == 2
     assert table.loc[(4, "> 20 %"), FOUND] == 100 and table.loc[(4, "1–5 %"), "objects"] == 0
-    assert list(lost_objects.criteria(objects).index) == list(AREA_NAMES)
-    chosen = lost_objects.examples(objects)
+    chosen = tables.examples(objects)
     assert list(chosen["fate"]) == ["VAE", "argmax"] and list(chosen["area"]) == [0.004, 0.1]
+
+
+def test_criteria_are_reported_beside_the_fates():
+    objects = table_of_four()
+    met = tables.criteria(objects)
+    assert (
+        list(met.index) == list(AREA_NAMES)
+        and met.loc["< 1 %", "VAE"] == 0
+        and met.loc["5–20 %", "VAE"] == 100
+    )
+    spared = tables.spared(objects)
+    assert spared.loc["> 20 %", ("VAE", "fail")] == spared.loc["> 20 %", ("VAE", FOUND)] == 1
+    assert spared.loc["< 1 %", ("VAE", "fail")] == 2 and spared.loc["< 1 %", ("VAE", FOUND)] == 0
+    said = tables.describe(objects)
+    assert said == [
+        "With 4 masks, found, by share of the picture: 0 % (< 1 %), 0 % (5–20 %), 100 % (> 20 %).",
+        "With 4 masks, objects < 1 % are lost at: VAE (2).",
+        "With 4 masks, found nevertheless: 1 of 3 that fail VAE.",
+    ]
+
+
+def test_means_over_small_objects_count_objects_not_pictures():
+    entry = lambda *recalls: {"objects": [{"area": 0.005, "recall": r, "iou": r / 2} for r in recalls]}
+    large = {"area": 0.5, "recall": 1.0, "iou": 1.0}
+    results = [
+        {"methods": {"a": entry(0.2, 0.4)}},
+        {"methods": {"a": entry(0.9)}},
+        {"methods": {"a": {"objects": [large]}}},
+    ]
+    rows = tables.beside_rivals(results, draws=200).set_index("measure")
+    assert rows.loc["recall", "value"] == pytest.approx(50) and rows.loc["IoU", "value"] == pytest.approx(25)
+    assert rows.loc["recall", "low"] == pytest.approx(30) and rows.loc["recall", "high"] == pytest.approx(90)
+
+
+def test_a_close_up_shows_the_object_that_was_asked_for():
+    way = whole()
+    way.truth[28:30, 28:32] = 1
+    rows = {tuple(row["box"]): row for row in object_rows(way) if row["class_index"] == 1}
+    pictures, outline = close_up(way, [28, 28, 30, 32], 1)
+    assert outline.sum() == 8 and (28, 28, 30, 32) in rows
+    assert all(picture.shape[:2] == outline.shape for picture in pictures.values())
+    assert np.array_equal(pictures["picture"], way.image) and outline.shape == (32, 32)
 
 
 def test_a_window_is_square_inside_the_picture_and_shows_the_object():

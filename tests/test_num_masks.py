@@ -104,15 +104,34 @@ def test_curves_and_differences_by_hand():
 
 
 def test_candidates_hold_the_number_that_is_grouped():
-    assert study.check_candidates([6, 2, 4, 4], 4) == [2, 4, 6]
-    for candidates, said in (
-        ([1, 4], "candidate=1"),
-        ([4], r"\[4\]"),
-        ([2, 3], "num_masks=4"),
-        ([2.5, 4], "2.5"),
-    ):
+    assert study.check_candidates([6, 2, 6], 4) == [2, 4, 6]
+    for candidates, said in (([1, 4], "candidate=1"), ([4], "leave no choice"), ([2.5, 4], "2.5")):
         with pytest.raises(ValueError, match=said):
             study.check_candidates(candidates, 4)
+
+
+def test_sentences_follow_from_the_numbers():
+    alike = lambda values: {k: [v] * 8 for k, v in values.items()}
+    picks = {"silhouette": [2] * 8, "eigengap": [4] * 8, "bic": [6] * 8}
+    many = results(
+        {
+            study.DIRECT: alike({2: 0.7, 4: 0.5, 6: 0.2}),
+            study.ANYWHERE: alike({2: 0.4, 4: 0.6}),
+            study.TOUCHING: alike({2: 0.4, 4: 0.5}),
+        },
+        picks,
+    )
+    other = results(
+        {study.DIRECT: {2: [0.1], 4: [0.9], 6: [0.2]}} | {w: {2: [0.1], 4: [0.9]} for w in study.WAYS[1:]},
+        {"silhouette": [2], "eigengap": [2], "bic": [2]},
+    )
+    said = "\n".join(study.describe(many, other, 4))
+    assert "other pictures: 4, which reaches an ARI of 50.0 on these 8" in said and "reach 20.0 more" in said
+    assert "silhouette (median K = 2) reaches 70.0: by +20.0 [+20.0, +20.0] better than always 4." in said
+    assert "bic (median K = 6) reaches 20.0: by -30.0 [-30.0, -30.0] worse than always 4." in said
+    assert "eigengap (median K = 4) reaches 50.0: by +0.0 [+0.0, +0.0] not told apart from always 4." in said
+    assert "So silhouette chooses K measurably better" in said
+    assert "4 masks grouped anywhere, 4 groups: by +10.0 [+10.0, +10.0] better than k-means with 4" in said
 
 
 def test_a_study_goes_on_where_it_stopped(pipe, tmp_path, monkeypatch):

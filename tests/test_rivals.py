@@ -11,7 +11,7 @@ from PIL import Image
 from emerdiff_lib.assignment import assign_bilinear
 from emerdiff_lib.datasets import open_dataset
 from emerdiff_lib.evaluation import tables
-from emerdiff_lib.experiments import names, rivals
+from emerdiff_lib.experiments import names, rival_tables, rivals
 
 from .conftest import seeded
 
@@ -149,12 +149,16 @@ def test_methods_that_cannot_be_used_are_one_sentence():
         with pytest.raises(ValueError, match=said):
             rivals.check_methods(methods, has_backbone=False)
     assert rivals.check_methods(rivals.ALL_METHODS, True) == list(rivals.ALL_METHODS)
+    assert rivals.check_methods([names.SLIC], True) == [
+        names.SLIC,
+        names.BACKBONE,
+    ]  # it was given to take part
 
 
 def test_settings_that_cannot_be_used_are_one_sentence(pipe):
     for settings, said in (
         ({"mode": "fast"}, "modes are methods here"),
-        ({"num_masks": 4}, "given twice, as 12 and among the settings as 4"),
+        ({"num_masks": 4}, "given twice, as 12 and in settings as 4"),
         ({"num_mask": 4}, "did you mean 'num_masks'"),
         ({"modulation_strength": "ten"}, "modulation_strength='ten'"),
         ("fast", "no dictionary"),
@@ -166,23 +170,19 @@ def test_settings_that_cannot_be_used_are_one_sentence(pipe):
 
 
 def test_two_processes_share_a_folder(tmp_path, capsys):
-    options = [
-        "--limit",
-        "3",
-        "--methods",
-        names.BILINEAR,
-        "--settings",
-        '{"noise_ensemble_size": 1}',
-        "--output",
-    ]
+    options = ["--limit", "3", "--fit-limit", "1", "--methods", names.BILINEAR]
+    options += ["--settings", '{"noise_ensemble_size": 1}', "--output"]
     for part in ("2/2", "1/2"):
         rivals.main([*options, str(tmp_path / "shared"), "--part", part])
     rivals.main([*options, str(tmp_path / "alone")])
-    assert "3 pictures under 1 methods" in capsys.readouterr().out
-    for file in (tmp_path / "alone").iterdir():
-        kept = [json.loads((folder / file.name).read_text()) for folder in (file.parent, tmp_path / "shared")]
-        for result in kept:
-            if "methods" in result and isinstance(result["methods"], dict):
+    assert "3 pictures of ToyscapesDataset" in capsys.readouterr().out
+    files = sorted((tmp_path / "alone").rglob("*.json"))
+    assert [file.name for file in files].count("header.json") == 2 and len(files) == 2 + 3 + 1
+    for file in files:
+        other = tmp_path / "shared" / file.relative_to(tmp_path / "alone")
+        kept = [json.loads(path.read_text()) for path in (file, other)]
+        if file.name != "header.json":
+            for result in kept:
                 result["methods"][names.BILINEAR].pop("seconds")
         assert kept[0] == kept[1]
 
@@ -194,3 +194,65 @@ def test_a_picture_of_a_data_set_does_not_depend_on_those_before(pipe, data, tmp
     second = evaluated(pipe, tmp_path / "b", data, [0, 1], [names.ENCODER, names.DIFFCUT])
     for method in (names.ENCODER, names.DIFFCUT):
         assert first[0]["methods"][method]["table"] == second[1]["methods"][method]["table"]
+
+
+def paired_rows(**intervals):
+    """The "paired" table for the oracle, from {name of a method: (points, low, high)}."""
+    return pd.DataFrame(
+        [
+            {
+                "minus": getattr(names, name),
+                "measure": "oracle",
+                "points": p,
+                "low": low,
+                "high": high,
+                "p (Wilcoxon)": q,
+            }
+            for name, (p, low, high, q) in intervals.items()
+        ]
+    )
+
+
+def test_sentences_follow_from_the_tables():
+    paired = paired_rows(
+        BILINEAR=(9.0, 8.0, 10.0, 0.001), BILINEAR_GUIDED=(-2.0, -3.0, -1.0, 0.2), SLIC=(1.0, -1.0, 3.0, 0.5)
+    )
+    scores = pd.DataFrame(
+        {
+            "oracle mIoU": [60.0, 51.0, 62.0, 59.0],
+            "VI (bits)": [2.0, 1.0, 3.0, 4.0],
+            "segments": [12.0, 12, 12, 99],
+        },
+        index=[names.EMERDIFF, names.BILINEAR, names.BILINEAR_GUIDED, names.SLIC],
+    )
+    assert rival_tables.standing(paired, "oracle") == {
+        "ahead of": [names.BILINEAR],
+        "behind": [names.BILINEAR_GUIDED],
+        "not told apart from": [names.SLIC],
+    }
+    table = rival_tables.paired_table(paired)
+    assert table.loc[names.BILINEAR, "oracle mIoU"] == "+9.0 [+8.0, +10.0]"
+    assert table.loc[names.SLIC, "oracle mIoU"] == "+1.0 [-1.0, +3.0] (n.s.)"
+    assert rival_tables.best_of_each(scores)["best"].to_dict() == {
+        "oracle mIoU": names.BILINEAR_GUIDED,
+        "VI (bits)": names.BILINEAR,
+    }
+    said = "\n".join(rival_tables.describe({"scores": scores, "paired": paired}))
+    assert (
+        "oracle mIoU: EmerDiff is ahead of bilinear; behind bilinear, guided filter; not told apart from SLIC."
+        in said
+    )
+    assert (
+        'modulated denoising is behind the best that the same masks reach without it ("bilinear, guided filter", 62.0)'
+        in said
+    )
+    assert "-2.0 [-3.0, -1.0]" in said and "under every protocol: 60.0 oracle mIoU." in said
+    assert rival_tables.kind(names.EMERDIFF_FAST) == rival_tables.KINDS[0]
+    assert [rival_tables.kind(m) for m in (names.BILINEAR_WALKER, names.SLIC)] == list(rival_tables.KINDS[1:])
+
+
+def test_the_tables_of_single_pictures_have_no_intervals(pipe, data, tmp_path):
+    results = evaluated(pipe, tmp_path, data, range(1), [names.EMERDIFF_FAST, names.BILINEAR, names.SLIC])
+    found = tables.summarise(results, results, draws=20)
+    assert "[" not in rival_tables.paired_table(found["paired"]).to_string()
+    assert any("not told apart from" in sentence for sentence in rival_tables.describe(found))

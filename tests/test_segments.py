@@ -110,10 +110,11 @@ def test_colour_kmeans_separates_flat_colours():
     image = np.zeros((32, 48, 3), np.uint8)
     image[:, 16:32], image[:, 32:] = (255, 0, 0), (0, 0, 255)
     stripes = (slice(0, 15), slice(18, 30), slice(34, 48))
-    for result in (kmeans_pixels(image, 3), kmeans_cells(image, 3, (8, 12))):
+    # a cell's colour reaches half a cell into its neighbour, where features are brought to the picture's size
+    for result, blurred in ((kmeans_pixels(image, 3), 1e-6), (kmeans_cells(image, 3, (8, 12)), 0.07)):
         assert all(len(np.unique(result.labels[:, s])) == 1 for s in stripes)
         order = result.labels[0, [0, 24, 47]]
-        np.testing.assert_allclose(result.embeddings[order], [[0, 0, 0], [1, 0, 0], [0, 0, 1]], atol=1e-6)
+        np.testing.assert_allclose(result.embeddings[order], [[0, 0, 0], [1, 0, 0], [0, 0, 1]], atol=blurred)
 
 
 def test_oracle_takes_each_segments_majority():

@@ -71,6 +71,19 @@ def test_timesteps_are_spread_and_found():
     assert inversion_study.nearest([1, 21, 41], 30) == 21 and inversion_study.nearest([1, 21], 11) == 1
 
 
+def test_unet_levels_count_every_cross_attention_layer_once(pipe):
+    levels, middle = inversion_study.unet_levels(pipe.unet, 32, 24, {"queries": LAYER})
+    assert [level["grid"] for level in levels] == [(32, 24), (16, 12), (8, 6), (4, 3)]
+    assert [level["channels"] for level in levels] == list(pipe.unet.config.block_out_channels)
+    counted = (
+        sum(level[f"{way}_attention"] for level in levels for way in ("down", "up")) + middle["attention"]
+    )
+    assert counted == sum(name.endswith("attn2") for name, _ in pipe.unet.named_modules())
+    for level in levels:
+        assert ("queries" in level["note"]) == LAYER.startswith(level["up"] + ".")
+        assert pipe.unet.get_submodule(level["down"]) is not pipe.unet.get_submodule(level["up"])
+
+
 # -- 02 ---------------------------------------------------------------------------------------------------------------
 
 
@@ -200,19 +213,19 @@ def test_leaking_is_not_losing(pipe, scene, monkeypatch):
 
 
 def test_object_shares_are_those_of_the_difference_maps(pipe, scene):
-    sweep = response_study.sweep_points([3.0], [21, 41], 10.0, 41)
-    assert [p.value for p in sweep] == [3.0, 3.0, 21, 41, "with", "without"]
-    assert {p.parameter for p in sweep} == set(response_study.SWEPT)
+    sweep = response_study.sweep_points([3.0, 10.0], 10.0, 41)
+    assert [p.value for p in sweep] == [3.0, 10.0, 3.0, 10.0, "with", "without"]
+    assert list(dict.fromkeys(p.parameter for p in sweep)) == list(response_study.SWEPT)
+    assert sweep[2].settings["offset_placement"] == "before_projection"
     assert (
-        sweep[1].settings["offset_placement"] == "before_projection"
-        and not sweep[5].settings["attention_injection"]
+        sweep[5].settings["attention_injection"] is False and "attention_injection" not in sweep[4].settings
     )
-    table = response_study.object_shares(pipe, [scene], [sweep[3], sweep[4]])
+    table = response_study.object_shares(pipe, [scene], [sweep[1], sweep[4]])
     by_point = [
         group.drop(columns=["parameter", "value"]).reset_index(drop=True)
         for _, group in table.groupby("parameter")
     ]
-    assert by_point[0].equals(by_point[1])  # injection, and t_m = 41, are what they are anyway
+    assert by_point[0].equals(by_point[1])  # λ = 10 and injection are what they are anyway
     row, region = by_point[0].iloc[0], response_study.true_objects(scene)[0]
     trajectory = pipe.invert(scene.image, start_timestep=281, generator=seeded())
     cells = response_study.inner_cells(region.mask, (16, 16))

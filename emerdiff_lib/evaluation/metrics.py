@@ -163,9 +163,10 @@ def boundary_iou(
     known = _known(truth, ignore_index)
     predicted, truth = predicted.astype(np.int64), truth.astype(np.int64)
     rims = [_rim(labels, distance) & known for labels in (predicted, truth)]
-    of_class = lambda labels, where: np.bincount(labels[where & (labels >= 0)], minlength=num_classes)[
-        :num_classes
-    ]
+
+    def of_class(labels, where):
+        return np.bincount(labels[where & (labels >= 0)], minlength=num_classes)[:num_classes]
+
     both = of_class(truth, rims[0] & rims[1] & (predicted == truth))
     return np.stack([both, of_class(predicted, rims[0]) + of_class(truth, rims[1]) - both], axis=1)
 

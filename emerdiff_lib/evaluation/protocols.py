@@ -6,6 +6,7 @@ segments' embeddings; so evaluation streams, and merges, image by image.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -153,9 +154,11 @@ def bootstrap(statistic, count: int, draws: int = 1000, seed: int = 0) -> tuple[
     value = float(statistic(np.arange(count)))
     if count < 2:
         return value, float("nan"), float("nan")
-    drawn = scipy.stats.bootstrap(
-        (np.arange(count),), statistic, n_resamples=draws, method="percentile", rng=seed
-    ).bootstrap_distribution  # scipy's own interval would be NaN for a single draw without a value
+    with warnings.catch_warnings():  # scipy's own interval is NaN where a single draw is, and says so
+        warnings.simplefilter("ignore", scipy.stats.DegenerateDataWarning)
+        drawn = scipy.stats.bootstrap(
+            (np.arange(count),), statistic, n_resamples=draws, method="percentile", rng=seed
+        ).bootstrap_distribution
     drawn = drawn[~np.isnan(drawn)]
     low, high = np.percentile(drawn, (2.5, 97.5)) if drawn.size else (float("nan"),) * 2
     return value, float(low), float(high)

@@ -151,34 +151,39 @@ def agreement(points: dict[str, list[dict]], sweep: Sweep, draws: int = 500) -> 
 def summary(
     found: dict[str, dict[str, list[dict]]], sweeps: dict[str, Sweep], draws: int = 500
 ) -> pd.DataFrame:
-    """A row per sweep: for oracle mIoU and boundary F the range over its points in points, the best one, and its paired
-    difference to what it is held against (:func:`best_against_default`); and whether the paper's finding holds."""
+    """A row per sweep: for its own measure and for boundary F the range over its points in points, the best one, and its paired
+    difference to the default, or to the worst where it is the default itself; and whether the paper's finding holds."""
     rows = []
     for name, points in found.items():
         sweep = sweeps[name]
-        row: dict[str, object] = {"sweep": sweep.title, "default": sweep.default or "(not among them)"}
-        for measure in ("oracle mIoU", "boundary F"):
+        row = {
+            "sweep": sweep.title,
+            "default": sweep.default or "",
+            "mIoU": sweep.measure.removesuffix(" mIoU"),
+        }
+        for measure, title in ((sweep.measure, "mIoU"), ("boundary F", "boundary F")):
             levels = [level(results, measure) for results in points.values()]
             best, other, difference = best_against_default(points, sweep, measure, draws)
-            row[measure] = f"{min(levels):.1f} – {max(levels):.1f}"
-            row[f"{measure}: best"] = best
-            against = "default" if other == sweep.default else "worst"
-            row[f"{measure}: best − {against}"] = with_interval(difference)
-        rows.append(row | {"paper": agreement(points, sweep, draws)[0]})
-    return pd.DataFrame(rows).fillna("").set_index("sweep")
+            row[f"{title}: range"] = f"{min(levels):.1f} – {max(levels):.1f}"
+            row[f"{title}: best"] = best
+            against = "the default" if other == sweep.default else "the worst"
+            row[f"{title}: better by"] = f"{with_interval(difference)} than {against}"
+        rows.append(row | {"the paper's finding": agreement(points, sweep, draws)[0]})
+    return pd.DataFrame(rows).set_index("sweep")
 
 
 def conclusions(
     found: dict[str, dict[str, list[dict]]], sweeps: dict[str, Sweep], draws: int = 500
 ) -> list[str]:
-    """What the sweeps say together, in sentences: where the paper's findings hold, and what beats the default measurably."""
+    """What the sweeps say together, in sentences: where the paper's findings hold, and what beats the default measurably, by
+    the measure of the sweep or by boundary F."""
     words: dict[str, list[str]] = {"holds": [], "fails": [], "open": []}
     better = []
     for name, points in found.items():
         sweep = sweeps[name]
         if word := agreement(points, sweep, draws)[0]:
             words[word].append(f"{sweep.title} ({sweep.paper})")
-        for measure in ("oracle mIoU", "boundary F"):
+        for measure in (sweep.measure, "boundary F"):
             best, other, difference = best_against_default(points, sweep, measure, draws)
             if other == sweep.default and best != other and difference[1] > 0:
                 better.append(f"{sweep.title}: {best} ({measure} {with_interval(difference)})")
@@ -191,6 +196,6 @@ def conclusions(
     sentences.append(
         f"Measurably better than the default: {'; '.join(better)}."
         if better
-        else "Nothing is measurably better than the default, in oracle mIoU or boundary F."
+        else "Nothing is measurably better than the default."
     )
     return sentences

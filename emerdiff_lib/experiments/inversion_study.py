@@ -5,16 +5,39 @@ Method and closed form after Huberman-Spiegelglas et al., "An Edit Friendly DDPM
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from diffusers import UNet2DConditionModel
 from PIL import Image
 
+from ..attention import attention_layers, layer_grid
 from ..denoiser import Denoiser
 from ..inversion import Trajectory, invert_ddim, invert_ddpm, replay, reverse_step
 from ..pipeline import EmerDiffPipeline
+
+
+def unet_levels(
+    unet: UNet2DConditionModel, height: int, width: int, roles: Mapping[str, str]
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The levels of a U-Net on (height, width) latents, and the block at its bottom, as ``plotting.unet_diagram`` draws them.
+
+    Args:
+        roles: {what is done there: name of a layer}; becomes the notes of the blocks on the way up.
+    """
+    cross = attention_layers(unet, "attn2")
+    layers = lambda block: sum(name.startswith(f"{block}.") for name in cross)
+    channels, levels = unet.config.block_out_channels, []
+    for level, count in enumerate(channels):
+        down, up = f"down_blocks.{level}", f"up_blocks.{len(channels) - 1 - level}"
+        found = {"grid": layer_grid(unet, down, height, width), "channels": count, "down": down, "up": up}
+        found |= {"down_attention": layers(down), "up_attention": layers(up)}
+        found["note"] = ", ".join(what for what, layer in roles.items() if layer.startswith(f"{up}."))
+        levels.append(found)
+    return levels, {"name": "mid_block", "attention": layers("mid_block")}
 
 
 def spread(timesteps: Sequence[int], count: int) -> list[int]:

@@ -20,15 +20,38 @@ from scipy.ndimage import binary_dilation
 from ..assignment import resize_maps
 from ..datasets import LabelledDataset, Sample, open_dataset
 from ..evaluation.metrics import area_bin, contingency_table
-from ..evaluation.regions import cell_shares, find_regions
-from ..evaluation.tables import AREA_TYPE
+from ..evaluation.regions import cell_shares, find_regions, sample_labels
 from ..loading import load_pipeline
 from ..pipeline import EmerDiffPipeline
+from ..plotting import colourise, segment_palette
 from ..runs.store import ResultStore, fingerprint
+from .lost_object_tables import FOUND, STAGES, fates, in_order
+from .names import (
+    BILINEAR,
+    BILINEAR_ADAPTIVE,
+    BILINEAR_GUIDED,
+    BILINEAR_WALKER,
+    COLOUR,
+    DIFFCUT,
+    DIFFSEG,
+    FELZENSZWALB,
+    SLIC,
+)
+from .rivals import EMERDIFFS, check_settings, evaluate
 from .selection import bar, check_range, command, part_of
 
-FOUND = "found"
-STAGES = ("VAE", "coarse grid", "clustering", "modulation", "argmax")
+RIVALS = (
+    *EMERDIFFS,
+    BILINEAR,
+    BILINEAR_GUIDED,
+    BILINEAR_WALKER,
+    BILINEAR_ADAPTIVE,
+    COLOUR,
+    SLIC,
+    FELZENSZWALB,
+    DIFFSEG,
+    DIFFCUT,
+)
 CRITERIA = {
     "VAE": "its contrast to its surroundings is at least half of the original's after encoding and decoding",
     "coarse grid": "it covers at least half of some cell",
@@ -77,6 +100,13 @@ def trace(
     )
 
 
+def best_mask(masks: np.ndarray, inside: np.ndarray) -> int:
+    """Which of the coarse masks (K, h, w) has the cell that an (H, W) bool region covers best."""
+    covered = cell_shares(inside, masks.shape[1:])
+    row, column = np.unravel_index(covered.argmax(), covered.shape)
+    return int(masks[:, row, column].argmax())
+
+
 def ring(mask: np.ndarray, width: int = 4) -> np.ndarray:
     """(H, W) bool: the pixels within ``width`` around a mask."""
     return binary_dilation(mask, iterations=width) & ~mask
@@ -107,8 +137,7 @@ def object_rows(way: Trace, smallest: float = 0.0005) -> list[dict[str, Any]]:
     for region in find_regions(truth, smallest, 1.0, way.ignore_index):
         inside = region.mask
         covered, around = cell_shares(inside, grid), ring(inside)
-        best = np.unravel_index(covered.argmax(), grid)
-        mask = int(way.masks[:, best[0], best[1]].argmax())
+        mask = best_mask(way.masks, inside)
         before, response = contrast(way.image, inside), way.maps[mask]
         recall = float((segment_classes[way.labels[inside]] == region.class_index).mean())
         passed = {
@@ -169,32 +198,25 @@ def follow(
     return in_order(pd.DataFrame(rows))
 
 
-def in_order(objects: pd.DataFrame) -> pd.DataFrame:
-    """The same rows with "size" and "fate" as ordered categories."""
-    fate = pd.CategoricalDtype([*STAGES, FOUND], ordered=True)
-    return objects.astype({"size": AREA_TYPE, "fate": fate})
+def close_up(way: Trace, box: list[int], class_index: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Pictures around one object (:func:`object_rows`' "box" and "class_index") and its true outline's mask, both cropped.
 
-
-def fates(objects: pd.DataFrame) -> pd.DataFrame:
-    """Percent of the objects of each size by fate, a row per K and size in order, with the number of "objects"."""
-    grouped = objects.groupby(["K", "size"], observed=False)["fate"]
-    shares = 100 * grouped.value_counts(normalize=True).unstack("fate").reindex(columns=[*STAGES, FOUND])
-    return shares.astype(float).assign(objects=grouped.size())
-
-
-def criteria(objects: pd.DataFrame) -> pd.DataFrame:
-    """Percent of the objects of each size that meet each criterion by itself, and that are found although they fail it."""
-    grouped = objects.groupby("size", observed=False)
-    met = 100 * grouped[list(STAGES)].mean()
-    spared = objects[list(STAGES[:-1])].apply(lambda met: ~met.astype(bool) & (objects["fate"] == FOUND))
-    spared = 100 * spared.groupby(objects["size"], observed=False).mean()
-    return met.join(spared.add_prefix("found without "))
-
-
-def examples(objects: pd.DataFrame) -> pd.DataFrame:
-    """The largest object that each stage has lost, a row per stage that has lost any, in order."""
-    lost = objects[objects["fate"] != FOUND].sort_values("area", ascending=False, kind="stable")
-    return lost.groupby("fate", observed=True).head(1).sort_values("fate")
+    Returns:
+        {title: (h, w, 3) or (h, w)} for :func:`emerdiff_lib.plotting.grid_of_maps`, and (h, w) bool.
+    """
+    place = slice(box[0], box[2]), slice(box[1], box[3])
+    regions = find_regions(way.truth, 0.0, 1.0, way.ignore_index)
+    (inside,) = (r.mask for r in regions if (r.class_index, r.window) == (class_index, place))
+    size, palette = way.truth.shape, segment_palette(len(way.masks))
+    pictures = {
+        "picture": way.image,
+        "after the VAE": way.reconstruction,
+        "coarse masks": colourise(sample_labels(way.masks.argmax(0), size), palette),
+        "difference map of its mask": way.maps[best_mask(way.masks, inside)],
+        "labels": colourise(way.labels, palette),
+    }
+    crop = window(box, size)
+    return {title: picture[crop] for title, picture in pictures.items()}, inside[crop]
 
 
 def window(
@@ -202,26 +224,28 @@ def window(
 ) -> tuple[slice, slice]:
     """A square around an object's box, ``margin`` boxes wide on every side, moved inside a picture of (H, W)."""
     top, left, bottom, right = box
-    side = max(smallest, round((1 + 2 * margin) * max(bottom - top, right - left)))
+    side = min(max(smallest, round((1 + 2 * margin) * max(bottom - top, right - left))), *size)
     parts = []
     for low, high, length in ((top, bottom, size[0]), (left, right, size[1])):
         start = max(0, min((low + high - side) // 2, length - side))
-        parts.append(slice(start, min(start + side, length)))
+        parts.append(slice(start, start + side))
     return parts[0], parts[1]
 
 
 def main(argv: list[str] | None = None) -> pd.DataFrame:
-    parser = command(__doc__, "runs/small-objects/objects")
+    parser = command(__doc__, "runs/small-objects")
     parser.add_argument("--first-scene", type=int, default=200, help="test scene of Toyscapes to begin with")
     parser.add_argument("--num-scenes", type=int, default=24, help="scenes")
     parser.add_argument("--more-masks", type=int, default=24, help="another K")
     args = parser.parse_args(argv)
     data = open_dataset("toyscapes", split="test")
     scenes = check_range(args.first_scene, args.num_scenes, len(data), ("first_scene", "num_scenes"))
-    pipe = load_pipeline(args.model, args.device, args.dtype)
-    counts = (args.num_masks or pipe.default_settings()["num_masks"], args.more_masks)
-    mine = part_of(scenes, args.part)
-    objects = follow(pipe, data, mine, counts, args.output, args.settings, bar("scenes"))
+    mine, pipe = part_of(scenes, args.part), load_pipeline(args.model, args.device, args.dtype)
+    settings = check_settings(pipe, args.num_masks, args.settings)
+    counts = [pipe.resolve(**settings).features.num_masks, args.more_masks]
+    others = {name: value for name, value in settings.items() if name != "num_masks"}
+    objects = follow(pipe, data, mine, counts, args.output / "objects", others, bar("objects"))
+    evaluate(pipe, data, list(RIVALS), args.output / "rivals", settings, mine, progress=bar("rivals"))
     print(fates(objects).round(0).to_string())
     return objects
 

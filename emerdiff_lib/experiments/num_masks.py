@@ -23,6 +23,7 @@ from ..loading import load_pipeline
 from ..pipeline import EmerDiffPipeline
 from ..runs.store import ResultStore, fingerprint
 from ..settings import whole
+from .rivals import check_settings
 from .selection import bar, command, first_pictures, part_of
 
 CANDIDATES = (2, 3, 4, 5, 6, 8, 10, 12, 16, 24)
@@ -33,13 +34,13 @@ MEASURES = {"adjusted_rand": "ARI", "boundary_f": "boundary F"}
 
 
 def check_candidates(candidates: Iterable[int], num_masks: int) -> list[int]:
-    """Candidates for K in order; raises a ValueError unless they are whole numbers from 2 on, at least two, one of them K."""
-    candidates = sorted({whole(2)("candidate", k) for k in candidates})
-    if len(candidates) < 2 or num_masks not in candidates:
+    """Candidates for K in order, K among them; raises a ValueError unless all are whole numbers of at least 2."""
+    found = sorted({whole(2)("candidate", k) for k in candidates} | {num_masks})
+    if found == [num_masks]:
         raise ValueError(
-            f"candidates {candidates} are not possible; give at least two numbers, among them num_masks={num_masks}."
+            f"candidates {list(candidates)} leave no choice beside num_masks={num_masks}; give more."
         )
-    return candidates
+    return found
 
 
 def segment(
@@ -145,7 +146,8 @@ def score_rows(results: list[dict]) -> pd.DataFrame:
 
 def curves(results: list[dict]) -> pd.DataFrame:
     """Percent per way and K, over all pictures: ARI, boundary F and oracle mIoU."""
-    means = score_rows(results).groupby(["way", "K"])[list(MEASURES)].mean().rename(columns=MEASURES)
+    grouped = score_rows(results).groupby(["way", "K"], sort=False)
+    means = grouped[list(MEASURES)].mean().rename(columns=MEASURES)
     confusions: dict[tuple[str, int], np.ndarray] = {}
     for score in (s for r in results for s in r["scores"]):
         key = score["way"], score["K"]
@@ -207,23 +209,81 @@ def grouped_minus_direct(results: list[dict], way: str = ANYWHERE, draws: int = 
     return pd.DataFrame(table, columns=["K", "difference", "low", "high"]).set_index("K")
 
 
-def main(argv: list[str] | None = None) -> None:
-    parser = command(__doc__, "runs/how-many-masks/report")
+def fixed_against_fixed(
+    results: list[dict],
+    fit: list[dict],
+    way: str = ANYWHERE,
+    measure: str = "adjusted_rand",
+    draws: int = 1000,
+) -> tuple[int, int, tuple[float, float, float]]:
+    """(groups, K, (difference, low, high) in points): grouped masks against k-means, each with the number best on ``fit``."""
+    groups, k = best_fixed(fit, way), best_fixed(fit)
+    wide = score_rows(results).pivot(index="image", columns=["way", "K"], values=measure)
+    statistic = mean_statistic(wide[way][groups].to_numpy(), wide[DIRECT][k].to_numpy())
+    return groups, k, bootstrap(statistic, len(wide), draws)
+
+
+def describe(results: list[dict], fit: list[dict], num_masks: int) -> list[str]:
+    """Sentences: what the rules reach beside one K for all, and what grouping reaches beside k-means."""
+    table, sentences = choices(results, fit), []
+    fixed = next(rule for rule in table.index if rule.startswith("always"))
+    room = table.loc[HINDSIGHT, "minus fixed"]
+    sentences.append(
+        f"One K for all, chosen on {len(fit)} other pictures: {fixed.removeprefix('always ')}, which reaches an ARI of "
+        f"{table.loc[fixed, 'ARI']:.1f} on these {len(results)}; the best K of every picture would reach {room:.1f} more."
+    )
+    better = []
+    for rule in RULES:
+        row = table.loc[rule]
+        sentences.append(
+            f"{rule} (median K = {row['median K']:g}) reaches {row['ARI']:.1f}: "
+            f"{_verdict(row['minus fixed'], row['low'], row['high'])} {fixed}."
+        )
+        better += [rule] * bool(row["low"] > 0)
+    rules = (
+        f"{' and '.join(better)} choose{'s' * (len(better) == 1)}" if better else "none of the rules chooses"
+    )
+    sentences.append(f"So {rules} K measurably better than not choosing at all.")
+    for way in (ANYWHERE, TOUCHING):
+        groups, k, (value, low, high) = fixed_against_fixed(results, fit, way)
+        sentences.append(
+            f"{num_masks} masks {way}, {groups} groups: {_verdict(value, low, high)} k-means with {k}, each number chosen "
+            f"on the other pictures."
+        )
+    return sentences
+
+
+def _verdict(value: float, low: float, high: float) -> str:
+    """ "better than (+1.2 [+0.3, +2.1])", for what follows."""
+    if np.isnan(low):
+        return f"{value:+.1f}, without an interval, to"
+    word = "better than" if low > 0 else "worse than" if high < 0 else "not told apart from"
+    return f"by {value:+.1f} [{low:+.1f}, {high:+.1f}] {word}"
+
+
+def main(argv: list[str] | None = None) -> pd.DataFrame:
+    parser = command(__doc__, "runs/how-many-masks")
     parser.add_argument("--dataset", default="toyscapes", help="as notebook 06 names them")
     parser.add_argument("--root", default="", help="folder with the data set's official layout")
-    parser.add_argument("--split", default="test", help="part of the data set")
+    parser.add_argument("--split", default="test", help="the split that is reported")
     parser.add_argument("--limit", type=int, default=32, help="its first so many pictures")
+    parser.add_argument("--fit-split", default="validation", help="the split that a fixed K is chosen on")
+    parser.add_argument("--fit-limit", type=int, default=32, help="its first so many pictures")
     parser.add_argument("--candidates", type=int, nargs="+", default=list(CANDIDATES), help="for K")
     args = parser.parse_args(argv)
-    data = open_dataset(args.dataset, args.root, args.split)
-    mine = part_of(first_pictures(args.limit, len(data)), args.part)
     pipe = load_pipeline(args.model, args.device, args.dtype)
-    num_masks = args.num_masks or pipe.default_settings()["num_masks"]
-    candidates = check_candidates(args.candidates, num_masks)
-    results = study(
-        pipe, data, mine, candidates, num_masks, args.output, args.settings, progress=bar(args.split)
-    )
-    print(curves(results).round(1).to_string(index=False))
+    settings = check_settings(pipe, args.num_masks, args.settings)
+    num_masks = pipe.resolve(**settings).features.num_masks
+    settings = {name: value for name, value in settings.items() if name != "num_masks"}
+    candidates, found = check_candidates(args.candidates, num_masks), {}
+    for folder, split, limit in (("report", args.split, args.limit), ("fit", args.fit_split, args.fit_limit)):
+        data = open_dataset(args.dataset, args.root, split)
+        mine = part_of(first_pictures(limit, len(data), f"{folder} limit"), args.part)
+        output, progress = args.output / folder, bar(folder)
+        found[folder] = study(pipe, data, mine, candidates, num_masks, output, settings, progress=progress)
+    table = choices(found["report"], found["fit"])
+    print(table.round(1).to_string())
+    return table
 
 
 if __name__ == "__main__":

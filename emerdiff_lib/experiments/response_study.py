@@ -26,7 +26,7 @@ from ..toyscapes import Scene, Toyscapes
 
 Progress = Callable[[Iterable], Iterable]
 BACKGROUND = ("sky", "grass")
-SWEPT = ("λ, after the projection", "λ, before the projection", "t_m", "injection")
+SWEPT = ("λ, after the projection", "λ, before the projection", "injection")
 SIZES = {"small (< 1.5 %)": (0.0, 0.015), "objects (1.5–20 %)": (0.015, 0.2), "large (> 20 %)": (0.2, 1.01)}
 
 
@@ -71,21 +71,14 @@ class Point:
     settings: dict[str, Any]
 
 
-def sweep_points(
-    strengths: Sequence[float], timesteps: Sequence[int], strength: float, timestep: int
-) -> list[Point]:
-    """λ (after and before the projection), t_m and injection, each varied alone around (``strength``, ``timestep``)."""
+def sweep_points(strengths: Sequence[float], strength: float, timestep: int) -> list[Point]:
+    """λ (after and before the projection) and injection, each varied alone around (``strength``, ``timestep``)."""
     base = {"modulation_strength": strength, "modulation_timestep": timestep}
     before = {"offset_placement": "before_projection"}
-    after_f, before_f, when, held = SWEPT
+    after_f, before_f, held = SWEPT
     found = [Point(after_f, s, base | {"modulation_strength": s}) for s in strengths]
     found += [Point(before_f, s, base | before | {"modulation_strength": s}) for s in strengths]
-    found += [Point(when, t, base | {"modulation_timestep": t}) for t in timesteps]
-    found += [
-        Point(held, name, base | {"attention_injection": on})
-        for name, on in (("with", True), ("without", False))
-    ]
-    return found
+    return found + [Point(held, "with", base), Point(held, "without", base | {"attention_injection": False})]
 
 
 def object_shares(
@@ -110,9 +103,12 @@ def object_shares(
             continue
         trajectory = invert(pipe, scene, start, seed)
         cells = np.stack([inner_cells(o.mask, modulation_grid(pipe, trajectory)) for o in objects])
-        pushed = enlarge(cells, scene.labels.shape)
+        pushed, known = enlarge(cells, scene.labels.shape), {}
         for point in sweep:
-            maps = responses_to(pipe, trajectory, cells, **point.settings)
+            key = tuple(sorted(point.settings.items()))  # the middle of every sweep is the same point
+            maps = known[key] = (
+                known[key] if key in known else responses_to(pipe, trajectory, cells, **point.settings)
+            )
             for number, region in enumerate(objects):
                 inside = share_inside(maps[number], region.mask)
                 records.append(

@@ -21,6 +21,7 @@ from ..evaluation.regions import find_regions
 from ..evaluation.tables import score
 from ..loading import load_pipeline
 from ..pipeline import EmerDiffPipeline
+from ..runs.parameters import merged_settings
 from ..runs.store import ResultStore, fingerprint
 from ..settings import MODES, Shortcuts, check_known
 from ..stages import CoarseMasks
@@ -81,7 +82,7 @@ class Result:
 
 
 def check_methods(methods: Iterable[str], has_backbone: bool) -> list[str]:
-    """The methods, or for none given all that are possible.
+    """The methods, or for none given all that are possible; a backbone that is there takes part in any case.
 
     Raises:
         ValueError: for an unknown one, one named twice, and a backbone's without a backbone.
@@ -95,7 +96,8 @@ def check_methods(methods: Iterable[str], has_backbone: bool) -> list[str]:
         raise ValueError(
             f'"{BACKBONE}" needs a backbone: a transformers vision model such as "facebook/dinov2-base".'
         )
-    return methods or [name for name in ALL_METHODS if has_backbone or name != BACKBONE]
+    methods = methods or [name for name in ALL_METHODS if name != BACKBONE]
+    return [*methods, BACKBONE] if has_backbone and BACKBONE not in methods else methods
 
 
 def check_settings(pipe: EmerDiffPipeline, num_masks: int | None, settings: dict[str, Any]) -> dict[str, Any]:
@@ -111,12 +113,7 @@ def check_settings(pipe: EmerDiffPipeline, num_masks: int | None, settings: dict
             f"settings cannot hold mode={settings['mode']!r}, as modes are methods here: leave it out and name "
             f"{EMERDIFF!r} or {EMERDIFF_FAST!r} among the methods."
         )
-    if num_masks is not None and "num_masks" in settings:
-        raise ValueError(
-            f"num_masks is given twice, as {num_masks} and among the settings as {settings['num_masks']}; leave the "
-            "latter out."
-        )
-    settings = settings if num_masks is None else {"num_masks": num_masks} | settings
+    settings = merged_settings({"num_masks": num_masks}, settings)
     pipe.resolve(**settings)
     return settings
 
@@ -254,24 +251,32 @@ def evaluate(
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = command(__doc__, "runs/evaluation-06/report")
+    parser = command(__doc__, "runs/evaluation-06")
     parser.add_argument("--dataset", default="toyscapes", help="as notebook 06 names them")
     parser.add_argument("--root", default="", help="folder with the data set's official layout")
-    parser.add_argument("--split", default="test", help="part of the data set")
-    parser.add_argument("--first", type=int, default=0, help="position of the first picture")
-    parser.add_argument("--limit", type=int, default=100, help="pictures from there")
+    parser.add_argument("--split", default="test", help="the split that is reported")
+    parser.add_argument("--limit", type=int, default=100, help="its first so many pictures")
+    parser.add_argument("--fit-split", default="validation", help="the split that concepts are fitted on")
+    parser.add_argument("--fit-limit", type=int, default=20, help="its first so many pictures")
     parser.add_argument("--methods", nargs="*", default=[], help="names as in the table; all by default")
+    parser.add_argument("--backbone", default="", help="a transformers vision model as one more rival")
     args = parser.parse_args(argv)
-    data = open_dataset(args.dataset, args.root, args.split)
-    positions = first_pictures(args.limit, len(data) - args.first)
-    methods = check_methods(args.methods, has_backbone=False)
+    methods = check_methods(args.methods, bool(args.backbone))
+    parts = []
+    for folder, split, limit, name in (
+        ("report", args.split, args.limit, "limit"),
+        ("fit", args.fit_split, args.fit_limit, "fit_limit"),
+    ):
+        data = open_dataset(args.dataset, args.root, split)
+        parts.append((folder, data, part_of(first_pictures(limit, len(data), name), args.part)))
     pipe = load_pipeline(args.model, args.device, args.dtype)
     settings = check_settings(pipe, args.num_masks, args.settings)
-    mine = part_of(range(args.first, args.first + len(positions)), args.part)
-    results = evaluate(pipe, data, methods, args.output, settings, mine, progress=bar(args.split))
-    print(
-        f"{len(results)} pictures under {len(methods)} methods are in {args.output}; notebook 06 makes the tables."
-    )
+    backbone = baselines.Backbone.from_pretrained(args.backbone) if args.backbone else None
+    for folder, data, positions in parts:
+        output = args.output / folder
+        evaluate(pipe, data, methods, output, settings, positions, backbone, args.backbone, bar(folder))
+        print(f"{len(positions)} pictures of {data} under {len(methods)} methods are in {output}.")
+    print(f"Notebook 06 makes the tables: -p output_dir {args.output}.")
 
 
 if __name__ == "__main__":

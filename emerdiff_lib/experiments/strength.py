@@ -18,6 +18,7 @@ from ..evaluation.regions import find_regions
 from ..toyscapes import Scene, Toyscapes
 from .ablation_tables import level
 
+FEWEST = 5  # scenes that say anything about a kind of picture
 HINTS = ("response", "margin", "agreement", "edge contrast")
 STANDING = ("building", "tree", "car", "boat", "person")  # coarse classes that are objects
 LIGHTS = ("at day", "at sunset", "at night", "on a grey day")  # how a caption ends
@@ -107,7 +108,7 @@ def groups(pictures: pd.DataFrame) -> dict[str, pd.Series]:
 
 def best_by_kind(pictures: pd.DataFrame, draws: int = 500, seed: int = 0) -> pd.DataFrame:
     """A row per kind of picture: "scenes", the λ that is best for them on average ("best λ"), and the λs that are the best of
-    at least 2.5 % of ``draws`` resamplings of the scenes ("could be"); then the mean mIoU of every λ, in points."""
+    at least 2.5 % of ``draws`` resamplings of the scenes ("could be", "" of fewer than :data:`FEWEST` scenes); then the mean mIoU of every λ, in points."""
     rng, rows = np.random.default_rng(seed), {}
     wide = pictures.pivot(index="seed", columns="λ", values="mIoU")
     for name, group in groups(pictures).items():
@@ -167,13 +168,11 @@ def describe(pictures: pd.DataFrame, usual: float = 10.0) -> list[str]:
         sentences.append(
             f"Its rank correlation with a picture's best λ is {rank.statistic:+.2f} (p = {rank.pvalue:.2f})."
         )
-    alike = [
-        set.intersection(*(set(words.split(", ")) for words in part))
-        for _, part in kinds["could be"].groupby(level=0)
-    ]
-    sentences.append(
-        "No way of grouping the pictures gives groups that need different λs."
-        if all(alike)
-        else "Some groups of pictures need different λs (column “could be”)."
-    )
+    told = kinds.loc[kinds["could be"] != "", "could be"].groupby(level=0)
+    shared = {way: set.intersection(*(set(words.split(", ")) for words in part)) for way, part in told}
+    different = [way for way, values in shared.items() if not values]
+    if different:
+        sentences.append(f"Pictures need different λs by {', '.join(different)} (column “could be”).")
+    elif shared:
+        sentences.append("No way of grouping the pictures gives groups that need different λs.")
     return sentences

@@ -6,7 +6,7 @@ axes of your own in ``figsize(columns)``; ``save_figure(figure, path)`` for a pa
 
 from .charts import fate_bars, heatmap, intervals, line_with_bands
 from .colours import CHART_COLOURS, FOUND, LOST, NEUTRAL, VISIONS, segment_palette, simulate
-from .front import front, label_points, place
+from .diagrams import unet_diagram
 from .legends import class_legend, legend_below, shared_legend
 from .pictures import (
     attention_on_picture,
@@ -19,6 +19,7 @@ from .pictures import (
     pca_image,
     show,
 )
+from .scatter import front, label_points
 from .style import COLUMN, COLUMN_WIDE, STYLE, figsize, looks, save_figure, use_style
 from .text import full_text, layer_name, text_width, wrap
 
@@ -51,13 +52,13 @@ __all__ = [
     "looks",
     "overlay",
     "pca_image",
-    "place",
     "save_figure",
     "segment_palette",
     "shared_legend",
     "show",
     "simulate",
     "text_width",
+    "unet_diagram",
     "use_style",
     "wrap",
 ]

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, to_rgb
+from matplotlib.ticker import LogLocator, NullLocator
 
 from .colours import FOUND, LOST
 from .style import SMALL, looks
@@ -187,27 +188,34 @@ def check_columns(table: pd.DataFrame, *columns: str | None) -> None:
 
 def looks_of(names: Sequence[str | None], colours: Mapping[str, str] | None) -> list[dict]:
     """Each curve's look, in its own colour if it has one; no other takes that one."""
-    colours = colours or {}
-    free = iter([look["color"] for look in looks(len(names) + 8) if look["color"] not in colours.values()])
+    colours, styles = colours or {}, looks(len(names))
+    free = (
+        look["color"] for look in looks(len(names) + len(colours)) if look["color"] not in colours.values()
+    )
     return [
-        look | {"color": colours[n] if n in colours else next(free)}
-        for n, look in zip(names, looks(len(names)), strict=True)
+        style | {"color": colours[name] if name in colours else next(free)}
+        for name, style in zip(names, styles, strict=True)
     ]
 
 
 def _number_axis(ax: Axes, values: np.ndarray, log: bool) -> None:
     """Plain numbers under the points themselves, where they do not collide."""
     if log:
-        ax.set_xscale("log")
+        plain_log_axis(ax)
     scale = np.log(values) if log else values
     inches = ax.get_position().width * ax.figure.get_figure(root=True).get_figwidth()
     room = np.diff(scale) / max(np.ptp(scale), 1e-9) * 0.9 * inches
     widths = np.array([text_width(f"{value:g}", SMALL) for value in values])
     if len(values) == 1 or (room >= (widths[1:] + widths[:-1]) / 2 + 0.05).all():
         ax.set_xticks(values, [f"{value:g}" for value in values])
-    if log:
-        ax.xaxis.set_major_formatter("{x:g}")
-        ax.xaxis.set_minor_locator(mpl.ticker.NullLocator())
+
+
+def plain_log_axis(ax: Axes) -> None:
+    """A logarithmic x axis whose ticks read 0.1, 0.2, 0.5, 1, …"""
+    ax.set_xscale("log")
+    ax.xaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.xaxis.set_minor_locator(NullLocator())
 
 
 def _ink(colour: tuple[float, ...]) -> str:
