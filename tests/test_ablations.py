@@ -225,15 +225,16 @@ def test_words_follow_from_the_numbers():
     agreement = lambda points, *best: ablation_tables.agreement(
         points, sweep(paper="so", paper_best=best), 50
     )
-    assert (
-        agreement(points, "2") == ("holds", agreement(points, "2")[1])
-        and "2 is best" in agreement(points, "2")[1]
-    )
+    word, sentence = agreement(points, "2")
+    assert word == "holds" and sentence.endswith("so it is: 2 − 1 is +23.8 [+23.8, +23.8].")
     for best in (["1"], ["1", "2"]):
-        assert agreement(points, *best)[0] == "fails" and "2 − 1: +23.8" in agreement(points, *best)[1]
+        assert (
+            agreement(points, *best)[0] == "fails" and "not so: 2 − 1 is +23.8" in agreement(points, *best)[1]
+        )
     mixed = {"1": made_up(0.9, 0.6, 0.7, 0.7), "2": made_up(0.6, 0.9, 0.8, 0.7)}
-    assert agreement(mixed, "1")[0] == "open" and agreement(mixed, "1", "2")[0] == "holds"
-    assert agreement({"1": points["1"], "2": points["1"]}, "1", "2")[0] == "holds"
+    assert agreement(mixed, "1")[0] == agreement(mixed, "2")[0] == "open"
+    assert agreement(mixed, "1", "2")[0] == "holds" and "no difference" in agreement(mixed, "1", "2")[1]
+    assert agreement(alone, "2")[0] == agreement(alone, "1", "2")[0] == "open"  # one scene tells nothing
     assert agreement(points) == agreement(points, "3") == ("", "")
 
 

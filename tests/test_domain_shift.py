@@ -125,6 +125,9 @@ def test_every_verdict_on_made_up_results():
     assert word([scene_result(own=WRONG, modulated=0.5)] * 8, reference) == "both"
     nothing = [scene_result(own=WRONG, modulated=0.5)] * 8
     assert word(reference, nothing) == "nothing to lose"
+    found = {"as trained": nothing, "fog": reference}
+    sentences = shift_tables.report(found, shift_tables.verdicts(found, 50))
+    assert sentences == ["fog: the reference itself gains nothing measurable."]
     assert word([perfect], [perfect]) == "cannot be told"  # one scene has no interval
 
 
@@ -154,16 +157,17 @@ def test_words_and_tables_follow_from_the_numbers():
         "blur, 3 px": [scene_result(modulated=0.7, guided=0.6)] * 4,
         "noise, 5 %": [scene_result()] * 4,
     }
-    table = shift_tables.overview(found, 20)
+    told = shift_tables.verdicts(found, 20)
+    table = shift_tables.overview(found, told)
     assert table["breaks first"].tolist() == ["", "correspondence", "correspondence", "neither"]
     assert table.loc["red light", "correspondence, % left"] == pytest.approx(25)
     assert table.loc["red light", "boundary F, modulated"] == pytest.approx(60)
-    left = shift_tables.what_is_left(found, 20)
+    left = shift_tables.what_is_left(told)
     assert left["shift"].tolist() == [name for name in list(found)[1:] for _ in range(2)]
     assert left.loc[1].tolist() == ["red light", "correspondence", *[pytest.approx(25)] * 3]
-    assert list(shift_tables.what_is_left({"as trained": found["as trained"]})) == list(left)
-    words = shift_tables.report(found, 20)
-    assert words[0].startswith("red light: 100 % [100, 100] of the features' gain and 25 % [25, 25]")
+    assert list(shift_tables.what_is_left({})) == list(left)
+    words = shift_tables.report(found, told)
+    assert words[0].startswith("red light: 100 % [100, 100] of the features and 25 % [25, 25] of the corresp")
     assert words[0].endswith("the correspondence breaks first.") and "noise, 5 %" in words[2]
     red, blur = words[3:]
     assert (
@@ -180,7 +184,7 @@ def test_headlines_group_shifts_by_their_verdicts():
         "blur, 1 px": [scene_result()] * 4,
         "line drawing": [scene_result(own=WRONG, modulated=0.5)] * 4,
     }
-    assert shift_tables.headlines(found, 20) == [
+    assert shift_tables.headlines(found, shift_tables.verdicts(found, 20)) == [
         "The correspondence breaks first under red light.",
         "Both break, and which first cannot be told, under line drawing.",
         "Neither breaks, measurably, under blur, 1 px.",

@@ -126,7 +126,10 @@ def test_sentences_follow_from_the_numbers():
         {"silhouette": [2], "eigengap": [2], "bic": [2]},
     )
     said = "\n".join(study.describe(many, other, 4))
-    assert "other pictures: 4, which reaches an ARI of 50.0 on these 8" in said and "reach 20.0 more" in said
+    assert (
+        "chosen on 1 other picture: 4, which reaches an ARI of 50.0 on these 8" in said
+        and "reach 20.0 more" in said
+    )
     assert "silhouette (median K = 2) reaches 70.0: by +20.0 [+20.0, +20.0] better than always 4." in said
     assert "bic (median K = 6) reaches 20.0: by -30.0 [-30.0, -30.0] worse than always 4." in said
     assert "eigengap (median K = 4) reaches 50.0: by +0.0 [+0.0, +0.0] not told apart from always 4." in said

@@ -239,7 +239,7 @@ def test_sentences_follow_from_the_tables():
     }
     said = "\n".join(rival_tables.describe({"scores": scores, "paired": paired}))
     assert (
-        "oracle mIoU: EmerDiff is ahead of bilinear; behind bilinear, guided filter; not told apart from SLIC."
+        'oracle mIoU: EmerDiff is ahead of "bilinear"; behind "bilinear, guided filter"; not told apart from "SLIC".'
         in said
     )
     assert (

@@ -9,9 +9,7 @@ measured memory bandwidth.
 from __future__ import annotations
 
 import platform
-import statistics
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import psutil
@@ -20,8 +18,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
+from ..denoiser import Denoiser
 from ..inversion import Trajectory
-from ..modulation import EXACT, Decode, Shortcuts, modulated_latents, shortened, signed_offsets
+from ..modulation import Decode, modulated_latents, shortened, signed_offsets, signed_responses
+from ..settings import Perturbation, Shortcuts
+from ..threads import sharing_cores
+from ..timing import timed
 
 
 @dataclass
@@ -40,10 +42,7 @@ class Cost:
 
     def seconds(self, machine: Machine, dtype: torch.dtype) -> float:
         """Roofline time on ``machine`` when products run in ``dtype``."""
-        rate, bandwidth = (
-            machine.flops_per_second[str(dtype).removeprefix("torch.")],
-            machine.bytes_per_second,
-        )
+        rate, bandwidth = machine.rate(dtype), machine.bytes_per_second
         return sum(max(flops / rate, size / bandwidth) for flops, size in self.operations)
 
     def __add__(self, other: Cost) -> Cost:
@@ -86,19 +85,36 @@ class Machine:
     bytes_per_second: float
 
     @classmethod
-    def measure(cls, device: torch.device | str = "cpu", size: int = 2048, repeats: int = 5) -> Machine:
-        """Times square products of float32 and bfloat16 matrices and a copy that no cache holds; about two seconds on a CPU."""
+    def measure(
+        cls,
+        device: torch.device | str = "cpu",
+        dtypes: Iterable[torch.dtype] = (torch.float32, torch.bfloat16),
+        size: int = 2048,
+        repeats: int = 5,
+    ) -> Machine:
+        """Times square products of matrices of each dtype and a copy that no cache holds; about two seconds on a CPU."""
         device = torch.device(device)
         rates = {}
-        for dtype in (torch.float32, torch.bfloat16):
-            a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-            rates[str(dtype).removeprefix("torch.")] = (
-                2 * size**3 / min(timed(lambda: a @ b, repeats, device))
-            )  # noqa: B023
+        for dtype in dtypes:
+            a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+            fastest = min(run_times(lambda: a @ b, repeats, device))  # noqa: B023
+            rates[_name(dtype)] = 2 * size**3 / fastest
         source = torch.randn(2**26, device=device)
         target = torch.empty_like(source)
-        bandwidth = 2 * source.nbytes / min(timed(lambda: target.copy_(source), repeats, device))
+        bandwidth = 2 * source.nbytes / min(run_times(lambda: target.copy_(source), repeats, device))
         return cls(_describe(device), rates, bandwidth)
+
+    def rate(self, dtype: torch.dtype) -> float:
+        """FLOP/s of large matrix products in ``dtype``, one of those that were measured."""
+        return self.flops_per_second[_name(dtype)]
+
+    def __str__(self) -> str:
+        rates = ", ".join(f"{name} {rate / 1e9:.0f} GFLOP/s" for name, rate in self.flops_per_second.items())
+        return f"{self.name}: matrix products in {rates}; memory {self.bytes_per_second / 1e9:.0f} GB/s"
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _describe(device: torch.device) -> str:
@@ -116,57 +132,55 @@ def _describe(device: torch.device) -> str:
     )
 
 
-def timed(
+def run_times(
     run: Callable[[], object], repeats: int = 3, device: torch.device | str = "cpu", warm_up: bool = True
 ) -> list[float]:
-    """Seconds of each of ``repeats`` runs, after one that is not counted."""
-    synchronise = torch.cuda.synchronize if torch.device(device).type == "cuda" else lambda: None
-    seconds = []
-    for _ in range(repeats + warm_up):
-        synchronise()
-        start = time.perf_counter()
+    """Seconds of each of ``repeats`` runs, what they leave to a GPU included, after one that is not counted."""
+    device = torch.device(device)
+
+    def wait():
+        if device.type not in ("cpu", "meta"):
+            torch.accelerator.synchronize(device)
+
+    def finished():
         run()
-        synchronise()
-        seconds.append(time.perf_counter() - start)
-    return seconds[warm_up:]
+        wait()
 
-
-def median(run: Callable[[], object], repeats: int = 3, device: torch.device | str = "cpu") -> float:
-    """Median seconds of ``repeats`` runs."""
-    return statistics.median(timed(run, repeats, device))
+    wait()
+    with sharing_cores(device):
+        return [timed(finished)[1] for _ in range(repeats + warm_up)][warm_up:]
 
 
 def modulation_cost(
-    denoiser,
+    denoiser: Denoiser,
     decode: Decode,
     latent_shape: tuple[int, int, int],
     grid: tuple[int, int],
     num_masks: int,
-    layer: str,
-    timestep: int,
+    perturbation: Perturbation,
     chunk_size: int,
-    shortcuts: Shortcuts = EXACT,
+    shortcuts: Shortcuts = Shortcuts(),  # noqa: B008
 ) -> Cost:
     """The cost of modulated denoising and decoding of one image, counted on the device of the denoiser ("meta" will do).
 
     Args:
         latent_shape: (C, h, w) of the latents; ``grid`` that of the masks.
-        num_masks: K; ``chunk_size`` as in :func:`~emerdiff_lib.modulation.difference_maps`. One batch of each size is
-            counted and multiplied.
+        num_masks: K.
+        perturbation, shortcuts, chunk_size: as in :func:`~emerdiff_lib.modulation.difference_maps`. One batch of each size
+            is counted and multiplied.
     """
-    device, dtype = denoiser.unet.device, torch.float32
-    steps = [t for t in denoiser.timesteps if t <= timestep]
-    drawn = {t: torch.empty(1, *latent_shape, device=device, dtype=dtype) for t in steps}
-    clean = torch.empty(1, *latent_shape, device=device, dtype=dtype)
+    device, start = denoiser.unet.device, perturbation.modulation_timestep
+    steps = [t for t in denoiser.timesteps if t <= start]
+    drawn = {t: torch.empty(1, *latent_shape, device=device) for t in steps}
+    clean = torch.empty(1, *latent_shape, device=device)
     trajectory = Trajectory("ddpm", steps, drawn, clean, len(denoiser.timesteps))
-    visited = shortened(trajectory, timestep, shortcuts.denoising_steps)
+    visited = shortened(steps, start, shortcuts.denoising_steps)
     passes = min(shortcuts.coded_passes or num_masks, num_masks)
 
     def batch(size: int):
         offsets = signed_offsets(torch.ones(size, *grid, device=device), 1.0, shortcuts.one_sided)
-        latents = modulated_latents(denoiser, trajectory, offsets, layer, timestep, timesteps=visited)
-        if shortcuts.readout != "latents":
-            decode(latents if shortcuts.one_sided else latents[1:])
+        rows = modulated_latents(denoiser, [trajectory], offsets, perturbation, visited)
+        signed_responses(rows, decode, shortcuts)
 
     whole, rest = divmod(passes, chunk_size)
     cost = Cost()

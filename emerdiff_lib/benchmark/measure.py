@@ -1,49 +1,181 @@
-"""Measurements: one image by the reference point, exact and fast; peak memory; and quality against seconds over scenes."""
+"""Time and memory of one image: the reference point, exact and fast side by side; curves; and memory at its peak."""
 
 from __future__ import annotations
 
 import threading
-import time
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import psutil
 import torch
+from tqdm.auto import tqdm
 
-from ..evaluation.metrics import boundary_scores, contingency_table, mean_iou
-from ..evaluation.protocols import Record, bootstrap, mean_statistic, miou_statistic, oracle
-from ..images import to_tensor
-from ..modulation import difference_maps
-from ..pipeline import MODES
-from ..toyscapes import Scene, Toyscapes
-from ..upsampling import guided_upsample
-from . import reference, stable_diffusion
-from .costs import Machine, median, modulation_cost, timed
+from ..experiments.names import EMERDIFF, EMERDIFF_FAST
+from ..images import ImageInput
+from ..pipeline import EmerDiffPipeline
+from ..stages import CoarseMasks, Responses
+from . import reference
+from .costs import Cost, Machine, modulation_cost, run_times
 
-BILINEAR, GUIDED_BILINEAR, EXACT, FAST = "bilinear", "bilinear, guided filter", "exact", "fast"
-GUIDE_RADIUS = MODES[FAST].guide_radius
-# Every shortcut alone, then together; "fast" is what the pipeline calls so.
-VARIANTS: dict[str, dict] = {
-    EXACT: {},
-    "one-sided": dict(one_sided=True),
-    "12 steps": dict(denoising_steps=12),
-    "6 steps": dict(denoising_steps=6),
-    "3 steps": dict(denoising_steps=3),
-    "1 step (x̂₀)": dict(denoising_steps=1),
-    "guided filter": dict(guide_radius=GUIDE_RADIUS),
-    "latents, guided": dict(readout="latents", guide_radius=GUIDE_RADIUS),
-    "8 coded passes": dict(coded_passes=8),
-    "6 steps, one-sided": dict(denoising_steps=6, one_sided=True),
-    "4 steps, one-sided": dict(denoising_steps=4, one_sided=True),
-    "2 steps, one-sided": dict(denoising_steps=2, one_sided=True),
-    "6 steps, one-sided, guided": dict(denoising_steps=6, one_sided=True, guide_radius=GUIDE_RADIUS),
-    "6 steps, otherwise as fast": dict(mode="fast", denoising_steps=6),
-    "3 steps, otherwise as fast": dict(mode="fast", denoising_steps=3),
-    "2 steps, a row per mask, otherwise as fast": dict(mode="fast", coded_passes=2**20),
-    "1 step, otherwise as fast": dict(mode="fast", denoising_steps=1),
-    FAST: dict(mode="fast"),
-}
+REFERENCE = "reference point"
+NAME_OF_MODE = {"exact": EMERDIFF, "fast": EMERDIFF_FAST}
+
+
+def against_reference(
+    pipe: EmerDiffPipeline,
+    image: ImageInput,
+    machine: Machine,
+    repeats: int = 3,
+    seed: int = 0,
+    **settings: Any,
+) -> pd.DataFrame:
+    """One image from its coarse masks to labels, by the reference point, the exact and the fast mode.
+
+    Args:
+        machine: what the prediction is for; measured in the dtype of the pipeline.
+        repeats: medians are over this many runs, taken in turns.
+        **settings: ``num_masks``, ``modulation_timestep`` … over the checkpoint's own.
+
+    Returns:
+        A row per implementation: "seconds" (median) and "times faster" than the reference point; "same labels", the share
+        of pixels labelled as by it, and "difference", the largest one between their difference maps (NaN where latents
+        were compared); "GFLOP", "predicted s" and "utilisation" (share of the measured rate of matrix products) of the
+        library's own, without the filters behind the maps.
+    """
+    with torch.no_grad():
+        coarse = coarse_for_reference(pipe, image, seed, **settings)
+        chosen = coarse.settings
+        runs = {REFERENCE: lambda: Responses(coarse, reference_maps(pipe, coarse), chosen)} | {
+            name: lambda mode=mode: pipe.respond(coarse, mode=mode) for mode, name in NAME_OF_MODE.items()
+        }
+        bar = tqdm(total=len(runs) * (1 + repeats), desc="against the reference point", leave=False)
+        seconds: dict[str, list[float]] = {name: [] for name in runs}
+        responses, labels = {}, {}
+        for repeat in range(1 + repeats):  # in turns, so that a slow minute of the machine hits all of them
+            for name, run in runs.items():
+
+                def whole(name=name, run=run):
+                    responses[name] = run()
+                    labels[name] = pipe.assign(responses[name])
+
+                taken = run_times(whole, 1, pipe.unet.device, warm_up=False)
+                if repeat:  # the first is the warm-up
+                    seconds[name] += taken
+                bar.update()
+        bar.close()
+        costs = {name: cost_of(pipe, coarse, mode=mode) for mode, name in NAME_OF_MODE.items()}
+    table = pd.DataFrame({"seconds": {name: float(np.median(taken)) for name, taken in seconds.items()}})
+    table["times faster"] = table.loc[REFERENCE, "seconds"] / table["seconds"]
+    table["same labels"] = [float((labels[name] == labels[REFERENCE]).mean()) for name in table.index]
+    maps = {name: found.difference_maps for name, found in responses.items()}
+    table["difference"] = [
+        float((each - maps[REFERENCE]).abs().max()) if each.shape == maps[REFERENCE].shape else np.nan
+        for each in maps.values()
+    ]
+    for name, cost in costs.items():
+        table.loc[name, "GFLOP"] = cost.flops / 1e9
+        table.loc[name, "predicted s"] = cost.seconds(machine, pipe.unet.dtype)
+    table["utilisation"] = table["GFLOP"] * 1e9 / table["seconds"] / machine.rate(pipe.unet.dtype)
+    return table.rename_axis("implementation")
+
+
+def coarse_for_reference(
+    pipe: EmerDiffPipeline, image: ImageInput, seed: int = 0, **settings: Any
+) -> CoarseMasks:
+    """Coarse masks whose trajectory holds the noise maps that the reference point replays, unlike the pipeline."""
+    chosen, generator = pipe.resolve(**settings), torch.Generator().manual_seed(seed)
+    start = max(chosen.features.feature_timestep, chosen.perturbation.modulation_timestep)
+    how = chosen.inversion
+    trajectory = pipe.invert(
+        image,
+        how.inversion,
+        start,
+        how.num_inference_steps,
+        how.prompt,
+        how.processing_resolution,
+        generator,
+    )
+    return pipe.coarse(trajectory, generator=generator, **chosen.to_dict())
+
+
+@torch.no_grad()
+def reference_maps(pipe: EmerDiffPipeline, coarse: CoarseMasks) -> torch.Tensor:
+    """(K, H, W) difference maps by the reference point, unfiltered."""
+    how, push = coarse.settings.inversion, coarse.settings.perturbation
+    return reference.difference_maps(
+        pipe.denoiser(how.num_inference_steps, how.prompt),
+        pipe.decode,
+        coarse.trajectory,
+        coarse.masks,
+        push.modulation_layer,
+        push.modulation_timestep,
+        push.modulation_strength,
+    )
+
+
+def cost_of(pipe: EmerDiffPipeline, coarse: CoarseMasks, **settings: Any) -> Cost:
+    """What ``pipe.respond(coarse, **settings)`` costs by the model's count."""
+    used, how = coarse.settings.replace(**settings), coarse.settings.inversion
+    return modulation_cost(
+        pipe.denoiser(how.num_inference_steps, how.prompt),
+        pipe.decode,
+        tuple(coarse.trajectory.clean_latents.shape[1:]),
+        tuple(coarse.masks.shape[1:]),
+        len(coarse.masks),
+        used.perturbation,
+        pipe.default_mask_batch_size(coarse.trajectory, used.shortcuts),
+        used.shortcuts,
+    )
+
+
+def scaling(
+    pipe: EmerDiffPipeline,
+    image: ImageInput,
+    mask_counts: Iterable[int],
+    resolutions: Iterable[int],
+    timesteps: Iterable[int],
+    repeats: int = 2,
+    **settings: Any,
+) -> pd.DataFrame:
+    """Seconds from coarse masks to difference maps against K, image side and number of steps, one varied at a time.
+
+    ``settings`` are those of all other trials. Returns columns "varied", "value", "method" and "seconds" (the least of
+    ``repeats``).
+    """
+    denoiser = pipe.denoiser(pipe.resolve(**settings).inversion.num_inference_steps, prompt=None)
+    steps = lambda t: sum(each <= t for each in denoiser.timesteps)
+    trials = [("masks K", k, {"num_masks": k}) for k in mask_counts]
+    trials += [("image side in pixels", side, {"processing_resolution": side}) for side in resolutions]
+    trials += [("denoising steps", steps(t), {"modulation_timestep": t}) for t in timesteps]
+    rows = []
+    for varied, value, change in tqdm(trials, desc="curves", leave=False):
+        coarse = pipe.coarse(image, generator=torch.Generator().manual_seed(0), **settings | change)
+        for mode, name in NAME_OF_MODE.items():
+            once = lambda mode=mode: pipe.respond(coarse, mode=mode)  # noqa: B023
+            seconds = min(run_times(once, repeats, pipe.unet.device, warm_up=False))
+            rows.append({"varied": varied, "value": value, "method": name, "seconds": seconds})
+    return pd.DataFrame(rows)
+
+
+def peak_memory(
+    pipe: EmerDiffPipeline,
+    image: ImageInput,
+    mask_counts: Sequence[int],
+    timesteps: Sequence[int],
+    mask_batch_size: int = 8,
+) -> pd.DataFrame:
+    """MiB by which memory peaks during exact runs: a row per K, a column per t_m, with batches of one size."""
+    run = lambda k, t: pipe(image, k, modulation_timestep=t, mask_batch_size=mask_batch_size)
+    run(max(mask_counts), min(timesteps))  # what the allocator keeps for itself
+    table = pd.DataFrame(index=pd.Index(mask_counts, name="K"), columns=[f"t_m = {t}" for t in timesteps])
+    trials = [(k, t) for k in mask_counts for t in timesteps]
+    for k, t in tqdm(trials, desc="memory", leave=False):
+        with PeakMemory(pipe.unet.device) as peak:
+            run(k, t)
+        table.loc[k, f"t_m = {t}"] = peak.bytes / 2**20
+    return table.astype(float)
 
 
 class PeakMemory:
@@ -52,7 +184,7 @@ class PeakMemory:
     def __init__(self, device: torch.device):
         self.device, self.bytes = device, 0
 
-    def __enter__(self):
+    def __enter__(self) -> PeakMemory:
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
             self.start = torch.cuda.memory_allocated(self.device)
@@ -63,11 +195,11 @@ class PeakMemory:
         self.thread.start()
         return self
 
-    def _watch(self):
+    def _watch(self) -> None:
         while not self.done.wait(0.002):
             self.bytes = max(self.bytes, self.process.memory_info().rss - self.start)
 
-    def __exit__(self, *error):
+    def __exit__(self, *error) -> None:
         if self.device.type == "cuda":
             self.bytes = torch.cuda.max_memory_allocated(self.device) - self.start
         else:
@@ -75,269 +207,18 @@ class PeakMemory:
             self.thread.join()
 
 
-@torch.no_grad()
-def against_reference(
-    pipe,
-    image,
-    machine: Machine,
-    num_masks: int = 16,
-    modulation_timestep: int = 281,
-    repeats: int = 3,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """Modulated denoising of one image by the reference point, the exact and the fast mode: medians, taken in turns.
-
-    Returns:
-        A row per implementation: seconds, times faster than the reference, predicted seconds and utilisation (share of the
-        measured matrix-product rate), and the share of pixels labelled as by the reference.
-    """
-    generator = lambda: torch.Generator().manual_seed(seed)
-    output = pipe(
-        image, num_masks, modulation_timestep=modulation_timestep, mode="fast", generator=generator()
-    )
-    settings, masks = output.settings, torch.from_numpy(output.coarse_masks)
-    trajectory = pipe.invert(image, start_timestep=modulation_timestep, generator=generator())
-    denoiser, layer = pipe.denoiser(), settings["modulation_layer"]
-    common = (
-        denoiser,
-        pipe.decode,
-        trajectory,
-        masks,
-        layer,
-        modulation_timestep,
-        settings["modulation_strength"],
-    )
-    guide = to_tensor(image, tuple(settings["processing_size"]))[0] / 2 + 0.5
-    runs = {
-        "reference": lambda: reference.difference_maps(*common),
-        **{
-            mode: lambda mode=mode: difference_maps(
-                *common,
-                chunk_size=pipe.default_mask_batch_size(trajectory, MODES[mode]),
-                shortcuts=MODES[mode],
-                guide=guide,
-            )
-            for mode in (EXACT, FAST)
-        },
-    }
-    labels = {name: run().argmax(0) for name, run in runs.items()}
-    device = trajectory.clean_latents.device
-    seconds = {name: [] for name in runs}
-    for _ in range(repeats):  # in turns, so that a slow minute of the machine hits all of them
-        for name, run in runs.items():
-            seconds[name] += timed(run, 1, device, warm_up=False)
-    rows = []
-    for name in runs:
-        middle = float(np.median(seconds[name]))
-        row = {
-            "implementation": name,
-            "seconds": middle,
-            "times faster": np.median(seconds["reference"]) / middle,
-        }
-        if name in MODES:
-            cost = modulation_cost(
-                denoiser,
-                pipe.decode,
-                tuple(trajectory.clean_latents.shape[1:]),
-                tuple(masks.shape[1:]),
-                len(masks),
-                layer,
-                modulation_timestep,
-                pipe.default_mask_batch_size(trajectory, MODES[name]),
-                MODES[name],
-            )
-            rate = machine.flops_per_second["float32"]
-            row |= {"GFLOP": cost.flops / 1e9, "predicted s": cost.seconds(machine, torch.float32)}
-            row |= {"utilisation": cost.flops / middle / rate}
-        row["same labels"] = float((labels[name] == labels["reference"]).float().mean())
-        rows.append(row)
-    return pd.DataFrame(rows).set_index("implementation")
-
-
-@torch.no_grad()
-def peak_memory(
-    pipe, image, mask_counts=(8, 16, 32), timesteps=(81, 281, 481), mask_batch_size: int = 8
-) -> pd.DataFrame:
-    """MiB by which memory peaks during exact runs of different K and numbers of steps, at the same batch size."""
-    rows = []
-    run = lambda k, t: pipe(image, k, modulation_timestep=t, mask_batch_size=mask_batch_size)
-    run(max(mask_counts), min(timesteps))  # what the allocator keeps for itself
-    for k in mask_counts:
-        for t in timesteps:
-            with PeakMemory(pipe._execution_device) as peak:
-                run(k, t)
-            rows.append({"K": k, "t_m": t, "MiB": peak.bytes / 2**20})
-    return pd.DataFrame(rows).pivot(index="K", columns="t_m", values="MiB")
-
-
-@torch.no_grad()
-def scaling(
-    pipe,
-    image,
-    mask_counts=(4, 8, 16, 32),
-    resolutions=(96, 128, 192),
-    timesteps=(81, 281, 481),
-    mode="exact",
-):
-    """Seconds of modulated denoising against K, image size and number of steps, one varied at a time."""
-    rows = []
-    trials = [("masks K", k, dict(num_masks=k)) for k in mask_counts]
-    trials += [("image side in pixels", r, dict(processing_resolution=r)) for r in resolutions]
-    trials += [("denoising steps", t // 20 + 1, dict(modulation_timestep=t)) for t in timesteps]
-    for name, value, settings in trials:
-        settings = dict(num_masks=8, modulation_timestep=281) | settings
-        timings = [pipe(image, mode=mode, **settings).timings["modulate"] for _ in range(2)]
-        rows.append({"varied": name, "value": value, "mode": mode, "seconds": min(timings)})
-    return pd.DataFrame(rows)
-
-
-def evaluate_variants(pipe, scene: Scene, variants: dict[str, dict] = VARIANTS, **settings) -> list[dict]:
-    """One scene under every variant, on the same coarse masks: seconds for the whole picture, contingency table, boundary F."""
-    image, generator = scene.image, lambda: torch.Generator().manual_seed(scene.seed)
-    first = pipe(image, generator=generator(), **settings, **variants[EXACT])
-    before = sum(first.timings[stage] for stage in ("encode", "invert", "queries", "cluster"))
-    guide = to_tensor(image, tuple(first.settings["processing_size"]))[0] / 2 + 0.5
-    radius = round(GUIDE_RADIUS * guide.shape[1] / first.coarse_masks.shape[1])
-    start = time.perf_counter()
-    filtered = guided_upsample(torch.from_numpy(first.coarse_masks), guide, radius).argmax(0).numpy()
-    filtering = time.perf_counter() - start
-    found = {
-        BILINEAR: (first.baseline_labels, before),
-        GUIDED_BILINEAR: (filtered, before + filtering),
-        EXACT: (first.labels, before + first.timings["modulate"] + first.timings["assign"]),
-    }
-    for name, variant in variants.items():
-        if name != EXACT:
-            output = pipe(
-                image, coarse_masks=first.coarse_masks, generator=generator(), **(settings | variant)
-            )
-            found[name] = output.labels, before + output.timings["modulate"] + output.timings["assign"]
-    classes, masks = len(Toyscapes.coarse_class_names), len(first.coarse_masks)
+def describe(comparison: pd.DataFrame, memory: pd.DataFrame) -> list[str]:
+    """Sentences about :func:`against_reference` and :func:`peak_memory`."""
+    exact, fast = comparison.loc[EMERDIFF], comparison.loc[EMERDIFF_FAST]
+    off = exact["seconds"] / exact["predicted s"] - 1
+    least, most = memory.to_numpy().min(), memory.to_numpy().max()
+    more = memory.index.max() / memory.index.min()
     return [
-        {
-            "scene": scene.seed,
-            "variant": name,
-            "seconds": seconds,
-            "table": contingency_table(labels, scene.coarse_labels, masks, classes),
-            "boundary F": boundary_scores(labels, scene.labels, 2)[2],
-            "as exact": float((labels == first.labels).mean()),
-        }
-        for name, (labels, seconds) in found.items()
+        f"From coarse masks to labels, exact mode is {exact['times faster']:.1f} times as fast as the reference point: "
+        f"{exact['same labels']:.2%} of the labels are the same and no difference map is off by more than "
+        f"{exact['difference']:.0e}. It runs at {exact['utilisation']:.0%} of the rate of matrix products and takes "
+        f"{off:+.0%} against the cost model.",
+        f"Fast mode is {fast['times faster']:.0f} times as fast as the reference point; {fast['same labels']:.0%} of its "
+        "labels are the same.",
+        f"Memory rises by {least:.0f} to {most:.0f} MiB over the K and t_m tried, where K alone grows {more:.0f}-fold.",
     ]
-
-
-def front(results: list[dict]) -> pd.DataFrame:
-    """Rows of :func:`evaluate_variants` for many scenes as one table, slowest first.
-
-    Columns: seconds per image (median), times faster than exact, oracle mIoU and boundary F in points, the gain in mIoU over
-    bilinear with its 95 % bootstrap interval, that gain as a share of the exact one's, and pixels labelled as by exact.
-    """
-    rows = pd.DataFrame(results)
-    confusion = lambda name: np.stack(
-        [oracle(Record(table, np.zeros((len(table), 1)))) for table in rows[rows.variant == name]["table"]]
-    )
-    base, gains = confusion(BILINEAR), {}
-    table = []
-    for name, some in rows.groupby("variant", sort=False):
-        confusions = confusion(name)
-        gain, low, high = bootstrap(miou_statistic(confusions, minus=base), len(some))
-        gains[name] = gain
-        table.append(
-            {
-                "variant": name,
-                "s / image": some["seconds"].median(),
-                "mIoU": 100 * mean_iou(confusions.sum(0)),
-                "boundary F": 100
-                * bootstrap(mean_statistic(some["boundary F"].to_numpy()), len(some), draws=1)[0],
-                "gain": 100 * gain,
-                "low": 100 * low,
-                "high": 100 * high,
-                "as exact": some["as exact"].mean(),
-            }
-        )
-    table = pd.DataFrame(table).set_index("variant")
-    table.insert(1, "times faster", table.loc[EXACT, "s / image"] / table["s / image"])
-    table["share of gain"] = table["gain"] / table.loc[EXACT, "gain"]
-    return table.sort_values("s / image", ascending=False)
-
-
-@contextmanager
-def stable_diffusion_pair(dtype=torch.bfloat16, device="cpu"):
-    """U-Net and VAE of true Stable Diffusion 1.4 size, random weights."""
-    unet, vae = stable_diffusion.networks(dtype, device)
-    yield unet, vae
-    del unet, vae
-
-
-@torch.no_grad()
-def at_stable_diffusion_size(
-    machine: Machine,
-    num_masks: int = 2,
-    timestep: int = 21,
-    resolution: int = 512,
-    dtype=torch.bfloat16,
-    device: torch.device | str = "cpu",
-    repeats: int = 1,
-    target_masks: int = 30,
-    target_timestep: int = 281,
-) -> pd.DataFrame:
-    """Modulated denoising and decoding at Stable Diffusion 1.4's size: a small run measured, a full one predicted.
-
-    Returns:
-        Rows "measured" (K, steps as given) and, for both modes, "predicted" ones at the paper's K = 30 and t_m = 281, the
-        latter also scaled by what the small run took over its own prediction.
-    """
-    layer = "up_blocks.1.attentions.2.transformer_blocks.0.attn2"
-    side = resolution // 8
-    shape, grid = (4, side, side), (side // 4, side // 4)
-    decoder = lambda vae: (
-        lambda x: torch.cat([vae.decode((part / 0.18215).to(vae.dtype)).sample for part in x.split(1)])
-    )
-    rows = []
-    with stable_diffusion_pair(dtype, "meta") as (unet, vae):
-        predict = lambda k, t, mode: modulation_cost(
-            stable_diffusion.denoiser(unet), decoder(vae), shape, grid, k, layer, t, k, MODES[mode]
-        )
-        small = predict(num_masks, timestep, EXACT)
-        full = {mode: predict(target_masks, target_timestep, mode) for mode in (EXACT, FAST)}
-    with stable_diffusion_pair(dtype, device) as (unet, vae):
-        denoiser = stable_diffusion.denoiser(unet)
-        clean = torch.randn(1, *shape, device=device)
-        steps = [t for t in denoiser.timesteps if t <= timestep]
-        trajectory = reference.Trajectory(
-            "ddpm", steps, dict.fromkeys(steps, clean), clean, len(denoiser.timesteps)
-        )
-        masks = torch.arange(grid[0])[None, :, None].expand(num_masks, *grid) % num_masks
-        masks = masks == torch.arange(num_masks)[:, None, None]
-        run = lambda: difference_maps(
-            denoiser, decoder(vae), trajectory, masks, layer, timestep, 10.0, chunk_size=num_masks
-        )
-        with PeakMemory(torch.device(device)) as peak:
-            run()
-        seconds = (
-            median(run, repeats, device)
-            if torch.device(device).type == "cuda"
-            else min(timed(run, repeats, device, False))
-        )
-    rate = machine.flops_per_second[str(dtype).removeprefix("torch.")]
-    slack = seconds / small.seconds(machine, dtype)
-    rows.append(
-        {
-            "run": f"measured, exact, K={num_masks}, {len(steps)} steps",
-            "TFLOP": small.flops / 1e12,
-            "predicted s": small.seconds(machine, dtype),
-            "seconds": seconds,
-            "utilisation": small.flops / seconds / rate,
-            "peak MiB": peak.bytes / 2**20,
-        }
-    )
-    for mode, cost in full.items():
-        rows.append(
-            {
-                "run": f"predicted, {mode}, K={target_masks}, t_m={target_timestep}",
-                "TFLOP": cost.flops / 1e12,
-                "predicted s": cost.seconds(machine, dtype),
-                "seconds": slack * cost.seconds(machine, dtype),
-            }
-        )
-    return pd.DataFrame(rows).set_index("run")

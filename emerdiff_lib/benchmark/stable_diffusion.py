@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import pandas as pd
 import torch
 from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from .. import checkpoints
+from ..attention import layer_grid
 from ..denoiser import Denoiser
+from ..inversion import Trajectory
+from ..modulation import Decode, difference_maps
+from ..settings import Settings
+from .costs import Cost, Machine, modulation_cost, run_times
+from .measure import NAME_OF_MODE, PeakMemory
 
 UNET = dict(
     sample_size=64,
@@ -74,3 +82,100 @@ def denoiser(unet: UNet2DConditionModel, num_inference_steps: int = 50) -> Denoi
     """With a random text embedding of the usual 77 tokens."""
     prompt = torch.randn(1, 77, UNET["cross_attention_dim"], dtype=unet.dtype, device=unet.device)
     return Denoiser(unet, PNDMScheduler(**SCHEDULER).config, prompt, num_inference_steps)
+
+
+def decoder(vae: AutoencoderKL) -> Decode:
+    """Latents (B, 4, h, w) → images, one at a time: at 512 × 512, one fills a CPU's caches many times over."""
+    factor = vae.config.scaling_factor
+    return lambda rows: torch.cat([vae.decode((row / factor).to(vae.dtype)).sample for row in rows.split(1)])
+
+
+def published_settings(unet: UNet2DConditionModel, vae: AutoencoderKL) -> Settings:
+    """The paper's for this architecture: K = 30, t_m = 281 …"""
+    return checkpoints.resolve(unet.config, 2 ** (len(vae.config.block_out_channels) - 1), None)
+
+
+@torch.no_grad()
+def at_full_size(
+    machine: Machine,
+    num_masks: int = 2,
+    timestep: int = 21,
+    dtype: torch.dtype = torch.bfloat16,
+    device: torch.device | str = "cpu",
+    repeats: int = 1,
+) -> pd.DataFrame:
+    """Modulated denoising and decoding at 512 × 512: a small run measured, the paper's predicted.
+
+    Args:
+        num_masks, timestep: K and t_m of the run that is measured (two masks and two steps: a minute on two CPU cores).
+        dtype: one that the machine was measured in.
+
+    Returns:
+        A row for the measured run, with its utilisation and peak memory, and one for the paper's K and t_m in either mode,
+        whose "seconds" are the prediction scaled by how far off that was on the measured run.
+    """
+    unet, vae = networks(dtype, "meta")
+    published = published_settings(unet, vae)
+    small = published.replace(num_masks=num_masks, modulation_timestep=timestep)
+    full = {name: published.replace(mode=mode) for mode, name in NAME_OF_MODE.items()}
+    expected = predicted(small, unet, vae)
+    costs = {name: predicted(each, unet, vae) for name, each in full.items()}
+    seconds, steps, peak = _measured(small, dtype, torch.device(device), repeats)
+    slack = seconds / expected.seconds(machine, dtype)
+    rows = {
+        f"measured, exact, K = {num_masks}, {steps} steps": {
+            "TFLOP": expected.flops / 1e12,
+            "predicted s": expected.seconds(machine, dtype),
+            "seconds": seconds,
+            "utilisation": expected.flops / seconds / machine.rate(dtype),
+            "peak MiB": peak / 2**20,
+        }
+    }
+    for name, cost in costs.items():
+        k, t_m = published.features.num_masks, published.perturbation.modulation_timestep
+        rows[f"predicted, {name}, K = {k}, t_m = {t_m}"] = {
+            "TFLOP": cost.flops / 1e12,
+            "predicted s": cost.seconds(machine, dtype),
+            "seconds": slack * cost.seconds(machine, dtype),
+        }
+    return pd.DataFrame(rows).T.rename_axis("run")
+
+
+def predicted(settings: Settings, unet: UNet2DConditionModel, vae: AutoencoderKL) -> Cost:
+    """Modulated denoising of all masks in one batch, counted without computing it."""
+    shape, grid = _sizes(settings, unet)
+    masks = settings.features.num_masks
+    return modulation_cost(
+        denoiser(unet), decoder(vae), shape, grid, masks, settings.perturbation, masks, settings.shortcuts
+    )
+
+
+def _sizes(settings: Settings, unet: UNet2DConditionModel) -> tuple[tuple[int, int, int], tuple[int, int]]:
+    """Shapes of the latents and of the grid of the masks."""
+    side = unet.config.sample_size
+    return (unet.config.in_channels, side, side), layer_grid(
+        unet, settings.features.feature_layer, side, side
+    )
+
+
+def _measured(
+    settings: Settings, dtype: torch.dtype, device: torch.device, repeats: int
+) -> tuple[float, int, int]:
+    """(seconds, steps, bytes of memory at the peak) of a run on bands of rows as masks."""
+    unet, vae = networks(dtype, device)
+    shape, grid = _sizes(settings, unet)
+    whole, clean = denoiser(unet), torch.randn(1, *shape, device=device)
+    steps = [t for t in whole.timesteps if t <= settings.perturbation.modulation_timestep]
+    trajectory = Trajectory("ddpm", steps, dict.fromkeys(steps, clean), clean, len(whole.timesteps))
+    count = settings.features.num_masks
+    bands = torch.arange(grid[0])[:, None].expand(grid) % count
+    masks = bands == torch.arange(count)[:, None, None]
+
+    def run():
+        difference_maps(
+            whole, decoder(vae), [trajectory], [masks], settings.perturbation, settings.shortcuts, count
+        )
+
+    with PeakMemory(device) as peak:
+        run()
+    return min(run_times(run, repeats, device, warm_up=False)), len(steps), peak.bytes

@@ -125,27 +125,33 @@ def describe(points: dict[str, list[dict]], sweep: Sweep, draws: int = 500) -> l
 def agreement(points: dict[str, list[dict]], sweep: Sweep, draws: int = 500) -> tuple[str, str]:
     """What the paper finds and whether it holds here: ("holds" | "open" | "fails", sentence), ("", "") where it says nothing.
 
-    It fails where the best setting beats, measurably, the best (or, where the paper finds them alike, the worst) of those that
-    are best according to the paper. Picking the best of several by the same scenes favours that.
+    A paper's best holds where the best of its points beats all others measurably, and fails where another one beats it so. That
+    all are alike holds where the best does not beat the worst measurably, on more than one scene. Picking the best of several by
+    the same scenes favours its winning.
     """
     expected = [label for label in sweep.paper_best if label in points]
     if not sweep.paper or not expected:
         return "", ""
     levels = {label: level(results, sweep.measure) for label, results in points.items()}
-    best, alike = max(levels, key=levels.get), len(expected) == len(points)
-    rival = min(levels, key=levels.get) if alike else max(expected, key=levels.get)
-    start = f"The paper finds that {sweep.paper} ({sweep.source}); here, by {sweep.measure}, "
-    if best in expected and not alike:
-        return "holds", f"{start}so it is: {best} is best."
-    if best == rival:
-        return "holds", f"{start}nothing differs."
+    others = [label for label in points if label not in expected]
+    best = max(levels, key=levels.get)
+    if best not in others and others:
+        rival = max(others, key=levels.get)
+    else:
+        rival = max(expected, key=levels.get) if others else min(levels, key=levels.get)
     found = paired(points[best], points[rival], sweep.measure, draws)
-    difference = f"{best} − {rival}: {with_interval(found)}"
-    if found[1] > 0:
-        return "fails", f"{start}it is not so: {difference}."
-    if alike and len(points[best]) > 1:
-        return "holds", f"{start}no difference can be told: {difference}."
-    return "open", f"{start}the contrary cannot be shown: {difference}."
+    measurable = found[1] > 0
+    if not others:
+        word = "fails" if measurable else "holds" if len(points[best]) > 1 else "open"
+    else:
+        word = "open" if not measurable else "fails" if best in others else "holds"
+    words = {
+        "holds": "so it is" if others else "no difference can be told",
+        "fails": "it is not so",
+        "open": "it cannot be told",
+    }
+    start = f"The paper finds that {sweep.paper} ({sweep.source}); here, by {sweep.measure}, {words[word]}"
+    return word, f"{start}: {best} − {rival} is {with_interval(found)}."
 
 
 def summary(

@@ -35,7 +35,7 @@ from ..toyscapes import Scene, Toyscapes
 from ..toyscapes.shifts import SHIFTS
 from .ablations import read_scenes_command, scenes_command
 from .selection import bar
-from .shift_tables import REFERENCE, overview, report
+from .shift_tables import REFERENCE, headlines, overview, report, verdicts
 
 _CLASSES = len(Toyscapes.coarse_class_names) + 1  # and the unseen
 
@@ -138,8 +138,9 @@ def main(argv: list[str] | None = None) -> None:
     names = choose(args.shifts)
     pipe, seeds, settings = read_scenes_command(args)
     found = run(pipe, names, seeds, args.output, settings)
-    print(overview(found).round(1).to_string())
-    print("\n".join(report(found)))
+    told = verdicts(found)
+    print(overview(found, told).round(1).to_string())
+    print("\n".join(headlines(found, told) + report(found, told)))
 
 
 if __name__ == "__main__":

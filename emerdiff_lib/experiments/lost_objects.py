@@ -52,13 +52,6 @@ RIVALS = (
     DIFFSEG,
     DIFFCUT,
 )
-CRITERIA = {
-    "VAE": "its contrast to its surroundings is at least half of the original's after encoding and decoding",
-    "coarse grid": "it covers at least half of some cell",
-    "clustering": "the mask of the cell that it covers best is mostly of its class",
-    "modulation": "that mask's difference map is stronger inside the object than around it",
-    "argmax": "segments of its class hold at least half of its pixels",
-}
 
 
 @dataclass
@@ -121,10 +114,17 @@ def contrast(image: np.ndarray, mask: np.ndarray, width: int = 4) -> float:
 def object_rows(way: Trace, smallest: float = 0.0005) -> list[dict[str, Any]]:
     """One row per object, a connected region of one class of the ground truth, down to a share of ``smallest``.
 
+    Criteria of the stages, each judged by itself:
+
+    - *VAE*: its contrast to its surroundings is at least half of the original's after encoding and decoding.
+    - *coarse grid*: it covers at least half of some cell.
+    - *clustering*: the mask of the cell that it covers best is mostly of its class.
+    - *modulation*: that mask's difference map is stronger inside the object than around it.
+    - *argmax*: segments of its class hold at least half of its pixels.
+
     Returns:
-        {"class_index", "area" (share of the picture), "size" (its bin), "box" [top, left, bottom, right] in pixels,
-        "recall" in [0, 1], a bool per stage (:data:`CRITERIA`, each judged by itself), "fate": "found" or the stage that loses
-        it}.
+        {"class_index", "area" (share of the picture), "size" (its bin), "box" [top, left, bottom, right] in pixels, "recall" in
+        [0, 1], a bool per stage, "fate": "found", or the first stage that it fails if it fails the last one}.
     """
     grid, truth = way.masks.shape[1:], way.truth
     known = np.ones(truth.shape, bool) if way.ignore_index is None else truth != way.ignore_index

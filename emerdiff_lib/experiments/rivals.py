@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +140,7 @@ def segment(
     image, masks, before = np.array(sample.image), coarse.masks.cpu(), sum(coarse.seconds.values())
     for name, refine in ON_THE_SAME_MASKS.items():
         if name in methods:
-            labels, seconds = timed(lambda refine=refine: refine(masks, image))
+            labels, seconds = timed(partial(refine, masks, image))
             found[name] = Result(labels, coarse.embeddings.cpu().numpy(), before + seconds)
     runs = _rivals(pipe, image, len(masks), tuple(masks.shape[1:]), sample.seed % 2**31, backbone)
     for name, run in runs.items():
@@ -166,9 +167,9 @@ def _emerdiffs(
     for perturbed, rows in runs:
         if not any(name in methods for name in rows):
             continue
-        responses, seconds = timed(lambda perturbed=perturbed: pipe.respond(coarse, **perturbed))
+        responses, seconds = timed(partial(pipe.respond, coarse, **perturbed))
         for name, refinement in rows.items():
-            labels, last = timed(lambda r=responses, refinement=refinement: pipe.assign(r, **refinement))
+            labels, last = timed(partial(pipe.assign, responses, **refinement))
             total = sum(coarse.seconds.values()) + seconds + last
             found[name] = Result(labels, coarse.embeddings.cpu().numpy(), total)
     return found

@@ -137,7 +137,7 @@ def verdict(results: list[dict], reference: list[dict], draws: int = 500) -> Ver
 
 
 def verdicts(found: dict[str, list[dict]], draws: int = 500) -> dict[str, Verdict]:
-    """{shift: verdict} for all but the reference."""
+    """{shift: verdict} for all but the reference; what the tables and sentences below take as ``told``."""
     return {
         name: verdict(results, found[REFERENCE], draws)
         for name, results in found.items()
@@ -145,10 +145,10 @@ def verdicts(found: dict[str, list[dict]], draws: int = 500) -> dict[str, Verdic
     }
 
 
-def overview(found: dict[str, list[dict]], draws: int = 500) -> pd.DataFrame:
+def overview(found: dict[str, list[dict]], told: dict[str, Verdict]) -> pd.DataFrame:
     """A row per shift, in points and percent: oracle mIoU of the whole method; mIoU of the masks on their grid; mIoU and
     boundary F of the true masks brought to pixels in three ways; what is left of each stage, with intervals; the verdict."""
-    rows, told = {}, verdicts(found, draws)
+    rows = {}
     for name, results in found.items():
         row = {"mIoU": 100 * miou(results, "own")}
         row |= {f"cells, {kind}": 100 * miou(results, f"{kind} cells") for kind in ("own", "position")}
@@ -161,10 +161,10 @@ def overview(found: dict[str, list[dict]], draws: int = 500) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("shift")
 
 
-def what_is_left(found: dict[str, list[dict]], draws: int = 500) -> pd.DataFrame:
+def what_is_left(told: dict[str, Verdict]) -> pd.DataFrame:
     """A row per shift and stage: "shift", "stage", "left", "low", "high" in percent; the most features first."""
     rows = []
-    for name, verdict in verdicts(found, draws).items():
+    for name, verdict in told.items():
         for measure, left in verdict.left.items():
             values = dict(zip(("left", "low", "high"), (100 * value for value in left), strict=True))
             rows.append({"shift": name, "stage": measure} | values)
@@ -178,9 +178,8 @@ def edge_score(results: list[dict], kind: str) -> float:
     return float(np.mean([result["boundary F"][kind] for result in results]))
 
 
-def headlines(found: dict[str, list[dict]], draws: int = 500) -> list[str]:
+def headlines(found: dict[str, list[dict]], told: dict[str, Verdict]) -> list[str]:
     """What all shifts say together: a sentence for each verdict that occurs, then what they do to features and to mIoU."""
-    told = verdicts(found, draws)
     start = {
         "correspondence": "The correspondence breaks first under",
         "features": "The features break first under",
@@ -198,21 +197,19 @@ def headlines(found: dict[str, list[dict]], draws: int = 500) -> list[str]:
         "gain": "The features are measurably better than in the model's own world under",
         "below": "In mIoU, modulation from true masks does worse than bilinear upsampling under",
     }
-    return [f"{start[word]} {', '.join(names)}." for word, names in under.items() if names]
+    return [f"{start[word]} {'; '.join(names)}." for word, names in under.items() if names]
 
 
-def report(found: dict[str, list[dict]], draws: int = 500) -> list[str]:
+def report(found: dict[str, list[dict]], told: dict[str, Verdict]) -> list[str]:
     """Sentences: every shift with what is left and the verdict, the worst loss of correspondence first; then whose loss it is."""
-    told = verdicts(found, draws)
     percent = lambda left: with_interval(left, "{:.0f} %", "{:.0f}", 100)
     order = sorted(told, key=lambda name: np.nan_to_num(told[name].left["correspondence"][0]))
     sentences = []
     for name in order:
         left = told[name].left
-        sentences.append(
-            f"{name}: {percent(left['features'])} of the features' gain and {percent(left['correspondence'])} of the "
-            f"correspondence's are left: {told[name]}."
-        )
+        parts = " and ".join(f"{percent(left[measure])} of the {measure}" for measure in MEASURES)
+        start = f"{name}: " if told[name].word == "nothing to lose" else f"{name}: {parts} is left: "
+        sentences.append(f"{start}{told[name]}.")
     sentences += [whose_loss(name, found) for name in order if told[name].word in ("correspondence", "both")]
     if "unseen objects" in found:
         values = [f"{value:.1f} from {way}" for way, value in unseen_iou(found["unseen objects"]).items()]

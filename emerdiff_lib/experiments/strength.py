@@ -108,7 +108,8 @@ def groups(pictures: pd.DataFrame) -> dict[str, pd.Series]:
 
 def best_by_kind(pictures: pd.DataFrame, draws: int = 500, seed: int = 0) -> pd.DataFrame:
     """A row per kind of picture: "scenes", the λ that is best for them on average ("best λ"), and the λs that are the best of
-    at least 2.5 % of ``draws`` resamplings of the scenes ("could be", "" of fewer than :data:`FEWEST` scenes); then the mean mIoU of every λ, in points."""
+    at least 2.5 % of ``draws`` resamplings of the scenes ("could be", "" of fewer than :data:`FEWEST` scenes); then the mean
+    mIoU of every λ, in points."""
     rng, rows = np.random.default_rng(seed), {}
     wide = pictures.pivot(index="seed", columns="λ", values="mIoU")
     for name, group in groups(pictures).items():
@@ -118,12 +119,8 @@ def best_by_kind(pictures: pd.DataFrame, draws: int = 500, seed: int = 0) -> pd.
             samples = rng.integers(0, len(part), (draws, len(part)))
             winners = wide.columns[part.to_numpy()[samples].mean(1).argmax(1)]
             likely = [value for value in wide.columns if (winners == value).mean() >= 0.025]
-            mean = part.mean()
-            found = {
-                "scenes": len(part),
-                "best λ": mean.idxmax(),
-                "could be": ", ".join(f"{v:g}" for v in likely),
-            }
+            mean, could_be = part.mean(), ", ".join(f"{v:g}" for v in likely) if len(part) >= FEWEST else ""
+            found = {"scenes": len(part), "best λ": mean.idxmax(), "could be": could_be}
             rows[name, kind] = found | {f"λ {value:g}": mean[value] for value in mean.index}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["pictures by", "kind"])
 
@@ -168,7 +165,7 @@ def describe(pictures: pd.DataFrame, usual: float = 10.0) -> list[str]:
         sentences.append(
             f"Its rank correlation with a picture's best λ is {rank.statistic:+.2f} (p = {rank.pvalue:.2f})."
         )
-    told = kinds.loc[kinds["could be"] != "", "could be"].groupby(level=0)
+    told = kinds.loc[kinds["could be"] != "", "could be"].groupby(level=0, sort=False)
     shared = {way: set.intersection(*(set(words.split(", ")) for words in part)) for way, part in told}
     different = [way for way, values in shared.items() if not values]
     if different:

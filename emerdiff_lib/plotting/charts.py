@@ -186,7 +186,7 @@ def check_columns(table: pd.DataFrame, *columns: str | None) -> None:
             )
 
 
-def looks_of(names: Sequence[str | None], colours: Mapping[str, str] | None) -> list[dict]:
+def looks_of(names: Sequence[str | None], colours: Mapping[str, str] | None = None) -> list[dict]:
     """Each curve's look, in its own colour if it has one; no other takes that one."""
     colours, styles = colours or {}, looks(len(names))
     free = (

@@ -1,0 +1,188 @@
+"""Quality against seconds: every shortcut alone and together on the same coarse masks, scene by scene."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from tqdm.auto import tqdm
+
+from ..assignment import assign_bilinear
+from ..baselines import guided_masks
+from ..evaluation.metrics import boundary_scores, contingency_table, mean_iou
+from ..evaluation.protocols import Record, bootstrap, miou_statistic, oracle
+from ..experiments.names import BILINEAR, BILINEAR_GUIDED, EMERDIFF, EMERDIFF_FAST, EMERDIFF_GUIDED
+from ..pipeline import EmerDiffPipeline
+from ..settings import MODES, check_known
+from ..timing import timed
+from ..toyscapes import Scene, Toyscapes
+
+GUIDE_RADIUS = MODES["fast"]["guide_radius"]
+# Settings over those of exact mode: every shortcut alone, then together
+VARIANTS: dict[str, dict[str, Any]] = {
+    EMERDIFF: {},
+    EMERDIFF_GUIDED: dict(guide_radius=GUIDE_RADIUS),
+    "one-sided": dict(one_sided=True),
+    "12 steps": dict(denoising_steps=12),
+    "6 steps": dict(denoising_steps=6),
+    "3 steps": dict(denoising_steps=3),
+    "1 step (x̂₀)": dict(denoising_steps=1),
+    "latents, guided": dict(readout="latents", guide_radius=GUIDE_RADIUS),
+    "8 coded passes": dict(coded_passes=8),
+    "6 steps, one-sided": dict(denoising_steps=6, one_sided=True),
+    "4 steps, one-sided": dict(denoising_steps=4, one_sided=True),
+    "2 steps, one-sided": dict(denoising_steps=2, one_sided=True),
+    "6 steps, one-sided, guided": dict(denoising_steps=6, one_sided=True, guide_radius=GUIDE_RADIUS),
+    "fast with 6 steps": dict(mode="fast", denoising_steps=6),
+    "fast with 3 steps": dict(mode="fast", denoising_steps=3),
+    "fast, a row per mask": dict(mode="fast", coded_passes=2**20),
+    "fast with 1 step": dict(mode="fast", denoising_steps=1),
+    EMERDIFF_FAST: dict(mode="fast"),
+}
+KINDS = ("no denoising", "denoising", "denoising, then guided filter")
+
+
+def choose(names: Iterable[str] = ()) -> dict[str, dict[str, Any]]:
+    """Variants by name, all of them for no name; exact mode, which the others are compared with, is always among them.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    chosen = [check_known("variant", name, VARIANTS) for name in names] or list(VARIANTS)
+    return {name: VARIANTS[name] for name in dict.fromkeys([EMERDIFF, *chosen])}
+
+
+def evaluate(
+    pipe: EmerDiffPipeline, seeds: Iterable[int], variants: Mapping[str, dict] = VARIANTS, **settings: Any
+) -> list[dict]:
+    """:func:`evaluate_scene` of every Toyscapes scene, with a progress bar."""
+    return [
+        row
+        for seed in tqdm(list(seeds), desc="scenes", leave=False)
+        for row in evaluate_scene(pipe, Toyscapes.from_seed(seed), variants, **settings)
+    ]
+
+
+def evaluate_scene(
+    pipe: EmerDiffPipeline, scene: Scene, variants: Mapping[str, dict] = VARIANTS, **settings: Any
+) -> list[dict]:
+    """One scene under every variant, and its coarse masks brought to pixels without the network.
+
+    Args:
+        variants: {name: settings of the perturbation's shortcuts and of the refinement}; exact mode is always added.
+        **settings: of the pipeline, for all of them.
+
+    Returns:
+        For each: "scene", "variant", "seconds" of the whole picture, "table" (K, C) contingencies with the coarse classes,
+        "boundary F" (2 px, fine classes) in [0, 1], and the share of labels that are "as exact" mode's.
+    """
+    coarse = pipe.coarse(scene.image, generator=torch.Generator().manual_seed(scene.seed), **settings)
+    before, picture = sum(coarse.seconds.values()), np.array(scene.image)
+    free = {
+        BILINEAR: lambda: assign_bilinear(coarse.masks, coarse.size),
+        BILINEAR_GUIDED: lambda: guided_masks(coarse.masks, picture, GUIDE_RADIUS),
+    }
+    found = {}
+    for name, run in free.items():
+        labels, seconds = timed(run)
+        found[name] = labels, before + seconds
+    for name, variant in ({EMERDIFF: {}} | dict(variants)).items():
+        shortcuts = {key: value for key, value in variant.items() if key != "guide_radius"}
+        responses = pipe.respond(coarse, **shortcuts)
+        refinement = {key: value for key, value in variant.items() if key == "guide_radius"}
+        labels = pipe.assign(responses, **refinement)
+        found[name] = labels, sum(responses.seconds.values())
+    exact, classes = found[EMERDIFF][0], len(Toyscapes.coarse_class_names)
+    return [
+        {
+            "scene": scene.seed,
+            "variant": name,
+            "seconds": seconds,
+            "table": contingency_table(labels, scene.coarse_labels, len(coarse.masks), classes),
+            "boundary F": boundary_scores(labels, scene.labels, 2)[2],
+            "as exact": float((labels == exact).mean()),
+        }
+        for name, (labels, seconds) in found.items()
+    ]
+
+
+def front(results: list[dict]) -> pd.DataFrame:
+    """Rows of :func:`evaluate` as one table, slowest first.
+
+    Columns: "s / image" (median), "times faster" than exact, oracle "mIoU" and "boundary F" in points, the "gain" in mIoU
+    over bilinear with its 95 % bootstrap interval ("low", "high"), that gain as a "share of gain" of the exact one's (NaN
+    where exact gains nothing), the share of labels "as exact" mode's, and the variant's "kind".
+    """
+    rows = pd.DataFrame(results)
+    confusion = lambda name: np.stack(
+        [oracle(Record(table, np.zeros((len(table), 1)))) for table in rows[rows.variant == name]["table"]]
+    )
+    base, columns = confusion(BILINEAR), {}
+    for name, some in rows.groupby("variant", sort=False):
+        confusions = confusion(name)
+        gain, low, high = bootstrap(miou_statistic(confusions, minus=base), len(some))
+        columns[name] = {
+            "s / image": some["seconds"].median(),
+            "mIoU": 100 * mean_iou(confusions.sum(0)),
+            "boundary F": 100 * some["boundary F"].mean(),
+            "gain": 100 * gain,
+            "low": 100 * low,
+            "high": 100 * high,
+            "as exact": some["as exact"].mean(),
+        }
+    table = pd.DataFrame(columns).T.rename_axis("variant")
+    table.insert(1, "times faster", table.loc[EMERDIFF, "s / image"] / table["s / image"])
+    whole = table.loc[EMERDIFF, "gain"]
+    table["share of gain"] = table["gain"] / whole if whole > 0 else np.nan
+    table["kind"] = [kind_of(name) for name in table.index]
+    return table.sort_values("s / image", ascending=False, kind="stable")
+
+
+def kind_of(variant: str) -> str:
+    """Which of :data:`KINDS` a row of :func:`front` is."""
+    if variant in (BILINEAR, BILINEAR_GUIDED):
+        return KINDS[0]
+    changes = VARIANTS.get(variant, {})
+    guided = changes.get("guide_radius") or (changes.get("mode") == "fast" and GUIDE_RADIUS)
+    return KINDS[2] if guided else KINDS[1]
+
+
+def describe(table: pd.DataFrame) -> list[str]:
+    """Sentences about what :func:`front` holds, as far as its rows go."""
+    exact, free, filtered = table.loc[EMERDIFF], table.loc[BILINEAR], table.loc[BILINEAR_GUIDED]
+    pair = lambda row: f"mIoU {row['mIoU']:.1f}, boundary F {row['boundary F']:.1f}"
+    sentences = [
+        f"Exact mode takes {exact['s / image']:.2f} s for a picture ({pair(exact)}) and gains {exact['gain']:+.1f} points "
+        f"of mIoU over bilinear masks ({pair(free)}; interval {exact['low']:+.1f} to {exact['high']:+.1f}). The guided "
+        f"filter gains {filtered['gain']:+.1f} on those masks without any denoising ({pair(filtered)})."
+    ]
+    if EMERDIFF_FAST in table.index:
+        fast = table.loc[EMERDIFF_FAST]
+        beyond = fast["mIoU"] - filtered["mIoU"], fast["boundary F"] - filtered["boundary F"]
+        sentences.append(
+            f"Fast mode takes {fast['s / image']:.2f} s, {fast['times faster']:.1f} times faster ({pair(fast)}), and gives "
+            f"{fast['as exact']:.0%} of the labels as exact mode does. Beyond the guided filter alone it gains "
+            f"{beyond[0]:+.1f} points of mIoU and {beyond[1]:+.1f} of boundary F."
+        )
+    if EMERDIFF_GUIDED in table.index:
+        guided = table.loc[EMERDIFF_GUIDED]
+        sentences.append(
+            f"A guided filter behind exact mode changes it by {guided['mIoU'] - exact['mIoU']:+.1f} points of mIoU and "
+            f"{guided['boundary F'] - exact['boundary F']:+.1f} of boundary F."
+        )
+    for score in ("mIoU", "boundary F"):
+        best = table[score].idxmax()
+        sentences.append(
+            f"Best {score}: {best} ({table.loc[best, score]:.1f} at {table.loc[best, 's / image']:.2f} s)."
+        )
+    if exact["gain"] > 0:
+        enough = table[(table["share of gain"] >= 0.8) & (table["kind"] == KINDS[1])]
+        cheapest = enough.sort_values("s / image").iloc[0]
+        sentences.append(
+            f"Of the variants without a filter, {cheapest.name} is the fastest that keeps at least 80 % of exact mode's gain "
+            f"({cheapest['share of gain']:.0%}, {cheapest['times faster']:.1f} times faster)."
+        )
+    return sentences
