@@ -85,6 +85,14 @@ def test_embeddings_are_means_over_segments():
     found = with_embeddings(labels, features)
     assert found.labels.tolist() == [[0, 0, 2], [1, 2, 2]]
     np.testing.assert_allclose(found.embeddings[2], features[labels == 7].mean(0), rtol=1e-6)
+    small, labels = (
+        RNG.random((3, 4, 5)),
+        RNG.integers(0, 6, (7, 9)),
+    )  # smaller features: as if enlarged first
+    maps = torch.from_numpy(small).permute(2, 0, 1)[None]
+    large = torch.nn.functional.interpolate(maps, size=(7, 9), mode="bilinear")[0].permute(1, 2, 0).numpy()
+    expected = [large[labels == k].mean(0) for k in range(6)]
+    np.testing.assert_allclose(with_embeddings(labels, small).embeddings, expected, rtol=1e-5)
 
 
 def stable_diffusion_layout(**changes) -> UNet2DConditionModel:

@@ -8,7 +8,7 @@ import torch
 from emerdiff_lib import Toyscapes
 from emerdiff_lib.assignment import assign_bilinear
 from emerdiff_lib.benchmark import __main__ as command
-from emerdiff_lib.benchmark import front, measure, reference, stable_diffusion
+from emerdiff_lib.benchmark import front, measure, reference, stable_diffusion, words
 from emerdiff_lib.benchmark.costs import Cost, Machine, count, modulation_cost
 from emerdiff_lib.evaluation.metrics import boundary_scores
 from emerdiff_lib.experiments.manifest import read_manifest
@@ -113,7 +113,7 @@ def test_the_comparison_starts_from_what_the_pipeline_finds(pipe, scene):
     coarse = measure.coarse_for_reference(pipe, scene.image, seed=3, **settings)
     output = pipe(scene.image, generator=seeded(3), mode="fast", **settings)
     np.testing.assert_array_equal(coarse.masks, output.coarse_masks)
-    table = measure.against_reference(pipe, scene.image, MACHINE, repeats=1, **settings)
+    table = measure.against_reference(pipe, coarse, MACHINE, repeats=1)
     assert table.index.tolist() == [measure.REFERENCE, EMERDIFF, EMERDIFF_FAST]
     exact = table.loc[EMERDIFF]
     assert table.loc[measure.REFERENCE, ["times faster", "same labels", "difference"]].tolist() == [1, 1, 0]
@@ -191,13 +191,13 @@ def test_sentences_follow_from_the_front():
         index=names,
     )
     table["kind"] = [front.kind_of(name) for name in names]
-    said = " ".join(front.describe(table))
+    said = " ".join(words.of_front(table))
     assert "gains +10.0 points" in said and "gains +11.0 on those masks without any denoising" in said
     assert "gains +1.0 points of mIoU and -2.0 of boundary F" in said
     assert f"Best mIoU: {EMERDIFF_FAST}" in said and f"Best boundary F: {EMERDIFF} (80.0 at 4.00 s)" in said
     assert "6 steps is the fastest that keeps at least 80 %" in said and "(80%, 4.0 times" in said
     table["gain"], table["share of gain"] = -table["gain"], np.nan
-    assert "keeps at least" not in " ".join(front.describe(table))
+    assert "keeps at least" not in " ".join(words.of_front(table))
 
 
 def test_an_unknown_variant_is_named():

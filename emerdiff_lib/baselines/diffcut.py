@@ -13,6 +13,7 @@ from scipy.ndimage import median_filter
 from ..checkpoints import family_of
 from ..features import extract_activations
 from ..pipeline import EmerDiffPipeline
+from ..refinement import resize_maps
 from .activations import check_training_timestep, encoder_attention
 from .refiners import pixel_adaptive
 from .segmentation import Segmentation, with_embeddings
@@ -73,9 +74,10 @@ def diffcut(
     affinity = ((cosine - cosine.min()) / max(cosine.max() - cosine.min(), 1e-12)) ** exponent
     parts = recursive_cut(affinity + 1e-12, limit, num_segments).reshape(height, width)
     concepts = torch.stack([features[torch.from_numpy(parts == k)].mean(0) for k in range(parts.max() + 1)])
-    maps = features.permute(2, 0, 1)[None]
-    upsampled = F.interpolate(maps, size=image.shape[:2], mode="bilinear", align_corners=False)[0]
-    labels = torch.einsum("kd,dhw->khw", concepts, upsampled).argmax(0)
+    likeness = torch.einsum(
+        "kd,hwd->khw", concepts, features
+    )  # to concepts; linear, so it is enlarged, not features
+    labels = resize_maps(likeness, image.shape[:2]).argmax(0)
     if refine:
         labels = pixel_adaptive(F.one_hot(labels, len(concepts)).permute(2, 0, 1).float(), image).argmax(0)
         labels = torch.from_numpy(median_filter(labels.numpy(), 3))

@@ -30,12 +30,21 @@ def with_embeddings(labels: np.ndarray, features: np.ndarray) -> Segmentation:
     """
     labels = relabel_sequential(labels.astype(np.int64) + 1)[0] - 1
     count = int(labels.max()) + 1
-    maps = torch.from_numpy(np.ascontiguousarray(features)).float().permute(2, 0, 1)
-    flat = resize_maps(maps, labels.shape).flatten(1).double()
-    index = torch.from_numpy(labels.ravel())
-    sums = torch.zeros(len(flat), count, dtype=torch.float64).index_add_(1, index, flat)
-    sizes = torch.bincount(index, minlength=count)
-    return Segmentation(labels.astype(np.int32), (sums / sizes).T.float().numpy())
+    index, maps = torch.from_numpy(labels), torch.from_numpy(np.ascontiguousarray(features)).double()
+    if maps.shape[:2] == index.shape:
+        sums = torch.zeros(count, maps.shape[2], dtype=torch.float64)
+        sums.index_add_(0, index.ravel(), maps.flatten(0, 1))
+    else:  # a segment's sum is linear in the small features: how much each place counts, without enlarging any of them
+        rows, columns = (_bilinear(old, new) for old, new in zip(maps.shape, index.shape, strict=False))
+        shares = torch.stack([rows.T @ (index == k).double() @ columns for k in range(count)])
+        sums = shares.flatten(1) @ maps.flatten(0, 1)
+    sizes = torch.bincount(index.ravel(), minlength=count)
+    return Segmentation(labels.astype(np.int32), (sums / sizes[:, None]).float().numpy())
+
+
+def _bilinear(old: int, new: int) -> torch.Tensor:
+    """(new, old) float64 weights with which bilinear interpolation makes ``new`` values in a row of ``old``."""
+    return resize_maps(torch.eye(old)[:, :, None], (new, 1))[:, :, 0].T.double()
 
 
 def cluster_features(

@@ -17,7 +17,7 @@ import torch
 from ..experiments.manifest import write_manifest
 from ..loading import load_pipeline
 from ..toyscapes import Toyscapes
-from . import front, measure, stable_diffusion
+from . import front, measure, stable_diffusion, words
 from .costs import Machine
 
 
@@ -61,17 +61,17 @@ def main(argv: list[str] | None = None) -> dict[str, pd.DataFrame]:
     usual = pipe.resolve(**given).to_dict()
     image = Toyscapes.from_seed(args.first_scene).image
 
-    comparison = measure.against_reference(pipe, image, machine, args.repeats, **given)
+    coarse = measure.coarse_for_reference(pipe, image, **given)
+    comparison = measure.against_reference(pipe, coarse, machine, args.repeats)
     show("One picture, from its coarse masks to labels", comparison)
-    counts, t_m = (4, 32), usual["modulation_timestep"]
-    steps = [t for t in pipe.denoiser(prompt=None).timesteps[::-1] if t <= t_m]
-    memory = measure.peak_memory(pipe, image, counts, sorted({steps[len(steps) // 3], t_m}), min(counts))
+    counts, timesteps = (4, 32), measure.spread_timesteps(pipe, usual["modulation_timestep"], 2)
+    memory = measure.peak_memory(pipe, image, counts, timesteps, min(counts))
     show(f"Peak memory in MiB, exact, {min(counts)} masks per batch", memory)
-    notes = [str(machine), *measure.describe(comparison, memory)]
+    notes = [str(machine), *words.of_comparison(comparison, memory)]
     seeds = range(args.first_scene, args.first_scene + args.num_scenes)
     if seeds:
         table = front.front(front.evaluate(pipe, seeds, **given))
-        notes += front.describe(show(f"Quality against cost, {len(seeds)} scenes", table))
+        notes += words.of_front(show(f"Quality against cost, {len(seeds)} scenes", table))
     if args.stable_diffusion:
         table = stable_diffusion.at_full_size(machine, device=pipe.unet.device)
         show("Stable Diffusion 1.4's size, 512 × 512, bfloat16, random weights", table)

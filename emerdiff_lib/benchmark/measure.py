@@ -2,71 +2,63 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import psutil
 import torch
 from tqdm.auto import tqdm
 
 from ..experiments.names import EMERDIFF, EMERDIFF_FAST
 from ..images import ImageInput
 from ..pipeline import EmerDiffPipeline
+from ..settings import whole
 from ..stages import CoarseMasks, Responses
 from . import reference
-from .costs import Cost, Machine, modulation_cost, run_times
+from .costs import Cost, Machine, count, modulation_cost, run_times
+from .peak import PeakMemory
 
 REFERENCE = "reference point"
 NAME_OF_MODE = {"exact": EMERDIFF, "fast": EMERDIFF_FAST}
 
 
 def against_reference(
-    pipe: EmerDiffPipeline,
-    image: ImageInput,
-    machine: Machine,
-    repeats: int = 3,
-    seed: int = 0,
-    **settings: Any,
+    pipe: EmerDiffPipeline, coarse: CoarseMasks, machine: Machine, repeats: int = 3
 ) -> pd.DataFrame:
     """One image from its coarse masks to labels, by the reference point, the exact and the fast mode.
 
     Args:
+        coarse: made by :func:`coarse_for_reference`.
         machine: what the prediction is for; measured in the dtype of the pipeline.
         repeats: medians are over this many runs, taken in turns.
-        **settings: ``num_masks``, ``modulation_timestep`` … over the checkpoint's own.
 
     Returns:
         A row per implementation: "seconds" (median) and "times faster" than the reference point; "same labels", the share
         of pixels labelled as by it, and "difference", the largest one between their difference maps (NaN where latents
         were compared); "GFLOP", "predicted s" and "utilisation" (share of the measured rate of matrix products) of the
         library's own, without the filters behind the maps.
+
+    Raises:
+        ValueError: ``repeats`` is not at least 1.
     """
-    with torch.no_grad():
-        coarse = coarse_for_reference(pipe, image, seed, **settings)
-        chosen = coarse.settings
-        runs = {REFERENCE: lambda: Responses(coarse, reference_maps(pipe, coarse), chosen)} | {
-            name: lambda mode=mode: pipe.respond(coarse, mode=mode) for mode, name in NAME_OF_MODE.items()
-        }
-        bar = tqdm(total=len(runs) * (1 + repeats), desc="against the reference point", leave=False)
-        seconds: dict[str, list[float]] = {name: [] for name in runs}
-        responses, labels = {}, {}
-        for repeat in range(1 + repeats):  # in turns, so that a slow minute of the machine hits all of them
-            for name, run in runs.items():
+    whole(1)("repeats", repeats)
+    runs = {REFERENCE: lambda: Responses(coarse, reference_maps(pipe, coarse), coarse.settings)} | {
+        name: lambda mode=mode: pipe.respond(coarse, mode=mode) for mode, name in NAME_OF_MODE.items()
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    responses, labels = {}, {}
 
-                def whole(name=name, run=run):
-                    responses[name] = run()
-                    labels[name] = pipe.assign(responses[name])
+    def once(name: str):
+        responses[name] = runs[name]()
+        labels[name] = pipe.assign(responses[name])
 
-                taken = run_times(whole, 1, pipe.unet.device, warm_up=False)
-                if repeat:  # the first is the warm-up
-                    seconds[name] += taken
-                bar.update()
-        bar.close()
-        costs = {name: cost_of(pipe, coarse, mode=mode) for mode, name in NAME_OF_MODE.items()}
-    table = pd.DataFrame({"seconds": {name: float(np.median(taken)) for name, taken in seconds.items()}})
+    rounds = [
+        name for _ in range(1 + repeats) for name in runs
+    ]  # a slow minute of the machine hits all of them
+    for name in tqdm(rounds, desc="against the reference point", leave=False):
+        seconds[name] += run_times(lambda: once(name), 1, pipe.unet.device, warm_up=False)  # noqa: B023
+    table = pd.DataFrame({"seconds": {name: float(np.median(taken[1:])) for name, taken in seconds.items()}})
     table["times faster"] = table.loc[REFERENCE, "seconds"] / table["seconds"]
     table["same labels"] = [float((labels[name] == labels[REFERENCE]).mean()) for name in table.index]
     maps = {name: found.difference_maps for name, found in responses.items()}
@@ -74,7 +66,8 @@ def against_reference(
         float((each - maps[REFERENCE]).abs().max()) if each.shape == maps[REFERENCE].shape else np.nan
         for each in maps.values()
     ]
-    for name, cost in costs.items():
+    for mode, name in NAME_OF_MODE.items():
+        cost = cost_of(pipe, coarse, mode=mode)
         table.loc[name, "GFLOP"] = cost.flops / 1e9
         table.loc[name, "predicted s"] = cost.seconds(machine, pipe.unet.dtype)
     table["utilisation"] = table["GFLOP"] * 1e9 / table["seconds"] / machine.rate(pipe.unet.dtype)
@@ -130,6 +123,31 @@ def cost_of(pipe: EmerDiffPipeline, coarse: CoarseMasks, **settings: Any) -> Cos
     )
 
 
+def arithmetic(pipe: EmerDiffPipeline, coarse: CoarseMasks) -> pd.Series:
+    """GFLOP of one U-Net row, of one decoding, and of modulated denoising without any saving, exact and fast."""
+    how, clean = coarse.settings.inversion, coarse.trajectory.clean_latents
+    denoiser, t_m = (
+        pipe.denoiser(how.num_inference_steps, how.prompt),
+        coarse.settings.perturbation.modulation_timestep,
+    )
+    row = count(lambda: denoiser.unet_output(clean, t_m)).flops
+    decoding = count(lambda: pipe.decode(clean)).flops
+    masks, steps = len(coarse.masks), sum(t <= t_m for t in denoiser.timesteps)
+    flops = {
+        "one U-Net row": row,
+        "one decoding": decoding,
+        f"one by one: {2 * masks + 1} rows, {steps} steps": (2 * masks + 1) * steps * row
+        + 2 * masks * decoding,
+    } | {name: cost_of(pipe, coarse, mode=mode).flops for mode, name in NAME_OF_MODE.items()}
+    return pd.Series(flops, name="GFLOP") / 1e9
+
+
+def spread_timesteps(pipe: EmerDiffPipeline, last: int, count: int = 3) -> list[int]:
+    """``count`` inference timesteps (or as many as there are), evenly spread up to ``last``, ascending."""
+    until = [t for t in pipe.denoiser(prompt=None).timesteps[::-1] if t <= last]
+    return sorted({until[max(1, round(len(until) * (i + 1) / count)) - 1] for i in range(count)})
+
+
 def scaling(
     pipe: EmerDiffPipeline,
     image: ImageInput,
@@ -176,49 +194,3 @@ def peak_memory(
             run(k, t)
         table.loc[k, f"t_m = {t}"] = peak.bytes / 2**20
     return table.astype(float)
-
-
-class PeakMemory:
-    """Bytes by which memory rose above where it stood, at most: allocated memory on a GPU, the process's own on a CPU."""
-
-    def __init__(self, device: torch.device):
-        self.device, self.bytes = device, 0
-
-    def __enter__(self) -> PeakMemory:
-        if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.device)
-            self.start = torch.cuda.memory_allocated(self.device)
-            return self
-        self.process, self.done = psutil.Process(), threading.Event()
-        self.start = self.process.memory_info().rss
-        self.thread = threading.Thread(target=self._watch, daemon=True)
-        self.thread.start()
-        return self
-
-    def _watch(self) -> None:
-        while not self.done.wait(0.002):
-            self.bytes = max(self.bytes, self.process.memory_info().rss - self.start)
-
-    def __exit__(self, *error) -> None:
-        if self.device.type == "cuda":
-            self.bytes = torch.cuda.max_memory_allocated(self.device) - self.start
-        else:
-            self.done.set()
-            self.thread.join()
-
-
-def describe(comparison: pd.DataFrame, memory: pd.DataFrame) -> list[str]:
-    """Sentences about :func:`against_reference` and :func:`peak_memory`."""
-    exact, fast = comparison.loc[EMERDIFF], comparison.loc[EMERDIFF_FAST]
-    off = exact["seconds"] / exact["predicted s"] - 1
-    least, most = memory.to_numpy().min(), memory.to_numpy().max()
-    more = memory.index.max() / memory.index.min()
-    return [
-        f"From coarse masks to labels, exact mode is {exact['times faster']:.1f} times as fast as the reference point: "
-        f"{exact['same labels']:.2%} of the labels are the same and no difference map is off by more than "
-        f"{exact['difference']:.0e}. It runs at {exact['utilisation']:.0%} of the rate of matrix products and takes "
-        f"{off:+.0%} against the cost model.",
-        f"Fast mode is {fast['times faster']:.0f} times as fast as the reference point; {fast['same labels']:.0%} of its "
-        "labels are the same.",
-        f"Memory rises by {least:.0f} to {most:.0f} MiB over the K and t_m tried, where K alone grows {more:.0f}-fold.",
-    ]

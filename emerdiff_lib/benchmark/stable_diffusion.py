@@ -14,7 +14,8 @@ from ..inversion import Trajectory
 from ..modulation import Decode, difference_maps
 from ..settings import Settings
 from .costs import Cost, Machine, modulation_cost, run_times
-from .measure import NAME_OF_MODE, PeakMemory
+from .measure import NAME_OF_MODE
+from .peak import PeakMemory
 
 UNET = dict(
     sample_size=64,

@@ -97,9 +97,9 @@ class COCOStuff(FileDataset):
 class COCOStuff27(COCOStuff):
     """COCO-Stuff in the 27 groups of IIC, PiCIE and STEGO (12 of things, 15 of stuff), on their pictures or on all.
 
-    Published COCO-Stuff-27 numbers are from a curated part of COCO: 2,175 of the 5,000 validation pictures, those with
-    mostly stuff, named in ``curated/val2017/Coco164kFull_Stuff_Coarse_7.txt`` and cut to the square in their middle (all
-    of them then resize it: PiCIE to 128 pixels, STEGO to 320, DiffSeg to 512; these readers do not). Splits "curated-val"
+    Published COCO-Stuff-27 numbers are from a curated part of COCO: 2,175 of the 5,000 validation pictures, named in
+    ``curated/val2017/Coco164kFull_Stuff_Coarse_7.txt`` beside images/ and annotations/, and cut to the square in their
+    middle (which PiCIE then resizes to 128 pixels, STEGO to 320, DiffSeg to 512; nothing is resized here). Splits "curated-val"
     and "curated-train" are that part, "val" and "train" are all pictures uncut; the ``repr`` says which a number is from.
     """
 

@@ -21,6 +21,7 @@ from .names import BILINEAR, EMERDIFF
 
 MEASURES = ("oracle mIoU", "modified mIoU", "boundary F")
 KINDS = (EMERDIFF, BILINEAR)
+ALIKE = 3.0  # points; settings that differ by less, measurably, are alike
 
 
 def records(results: list[dict], kind: str = EMERDIFF) -> list[Record]:
@@ -126,8 +127,8 @@ def agreement(points: dict[str, list[dict]], sweep: Sweep, draws: int = 500) -> 
     """What the paper finds and whether it holds here: ("holds" | "open" | "fails", sentence), ("", "") where it says nothing.
 
     A paper's best holds where the best of its points beats all others measurably, and fails where another one beats it so. That
-    all are alike holds where the best does not beat the worst measurably, on more than one scene. Picking the best of several by
-    the same scenes favours its winning.
+    all are alike fails where the best beats the worst measurably, and holds where even the interval's upper end is below
+    :data:`ALIKE` points. Picking the best of several by the same scenes favours its winning.
     """
     expected = [label for label in sweep.paper_best if label in points]
     if not sweep.paper or not expected:
@@ -142,11 +143,11 @@ def agreement(points: dict[str, list[dict]], sweep: Sweep, draws: int = 500) -> 
     found = paired(points[best], points[rival], sweep.measure, draws)
     measurable = found[1] > 0
     if not others:
-        word = "fails" if measurable else "holds" if len(points[best]) > 1 else "open"
+        word = "fails" if measurable else "holds" if found[2] < ALIKE else "open"
     else:
         word = "open" if not measurable else "fails" if best in others else "holds"
     words = {
-        "holds": "so it is" if others else "no difference can be told",
+        "holds": "so it is" if others else f"they differ by less than {ALIKE:g} points",
         "fails": "it is not so",
         "open": "it cannot be told",
     }

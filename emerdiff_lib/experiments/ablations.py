@@ -43,10 +43,8 @@ from .names import BILINEAR, EMERDIFF
 from .selection import bar, check_range, command, part_of
 from .strength import label_free_hints
 
-_COARSE = (
-    "prompt",
-    *(one.name for one in fields(FeatureSettings)),
-)  # what masks depend on, once a scene is inverted
+# What masks, responses and labels depend on, one after the other, once a scene is inverted
+_COARSE = ("prompt", *(one.name for one in fields(FeatureSettings)))
 _RESPONSE = tuple(one.name for kind in (Perturbation, Shortcuts) for one in fields(kind))
 _REFINEMENT = tuple(one.name for one in fields(Refinement))
 

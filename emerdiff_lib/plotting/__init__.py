@@ -19,9 +19,9 @@ from .pictures import (
     pca_image,
     show,
 )
-from .scatter import front, label_points
+from .scatter import front
 from .style import COLUMN, COLUMN_WIDE, STYLE, figsize, looks, save_figure, use_style
-from .text import full_text, layer_name, text_width, wrap
+from .text import full_text, layer_name, wrap
 
 __all__ = [
     "CHART_COLOURS",
@@ -45,7 +45,6 @@ __all__ = [
     "heatmap",
     "intervals",
     "kmeans_steps",
-    "label_points",
     "layer_name",
     "legend_below",
     "line_with_bands",
@@ -57,7 +56,6 @@ __all__ = [
     "shared_legend",
     "show",
     "simulate",
-    "text_width",
     "unet_diagram",
     "use_style",
     "wrap",

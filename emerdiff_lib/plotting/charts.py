@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 
 import matplotlib as mpl
 import numpy as np
@@ -11,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from matplotlib.ticker import LogLocator, NullLocator
 
-from .colours import FOUND, LOST
+from .colours import CHART_COLOURS, FOUND, LOST
 from .style import SMALL, looks
 from .text import text_width, wrap
 
@@ -30,7 +31,8 @@ def line_with_bands(
     colours: Mapping[str, str] | None = None,
     log: bool = False,
 ) -> Axes:
-    """Curves over numbers, with bands; over anything else, points with bars, one beside the other.
+    """Curves over numbers, with bands; over anything else, points with bars, one beside the other, for short names;
+    :func:`intervals` has room for long ones.
 
     Args:
         table: a row per point; text that reads as a number is one. Categories and curves keep their order.
@@ -79,6 +81,7 @@ def intervals(
     hue: str | None = None,
     colours: Mapping[str, str] | None = None,
     names: bool = True,
+    width: float = 1.5,
 ) -> Axes:
     """A row per name, from top to bottom, with a point and its interval for every series.
 
@@ -87,21 +90,21 @@ def intervals(
         y: column with the names of the rows; ``x``, ``low``, ``high``: columns with numbers.
         hue: column that names the series.
         colours: of series, by their names.
-        names: whether to write the rows' names; not in the later panels of a row.
+        names: whether to write the rows' names, over as many lines of ``width`` inches as they need; not in the later panels
+            of a row.
     """
     check_columns(table, x, y, low, high, hue)
     rows = list(dict.fromkeys(table[y]))
     series = [None] if hue is None else list(dict.fromkeys(table[hue]))
     # a series for each row, as when colours tell kinds of methods apart, needs no place of its own
     together = hue is None or table.groupby(y)[hue].nunique().max() == 1
-    step = 0.0 if together else min(2 * DODGE, 0.8 / len(series))
+    step = 0.0 if together else min(1.5 * DODGE, 0.8 / len(series))
     for i, (name, look) in enumerate(zip(series, looks_of(series, colours), strict=True)):
         part = table if name is None else table[table[hue] == name]
         at = part[y].map({row: k for k, row in enumerate(rows)}) + step * (i - (len(series) - 1) / 2)
         ax.hlines(at, part[low], part[high], color=look["color"], alpha=0.45, linewidth=2)
         ax.plot(part[x], at, label=name, zorder=3, markeredgecolor="white", **look | {"linestyle": "none"})
-    ax.set_yticks(range(len(rows)), rows if names else [""] * len(rows))
-    ax.set_ylim(len(rows) - 0.5, -0.5)
+    _name_rows(ax, rows, names, width)
     return ax
 
 
@@ -109,7 +112,7 @@ def heatmap(
     ax: Axes,
     wide: pd.DataFrame,
     fmt: str = ".1f",
-    cmap: str = "cividis",
+    cmap: str = "viridis",
     names: bool = True,
     width: float = 1.5,
 ) -> Axes:
@@ -118,7 +121,8 @@ def heatmap(
     Args:
         wide: rows and columns as they are to be drawn; cells without a number stay empty.
         fmt: of the numbers.
-        names: whether to write the rows' names, over as many lines of ``width`` inches as they need.
+        names: whether to write the rows' names, over as many lines of ``width`` inches as they need; a row is best 0.25
+            inches high.
     """
     values = wide.to_numpy(float)
     image = ax.imshow(values, cmap=mpl.colormaps[cmap].with_extremes(bad=VOID), aspect="auto")
@@ -127,8 +131,7 @@ def heatmap(
             ink = _ink(image.cmap(image.norm(value)))
             ax.text(j, i, format(value, fmt), ha="center", va="center", fontsize=SMALL, color=ink)
     ax.set_xticks(range(len(wide.columns)), [str(column) for column in wide.columns])
-    rows = [wrap(str(row), width, SMALL) if names else "" for row in wide.index]
-    ax.set_yticks(range(len(wide.index)), rows)
+    _name_rows(ax, wide.index, names, width)
     ax.set(xlabel=wide.columns.name or "", ylabel=(wide.index.name or "") if names else "")
     ax.grid(False)
     ax.spines[:].set_visible(False)
@@ -145,35 +148,17 @@ def fate_bars(ax: Axes, table: pd.DataFrame, found: str = "found", names: bool =
         raise ValueError(f"found={found!r} is no column; the table has {', '.join(map(str, table.columns))}.")
     lost = [column for column in table.columns if column != found]
     shade = LinearSegmentedColormap.from_list("lost", ["#4A2100", LOST, "#FFF3D6"])
-    colours = dict(zip(lost, map(shade, np.linspace(0, 1, max(len(lost), 2))), strict=False)) | {
-        found: to_rgb(FOUND)
-    }
+    shades = dict(zip(lost, shade(np.linspace(0, 1, max(len(lost), 2))), strict=False))
     left = np.zeros(len(table))
     for column in [*lost, found]:
+        colour = to_rgb(shades.get(column, FOUND))
         share = table[column].fillna(0).to_numpy(float)
-        ax.barh(
-            range(len(table)),
-            share,
-            left=left,
-            height=0.75,
-            label=column,
-            color=colours[column],
-            edgecolor="white",
-        )
-        for i, part in enumerate(share):
-            if part >= 7:  # narrower ones have no room for a number
-                ax.text(
-                    left[i] + part / 2,
-                    i,
-                    f"{part:.0f}",
-                    ha="center",
-                    va="center",
-                    fontsize=SMALL,
-                    color=_ink(colours[column]),
-                )
+        bars = ax.barh(range(len(share)), share, 0.75, left, label=column, color=colour, edgecolor="white")
+        numbers = [f"{part:.0f}" if part >= 7 else "" for part in share]  # narrower parts have no room
+        ax.bar_label(bars, numbers, label_type="center", fontsize=SMALL, color=_ink(colour))
         left += share
-    ax.set_yticks(range(len(table)), [str(row) if names else "" for row in table.index])
-    ax.set(ylim=(len(table) - 0.5, -0.5), xlim=(0, 100))
+    _name_rows(ax, table.index, names)
+    ax.set_xlim(0, 100)
     ax.grid(False)
     return ax
 
@@ -189,9 +174,7 @@ def check_columns(table: pd.DataFrame, *columns: str | None) -> None:
 def looks_of(names: Sequence[str | None], colours: Mapping[str, str] | None = None) -> list[dict]:
     """Each curve's look, in its own colour if it has one; no other takes that one."""
     colours, styles = colours or {}, looks(len(names))
-    free = (
-        look["color"] for look in looks(len(names) + len(colours)) if look["color"] not in colours.values()
-    )
+    free = cycle([c for c in CHART_COLOURS if c not in colours.values()] or CHART_COLOURS)
     return [
         style | {"color": colours[name] if name in colours else next(free)}
         for name, style in zip(names, styles, strict=True)
@@ -218,6 +201,14 @@ def plain_log_axis(ax: Axes) -> None:
     ax.xaxis.set_minor_locator(NullLocator())
 
 
+def _name_rows(ax: Axes, rows: Sequence, names: bool, width: float = 1.5) -> None:
+    """Rows from top to bottom, with their whole names or with none."""
+    labels = [wrap(str(row), width, SMALL) if names else "" for row in rows]
+    ax.set_yticks(range(len(labels)), labels, linespacing=1.0)
+    ax.set_ylim(len(labels) - 0.5, -0.5)
+
+
 def _ink(colour: tuple[float, ...]) -> str:
-    """Black or white, whichever is read better on a colour."""
-    return "black" if np.dot(colour[:3], (0.299, 0.587, 0.114)) > 0.5 else "white"
+    """Black or white, whichever stands out more from a colour (WCAG's contrast ratio)."""
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour[:3]]
+    return "black" if np.dot(linear, (0.2126, 0.7152, 0.0722)) > 0.179 else "white"

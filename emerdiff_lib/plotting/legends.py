@@ -26,8 +26,9 @@ def legend_below(figure: Figure, handles: Sequence[Artist], names: Sequence[str]
     if figure.get_layout_engine() is None:
         figure.set_layout_engine("constrained")
     width, height = figure.get_size_inches()
-    entry = max(text_width(name, SMALL) for name in names) + HANDLE / POINTS
-    columns = min(len(names), max(1, int(width / entry)))
+    entries = [text_width(name, SMALL) + HANDLE / POINTS for name in names]
+    needed = {n: sum(max(part) for part in np.array_split(entries, n)) for n in range(1, len(entries) + 1)}
+    columns = max([n for n, inches in needed.items() if inches <= width], default=1)
     rows = -(-len(names) // columns) + bool(title)
     figure.set_size_inches(width, height + (rows * LINE * SMALL + 8) / POINTS)
     return figure.legend(

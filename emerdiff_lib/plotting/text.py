@@ -23,15 +23,16 @@ def text_width(text: str, size: float = TEXT) -> float:
 def wrap(text: str, width: float, size: float = TEXT) -> str:
     """The text in lines of at most ``width`` inches at ``size`` points.
 
-    Lines break at spaces, inside words only after . _ / or · where a word alone is too wide, never inside $mathematics$.
-    Breaks that are there already stay.
+    Lines break at spaces (not before %), inside words only after . _ / or · where a word alone is too wide, never inside
+    $mathematics$. Breaks that are there already stay.
     """
+    text = text.replace(" %", "\N{NO-BREAK SPACE}%")
     return "\n".join(_wrap_line(line, width, size) for line in text.split("\n"))
 
 
 def _wrap_line(text: str, width: float, size: float) -> str:
     lines = [""]
-    for word in re.findall(r"(?:\$[^$]*\$|\S)+", text):
+    for word in re.findall(r"(?:\$[^$]*\$|[^ ])+", text):
         tried = f"{lines[-1]} {word}" if lines[-1] else word
         if text_width(tried, size) <= width:
             lines[-1] = tried
@@ -69,11 +70,11 @@ class FullText:
 
     def __repr__(self) -> str:
         with self._options():
-            return self.frame.to_string()
+            return self.frame.to_string(na_rep="–")
 
     def _repr_html_(self) -> str:
         with self._options():
-            return self.frame.to_html()
+            return self.frame.to_html(na_rep="–")
 
 
 def full_text(frame: pd.DataFrame | pd.Series, precision: int = 2) -> FullText:

@@ -1,0 +1,90 @@
+"""What the benchmark's tables say, as sentences; each follows from its table, whatever the model and the parameters."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from ..experiments.names import BILINEAR, BILINEAR_GUIDED, EMERDIFF, EMERDIFF_FAST, EMERDIFF_GUIDED
+from .front import KINDS
+
+
+def of_comparison(comparison: pd.DataFrame, memory: pd.DataFrame) -> list[str]:
+    """About :func:`.measure.against_reference` and :func:`.measure.peak_memory`."""
+    exact, fast = comparison.loc[EMERDIFF], comparison.loc[EMERDIFF_FAST]
+    off = exact["seconds"] / exact["predicted s"] - 1
+    least, most = memory.to_numpy().min(), memory.to_numpy().max()
+    more = memory.index.max() / memory.index.min()
+    return [
+        f"From coarse masks to labels, exact mode is {exact['times faster']:.1f} times as fast as the reference point: "
+        f"{exact['same labels']:.2%} of the labels are the same and no difference map is off by more than "
+        f"{exact['difference']:.0e}. It runs at {exact['utilisation']:.0%} of the rate of matrix products and takes "
+        f"{off:+.0%} against the cost model.",
+        f"Fast mode is {fast['times faster']:.0f} times as fast as the reference point; {fast['same labels']:.0%} of its "
+        "labels are the same.",
+        f"Memory rises by {least:.0f} to {most:.0f} MiB over the K and t_m tried, where K alone grows {more:.0f}-fold.",
+    ]
+
+
+def of_arithmetic(gflop: pd.Series) -> str:
+    """About :func:`.measure.arithmetic`."""
+    naive = gflop.drop([EMERDIFF, EMERDIFF_FAST]).iloc[-1]
+    return (
+        f"Sharing saves {1 - gflop[EMERDIFF] / naive:.0%} of the arithmetic: convolutions, which every row needs, are the rest. "
+        "What exact mode gains beyond that is rate: batches instead of single rows, tensors in channels-last order, one "
+        f"softmax for all. The shortcuts of fast mode leave {gflop[EMERDIFF_FAST] / naive:.1%}."
+    )
+
+
+def of_curves(curves: pd.DataFrame) -> list[str]:
+    """About :func:`.measure.scaling`: how time grows from the least to the largest value of each curve."""
+    sentences = []
+    for varied, part in curves.groupby("varied", sort=False):
+        least, most = part["value"].min(), part["value"].max()
+        if least == most:
+            continue
+        grown = []
+        for method, line in part.groupby("method", sort=False):
+            seconds = line.set_index("value")["seconds"]
+            grown.append(f"{method} takes {seconds[most] / seconds[least]:.1f} times as long")
+        factor = (most / least) ** (2 if varied.startswith("image side") else 1)
+        as_much = f"{factor:.1f} times as many" + (" pixels" if varied.startswith("image side") else "")
+        sentences.append(f"From {least} to {most} {varied} ({as_much}): {' and '.join(grown)}.")
+    return sentences
+
+
+def of_front(table: pd.DataFrame) -> list[str]:
+    """About :func:`.front.front`, as far as its rows go."""
+    exact, free, filtered = table.loc[EMERDIFF], table.loc[BILINEAR], table.loc[BILINEAR_GUIDED]
+    pair = lambda row: f"mIoU {row['mIoU']:.1f}, boundary F {row['boundary F']:.1f}"
+    sentences = [
+        f"Exact mode takes {exact['s / image']:.2f} s for a picture ({pair(exact)}) and gains {exact['gain']:+.1f} points "
+        f"of mIoU over bilinear masks ({pair(free)}; interval {exact['low']:+.1f} to {exact['high']:+.1f}). The guided "
+        f"filter gains {filtered['gain']:+.1f} on those masks without any denoising ({pair(filtered)})."
+    ]
+    if EMERDIFF_FAST in table.index:
+        fast = table.loc[EMERDIFF_FAST]
+        beyond = fast["mIoU"] - filtered["mIoU"], fast["boundary F"] - filtered["boundary F"]
+        sentences.append(
+            f"Fast mode takes {fast['s / image']:.2f} s, {fast['times faster']:.1f} times faster ({pair(fast)}), and gives "
+            f"{fast['as exact']:.0%} of the labels as exact mode does. Beyond the guided filter alone it gains "
+            f"{beyond[0]:+.1f} points of mIoU and {beyond[1]:+.1f} of boundary F."
+        )
+    if EMERDIFF_GUIDED in table.index:
+        guided = table.loc[EMERDIFF_GUIDED]
+        sentences.append(
+            f"A guided filter behind exact mode changes it by {guided['mIoU'] - exact['mIoU']:+.1f} points of mIoU and "
+            f"{guided['boundary F'] - exact['boundary F']:+.1f} of boundary F."
+        )
+    for score in ("mIoU", "boundary F"):
+        best = table[score].idxmax()
+        sentences.append(
+            f"Best {score}: {best} ({table.loc[best, score]:.1f} at {table.loc[best, 's / image']:.2f} s)."
+        )
+    if exact["gain"] > 0:
+        enough = table[(table["share of gain"] >= 0.8) & (table["kind"] == KINDS[1])]
+        cheapest = enough.sort_values("s / image").iloc[0]
+        sentences.append(
+            f"Of the variants without a filter, {cheapest.name} is the fastest that keeps at least 80 % of exact mode's gain "
+            f"({cheapest['share of gain']:.0%}, {cheapest['times faster']:.1f} times faster)."
+        )
+    return sentences
