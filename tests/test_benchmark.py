@@ -200,6 +200,35 @@ def test_sentences_follow_from_the_front():
     assert "keeps at least" not in " ".join(words.of_front(table))
 
 
+def test_sentences_about_curves_compare_their_ends():
+    rows = [
+        ("masks K", k, name, seconds * k) for k in (2, 8) for name, seconds in ((EMERDIFF, 1.0), ("x", 0.1))
+    ]
+    rows += [("image side in pixels", side, EMERDIFF, side**2) for side in (64, 96)] + [
+        ("steps", 2, EMERDIFF, 1)
+    ]
+    curves = pd.DataFrame(rows, columns=["varied", "value", "method", "seconds"])
+    first, second = words.of_curves(curves)  # nothing to say about a single point
+    assert first.startswith(
+        "Masks K from 2 to 8 (4.0 times as many): EmerDiff takes 4.0 times as long and x takes 4"
+    )
+    assert "from 64 to 96 (2.2 times as many pixels): EmerDiff takes 2.2 times as long." in second
+
+
+def test_arithmetic_adds_up(pipe, scene):
+    coarse = measure.coarse_for_reference(pipe, scene.image, num_masks=4, modulation_timestep=21)
+    gflop = measure.arithmetic(pipe, coarse)
+    naive = gflop["one by one: 9 rows, 2 steps"]
+    assert naive == pytest.approx(18 * gflop["one U-Net row"] + 8 * gflop["one decoding"])
+    saved = 1 - gflop[EMERDIFF] / naive
+    assert 0 < saved < 0.5 and f"saves {saved:.0%} of" in words.of_arithmetic(gflop)
+
+
+def test_timesteps_are_spread_up_to_the_last(pipe):
+    assert measure.spread_timesteps(pipe, 481) == [141, 321, 481]
+    assert measure.spread_timesteps(pipe, 21, 3) == [1, 21] and measure.spread_timesteps(pipe, 1) == [1]
+
+
 def test_an_unknown_variant_is_named():
     with pytest.raises(ValueError, match="variant='6 step' is unknown .did you mean '6 steps'"):
         front.choose(["6 step"])

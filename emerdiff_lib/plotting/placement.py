@@ -8,7 +8,18 @@ import numpy as np
 
 DIRECTIONS = [(1, 0), (1, 1), (1, -1), (-1, 0), (-1, 1), (-1, -1), (0, 1), (0, -1)]
 DIRECTIONS += [(1, 0.5), (1, -0.5), (-1, 0.5), (-1, -0.5), (0.5, 1), (0.5, -1), (-0.5, 1), (-0.5, -1)]
-RINGS = (1, 2, 3.5, 5, 7, 10, 14, 20)  # distances of labels, in gaps; those of the first need no leader
+RINGS = (
+    1,
+    2,
+    3.5,
+    5,
+    7,
+    10,
+    14,
+    20,
+    28,
+    40,
+)  # distances of labels, in gaps; those of the first need no leader
 PLACES = 16  # along a leader
 # costs of any overlap and of a label's whole area, of a place of a leader inside a box, of a ring, of a place of the line
 OVERLAP, CROSSED, FAR, OVER_LINE = 100.0, 1.0, 0.5, 0.05
@@ -61,7 +72,7 @@ def _place(points, sizes, bounds, gap, line, passes, order) -> tuple[float, np.n
     markers = np.hstack([points - gap, points + gap])
     boxes, leaders = np.full((len(points), 4), np.nan), np.full((len(points), PLACES, 2), np.nan)
     chosen = np.zeros(len(points), int)
-    offers = [_offers(point, size, gap) for point, size in zip(points, sizes, strict=True)]
+    offers = [_offers(point, size, gap, bounds) for point, size in zip(points, sizes, strict=True)]
     fixed = []
     for i, (offered, rings, ways) in enumerate(offers):
         cost = _covered(offered, markers, bounds) + FAR * rings + OVER_LINE * _inside(line, offered).sum(0)
@@ -84,12 +95,16 @@ def _place(points, sizes, bounds, gap, line, passes, order) -> tuple[float, np.n
     return float(total), boxes, np.array([offers[i][1][chosen[i]] == RINGS[0] for i in everyone], bool)
 
 
-def _offers(point: np.ndarray, size: np.ndarray, gap: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Around a point, nearest first: boxes (m, 4), the rings (m,) they lie in, and the places (m, PLACES, 2) of their
-    leaders, NaN in the first ring."""
+def _offers(
+    point: np.ndarray, size: np.ndarray, gap: float, bounds: Sequence[float]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Around a point, nearest first, and moved into the bounds: boxes (m, 4), the rings (m,) they lie in, and the places
+    (m, PLACES, 2) of their leaders, NaN in the first ring."""
     ways = np.array(DIRECTIONS)
     slanted = np.where((np.abs(ways) == 1).all(1), 0.7, 1.0)[:, None]
     middle = np.concatenate([point + ways * (size / 2 + gap * (0.3 + ring) * slanted) for ring in RINGS])
+    low, high = np.array(bounds[:2]) + size / 2, np.array(bounds[2:]) - size / 2
+    middle = np.clip(middle, np.minimum(low, high), np.maximum(low, high))
     boxes, rings = np.hstack([middle - size / 2, middle + size / 2]), np.repeat(RINGS, len(ways))
     leaders = _between(np.broadcast_to(point, middle.shape), nearest(boxes, point), PLACES)
     leaders[rings == RINGS[0]] = np.nan
