@@ -518,7 +518,7 @@ FRONT = pd.DataFrame(
 )
 
 
-@pytest.mark.parametrize("columns, dpi", [(2, 100), (2, 200), (1.5, 150)])
+@pytest.mark.parametrize("columns, dpi", [(2, 200), (1.5, 100)])
 def test_labels_of_a_front_cover_neither_each_other_nor_the_points(columns, dpi):
     figure, axes = plt.subplots(
         1, 2 if columns == 2 else 1, figsize=plotting.figsize(columns, 0.5), dpi=dpi, squeeze=False

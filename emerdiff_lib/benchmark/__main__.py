@@ -55,7 +55,9 @@ def main(argv: list[str] | None = None) -> dict[str, pd.DataFrame]:
         return table
 
     pipe = load_pipeline(args.model, args.device, args.dtype)
-    machine = Machine.measure(pipe.unet.device, {torch.float32, torch.bfloat16, pipe.unet.dtype})
+    machine = Machine.measure(
+        pipe.unet.device, dict.fromkeys([torch.float32, torch.bfloat16, pipe.unet.dtype])
+    )
     print(machine)
     given = {"num_masks": args.num_masks, "modulation_timestep": args.modulation_timestep}
     usual = pipe.resolve(**given).to_dict()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
+import sys
 import threading
 
 import psutil
@@ -19,6 +22,7 @@ class PeakMemory:
             torch.cuda.reset_peak_memory_stats(self.device)
             self.start = torch.cuda.memory_allocated(self.device)
             return self
+        hand_back()
         self.process, self.done = psutil.Process(), threading.Event()
         self.start = self.process.memory_info().rss
         self.thread = threading.Thread(target=self._watch, daemon=True)
@@ -35,3 +39,11 @@ class PeakMemory:
         else:
             self.done.set()
             self.thread.join()
+
+
+def hand_back() -> None:
+    """Gives memory that lies idle in this process back to the system (glibc), so that using it again is seen."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)

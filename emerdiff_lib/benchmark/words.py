@@ -60,10 +60,12 @@ def of_front(table: pd.DataFrame) -> list[str]:
     """About :func:`.front.front`, as far as its rows go."""
     exact, free, filtered = table.loc[EMERDIFF], table.loc[BILINEAR], table.loc[BILINEAR_GUIDED]
     pair = lambda row: f"mIoU {row['mIoU']:.1f}, boundary F {row['boundary F']:.1f}"
+    interval = (
+        f" [{exact['low']:+.1f}, {exact['high']:+.1f}]" if exact["low"] == exact["low"] else ""
+    )  # not NaN
     sentences = [
-        f"Exact mode takes {exact['s / image']:.2f} s for a picture ({pair(exact)}) and gains {exact['gain']:+.1f} points "
-        f"of mIoU over bilinear masks ({pair(free)}; interval {exact['low']:+.1f} to {exact['high']:+.1f}). The guided "
-        f"filter gains {filtered['gain']:+.1f} on those masks without any denoising ({pair(filtered)})."
+        f"Exact mode takes {exact['s / image']:.2f} s for a picture ({pair(exact)}) and gains {exact['gain']:+.1f}{interval} "
+        f"points of mIoU over bilinear masks ({pair(free)}). The guided filter gains {filtered['gain']:+.1f} on those masks without any denoising ({pair(filtered)})."
     ]
     if EMERDIFF_FAST in table.index:
         fast = table.loc[EMERDIFF_FAST]
@@ -79,10 +81,11 @@ def of_front(table: pd.DataFrame) -> list[str]:
             f"A guided filter behind exact mode changes it by {guided['mIoU'] - exact['mIoU']:+.1f} points of mIoU and "
             f"{guided['boundary F'] - exact['boundary F']:+.1f} of boundary F."
         )
-    if (one := "1 step (x̂₀)") in table.index and exact["gain"] > 0:
+    if (name := "1 step (x̂₀)") in table.index and exact["gain"] > 0:
+        one = table.loc[name]
+        rest = "so the steps after t_m do most of the work" if one["share of gain"] < 0.5 else "most of it"
         sentences.append(
-            f"Reading x̂₀ right after the modulated step keeps {table.loc[one, 'share of gain']:.0%} of exact mode's gain in "
-            f"mIoU: {'the steps after t_m do real work' if table.loc[one, 'share of gain'] < 0.5 else 'most of it'}."
+            f"Reading x̂₀ right after the modulated step gains {one['gain']:+.1f} points over bilinear masks, {rest}."
         )
     for score in ("mIoU", "boundary F"):
         best = table[score].idxmax()

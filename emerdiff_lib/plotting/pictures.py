@@ -72,6 +72,8 @@ def pca_image(features: np.ndarray) -> np.ndarray:
     """The first three principal components of (h, w, d) features as RGB, (h, w, 3) in [0, 1]."""
     height, width, depth = features.shape
     flat = np.asarray(features).reshape(-1, depth)
+    if not np.ptp(flat, axis=0).any():
+        return np.zeros((height, width, 3))
     components = PCA(min(3, *flat.shape), random_state=0).fit_transform(flat)
     low, high = np.percentile(components, (1, 99), axis=0)
     scaled = np.clip((components - low) / np.maximum(high - low, 1e-9), 0, 1)
