@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
-from cycler import cycler
+from matplotlib import cycler
 from matplotlib import image as files
 from matplotlib.figure import Figure
 
