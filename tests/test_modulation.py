@@ -298,10 +298,15 @@ def test_rows_part_by_public_hooks_that_are_taken_out_again(pipe, trajectory, ma
 
 def test_refinement_is_gaussian_first_in_pixels_then_guided_in_cells():
     rng = np.random.default_rng(1)
-    guide, maps = torch.from_numpy(rng.random((3, 32, 48))).float(), torch.from_numpy(rng.random((2, 8, 12))).float()
+    guide, maps = (
+        torch.from_numpy(rng.random((3, 32, 48))).float(),
+        torch.from_numpy(rng.random((2, 8, 12))).float(),
+    )
     both = refine(maps, Refinement(filter_sigma=2.0, guide_radius=1.5), guide, cell=4.0)
     large = torch.nn.functional.interpolate(maps[:, None], scale_factor=4, mode="bilinear")[:, 0]
-    smooth = torch.from_numpy(gaussian_filter(large.numpy(), (0, 2.0, 2.0)))  # pixels of the picture, not of the maps
+    smooth = torch.from_numpy(
+        gaussian_filter(large.numpy(), (0, 2.0, 2.0))
+    )  # pixels of the picture, not of the maps
     torch.testing.assert_close(refine(maps, Refinement(2.0, 0.0), guide, 4.0), smooth)
     torch.testing.assert_close(both, guided_filter(smooth, guide, 6))
     torch.testing.assert_close(refine(maps, Refinement(0.0, 0.0), guide, 4.0), large)

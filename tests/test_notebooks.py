@@ -102,8 +102,9 @@ TINY = dict(
     shifts=["line drawing"],
     methods=[names.EMERDIFF, names.BILINEAR, names.DIFFSEG],
 )
-# A quarter of an hour each, 05 more than an hour
+# With their defaults: 03 several minutes, the others a quarter of an hour each, 05 more than an hour
 LONG = (
+    "03_difference_maps",
     "05_ablations",
     "06_evaluation",
     "07_small_objects_and_boundaries",

@@ -26,7 +26,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 # From the ground up: a module may import what stands on lower floors and, within its own folder, its neighbours.
 # A new module needs a place here.
 FLOORS = (
-    {"_version", "files", "memory", "settings", "threads", "timing"},
+    {"_large_pages", "_version", "files", "memory", "settings", "threads", "timing"},
     {"images", "checkpoints", "evaluation"},
     {"denoiser", "toyscapes"},
     {"attention", "inversion"},
@@ -59,6 +59,7 @@ PLOTS = {
     "plotting",
     "export",
     "runs",
+    "experiments",
 }  # the only rooms that may need the workbook's packages, by way of plotting
 
 

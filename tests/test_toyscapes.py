@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
-from emerdiff_lib.checkpoints import TOYSCAPES_FOLDER
 
 from emerdiff_lib import Toyscapes, load_pipeline
+from emerdiff_lib.checkpoints import TOYSCAPES_FOLDER
 from emerdiff_lib.toyscapes import architecture, drawing, train, world
 
 DIGEST = "bf0b07bcb451a188"  # of the first 20 test scenes; changes only when the world is changed on purpose

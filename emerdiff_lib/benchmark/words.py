@@ -60,12 +60,11 @@ def of_front(table: pd.DataFrame) -> list[str]:
     """About :func:`.front.front`, as far as its rows go."""
     exact, free, filtered = table.loc[EMERDIFF], table.loc[BILINEAR], table.loc[BILINEAR_GUIDED]
     pair = lambda row: f"mIoU {row['mIoU']:.1f}, boundary F {row['boundary F']:.1f}"
-    interval = (
-        f" [{exact['low']:+.1f}, {exact['high']:+.1f}]" if exact["low"] == exact["low"] else ""
-    )  # not NaN
+    interval = "" if pd.isna(exact["low"]) else f" [{exact['low']:+.1f}, {exact['high']:+.1f}]"
     sentences = [
         f"Exact mode takes {exact['s / image']:.2f} s for a picture ({pair(exact)}) and gains {exact['gain']:+.1f}{interval} "
-        f"points of mIoU over bilinear masks ({pair(free)}). The guided filter gains {filtered['gain']:+.1f} on those masks without any denoising ({pair(filtered)})."
+        f"points of mIoU over bilinear masks ({pair(free)}). The guided filter gains {filtered['gain']:+.1f} on those masks "
+        f"without any denoising ({pair(filtered)})."
     ]
     if EMERDIFF_FAST in table.index:
         fast = table.loc[EMERDIFF_FAST]

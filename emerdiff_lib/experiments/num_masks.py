@@ -229,8 +229,9 @@ def describe(results: list[dict], fit: list[dict], num_masks: int) -> list[str]:
     fixed = next(rule for rule in table.index if rule.startswith("always"))
     room = table.loc[HINDSIGHT, "minus fixed"]
     sentences.append(
-        f"One K for all, chosen on {len(fit)} other picture{'s' * (len(fit) != 1)}: {fixed.removeprefix('always ')}, which reaches an ARI of "
-        f"{table.loc[fixed, 'ARI']:.1f} on these {len(results)}; the best K of every picture would reach {room:.1f} more."
+        f"One K for all, chosen on {len(fit)} other picture{'s' * (len(fit) != 1)}: {fixed.removeprefix('always ')}, "
+        f"which reaches an ARI of {table.loc[fixed, 'ARI']:.1f} on these {len(results)}; "
+        f"the best K of every picture would reach {room:.1f} more."
     )
     better = []
     for rule in RULES:
