@@ -79,6 +79,7 @@ OTHER = {
         timesteps=[21, 41],
         stable_diffusion=False,
     ),
+    "14_how_many_masks": dict(limit=2, fit_limit=1, num_masks=5, candidates=[2, 4], picture=1),
 }
 # Small values for whatever a notebook has a parameter of that name for, on the tiny checkpoint's schedule of 10 steps
 TINY = dict(
@@ -110,6 +111,7 @@ LONG = (
     "07_small_objects_and_boundaries",
     "08_domain_shift",
     "09_efficiency",
+    "14_how_many_masks",
 )
 
 
@@ -142,7 +144,10 @@ def test_runs_with_its_defaults(name, tmp_path):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_runs_with_other_parameters(name, tmp_path):
-    run(name, tmp_path, **OTHER[name])
+    drawn = {"figure": str(tmp_path / "figures" / "overview.png")} if name == "00_start_here" else {}
+    run(name, tmp_path, **OTHER[name], **drawn)
+    if drawn:
+        assert Image.open(drawn["figure"]).width > 1000
     if name == "04_segmentation":
         for seed in (3, 4):
             results = tmp_path / "results" / f"toyscapes-{seed:06}"
