@@ -225,6 +225,20 @@ def test_is_committed_executed_with_described_parameters(name):
         assert parameter["inferred_type_name"] != "None" and parameter["help"], parameter["name"]
 
 
+def test_03_says_what_its_numbers_say():
+    """Its paragraph on leaking and losing is written by hand, for the run with the defaults."""
+    said = printed(FOLDER / "03_difference_maps.ipynb")
+    best = re.search(r"Best t_m: (\d+) for the share inside, .*, (\d+) for the boundaries", said)
+    assert best and int(best[1]) == 81 < int(best[2])  # inside is highest where it is worst
+    change = {m: (int(a), int(b)) for m, a, b in re.findall(r"([a-z][a-z ]*) (\d+)% → (\d+)%", said)}
+    for measure in ("share inside", "in cells"):
+        assert change[measure][0] > change[measure][1]
+    first, last = change["won beyond the cells"]
+    assert 52 <= first <= 60 and last > first  # nearly half go to others; the response spreads
+    small = re.search(r"Won by small .*: (\d+)% at 81, (\d+)% at 481", said)
+    assert small and int(small[1]) > int(small[2])  # small ones drown
+
+
 # -- what is wrong is said in one sentence ----------------------------------------------------------------------------
 
 
