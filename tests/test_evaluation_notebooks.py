@@ -48,7 +48,11 @@ EVALUATION, LOST, MASKS = "06_evaluation", "07_small_objects_and_boundaries", "1
             {"first_scene": 1000},
             r"first_scene=1000 is not possible; it is a whole number from 0 to 999\.",
         ),
-        (LOST, {"first_scene": 990}, r"num_scenes=24 is not possible; it is a whole number from 1 to 10\."),
+        (
+            LOST,
+            {"first_scene": 990, "num_scenes": 24},
+            r"num_scenes=24 is not possible; it is a whole number from 1 to 10\.",
+        ),
         (LOST, {"more_masks": 0}, r"num_masks=0 is not possible; .*"),
         (MASKS, {"limit": 0}, r"limit=0 leaves no picture .*"),
         (MASKS, {"candidates": [1, 2]}, r"candidate=1 is not possible; it is a whole number of at least 2\."),

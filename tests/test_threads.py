@@ -43,6 +43,7 @@ print(json.dumps(dict(before=before, inside=inside, after=least(), threads=threa
 """
 
 
+@pytest.mark.slow  # a measurement: a busy machine can spoil it
 def test_idle_threads_sleep_at_once_within_the_context_and_spin_again_after_it():
     chosen = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "MKL_NUM_THREADS")
     environment = {name: value for name, value in os.environ.items() if name not in chosen}
