@@ -17,6 +17,7 @@ from ..evaluation.protocols import Record, bootstrap, miou_statistic, oracle
 from ..experiments.names import BILINEAR, BILINEAR_GUIDED, EMERDIFF, EMERDIFF_FAST, EMERDIFF_GUIDED
 from ..pipeline import EmerDiffPipeline
 from ..settings import MODES, check_known
+from ..threads import sharing_cores
 from ..timing import timed
 from ..toyscapes import Scene, Toyscapes
 
@@ -87,7 +88,8 @@ def evaluate_scene(
     }
     found = {}
     for name, run in free.items():
-        labels, seconds = timed(run)
+        with sharing_cores(pipe.unet.device):
+            labels, seconds = timed(run)
         found[name] = labels, before + seconds
     for name, variant in ({EMERDIFF: {}} | dict(variants)).items():
         shortcuts = {key: value for key, value in variant.items() if key != "guide_radius"}
