@@ -79,10 +79,11 @@ class EmerDiffPipeline(FrozenModel):
             self.coarse(one, coarse_masks=coarse_masks, generator=generator, **settings) for one in images
         )
         outputs = []
-        for together in self.batches(stages, mask_batch_size):
-            for responses in self.respond(together, mask_batch_size=mask_batch_size):
-                labels = self.assign(responses)
-                outputs.append(self.output(responses, labels, generator, output_difference_maps))
+        with sharing_cores(self.unet.device):
+            for together in self.batches(stages, mask_batch_size):
+                for responses in self.respond(together, mask_batch_size=mask_batch_size):
+                    labels = self.assign(responses)
+                    outputs.append(self.output(responses, labels, generator, output_difference_maps))
         self.maybe_free_model_hooks()
         return outputs if several else outputs[0]
 

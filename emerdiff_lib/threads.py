@@ -23,7 +23,10 @@ from contextlib import ExitStack, contextmanager
 import psutil
 import torch
 
-_WINDOW = 0.1  # seconds over which the cores are observed
+_WINDOW = (
+    0.1  # seconds over which the cores are observed; at first less, so that short stages are helped as well
+)
+_FIRST_WINDOW = 0.04  # one of the kernel's ticks more or less in it stays within the slack
 _SLACK = 0.3  # cores of others' work that are overlooked: the system itself is never quite idle
 
 
@@ -54,8 +57,9 @@ def _watch(threads: int, finished: threading.Event) -> None:
     cores = os.sched_getaffinity(0)
     start, spent = time.monotonic(), _seconds_of_others(cores)
     with ExitStack() as stopped:
-        spinning = True
-        while not finished.wait(_WINDOW):
+        spinning, window = True, _FIRST_WINDOW
+        while not finished.wait(window):
+            window = _WINDOW
             now, spent_now = time.monotonic(), _seconds_of_others(cores)
             free = len(cores) - (spent_now - spent) / (now - start)
             start, spent = now, spent_now

@@ -75,6 +75,7 @@ def stopped(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(threads, "spinning_stopped", record)
     monkeypatch.setattr(threads, "_WINDOW", 0.01)
+    monkeypatch.setattr(threads, "_FIRST_WINDOW", 0.01)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1})
     return calls
