@@ -7,6 +7,7 @@ import json
 import re
 from pathlib import Path
 
+import matplotlib
 import nbformat
 import numpy as np
 import papermill
@@ -247,11 +248,15 @@ def first_cells(name, **injected):
     cells = [cell for cell in nbformat.read(FOLDER / f"{name}.ipynb", 4).cells if cell.cell_type == "code"]
     given = "# Parameters\n" + "".join(f"{key} = {value!r}\n" for key, value in injected.items())
     shell = InteractiveShell(user_ns={})
-    for source in [cells[0].source, given, *(cell.source for cell in cells[1:3])]:
-        if error := shell.run_cell(source, store_history=True).error_in_exec:
-            return error
-        if "load_pipeline(" in source:
-            return None
+    with (
+        torch.enable_grad(),
+        matplotlib.rc_context(),
+    ):  # what the cells set for their own process ends with them
+        for source in [cells[0].source, given, *(cell.source for cell in cells[1:3])]:
+            if error := shell.run_cell(source, store_history=True).error_in_exec:
+                return error
+            if "load_pipeline(" in source:
+                return None
     return None
 
 
