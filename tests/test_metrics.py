@@ -232,6 +232,22 @@ def test_objects_are_scored_on_known_pixels_alone(void):
     assert again == rows
 
 
+def test_what_methods_share_is_found_once_and_changes_nothing():
+    truth = with_void(blocky(4, seed=8), "bands")
+    shared = metrics.LabelMap(truth, VOID)
+    for seed in (9, 10):
+        found, named = blocky(4, seed=seed), np.arange(4)
+        for tolerance in (2, 5):
+            expected = metrics.boundary_scores(found, truth, tolerance, VOID)
+            assert metrics.boundary_scores(found, shared, tolerance) == expected
+        for share in (0.02, 0.05):
+            expected = metrics.boundary_iou(found, truth, 4, share, VOID)
+            assert np.array_equal(metrics.boundary_iou(found, shared, 4, share), expected)
+        expected = metrics.object_scores(found, named, truth, VOID)
+        assert metrics.object_scores(found, named, shared) == expected
+    assert shared.regions is shared.regions and shared.rim(3) is shared.rim(3)
+
+
 def test_share_inside():
     response, mask = np.ones((4, 4)), np.zeros((4, 4), bool)
     mask[:2] = True

@@ -2,17 +2,79 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import numpy as np
-from scipy.ndimage import distance_transform_cdt, maximum_filter, minimum_filter
-from scipy.stats import wilcoxon
-from skimage.metrics import variation_of_information
-from sklearn.metrics import adjusted_rand_score
+from scipy.ndimage import distance_transform_cdt
+from scipy.stats import entropy, wilcoxon
 
 from .regions import Region, find_regions
 
 AREA_BINS = (0.0, 0.01, 0.05, 0.2, 1.0)  # shares of the picture
 AREA_NAMES = ("< 1 %", "1–5 %", "5–20 %", "> 20 %")
 ABSENT = ("skip", "zero")
+PARTITION_SCORES = ("adjusted_rand", "over_segmentation", "under_segmentation", "variation_of_information")
+
+
+class LabelMap:
+    """A label map and what scores need of it, each found once, when it is first asked for.
+
+    Scores take arrays as well; give them this where one map is compared with many.
+
+    Attributes:
+        labels: (H, W) integers.
+        ignore_index: the label of pixels of which nothing is known, or None.
+    """
+
+    def __init__(self, labels: np.ndarray, ignore_index: int | None = None):
+        self.labels = labels
+        self.ignore_index = ignore_index
+        self._rims: dict[int, np.ndarray] = {}
+
+    @classmethod
+    def of(cls, labels: np.ndarray | LabelMap, ignore_index: int | None = None) -> LabelMap:
+        """``labels`` themselves where they are one already, with an ``ignore_index`` of their own."""
+        return labels if isinstance(labels, LabelMap) else cls(labels, ignore_index)
+
+    @cached_property
+    def known(self) -> np.ndarray:
+        """(H, W) bool: pixels that are not ignored."""
+        return _known(self.labels, self.ignore_index)
+
+    @cached_property
+    def regions(self) -> list[Region]:
+        """The objects, largest first."""
+        return find_regions(self.labels, 0.0, 1.0, self.ignore_index)
+
+    @cached_property
+    def edges(self) -> np.ndarray:
+        """(H, W) bool: :func:`boundaries`; the outline of ignored pixels is none."""
+        edges = boundaries(self.labels)
+        return edges if self.known.all() else edges & self.known & ~boundaries(self.known)
+
+    @cached_property
+    def edge_distance(self) -> np.ndarray:
+        """(H, W) chessboard distance to the nearest of the edges, of which there must be one."""
+        return distance_transform_cdt(~self.edges, metric="chessboard")
+
+    @cached_property
+    def void_distance(self) -> np.ndarray:
+        """(H, W) chessboard distance to the nearest ignored pixel, of which there must be one."""
+        return distance_transform_cdt(self.known, metric="chessboard")
+
+    def rim(self, distance: int) -> np.ndarray:
+        """(H, W) bool: pixels that an erosion of their own label's mask by ``distance`` (chessboard) takes away.
+
+        Those are the pixels with another label, or the picture's outside, in the square around them: one price for any
+        number of labels and any distance.
+        """
+        if distance not in self._rims:
+            touching = np.ones(self.labels.shape, bool)  # pixels whose own 3 × 3 neighbours differ
+            if min(self.labels.shape) > 2:
+                touching[1:-1, 1:-1] = _differs_around(self.labels)
+            inside = distance_transform_cdt(~touching, metric="chessboard")
+            self._rims[distance] = inside < distance
+        return self._rims[distance]
 
 
 def contingency_table(
@@ -109,7 +171,10 @@ def boundaries(labels: np.ndarray) -> np.ndarray:
 
 
 def boundary_scores(
-    predicted: np.ndarray, truth: np.ndarray, tolerance: float = 2.0, ignore_index: int | None = None
+    predicted: np.ndarray | LabelMap,
+    truth: np.ndarray | LabelMap,
+    tolerance: float = 2.0,
+    ignore_index: int | None = None,
 ) -> tuple[float, float, float]:
     """Precision, recall and F of boundary pixels, a match being one within ``tolerance`` pixels (chessboard distance).
 
@@ -120,20 +185,18 @@ def boundary_scores(
     nobody knows the truth: boundary pixels within ``tolerance`` (at least 1) of them are not counted, though those of known
     pixels may still match counted ones. Where that leaves no pixel to look at, all three are NaN.
     """
-    a, b = boundaries(predicted), boundaries(truth)
-    unknown = ~_known(truth, ignore_index)
-    counted = np.ones(truth.shape, bool)
-    if unknown.any():
-        counted = distance_transform_cdt(~unknown, metric="chessboard") > max(1, tolerance)
-        b &= ~(unknown | boundaries(unknown))  # the outline of void is no boundary of the truth
+    found, true = LabelMap.of(predicted), LabelMap.of(truth, ignore_index)
+    counted_a, counted_b = found.edges, true.edges
+    if not true.known.all():
+        counted = true.void_distance > max(1, tolerance)
         if not counted.any():
             return (float("nan"),) * 3
-    counted_a, counted_b = a & counted, b & counted
+        counted_a, counted_b = counted_a & counted, counted_b & counted
     if not counted_a.any() or not counted_b.any():
         same = float(counted_a.any() == counted_b.any())
         return same, same, same
-    near = lambda edges: distance_transform_cdt(~edges, metric="chessboard") <= tolerance
-    precision, recall = float(near(b)[counted_a].mean()), float(near(a)[counted_b].mean())
+    precision = float((true.edge_distance[counted_a] <= tolerance).mean())
+    recall = float((found.edge_distance[counted_b] <= tolerance).mean())
     return precision, recall, 2 * precision * recall / max(precision + recall, 1e-12)
 
 
@@ -144,8 +207,8 @@ def share_inside(response: np.ndarray, mask: np.ndarray) -> float:
 
 
 def boundary_iou(
-    predicted: np.ndarray,
-    truth: np.ndarray,
+    predicted: np.ndarray | LabelMap,
+    truth: np.ndarray | LabelMap,
     num_classes: int,
     share: float = 0.02,
     ignore_index: int | None = None,
@@ -159,58 +222,68 @@ def boundary_iou(
     Args:
         predicted, truth: (H, W) classes; other values than 0 to C − 1 and ``ignore_index`` count nowhere.
     """
-    distance = max(1, round(share * float(np.hypot(*truth.shape))))
-    known = _known(truth, ignore_index)
-    predicted, truth = predicted.astype(np.int64), truth.astype(np.int64)
-    rims = [_rim(labels, distance) & known for labels in (predicted, truth)]
+    found, true = LabelMap.of(predicted), LabelMap.of(truth, ignore_index)
+    distance = max(1, round(share * float(np.hypot(*true.labels.shape))))
+    rims = [labels.rim(distance) & true.known for labels in (found, true)]
 
     def of_class(labels, where):
-        return np.bincount(labels[where & (labels >= 0)], minlength=num_classes)[:num_classes]
+        values = labels[where]
+        return np.bincount(
+            values[(values >= 0) & (values < num_classes)].astype(np.int64), minlength=num_classes
+        )
 
-    both = of_class(truth, rims[0] & rims[1] & (predicted == truth))
-    return np.stack([both, of_class(predicted, rims[0]) + of_class(truth, rims[1]) - both], axis=1)
+    both = of_class(true.labels, rims[0] & rims[1] & (found.labels == true.labels))
+    union = of_class(found.labels, rims[0]) + of_class(true.labels, rims[1]) - both
+    return np.stack([both, union], axis=1)
 
 
-def _rim(labels: np.ndarray, distance: int) -> np.ndarray:
-    """(H, W) bool: pixels that an erosion of their own label's mask by ``distance`` (chessboard) takes away.
-
-    Those are the pixels with another label, or the picture's outside, in the square around them: the smallest and largest
-    label there tell, at one price for any number of classes.
-    """
-    window = dict(size=2 * distance + 1, mode="constant", cval=int(labels.min()) - 1)
-    return (minimum_filter(labels, **window) != labels) | (maximum_filter(labels, **window) != labels)
+def _differs_around(labels: np.ndarray) -> np.ndarray:
+    """(H − 2, W − 2) bool: inner pixels with another label among their eight neighbours."""
+    height, width = labels.shape
+    shift = lambda y, x: labels[y : y + height - 2, x : x + width - 2]
+    shifts = (shift(y, x) for y in range(3) for x in range(3) if (y, x) != (1, 1))
+    return np.logical_or.reduce([shift(1, 1) != other for other in shifts])
 
 
 def partition_scores(
     segments: np.ndarray, truth: np.ndarray, ignore_index: int | None = None
 ) -> dict[str, float]:
-    """How two partitions agree whatever their labels are called; NaN where every pixel is ignored.
+    """:func:`table_scores` of two (H, W) maps of any integers, on the pixels that are not ignored."""
+    valid = _known(truth, ignore_index)
+    numbered = [np.unique(labels[valid], return_inverse=True) for labels in (segments, truth)]
+    (_, found), (_, true) = numbered
+    sizes = [max(1, len(values)) for values, _ in numbered]
+    return table_scores(np.bincount(found * sizes[1] + true, minlength=sizes[0] * sizes[1]).reshape(sizes))
+
+
+def table_scores(table: np.ndarray) -> dict[str, float]:
+    """How two partitions agree whatever their parts are called, from their (K, C) contingencies; NaN where those are all 0.
 
     Returns:
-        "adjusted_rand": 1 for equal partitions, 0 by chance (scikit-learn); "over_segmentation" and "under_segmentation":
-        H(segments | truth) and H(truth | segments) in bits, whose sum "variation_of_information" is a distance
-        (scikit-image; Meilă 2007).
+        "adjusted_rand": 1 for equal partitions, 0 by chance (Hubert and Arabie 1985); "over_segmentation" and
+        "under_segmentation": H(segments | truth) and H(truth | segments) in bits, whose sum "variation_of_information" is a
+        distance (Meilă 2007).
     """
-    valid = _known(truth, ignore_index)
-    if not valid.any():
-        return dict.fromkeys(
-            ("adjusted_rand", "over_segmentation", "under_segmentation", "variation_of_information"),
-            float("nan"),
-        )
-    found, true = segments[valid].astype(np.int64), truth[valid].astype(np.int64)
-    over, under = variation_of_information(true, found)
-    return {
-        "adjusted_rand": float(adjusted_rand_score(true, found)),
-        "over_segmentation": float(over),
-        "under_segmentation": float(under),
-        "variation_of_information": float(over + under),
-    }
+    total = int(table.sum())
+    if not total:
+        return dict.fromkeys(PARTITION_SCORES, float("nan"))
+    joint, *parts = (float(entropy(counts, base=2)) for counts in (table.ravel(), table.sum(0), table.sum(1)))
+    over, under = (max(0.0, joint - part) for part in parts)
+    squares = lambda counts: int(np.square(counts.astype(np.int64)).sum())
+    both, found, true = squares(table), squares(table.sum(1)), squares(table.sum(0))
+    # ordered pairs of pixels: together in both, in the truth alone, in the segments alone, in neither
+    together, apart = both - total, total**2 - found - true + both
+    true_alone, found_alone = true - both, found - both
+    chance = (together + true_alone) * (true_alone + apart) + (together + found_alone) * (found_alone + apart)
+    same = not true_alone and not found_alone
+    rand = 1.0 if same else 2 * (together * apart - true_alone * found_alone) / chance
+    return dict(zip(PARTITION_SCORES, (rand, over, under, over + under), strict=True))
 
 
 def object_scores(
     segments: np.ndarray,
     segment_classes: np.ndarray,
-    truth: np.ndarray,
+    truth: np.ndarray | LabelMap,
     ignore_index: int | None = None,
     regions: list[Region] | None = None,
 ) -> list[dict]:
@@ -218,18 +291,18 @@ def object_scores(
 
     Args:
         segments: (H, W) segment indices; ``segment_classes`` (K,) the class that each was given.
-        regions: the objects, ``find_regions(truth, 0, 1, ignore_index)``; give them where one picture is scored many times.
+        regions: the objects, ``find_regions(truth, 0, 1, ignore_index)``, where they are known already.
 
     Returns:
         "class_index", "area" (share of the picture), "recall" (share of its pixels in segments of its class) and "iou" (of the
         best single segment with it; a segment's ignored pixels do not count).
     """
-    if regions is None:
-        regions = find_regions(truth, 0.0, 1.0, ignore_index)
-    sizes = np.bincount(segments[_known(truth, ignore_index)], minlength=len(segment_classes))
+    true, count = LabelMap.of(truth, ignore_index), len(segment_classes)
+    pixels_of = lambda some: np.bincount(some.astype(np.int64), minlength=count)
+    sizes = pixels_of(segments[true.known])
     rows = []
-    for region in regions:
-        inside = np.bincount(segments[region.window][region.inside], minlength=len(segment_classes))
+    for region in true.regions if regions is None else regions:
+        inside = pixels_of(segments[region.window][region.inside])
         union = sizes + region.pixels - inside
         rows.append(
             {

@@ -12,6 +12,7 @@ import pandas as pd
 from ..files import replacing, write_atomically
 from .metrics import (
     AREA_NAMES,
+    LabelMap,
     area_bin,
     boundary_iou,
     boundary_scores,
@@ -21,8 +22,8 @@ from .metrics import (
     mean_iou_of_counts,
     object_scores,
     paired_test,
-    partition_scores,
     pixel_accuracy,
+    table_scores,
 )
 from .protocols import (
     Record,
@@ -73,7 +74,7 @@ _NO_PERCENT = ("variation_of_information", "segments", "seconds")
 
 def score(
     labels: np.ndarray,
-    truth: np.ndarray,
+    truth: np.ndarray | LabelMap,
     embeddings: np.ndarray,
     seconds: float,
     num_classes: int,
@@ -84,33 +85,35 @@ def score(
 
     Args:
         labels: (h, w) segment indices, 0 to K − 1; at another size than the truth's they are sampled (nearest).
-        truth: (H, W) classes, 0 to C − 1, or ``ignore_index``.
+        truth: (H, W) classes, 0 to C − 1, or ``ignore_index``; ``LabelMap(classes, ignore_index)`` where several methods are
+            scored on one picture, so that what they share is found once.
         embeddings: (K, d), one per segment.
         seconds: what the segments took.
-        regions: the truth's objects, ``find_regions(truth, 0, 1, ignore_index)``; give them where several methods are scored
-            on one picture, so that they are found once.
+        regions: the truth's objects, ``find_regions(truth, 0, 1, ignore_index)``, where they are known already.
 
     Returns:
         :data:`SCORES` (NaN where nothing is counted); "boundary_iou" (C, 2) and "matched" (C, 3), counts to be summed over
         pictures; "objects", a row each; "table" (K, C) and "embeddings", the picture's :class:`Record`.
     """
+    true = LabelMap.of(truth, ignore_index)
+    truth, ignore_index = true.labels, true.ignore_index
     if labels.shape != truth.shape:
         labels = sample_labels(labels, truth.shape)
     table = contingency_table(labels, truth, len(embeddings), num_classes, ignore_index)
-    named = table.argmax(1)
-    diagonal = float(np.hypot(*truth.shape))
-    precision, recall, f = boundary_scores(labels, truth, 2, ignore_index)
+    named, found = table.argmax(1), LabelMap(labels)
+    precision, recall, f = boundary_scores(found, true, 2)
+    near = 0.0075 * float(np.hypot(*truth.shape))
     return {
         "seconds": seconds,
         "segments": int((table.sum(1) > 0).sum()),
         "boundary_precision": precision,
         "boundary_recall": recall,
         "boundary_f": f,
-        "boundary_f_diagonal": boundary_scores(labels, truth, 0.0075 * diagonal, ignore_index)[2],
-        **partition_scores(labels, truth, ignore_index),
-        "boundary_iou": boundary_iou(named[labels], truth, num_classes, ignore_index=ignore_index).tolist(),
+        "boundary_f_diagonal": boundary_scores(found, true, near)[2],
+        **table_scores(table),
+        "boundary_iou": boundary_iou(named[labels], true, num_classes).tolist(),
         "matched": per_image_matching(labels, truth, num_classes, ignore_index).tolist(),
-        "objects": object_scores(labels, named, truth, ignore_index, regions),
+        "objects": object_scores(labels, named, true, regions=regions),
         "table": table.tolist(),
         "embeddings": np.round(embeddings.astype(float), 5).tolist(),
     }
