@@ -136,7 +136,7 @@ def test_pascal_context_has_two_class_orders(tmp_path, folder, order, expected):
 
 def test_pascal_context_says_what_it_cannot_read(tmp_path):
     pascal_context(tmp_path, "SegmentationClassContext", [0, 60])
-    with pytest.raises(ValueError, match="0 for background and the numbers 1 to 59, not 60"):
+    with pytest.raises(ValueError, match="2008_000002.png has the label 60; PascalContext knows 0 to 59"):
         open_dataset("pascal-context-59", tmp_path)[0]
     with pytest.raises(
         ValueError, match="class_order='fcn' is unknown; choose one of 'alphabetical', 'voc-first'"
@@ -220,7 +220,7 @@ def test_a_folder_of_ones_own(tmp_path):
     data = LabelledFolder(tmp_path)
     assert data[0].name == "a__b" and set(np.unique(data[0].labels)) == {0, 3, 255}
     (tmp_path / "classes.txt").write_text("sea\nland\n")
-    with pytest.raises(ValueError, match="labels 0 to 1 and 255 for ignored pixels, not 3"):
+    with pytest.raises(ValueError, match="a/b.png has the label 3; LabelledFolder knows 0 to 1, 255"):
         LabelledFolder(tmp_path)[0]
 
 
@@ -294,7 +294,9 @@ def test_a_hostile_file_is_one_sentence_that_names_it(tmp_path, part, content):
     picture(tmp_path / "images/a.png")
     label_map(tmp_path / "labels/a.png", [0, 1])
     (tmp_path / part / "a.png").write_bytes(HOSTILE[content])
-    with pytest.raises(ValueError, match=rf"{part}/a.png cannot be read \(.+\); save or download it again.$"):
+    with pytest.raises(
+        ValueError, match=rf"{part}/a.png (cannot be read|is no image) \(.+\).*; .+ it again\.$"
+    ):
         LabelledFolder(tmp_path)[0]
 
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
+from zlib import crc32
 
 import numpy as np
 from PIL import Image
 
-from ..images import IMAGE_SUFFIXES, load_image
+from ..images import is_file, load_image, open_image, plain_name, reading, shown
 
 IGNORE = 255
+UNKNOWN = -1  # in a table: the data set has no such number
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Sample:
         name: unique within the data set, usable as a file name.
         image: RGB picture of size (H, W).
         labels: (H, W) uint8 or int32, indices into ``class_names``, or ``ignore_index``.
-        seed: what randomness about this picture starts from; the same on every machine.
+        seed: what randomness about this picture starts from; the picture's own, whatever its place in the data set.
     """
 
     name: str
@@ -99,10 +100,31 @@ class FileDataset(LabelledDataset):
     Args:
         split: the part's name.
         pairs: (name, image file, label file) in a fixed order.
+
+    Attributes:
+        table: (N,) int32, from the numbers in label files to class indices, ``ignore_index`` or ``UNKNOWN``.
+
+    Raises:
+        ValueError: two pictures have one name.
+        FileNotFoundError: there is no picture.
     """
 
+    table: np.ndarray
+
     def __init__(self, split: str, pairs: list[tuple[str, Path, Path]]):
-        self.split, self.pairs = split, pairs
+        self.split, self.pairs = split, [(plain_name(name), *files) for name, *files in pairs]
+        if not pairs:
+            raise FileNotFoundError(
+                f"{type(self).__name__} found no picture of split {split!r}. {self.source}"
+            )
+        files: dict[str, Path] = {}
+        for name, file, _ in self.pairs:
+            if name in files:
+                raise ValueError(
+                    f"Two pictures would be called {name!r}, {shown(files[name])} and {shown(file)}; rename one, or name it "
+                    "once if it is in a list."
+                )
+            files[name] = file
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -112,93 +134,123 @@ class FileDataset(LabelledDataset):
 
         Raises:
             FileNotFoundError: a file is missing.
-            ValueError: a file cannot be read, sizes differ, or a label is none of the data set's.
+            PermissionError: a file may not be read.
+            ValueError: a file cannot be read, sizes differ, a label is none of the data set's, or all are ignored.
         """
         name, image_file, label_file = self.pairs[index]
         for file in (image_file, label_file):
             self.expect_file(file)
-        picture, labels = load_image(stored_picture(image_file)), self.read_labels(label_file)
+        picture, labels = load_image(image_file, upright=False), self.read_labels(label_file)
         if labels.shape != (picture.height, picture.width):
             raise ValueError(
-                f"{label_file} is {labels.shape[1]} × {labels.shape[0]}, its image {picture.width} × {picture.height}: "
-                "they must be of one size."
+                f"{shown(label_file)} is {labels.shape[1]} × {labels.shape[0]}, its image {picture.width} × "
+                f"{picture.height}: they must be of one size."
             )
-        return Sample(name, picture, labels, index)
+        picture, labels = self.cut(picture, labels)
+        if (labels == self.ignore_index).all():
+            raise ValueError(f"{shown(label_file)} labels no pixel: all are ignored; leave this picture out.")
+        return Sample(name, picture, labels, crc32(name.encode()))
+
+    def cut(self, picture: Image.Image, labels: np.ndarray) -> tuple[Image.Image, np.ndarray]:
+        """The part of picture and labels that counts; all, unless a data set says otherwise."""
+        return picture, labels
 
     def read_labels(self, file: Path) -> np.ndarray:
-        """(H, W) labels in this data set's own numbering, translated to class indices and ``ignore_index``."""
-        return self.translate(stored_numbers(file))
+        """(H, W) class indices and ``ignore_index``."""
+        return self.translate(stored_numbers(file), file)
 
-    def translate(self, numbers: np.ndarray) -> np.ndarray:
-        """From the file's numbers to class indices; the identity unless a data set says otherwise."""
-        known = (numbers < len(self.class_names)) | (numbers == self.ignore_index)
-        if not known.all():
+    def translate(self, numbers: np.ndarray, file: Path) -> np.ndarray:
+        """From a file's numbers, (H, W) int32 from 0 on, to class indices and ``ignore_index`` by the data set's table."""
+        labels = np.take(np.append(self.table, UNKNOWN), np.minimum(numbers, len(self.table)))
+        if (unknown := numbers[labels == UNKNOWN]).size:
             raise ValueError(
-                f"{type(self).__name__} knows the labels 0 to {len(self.class_names) - 1} and {self.ignore_index} for "
-                f"ignored pixels, not {numbers[~known].flat[0]}."
+                f"{shown(file)} has the label {unknown[0]}; {type(self).__name__} knows {_ranges(self.table != UNKNOWN)}."
             )
-        return numbers.astype(np.int32 if len(self.class_names) > 255 else np.uint8)
+        return labels.astype(
+            np.int32 if max(len(self.class_names), self.ignore_index or 0) > 255 else np.uint8
+        )
 
     def expect_file(self, file: Path) -> Path:
         """Returns ``file`` if it is there, else raises FileNotFoundError saying where to get the data."""
-        if not file.is_file():
-            raise FileNotFoundError(f"{type(self).__name__} expects {file}, which is missing. {self.source}")
+        if not is_file(file):
+            raise FileNotFoundError(
+                f"{type(self).__name__} expects {shown(file)}, which is missing. {self.source}"
+            )
         return file
 
     def expect_folder(self, folder: Path, layout: str) -> Path:
         """Returns ``folder`` if it is there, else raises FileNotFoundError saying what is expected and where to get it."""
-        if not folder.is_dir():
+        with reading(folder):
+            there = folder.is_dir()
+        if not there:
             raise FileNotFoundError(
-                f"{type(self).__name__} is not at {folder.parent}: no folder {folder}. Expected: {layout}. {self.source}"
+                f"{type(self).__name__} is not at {shown(folder.parent)}: no folder {shown(folder)}. Expected: {layout}. "
+                f"{self.source}"
             )
         return folder
 
 
-@contextmanager
-def reading(file: Path) -> Iterator[None]:
-    """Within the context, whatever goes wrong becomes a ValueError of one sentence that names the file."""
-    try:
-        yield
-    except Exception as error:  # what a broken file makes a parser raise is no closed list
-        reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
-        raise ValueError(f"{file} cannot be read ({reason}); save or download it again.") from error
-
-
-def stored_picture(file: Path) -> Image.Image:
-    """A picture without what would turn it (EXIF, XMP), so that its pixels stay where its label map has them."""
-    with reading(file), Image.open(file) as opened:
-        opened.load()
-        picture = opened.copy()
-    picture.info = {key: value for key, value in picture.info.items() if key == "transparency"}
-    return picture
-
-
 def stored_numbers(file: Path) -> np.ndarray:
-    """(H, W) numbers of a label map with a single channel, palette or not."""
-    with reading(file), Image.open(file) as opened:
-        mode, numbers = opened.mode, np.array(opened)
-    if mode not in ("L", "P", "I", "I;16", "1"):
-        raise ValueError(f"{file} is a {mode} picture; label maps have a single channel of class numbers.")
+    """(H, W) int32 numbers of a label map with a single channel, palette or not.
+
+    Raises:
+        FileNotFoundError, PermissionError, ValueError: it cannot be read, has colours, was compressed with losses, or has
+            numbers outside 0–65535.
+    """
+    with open_image(file) as opened, reading(file):
+        mode, kind, numbers = opened.mode, opened.format, np.array(opened)
+    if mode.partition(";")[0] not in ("1", "L", "P", "I"):
+        raise ValueError(
+            f"{shown(file)} is a {mode} picture; label maps have a single channel of class numbers."
+        )
+    if kind == "JPEG":
+        raise ValueError(f"{shown(file)} is a JPEG, which changes numbers; label maps are stored as PNG.")
+    numbers = numbers.astype(np.int32)
+    if numbers.min() < 0 or numbers.max() > 65535:
+        raise ValueError(
+            f"{shown(file)} has labels from {numbers.min()} to {numbers.max()}; label maps hold 0 to 65535."
+        )
     return numbers
 
 
-def image_files(folder: Path) -> list[Path]:
-    """All images below a folder, sorted by path."""
-    return sorted(f for f in folder.rglob("*") if f.suffix.lower() in IMAGE_SUFFIXES and f.is_file())
-
-
 def text_lines(file: Path) -> list[str]:
-    """The lines of a list that are not empty."""
+    """The lines of a list in UTF-8, with a byte order mark or none, that are neither empty nor comments (#)."""
     with reading(file):
-        return [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        try:
+            text = file.read_text(encoding="utf-8-sig")
+        except UnicodeDecodeError:
+            text = "\0"
+        if "\0" in text:  # UTF-16, or no text at all
+            raise ValueError("it is no text in UTF-8")
+    lines = [line.strip() for line in text.splitlines()]
+    return [line for line in lines if line and not line.startswith("#")]
 
 
-def lookup_table(numbers: dict[int, int], size: int = 65536, default: int = IGNORE) -> np.ndarray:
-    """An array that translates file numbers to class indices."""
-    table = np.full(size, default, np.int32)
-    for number, index in numbers.items():
+def listed_name(name: str, listing: Path) -> str:
+    """Returns a name from a list if it is a file name, else raises ValueError: lists lead nowhere but into their data set."""
+    if PureWindowsPath(name).name != name or name in (".", "..") or not name.isprintable():
+        raise ValueError(
+            f"{shown(listing)} names {name!r}, which is no plain file name; lists hold no paths to other places."
+        )
+    return name
+
+
+def lookup_table(
+    numbers: dict[int, int], ignored: Iterable[int] = (), ignore_index: int = IGNORE
+) -> np.ndarray:
+    """An array that translates a file's numbers to class indices; those in ``ignored`` that are no class to ``ignore_index``."""
+    known = dict.fromkeys(ignored, ignore_index) | numbers
+    table = np.full(max(known) + 1, UNKNOWN, np.int32)
+    for number, index in known.items():
         table[number] = index
     return table
+
+
+def _ranges(known: np.ndarray) -> str:
+    """Which entries of a row of bools are true: "0 to 3, 255"."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], known, [False]]).astype(np.int8)))
+    pairs = zip(edges[::2], edges[1::2] - 1, strict=True)
+    return ", ".join(f"{first} to {last}" if last > first else f"{first}" for first, last in pairs)
 
 
 def spread_palette(count: int) -> np.ndarray:

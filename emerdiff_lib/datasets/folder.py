@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .base import IGNORE, FileDataset, image_files, stored_numbers, text_lines
+from ..images import image_files, picture_name, shown
+from .base import IGNORE, FileDataset, lookup_table, stored_numbers, text_lines
 
 
 class LabelledFolder(FileDataset):
@@ -28,20 +29,24 @@ class LabelledFolder(FileDataset):
         )
         files = image_files(images)
         if not files:
-            raise FileNotFoundError(f"There is no image in {images}. {self.source}")
+            raise FileNotFoundError(f"There is no image in {shown(images)}. {self.source}")
         if named := [place / "classes.txt" for place in (folder, top) if (place / "classes.txt").exists()]:
-            self.class_names = tuple(text_lines(named[0]))
+            self.class_names = tuple(text_lines(self.expect_file(named[0])))
+            if len(set(self.class_names)) != len(self.class_names) or not self.class_names:
+                raise ValueError(f"{shown(named[0])} names no class, or one twice; it has one name per line.")
         else:
             self.class_names = tuple(f"class {i}" for i in range(_largest_label(top) + 1))
-        name = lambda file: "__".join(file.relative_to(images).with_suffix("").parts)
+        self.table = lookup_table({i: i for i in range(len(self.class_names)) if i != IGNORE}, [IGNORE])
         label = lambda file: (labels / file.relative_to(images)).with_suffix(".png")
-        super().__init__(split, [(name(file), file, label(file)) for file in files])
+        pairs = [(picture_name(file.relative_to(images)), file, label(file)) for file in files]
+        super().__init__(split, pairs)
 
 
 def _largest_label(top: Path) -> int:
     """The largest class number in any label map below a folder."""
     largest = 0
-    for file in (f for f in top.rglob("*.png") if "labels" in f.relative_to(top).parts):
-        numbers = stored_numbers(file)
-        largest = max(largest, int(numbers[numbers != IGNORE].max(initial=0)))
+    for file in image_files(top):
+        if file.suffix == ".png" and "labels" in file.relative_to(top).parts[:-1]:
+            numbers = stored_numbers(file)
+            largest = max(largest, int(numbers[numbers != IGNORE].max(initial=0)))
     return largest

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 from scipy.io import loadmat
 
+from ..images import reading, shown
 from . import class_names as names
-from .base import FileDataset, lookup_table, reading, text_lines
+from .base import FileDataset, listed_name, lookup_table, text_lines
 
 CLASS_ORDERS = {"alphabetical": names.PASCAL_CONTEXT, "voc-first": names.PASCAL_CONTEXT_VOC_FIRST}
 
@@ -71,8 +72,8 @@ class PascalContext(FileDataset):
                 listing = root / "ImageSets" / "SegmentationContext" / f"{split}.txt"
             order = class_order or ("alphabetical" if converted.is_dir() else "voc-first")
             numbers = {n: self.class_names.index(name) for n, name in enumerate(CLASS_ORDERS[order], start=1)}
-            self.table, self.note = lookup_table(numbers), f"{labels.name}, read as {order}"
-        found = [line.split()[0] for line in text_lines(self.expect_file(listing))]
+            self.table, self.note = lookup_table(numbers, ignored=[0]), f"{labels.name}, read as {order}"
+        found = [listed_name(line.split()[0], listing) for line in text_lines(self.expect_file(listing))]
         if (
             not converted.is_dir() or suffix == ".mat"
         ):  # VOC's own lists: not every picture has context labels
@@ -84,28 +85,29 @@ class PascalContext(FileDataset):
         """From the numbers of the official files to class indices; ``class_names`` become all 459 if asked for."""
         known: dict[int, str] = {}
         for line in text_lines(self.expect_file(listing)):
-            number, _, name = line.partition(":")
-            if not number.strip().isdigit() or not name.strip():
-                raise ValueError(f'{listing} has "number: name" per line; {line!r} is not of that form.')
-            known[int(number)] = name.strip()
+            number, name = (part.strip() for part in line.partition(":")[::2])
+            if not (number.isdecimal() and len(number) < 6 and name) or int(number) in known:
+                raise ValueError(
+                    f'{shown(listing)} has "number: name" per line, each number once; {line!r} is not so.'
+                )
+            known[int(number)] = name
         if all_classes:
-            known = {number: name for number, name in known.items() if number > 0}
-            self.class_names, self.ignore_index = tuple(known.values()), 65535
+            self.class_names, self.ignore_index = tuple(name for n, name in known.items() if n > 0), 65535
         index = {name: i for i, name in enumerate(self.class_names)}
         numbers = {number: index[name] for number, name in known.items() if name in index}
-        return lookup_table(numbers, default=self.ignore_index)
+        return lookup_table(numbers, ignored=[0, *known], ignore_index=self.ignore_index)
 
     def read_labels(self, file: Path) -> np.ndarray:
         if file.suffix != ".mat":
             return super().read_labels(file)
         with reading(file):
-            return self.table[loadmat(file)["LabelMap"].astype(np.int64)]
-
-    def translate(self, numbers: np.ndarray) -> np.ndarray:
-        known = numbers <= len(names.PASCAL_CONTEXT)
-        if not known.all():
+            numbers = loadmat(file)["LabelMap"]
+        if (
+            numbers.ndim != 2
+            or numbers.dtype.kind not in "uif"
+            or not ((numbers >= 0) & (numbers < 65536)).all()
+        ):
             raise ValueError(
-                f"PNGs of PASCAL-Context hold 0 for background and the numbers 1 to {len(names.PASCAL_CONTEXT)}, not "
-                f"{numbers[~known].flat[0]}."
+                f"{shown(file)} holds no LabelMap of numbers from 0 to 65535; download it again."
             )
-        return super().translate(self.table[numbers])
+        return self.translate(numbers.astype(np.int64), file)

