@@ -1,8 +1,14 @@
 """Images of every kind come in upright, in RGB, at their size; what is no image gets one clear sentence."""
 
+import io
+import warnings
+
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
 from PIL import Image
 
 from emerdiff_lib.images import load_image, processing_size, to_images, to_tensor
@@ -124,3 +130,106 @@ def test_tensor_round_trip():
     tensor = to_tensor(image, (12, 20))
     assert tensor.shape == (1, 3, 12, 20) and tensor.min() >= -1 and tensor.max() <= 1
     assert np.array_equal(np.asarray(to_images(tensor)[0]), RGB)
+
+
+# -- properties -------------------------------------------------------------------------------------------------------
+
+quick = lambda examples: settings(max_examples=examples, deadline=None, derandomize=True, database=None)
+DTYPES = arrays.scalar_dtypes() | arrays.byte_string_dtypes() | st.just(np.dtype(object))
+
+
+@quick(300)
+@given(st.data())
+def test_any_array_is_an_image_of_its_size_or_refused_in_a_line(data):
+    shape = data.draw(arrays.array_shapes(min_dims=1, max_dims=4, max_side=5) | st.just((0, 3)), "shape")
+    dtype = data.draw(DTYPES, "dtype")
+    elements = st.integers(0, 255) | st.floats() if dtype.kind == "O" else None
+    array = data.draw(arrays.arrays(dtype, shape, elements=elements), "array")
+    if dtype.kind in "iuf":
+        array = array % dtype.type(2 if dtype.kind == "f" else 127)  # often enough within range
+    try:
+        image = load_image(array)
+    except ValueError as error:
+        assert len(str(error).splitlines()) == 1
+        return
+    assert image.mode == "RGB" and (image.height, image.width) == array.shape[:2] and array.size
+    values = np.asarray(array, float).reshape(*array.shape[:2], -1)
+    if values.shape[2] != 4:
+        top = {"b": 1, "f": 1, "u": 65535 if dtype.itemsize == 2 else 255, "i": 255}[dtype.kind]
+        assert np.abs(np.asarray(image) - values / top * 255).max() <= 1
+
+
+@quick(500)
+@given(
+    st.integers(1, 10**6), st.integers(1, 10**6), st.integers(1, 1024), st.sampled_from([1, 8, 32, 64, 128])
+)
+def test_processing_sizes_are_multiples_of_bounded_area_and_keep_the_shape(
+    height, width, resolution, multiple
+):
+    tall, wide = processing_size((height, width), resolution, multiple)
+    assert tall % multiple == wide % multiple == 0 and min(tall, wide) >= multiple
+    assert tall * wide <= 4 * max(resolution, multiple) ** 2
+    assert (tall - wide) * (height - width) >= 0  # what is wider stays wider
+    assert (wide, tall) == processing_size((width, height), resolution, multiple)
+    if min(tall, wide) > multiple:  # as near as multiples allow
+        scale = resolution / (height * width) ** 0.5
+        assert max(abs(tall - height * scale), abs(wide - width * scale)) <= multiple / 2
+
+
+def _files():
+    """Whole files of all formats, with a palette, transparency, EXIF, several frames."""
+    noise = np.random.default_rng(0).integers(0, 256, (24, 32, 4), np.uint8)
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010E] = 6, "a description"
+    colour, palette = Image.fromarray(noise[..., :3]), Image.fromarray(noise[..., :3]).quantize(16)
+    deep = Image.fromarray(noise[..., 0].astype(np.uint16) * 257)
+    wanted = [
+        (colour, "PNG", {"exif": exif}),
+        (Image.fromarray(noise), "PNG", {}),
+        (palette, "PNG", {"transparency": 3}),
+        (deep, "PNG", {}),
+        (colour, "JPEG", {"exif": exif}),
+        (colour, "JPEG", {"progressive": True}),
+        (palette, "GIF", {"save_all": True, "append_images": [palette.rotate(180)]}),
+        (colour, "TIFF", {"exif": exif}),
+        (deep, "TIFF", {"compression": "tiff_lzw"}),
+        (colour, "TIFF", {"compression": "jpeg"}),
+        (Image.fromarray(noise), "WEBP", {}),
+        (colour, "BMP", {}),
+        (deep, "PPM", {}),
+        (colour, "JPEG2000", {}),
+        (colour, "AVIF", {}),
+    ]
+    for image, kind, options in wanted:
+        stream = io.BytesIO()
+        image.save(stream, kind, **options)
+        yield stream.getvalue()
+
+
+FILES = list(_files())
+change = st.tuples(
+    st.integers(0, 2**16), st.binary(min_size=1, max_size=4), st.sampled_from(["set", "insert"])
+)
+
+
+@quick(600)
+@given(st.sampled_from(FILES), st.lists(change, max_size=4), st.none() | st.floats(0, 1))
+def test_damaged_files_are_pictures_or_refused_in_a_line(tmp_path_factory, content, changes, kept):
+    damaged = bytearray(content)
+    for place, value, how in changes:
+        place %= len(content)
+        if place % 2:  # half of the changes hit the head, where most that can go wrong is written
+            place %= 64
+        damaged[place : place + len(value) * (how == "set")] = value
+    if kept is not None:
+        del damaged[round(kept * len(damaged)) :]
+    file = tmp_path_factory.getbasetemp() / "damaged.png"
+    file.write_bytes(damaged)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            image = load_image(file)
+        except ValueError as error:
+            assert str(file) in str(error) and len(str(error).splitlines()) == 1
+            return
+    assert image.mode == "RGB" and image.width * image.height <= Image.MAX_IMAGE_PIXELS

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..images import image_files, picture_name, shown
+from ..images import image_files, picture_name, reading, shown
 from .base import IGNORE, FileDataset, lookup_table, stored_numbers, text_lines
 
 
@@ -19,8 +19,9 @@ class LabelledFolder(FileDataset):
 
     def __init__(self, root: Path | str, split: str = ""):
         top = Path(root)
-        parts = sorted(folder.parent.name for folder in top.glob("*/images") if folder.is_dir())
-        self.splits = ("", *parts) if (top / "images").is_dir() else tuple(parts)
+        with reading(top):
+            parts = sorted(folder.parent.name for folder in top.glob("*/images") if folder.is_dir())
+            self.splits = ("", *parts) if (top / "images").is_dir() else tuple(parts)
         if self.splits:
             self.check_split(split)
         folder = top / split
