@@ -1,8 +1,7 @@
-"""What suits which checkpoint: its own defaults first, the table of families as fallback; and reading its weights whole."""
+"""What suits which checkpoint: its own defaults first, the table of families as fallback; where it is."""
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,15 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline
 from diffusers.utils import logging as diffusers_logging
-from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
 from .settings import REQUIRED, Settings, layered
 
 TOYSCAPES_FOLDER = Path(__file__).parent / "toyscapes" / "checkpoint"
-COMPONENTS = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
+PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -125,7 +122,7 @@ def resolve(
     return Settings.from_dict(flat)
 
 
-# -- finding and reading --------------------------------------------------------------------------------------------
+# -- finding and using --------------------------------------------------------------------------------------------
 
 
 def locate(name: str | Path) -> str:
@@ -133,6 +130,7 @@ def locate(name: str | Path) -> str:
 
     Raises:
         FileNotFoundError: the bundled weights are missing, or a path does not hold a diffusers folder.
+        ValueError: the path is a single file.
     """
     if str(name) == "toyscapes":
         if not (TOYSCAPES_FOLDER / "model_index.json").exists():
@@ -142,6 +140,12 @@ def locate(name: str | Path) -> str:
             )
         return str(TOYSCAPES_FOLDER)
     folder = Path(name).expanduser()
+    if folder.is_file():
+        trust = "if you trust who made it, for a pickle runs code; " if folder.suffix in PICKLES else ""
+        raise ValueError(
+            f"{folder} is a single file, and EmerDiff reads diffusers folders with weights in safetensors only; convert it "
+            f"({trust}`StableDiffusionPipeline.from_single_file(file).save_pretrained(folder)`)."
+        )
     if folder.is_dir() and not (folder / "model_index.json").exists():
         raise FileNotFoundError(
             f"{folder} is no diffusers folder (it has no model_index.json); convert a single-file checkpoint with "
@@ -160,70 +164,6 @@ def missing_model(name: str | Path) -> FileNotFoundError:
         '"CompVis/stable-diffusion-v1-4" (download it once with `hf download CompVis/stable-diffusion-v1-4 --local-dir '
         "sd-v1-4` where there is a network, then pass the folder)."
     )
-
-
-def read_index(source: str, **options: Any) -> dict[str, list[str]]:
-    """{component: [library, class]} of a diffusers folder or hub id.
-
-    Raises:
-        ValueError: the index cannot be read, or belongs to another kind of pipeline.
-    """
-    try:
-        index = dict(DiffusionPipeline.load_config(source, **options))
-    except (OSError, ValueError, TypeError) as error:
-        if not Path(source).exists():
-            raise
-        raise ValueError(
-            f"{source}/model_index.json cannot be read ({error}); download the model again."
-        ) from error
-    kind = index.get("_class_name", "no pipeline")
-    absent = [
-        name for name in COMPONENTS if not (isinstance(index.get(name), list | tuple) and index[name][1])
-    ]
-    foreign = [
-        name for name in ("text_encoder_2", "text_encoder_3", "prior", "transformer") if index.get(name)
-    ]
-    if absent or foreign:
-        why = f"lacks {', '.join(absent)}" if absent else f"has {', '.join(foreign)}"
-        raise ValueError(
-            f"{source} is a {kind} that {why}; EmerDiff reads latent diffusion models with one text encoder and a "
-            f"U-Net, of these families: {', '.join(f.name for f in FAMILIES)}."
-        )
-    return {name: list(index[name]) for name in COMPONENTS}
-
-
-def load_networks(
-    source: str, dtype: torch.dtype, given: Mapping[str, Any], **options: Any
-) -> dict[str, Any]:
-    """VAE, text encoder and U-Net, every tensor of them read from safetensors; those in ``given`` are left out.
-
-    Raises:
-        ValueError: weights are damaged, or short of tensors (the libraries would fill those with random numbers).
-        OSError: nothing is there.
-    """
-    index, networks = read_index(source, **{k: v for k, v in options.items() if k != "variant"}), {}
-    for name in ("vae", "text_encoder", "unet"):
-        if name in given:
-            continue
-        library, kind = index[name]
-        where = f"The {name} of {source}"
-        try:
-            network, report = getattr(importlib.import_module(library), kind).from_pretrained(
-                source, subfolder=name, dtype=dtype, use_safetensors=True, output_loading_info=True, **options
-            )
-        except (SafetensorError, RuntimeError, AttributeError, ImportError, OSError, ValueError) as error:
-            if isinstance(error, OSError) and not Path(source).exists():
-                raise  # no such hub id, or no network
-            reason = str(error).strip().splitlines()[0]
-            raise ValueError(
-                f"{where} cannot be read ({reason}); download the folder {name}/ again."
-            ) from error
-        if missing := sorted(report["missing_keys"]):
-            raise ValueError(
-                f"{where} is short of {len(missing)} tensors, {missing[0]} for one; download the folder {name}/ again."
-            )
-        networks[name] = network.eval()
-    return networks
 
 
 def check_networks(unet: torch.nn.Module) -> None:

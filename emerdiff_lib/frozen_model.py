@@ -11,7 +11,7 @@ import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, DiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextModel, PreTrainedTokenizerBase
 
-from . import checkpoints
+from . import checkpoints, weights
 from . import images as image_io
 from .attention import check_layer
 from .denoiser import Denoiser, inference_timesteps
@@ -81,8 +81,8 @@ class FrozenModel(DiffusionPipeline):
         options = {key: kwargs[key] for key in where if key in kwargs}
         try:
             with checkpoints.quietly(source):
-                networks = checkpoints.load_networks(source, dtype, kwargs, **options)
-                pipeline = super().from_pretrained(source, dtype=dtype, **networks, **kwargs)
+                parts = weights.load_components(source, dtype, kwargs, **options)
+                pipeline = super().from_pretrained(source, dtype=dtype, **parts, **kwargs)
         except OSError as error:  # huggingface_hub's "not found" and "offline" errors are OSErrors as well
             if Path(source).exists():
                 raise

@@ -28,7 +28,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 FLOORS = (
     {"_large_pages", "_version", "files", "memory", "settings", "threads", "timing"},
     {"images", "checkpoints", "evaluation"},
-    {"denoiser", "toyscapes"},
+    {"denoiser", "toyscapes", "weights"},
     {"attention", "inversion"},
     {"features", "stages", "coding"},
     {"clustering", "modulation"},

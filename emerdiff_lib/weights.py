@@ -1,0 +1,138 @@
+"""A model's components out of its folder, read whole or refused: safetensors only, known classes only, every number finite."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, AutoencoderTiny, DiffusionPipeline, SchedulerMixin, UNet2DConditionModel
+from transformers import CLIPTextModel, PreTrainedTokenizerBase
+
+from .checkpoints import FAMILIES, PICKLES
+
+NETWORKS = {"vae": AutoencoderKL, "text_encoder": CLIPTextModel, "unet": UNet2DConditionModel}
+COMPONENTS = NETWORKS | {"tokenizer": PreTrainedTokenizerBase, "scheduler": SchedulerMixin}
+
+
+def read_index(source: str, **options: Any) -> dict[str, list[str]]:
+    """{component: [library, class]} of a diffusers folder or hub id.
+
+    Raises:
+        ValueError: the index cannot be read, belongs to another kind of pipeline, or names code of the model's own.
+    """
+    try:
+        index = dict(DiffusionPipeline.load_config(source, **options))
+    except (OSError, ValueError, TypeError) as error:
+        if not Path(source).exists():
+            raise
+        raise ValueError(
+            f"{source}/model_index.json cannot be read ({_first_line(error)}); download the model again."
+        ) from error
+    if not isinstance(own_settings := index.get("default_settings") or {}, dict):
+        raise ValueError(
+            f"{source}/model_index.json has default_settings={own_settings!r}; they are names with values, {{…}}."
+        )
+    kind, named = index.get("_class_name", "no pipeline"), {}
+    for name in (*COMPONENTS, "tiny_decoder"):
+        match index.get(name):
+            case [str(library), str(found)]:
+                named[name] = [library, found]
+    absent = [name for name in COMPONENTS if name not in named]
+    foreign = [
+        name for name in ("text_encoder_2", "text_encoder_3", "prior", "transformer") if index.get(name)
+    ]
+    if absent or foreign:
+        why = f"lacks {', '.join(absent)}" if absent else f"has {', '.join(foreign)}"
+        raise ValueError(
+            f"{source} is a {kind} that {why}; EmerDiff reads latent diffusion models with one text encoder and a "
+            f"U-Net, of these families: {', '.join(f.name for f in FAMILIES)}."
+        )
+    own = [f"{name} from {'.'.join(entry)}" for name, entry in named.items() if not _is_known(name, *entry)]
+    if own or not isinstance(kind, str):
+        raise ValueError(
+            f"{source} takes its {own[0] if own else f'pipeline from {kind}'}, which is not run; EmerDiff takes it from "
+            "diffusers or transformers, in a class that it knows, and runs no code that comes with a model."
+        )
+    return {name: named[name] for name in COMPONENTS}
+
+
+def _is_known(name: str, library: str, kind: str) -> bool:
+    """Whether a component's class is what it has to be; only then is its library imported and its class used."""
+    if library not in ("diffusers", "transformers"):
+        return False
+    try:
+        found = getattr(importlib.import_module(library), kind, None)
+    except ImportError:  # a class whose own requirements are missing here
+        return False
+    wanted = (COMPONENTS | {"tiny_decoder": AutoencoderTiny})[name]
+    return isinstance(found, type) and issubclass(found, wanted)
+
+
+def load_components(
+    source: str, dtype: torch.dtype, given: Mapping[str, Any], **options: Any
+) -> dict[str, Any]:
+    """VAE, text encoder, U-Net, tokenizer and scheduler, without those in ``given``.
+
+    Raises:
+        ValueError: a component is damaged, pickled, brought as code, not finite, or short of tensors (which the libraries
+            would fill with random numbers).
+        OSError: nothing is there.
+    """
+    plain = {key: value for key, value in options.items() if key != "variant"}
+    parts: dict[str, Any] = {}
+    for name, (library, kind) in read_index(source, **plain).items():
+        if name in given:
+            continue
+        load = getattr(importlib.import_module(library), kind).from_pretrained
+        if name in NETWORKS:
+            parts[name] = _load_network(load, source, name, dtype, **options)
+        else:
+            with _reading(source, name):
+                parts[name] = load(source, subfolder=name, **plain)
+    return parts
+
+
+def _load_network(load: Any, source: str, name: str, dtype: torch.dtype, **options: Any) -> torch.nn.Module:
+    where, folder = f"The {name} of {source}", Path(source) / name
+    files = sorted(file.name for file in folder.glob("*"))
+    pickled = [file for file in files if file.endswith(PICKLES)]
+    if pickled and not any(file.endswith(".safetensors") for file in files):
+        raise ValueError(
+            f"{where} is there as {pickled[0]} only, and a pickle runs code when it is read; EmerDiff reads safetensors only: "
+            "download those."
+        )
+    with _reading(source, name):
+        network, report = load(
+            source, subfolder=name, dtype=dtype, use_safetensors=True, output_loading_info=True, **options
+        )
+    if missing := sorted(report["missing_keys"]):
+        raise ValueError(
+            f"{where} is short of {len(missing)} tensors, {missing[0]} for one; download the folder {name}/ again."
+        )
+    for tensor, values in network.named_parameters():
+        if not torch.isfinite(values).all():
+            raise ValueError(
+                f"{where} has NaN or infinite values in {tensor}, read as {values.dtype}; download the folder {name}/ again."
+            )
+    return network.eval()
+
+
+@contextmanager
+def _reading(source: str, name: str) -> Iterator[None]:
+    """What a broken folder makes three libraries raise is no closed list; it becomes one sentence that names the component."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, OSError) and not Path(source).exists():
+            raise  # no such hub id, or no network
+        raise ValueError(
+            f"The {name} of {source} cannot be read ({_first_line(error)}); download the folder {name}/ again."
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), "").rstrip(".:") or type(error).__name__
