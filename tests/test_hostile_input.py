@@ -170,8 +170,19 @@ def test_a_file_that_vanishes_while_it_is_opened(tmp_path, monkeypatch):
     assert "There is no" in refusal(lambda: load_image(tmp_path / "gone.png"), FileNotFoundError)
 
 
-NAMES = ["it's \"quoted\".png", "new\nline.png", "..hidden.png", "-rf.png", "😀.png", "<img src=x>.png", "%s{0}.png",
-         " blank .png", "a\\b.png", "name\u202egnp.png", "x" * 251 + ".png"]  # fmt: skip
+NAMES = [
+    'it\'s "quoted".png',
+    "new\nline.png",
+    "..hidden.png",
+    "-rf.png",
+    "😀.png",
+    "<img src=x>.png",
+    "%s{0}.png",
+    " blank .png",
+    "a\\b.png",
+    "name\u202egnp.png",
+    "x" * 251 + ".png",
+]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -418,8 +429,16 @@ def test_a_colour_that_stands_for_nothing_is_white(tmp_path, row):
 
 
 def test_a_camera_s_orientations_agree_with_pillow_s_and_data_sets_keep_the_pixels(tmp_path):
-    turned = {1: RGB, 2: RGB[:, ::-1], 3: RGB[::-1, ::-1], 4: RGB[::-1], 5: RGB.swapaxes(0, 1),
-              6: np.rot90(RGB, -1), 7: RGB[::-1, ::-1].swapaxes(0, 1), 8: np.rot90(RGB)}  # fmt: skip
+    turned = {
+        1: RGB,
+        2: RGB[:, ::-1],
+        3: RGB[::-1, ::-1],
+        4: RGB[::-1],
+        5: RGB.swapaxes(0, 1),
+        6: np.rot90(RGB, -1),
+        7: RGB[::-1, ::-1].swapaxes(0, 1),
+        8: np.rot90(RGB),
+    }
     for number, expected in turned.items():
         exif = Image.Exif()
         exif[0x0112] = number
