@@ -42,7 +42,7 @@ def reading(path: str | Path) -> Iterator[None]:
     except PermissionError as error:
         raise PermissionError(f"{name} may not be read by this user; change its permissions.") from error
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise FileNotFoundError(f"There is no {name}; check the path (from {shown(os.getcwd())}).") from error
+        raise FileNotFoundError(f"There is no {shown(os.path.abspath(path))}; check the path.") from error
     except UnidentifiedImageError:
         raise ValueError(
             f"{name} is no image ({', '.join(FORMATS)}), or its beginning is damaged; convert it, or download it again."
@@ -125,8 +125,7 @@ def open_image(path: str | Path) -> Iterator[Image.Image]:
     path = Path(path)
     if not is_file(path):
         raise FileNotFoundError(
-            f"There is no image file at {shown(path)} (folders and devices are none); check the path (from "
-            f"{shown(os.getcwd())})."
+            f"There is no image file at {shown(os.path.abspath(path))} (folders and devices are none); check the path."
         )
     with reading(path):
         if path.stat().st_size == 0:

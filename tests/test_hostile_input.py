@@ -1,19 +1,24 @@
 """What people hand in by accident or on purpose: every row is refused in one sentence, mended or survived, none in silence."""
 
+import html
 import io
 import os
+import re
 import struct
 import tempfile
 import warnings
 import zlib
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
 from scipy.io import savemat
 
+from emerdiff_lib import plotting
 from emerdiff_lib.datasets import LabelledFolder, open_dataset
 from emerdiff_lib.images import image_files, load_image, picture_name
 
@@ -219,6 +224,28 @@ def test_names_of_undecodable_bytes(tmp_path):
 )
 def test_picture_names(path, name):
     assert picture_name(Path(path)) == name
+
+
+HOSTILE_TEXT = [
+    "<script>alert(1)</script>",
+    "<img src=x onerror=alert(1)>",
+    "a&b",
+    '"quoted"',
+    "cost_$5_{$_",
+    "$\\frac{$",
+    "^$^$",
+]
+
+
+@pytest.mark.parametrize("text", HOSTILE_TEXT)
+def test_names_and_captions_are_text_in_tables_and_figures(text):
+    table = plotting.full_text(pd.DataFrame({text: [text]}, index=[text]))._repr_html_()
+    assert text in html.unescape(table) and not re.search("<(script|img)|&b", table)
+    figure = plotting.gallery([RGB], [plotting.literal(text)])
+    figure.savefig(io.BytesIO())
+    title = "".join(ax.get_title() for ax in figure.axes)
+    assert title.replace("\\$", "$").split() == text.split()
+    plt.close(figure)
 
 
 # -- listing a folder -------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from .pictures import (
 )
 from .scatter import front
 from .style import COLUMN, COLUMN_WIDE, STYLE, figsize, looks, save_figure, use_style
-from .text import full_text, layer_name, wrap
+from .text import full_text, layer_name, literal, wrap
 
 __all__ = [
     "CHART_COLOURS",
@@ -48,6 +48,7 @@ __all__ = [
     "layer_name",
     "legend_below",
     "line_with_bands",
+    "literal",
     "looks",
     "overlay",
     "pca_image",

@@ -57,6 +57,11 @@ def layer_name(name: str, width: float = 1.5, size: float = SMALL) -> str:
     return wrap(name, width, size)
 
 
+def literal(text: str) -> str:
+    """Text from outside, such as a picture's name, as it stands in a title: its $ begin no mathematics."""
+    return text.replace("$", r"\$")
+
+
 @dataclass(frozen=True)
 class FullText:
     """A table that shows whole strings, in HTML and as text, with ``precision`` digits after the point of floats."""
