@@ -15,6 +15,12 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 # Formats that are decoded here and now: among Pillow's others are some that start programs (EPS) or accept any bytes (TGA)
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "AVIF", "JPEG2000")
+# A PNG's colour that stands for nothing is kept by Pillow at the file's depth; this brings it to the 8 bits of the pixels
+CLEAR_COLOUR = {
+    "L;2": lambda grey: grey * 85,
+    "L;4": lambda grey: grey * 17,
+    "RGB;16B": lambda colour: tuple(channel >> 8 for channel in colour),
+}
 ImageInput = str | Path | Image.Image | np.ndarray | torch.Tensor
 
 
@@ -231,10 +237,13 @@ def _to_rgb(image: Image.Image, name: str, upright: bool) -> Image.Image:
         turned = image.format == "TIFF" and image.getexif().get(ExifTags.Base.Orientation, 1) != 1
     if turned and not upright:  # Pillow turns a TIFF while it decodes
         raise ValueError(f"{name} is a TIFF that is turned away from its label map; save it upright.")
+    tile = getattr(image, "tile", None)
+    depth = CLEAR_COLOUR.get(tile[0].args) if image.format == "PNG" and tile else None
     sixteen = image.mode.startswith("I;16") or (image.mode, image.format) == ("I", "PPM")
     with reading(name):
-        image = ImageOps.exif_transpose(image) if upright else image
-        image.load()
+        image = ImageOps.exif_transpose(image) if upright else image.copy()
+        if depth and "transparency" in image.info:
+            image.info["transparency"] = depth(image.info["transparency"])
         if image.mode not in ("I", "F") and not sixteen:
             return _over_white(image)
         values = np.asarray(image)

@@ -444,6 +444,24 @@ CLEAR = {
         [255, 90, 255, 1],
     ),
     "grey": (encoded(Image.new("L", (4, 1), 90), transparency=90), [255] * 4),
+    "grey of 2 bits": (
+        png(4, 1, mode=0, depth=2, rows=b"\0\x1b", before=[(b"tRNS", b"\0\1")]),
+        [0, 255, 170, 255],
+    ),
+    "grey of 4 bits": (
+        png(4, 1, mode=0, depth=4, rows=b"\0\x01\x23", before=[(b"tRNS", b"\0\1")]),
+        [0, 255, 34, 51],
+    ),
+    "colour of 16 bits": (
+        png(
+            2,
+            1,
+            depth=16,
+            rows=b"\0" + struct.pack(">6H", *[25700] * 3, *[99] * 3),
+            before=[(b"tRNS", struct.pack(">3H", *[25700] * 3))],
+        ),
+        [255, 0],
+    ),
     "one bit": (encoded(Image.new("1", (4, 1), 0), transparency=0), [255] * 4),
     "colour": (encoded(Image.new("RGB", (4, 1), COLOUR), transparency=COLOUR), [255] * 4),
 }
