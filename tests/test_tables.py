@@ -65,7 +65,7 @@ package.__path__ = [{str(EVALUATION.parent)!r}]
 import emerdiff_lib.evaluation.tables
 print(*[m for m in sys.modules if m.split(".")[0] in ("emerdiff_lib", "torch", "diffusers", "transformers")])"""
     run = subprocess.run([sys.executable, "-c", alone], capture_output=True, text=True, check=True)
-    own = {f"emerdiff_lib.evaluation.{name}" for name in ("metrics", "protocols", "regions", "tables")}
+    own = {f"emerdiff_lib.evaluation.{file.stem}" for file in EVALUATION.glob("[a-z]*.py")}
     assert set(run.stdout.split()) == own | {"emerdiff_lib", "emerdiff_lib.evaluation", "emerdiff_lib.files"}
 
 

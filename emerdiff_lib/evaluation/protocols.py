@@ -6,16 +6,18 @@ segments' embeddings; so evaluation streams, and merges, image by image.
 
 from __future__ import annotations
 
-import warnings
+import inspect
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-import scipy.stats
 from scipy.optimize import linear_sum_assignment
-from sklearn.cluster import KMeans, MiniBatchKMeans
+from scipy.spatial.distance import cdist
 
 from .metrics import class_counts, confusion_matrix, contingency_table, mean_iou_of_counts
 from .regions import sample_labels
+from .sampling import SAMPLE, SegmentSample
 
 SIMILARITIES = ("euclidean", "cosine")
 
@@ -33,12 +35,33 @@ def oracle(record: Record) -> np.ndarray:
     return confusion_matrix(record.table, record.table.argmax(1))
 
 
-def concept_embeddings(records: list[Record]) -> np.ndarray:
+def concept_embeddings(records: Iterable[Record]) -> np.ndarray:
     """(C, d): the mean embedding of all pixels that carry a class (the paper's *modified* protocol); NaN for unseen ones."""
-    sums = sum(record.table.T.astype(np.float64) @ record.embeddings for record in records)
-    counts = sum(record.table.sum(0) for record in records)
-    with np.errstate(invalid="ignore"):
-        return sums / counts[:, None]
+    sums = ConceptSums()
+    for record in records:
+        sums.update(record)
+    return sums.embeddings()
+
+
+class ConceptSums:
+    """Embeddings and pixels summed per class, image by image: :func:`concept_embeddings` follow from them."""
+
+    def __init__(self) -> None:
+        self._sums: Any = 0.0
+        self._counts: Any = 0
+
+    def update(self, record: Record) -> None:
+        self._sums = self._sums + record.table.T.astype(np.float64) @ record.embeddings
+        self._counts = self._counts + record.table.sum(0)
+
+    def merge(self, other: ConceptSums) -> None:
+        """As if it had been given the images of ``other`` (to rounding)."""
+        self._sums, self._counts = self._sums + other._sums, self._counts + other._counts
+
+    def embeddings(self) -> np.ndarray:
+        """(C, d), NaN for classes that did not occur."""
+        with np.errstate(invalid="ignore"):
+            return self._sums / self._counts[:, None]
 
 
 def nearest_concept(embeddings: np.ndarray, concepts: np.ndarray, similarity: str) -> np.ndarray:
@@ -48,7 +71,7 @@ def nearest_concept(embeddings: np.ndarray, concepts: np.ndarray, similarity: st
         ValueError: for another similarity.
     """
     if similarity == "euclidean":
-        scores = -np.square(embeddings[:, None] - concepts[None]).sum(-1)
+        scores = -cdist(embeddings, concepts, "sqeuclidean")
     elif similarity == "cosine":
         unit = lambda a: a / np.maximum(np.linalg.norm(a, axis=-1, keepdims=True), 1e-12)
         scores = unit(embeddings) @ unit(concepts).T
@@ -65,48 +88,54 @@ def modified(record: Record, concepts: np.ndarray, similarity: str = "euclidean"
 
 
 def data_set_clusters(
-    records: list[Record], num_clusters: int, seed: int = 0, mini_batch_from: int = 50_000
+    records: Iterable[Record], num_clusters: int, seed: int = 0, sample: int = SAMPLE
 ) -> list[np.ndarray]:
     """k-means over the embeddings of all pixels of a data set: for every image the (K,) cluster of each segment.
 
     A pixel has its segment's embedding, so k-means of the segments weighted by their pixels is k-means of the pixels. Beyond
-    ``mini_batch_from`` segments, mini-batches keep it fast. Segments without counted pixels, which weigh nothing, are put
-    into cluster 0.
+    ``sample`` segments, k-means sees a :class:`~.sampling.SegmentSample` of so many.
+
+    Args:
+        records: read twice.
 
     Raises:
-        ValueError: if there are fewer segments with counted pixels than clusters.
+        ValueError: if there are fewer segments with counted pixels, or fewer distinct embeddings, than clusters.
     """
-    embeddings = np.concatenate([record.embeddings for record in records]).astype(np.float64)
-    weights = np.concatenate([record.table.sum(1) for record in records]).astype(np.float64)
-    counted = weights > 0
-    if (found := counted.sum()) < num_clusters:
-        raise ValueError(f"{found} segments cannot make {num_clusters} clusters; evaluate more images.")
-    kind = KMeans if found < mini_batch_from else MiniBatchKMeans
-    clusters = np.zeros(len(weights), int)
-    clusters[counted] = kind(num_clusters, n_init=10, random_state=seed).fit_predict(
-        embeddings[counted], sample_weight=weights[counted]
-    )
-    return np.split(clusters, np.cumsum([len(record.table) for record in records])[:-1])
+    shown = SegmentSample(sample)
+    for number, record in enumerate(records):
+        shown.update(str(number), record.table.sum(1), record.embeddings)
+    centres = shown.centres(num_clusters, seed)
+    return [nearest_concept(record.embeddings, centres, "euclidean") for record in records]
 
 
-def traditional(records: list[Record], seed: int = 0) -> list[np.ndarray]:
+def traditional(records: Iterable[Record], seed: int = 0) -> list[np.ndarray]:
     """The paper's *traditional* protocol: as many data-set clusters as classes, matched one to one (Hungarian).
 
     Returns:
         A confusion matrix per image, whose sum has the largest trace that any matching of clusters to classes reaches.
     """
-    num_classes = records[0].table.shape[1]
+    num_classes = next(iter(records)).table.shape[1]
     clusters = data_set_clusters(records, num_classes, seed)
-    joint = np.zeros((num_classes, num_classes), np.int64)
-    for record, found in zip(records, clusters, strict=True):
-        np.add.at(joint, found, record.table)
-    matched = np.empty(num_classes, int)
-    rows, columns = linear_sum_assignment(joint, maximize=True)
-    matched[rows] = columns
+    joint = sum(
+        cluster_table(record, found, num_classes) for record, found in zip(records, clusters, strict=True)
+    )
+    matched = matched_classes(np.asarray(joint))
     return [
         confusion_matrix(record.table, matched[found])
         for record, found in zip(records, clusters, strict=True)
     ]
+
+
+def cluster_table(record: Record, clusters: np.ndarray, num_clusters: int) -> np.ndarray:
+    """(num_clusters, C) int64: how many pixels of each data-set cluster carry each class, in one image."""
+    joint = np.zeros((num_clusters, record.table.shape[1]), np.int64)
+    np.add.at(joint, clusters, record.table)
+    return joint
+
+
+def matched_classes(joint: np.ndarray) -> np.ndarray:
+    """(C,) class of each cluster, one to one, so that the most pixels of the (C, C) ``joint`` table agree (Hungarian)."""
+    return linear_sum_assignment(joint, maximize=True)[1]
 
 
 def per_image_matching(
@@ -154,24 +183,32 @@ def bootstrap(statistic, count: int, draws: int = 1000, seed: int = 0) -> tuple[
     value = float(statistic(np.arange(count)))
     if count < 2:
         return value, float("nan"), float("nan")
-    with warnings.catch_warnings():  # scipy's own interval is NaN where a single draw is, and says so
-        warnings.simplefilter("ignore", scipy.stats.DegenerateDataWarning)
-        drawn = scipy.stats.bootstrap(
-            (np.arange(count),), statistic, n_resamples=draws, method="percentile", rng=seed
-        ).bootstrap_distribution
+    rng, at_once = np.random.default_rng(seed), "axis" in inspect.signature(statistic).parameters
+    drawn = []
+    for start in range(0, draws, 100):  # so many at a time bound the memory
+        rows = rng.integers(0, count, (min(100, draws - start), count))
+        drawn.append(statistic(rows, axis=-1) if at_once else np.array([statistic(row) for row in rows]))
+    return value, *percentile_interval(np.concatenate(drawn))
+
+
+def percentile_interval(drawn: np.ndarray) -> tuple[float, float]:
+    """(low, high): the middle 95 % of a statistic's draws; draws that are NaN are left out."""
     drawn = drawn[~np.isnan(drawn)]
     low, high = np.percentile(drawn, (2.5, 97.5)) if drawn.size else (float("nan"),) * 2
-    return value, float(low), float(high)
+    return float(low), float(high)
 
 
 def miou_statistic(confusions: np.ndarray, minus: np.ndarray | None = None):
     """For :func:`bootstrap`: mIoU of summed (N, C, C) confusions, or its difference to another method's."""
-    own = class_counts(confusions)
-    other = None if minus is None else class_counts(minus)
+    return counts_statistic(class_counts(confusions), None if minus is None else class_counts(minus))
+
+
+def counts_statistic(counts: np.ndarray, minus: np.ndarray | None = None):
+    """For :func:`bootstrap`: mIoU of summed (N, C, 3) class counts, or its difference to another method's."""
 
     def statistic(rows, axis=-1):
-        value = mean_iou_of_counts(_summed(own, rows, axis))
-        return value if other is None else value - mean_iou_of_counts(_summed(other, rows, axis))
+        value = mean_iou_of_counts(_summed(counts, rows, axis))
+        return value if minus is None else value - mean_iou_of_counts(_summed(minus, rows, axis))
 
     return statistic
 

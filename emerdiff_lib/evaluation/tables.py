@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from ..files import replacing, write_atomically
+from .fitting import Fitting, places
+from .label_maps import LabelMap
 from .metrics import (
     AREA_NAMES,
-    LabelMap,
-    area_bin,
     boundary_iou,
     boundary_scores,
-    class_iou,
     contingency_table,
+    iou_of_counts,
     mean_iou,
     mean_iou_of_counts,
     object_scores,
@@ -25,32 +25,11 @@ from .metrics import (
     pixel_accuracy,
     table_scores,
 )
-from .protocols import (
-    Record,
-    bootstrap,
-    concept_embeddings,
-    mean_statistic,
-    miou_statistic,
-    modified,
-    oracle,
-    per_image_matching,
-    traditional,
-)
+from .protocols import Record, oracle, per_image_matching
 from .regions import Region, sample_labels
+from .statistics import PROTOCOLS, RESAMPLED, SCORES, Statistics
 
 AREA_TYPE = pd.CategoricalDtype(AREA_NAMES, ordered=True)  # sizes.astype(AREA_TYPE) sorts and groups by size
-SCORES = (
-    "seconds",
-    "segments",
-    "boundary_precision",
-    "boundary_recall",
-    "boundary_f",
-    "boundary_f_diagonal",
-    "adjusted_rand",
-    "over_segmentation",
-    "under_segmentation",
-    "variation_of_information",
-)
 TABLE = {
     "oracle": "oracle mIoU",
     "traditional": "traditional mIoU",
@@ -119,17 +98,7 @@ def score(
     }
 
 
-def records(results: list[dict], method: str) -> list[Record]:
-    """Contingency tables and embeddings of one method, picture by picture.
-
-    Args:
-        results: a dictionary per picture, "name" and "methods": {method: :func:`score`}; so in all functions here.
-    """
-    entries = (result["methods"][method] for result in results)
-    return [Record(np.array(e["table"]), np.array(e["embeddings"], np.float64)) for e in entries]
-
-
-def per_image_rows(results: list[dict]) -> pd.DataFrame:
+def per_image_rows(results: Iterable[dict]) -> pd.DataFrame:
     """One row per picture and method: the scalar scores, and accuracy and mIoU of the picture under the oracle."""
     rows = []
     for result in results:
@@ -143,105 +112,100 @@ def per_image_rows(results: list[dict]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def confusions(results: list[dict], fit: list[dict]) -> dict[str, dict[str, np.ndarray]]:
-    """{protocol: {method: (N, C, C) confusion of every picture}}.
-
-    Concepts of "modified" and "modified_cosine" come from the ``fit`` split, those of "modified_self" from the pictures
-    themselves. Without a ``fit`` split the first two are left out; so is "traditional" for a method with fewer segments in
-    all than classes, or with embeddings of several lengths.
-    """
-    found: dict[str, dict[str, np.ndarray]] = {}
-    for method in results[0]["methods"]:
-        own = records(results, method)
-        found.setdefault("oracle", {})[method] = np.stack([oracle(r) for r in own])
-        enough = sum((r.table.sum(1) > 0).sum() for r in own) >= own[0].table.shape[1]
-        if enough and len({r.embeddings.shape[1] for r in own}) == 1:
-            found.setdefault("traditional", {})[method] = np.stack(traditional(own))
-        same = concept_embeddings(own)
-        found.setdefault("modified_self", {})[method] = np.stack([modified(r, same) for r in own])
-        if not fit:
-            continue
-        other = concept_embeddings(records(fit, method))
-        for protocol, similarity in (("modified", "euclidean"), ("modified_cosine", "cosine")):
-            parts = [modified(r, other, similarity) for r in own]
-            found.setdefault(protocol, {})[method] = np.stack(parts)
-    return found
-
-
 def summarise(
-    results: list[dict], fit: list[dict], reference: str | None = None, draws: int = 1000
+    results: Iterable[dict], fit: Iterable[dict] = (), reference: str | None = None, draws: int = 1000
 ) -> dict[str, pd.DataFrame]:
+    """All tables of an evaluation, from one picture at a time.
+
+    Args:
+        results, fit: the split that is reported and the one that concepts are fitted on (may be empty): a dictionary per
+            picture, "name" and "methods", {method: :func:`score`}. Lists, or whatever else can be read more than once:
+            ``results`` are read twice, ``fit`` once.
+        reference, draws: as in :func:`tabulate` and :class:`~.statistics.Statistics`.
+
+    Returns:
+        The tables of :func:`tabulate`. The concepts of "modified" and "modified_cosine" come from ``fit``, and without it both
+        are left out; those of "modified_self" from the pictures themselves.
+
+    Raises:
+        ValueError: without results, for results that can be read only once, or for a reference that is not among the methods.
+    """
+    if iter(results) is results:
+        raise ValueError(
+            "These results can be read only once; give a list, or an object whose iter() starts anew."
+        )
+    where = places(Fitting.of(results), Fitting.of(fit, sample=0))
+    statistics = Statistics(draws)
+    for result in results:
+        statistics.update(result, where)
+    return tabulate(statistics, reference)
+
+
+def tabulate(statistics: Statistics, reference: str | None = None) -> dict[str, pd.DataFrame]:
     """All tables of an evaluation.
 
     Args:
-        results, fit: the split that is reported and the one that concepts are fitted on (may be empty), as in :func:`records`.
         reference: the method that others are compared with; the first by default.
-        draws: bootstrap samples.
 
     Returns:
         "scores": a row per method, percent except where the column says otherwise; "intervals": 95 % bootstrap intervals of
         mIoU and boundary F; "paired": differences of the reference to every other method, with intervals and, for scores per
         picture (accuracy for the protocols), the p-value of Wilcoxon's test; "objects": recall and IoU by area, small to
-        large; "classes": IoU per class (oracle).
+        large; "classes": IoU per class (oracle). How the intervals were drawn is in ``attrs["bootstrap"]`` of both tables.
 
     Raises:
         ValueError: without results, or for a reference that is not among the methods.
     """
-    if not results:
+    methods = statistics.methods
+    if not methods:
         raise ValueError("There are no results to summarise; evaluate at least one picture.")
-    methods = list(results[0]["methods"])
     reference = methods[0] if reference is None else reference
     if reference not in methods:
         raise ValueError(f"reference={reference!r} was not evaluated; choose one of {', '.join(methods)}.")
-    rows, protocols = per_image_rows(results), confusions(results, fit)
-    edges = {m: part["boundary_f"].to_numpy() for m, part in rows.groupby("method", sort=False)}
-    measures: dict[str, tuple[Callable, dict]] = {
-        name: (miou_statistic, protocols[name]) for name in ("oracle", "modified") if name in protocols
-    }
-    measures["boundary_f"] = (mean_statistic, edges)
     intervals, paired = [], []
     for method in methods:
-        for name, (statistic, values) in measures.items():
-            found = bootstrap(statistic(values[method]), len(results), draws)
-            intervals.append({"method": method, "measure": name} | _percent(("value", "low", "high"), found))
-            if method == reference:
+        for measure in (*RESAMPLED, "boundary_f"):
+            if not statistics.has(measure, method):
                 continue
-            both = values[reference], values[method]
-            found = bootstrap(statistic(*both), len(results), draws)
-            per_image = both if both[0].ndim == 1 else [[pixel_accuracy(c) for c in part] for part in both]
-            paired.append(
-                {"minus": method, "measure": name}
-                | _percent(("points", "low", "high"), found)
-                | {"p (Wilcoxon)": paired_test(*per_image)}
-            )
-    return {
-        "scores": _score_table(results, rows, protocols),
+            found = statistics.interval(measure, method)
+            row = {"method": method, "measure": measure}
+            intervals.append(row | _percent(("value", "low", "high"), found))
+            if method == reference or not statistics.has(measure, reference):
+                continue
+            found = statistics.interval(measure, reference, minus=method)
+            p = paired_test(*(statistics.per_picture(measure, one) for one in (reference, method)))
+            row = {"minus": method, "measure": measure}
+            paired.append(row | _percent(("points", "low", "high"), found) | {"p (Wilcoxon)": p})
+    classes = {method: iou_of_counts(statistics.total("oracle", method)) for method in methods}
+    tables = {
+        "scores": _score_table(statistics),
         "intervals": pd.DataFrame(intervals),
         "paired": pd.DataFrame(paired, columns=["minus", "measure", "points", "low", "high", "p (Wilcoxon)"]),
-        "objects": _object_table(results, methods),
-        "classes": 100 * pd.DataFrame({m: class_iou(c.sum(0)) for m, c in protocols["oracle"].items()}).T,
+        "objects": _object_table(statistics),
+        "classes": 100 * pd.DataFrame(classes).T,
     }
+    for name in ("intervals", "paired"):
+        tables[name].attrs["bootstrap"] = statistics.bootstrap
+    return tables
 
 
 def _percent(names: tuple[str, ...], shares: tuple[float, ...]) -> dict[str, float]:
     return {name: 100 * share for name, share in zip(names, shares, strict=True)}
 
 
-def _score_table(results: list[dict], rows: pd.DataFrame, protocols: dict) -> pd.DataFrame:
-    """A row per method: every protocol over the summed confusions, and the means of the scores per picture."""
+def _score_table(statistics: Statistics) -> pd.DataFrame:
+    """A row per method: every protocol over the summed counts, and the means of the scores per picture."""
     found = {}
-    for method, part in rows.groupby("method", sort=False):
-        total = {name: values[method].sum(0) for name, values in protocols.items() if method in values}
-        counts = lambda key, method=method: np.sum([r["methods"][method][key] for r in results], 0)
-        intersection, union = counts("boundary_iou").T
-        shares = {name: mean_iou(confusion) for name, confusion in total.items()}
-        shares["matched"] = float(mean_iou_of_counts(counts("matched"), "zero"))
-        shares["accuracy"] = pixel_accuracy(total["oracle"])
+    for method in statistics.methods:
+        total = {name: statistics.total(name, method) for name in PROTOCOLS if statistics.has(name, method)}
+        shares = {name: float(mean_iou_of_counts(counts)) for name, counts in total.items()}
+        shares["matched"] = float(mean_iou_of_counts(statistics.total("matched", method), "zero"))
+        right, true, _ = total["oracle"].sum(0)
+        shares["accuracy"] = right / true if true else np.nan
+        intersection, union = statistics.total("boundary_iou", method).T
         occurs = union > 0
-        shares["boundary_iou"] = (
-            (intersection / np.maximum(union, 1))[occurs].mean() if occurs.any() else np.nan
-        )
-        means = part[[name for name in SCORES if name in TABLE]].mean().to_dict()
+        shares["boundary_iou"] = (intersection[occurs] / union[occurs]).mean() if occurs.any() else np.nan
+        means = {name: statistics.mean(name, method) for name in SCORES if name in TABLE}
         found[method] = {
             name: value if name in _NO_PERCENT else 100 * value for name, value in (shares | means).items()
         }
@@ -249,20 +213,18 @@ def _score_table(results: list[dict], rows: pd.DataFrame, protocols: dict) -> pd
     return frame[[name for name in TABLE if name in frame]].rename(columns=TABLE)
 
 
-def _object_table(results: list[dict], methods: list[str]) -> pd.DataFrame:
+def _object_table(statistics: Statistics) -> pd.DataFrame:
     """A row per method, columns (recall or IoU, size class): means over objects in percent, from small to large."""
-    objects = pd.DataFrame(
+    columns = [(kind, area) for kind in ("recall", "IoU") for area in AREA_NAMES]
+    means = pd.DataFrame(
         [
-            (method, area_bin(o["area"]), 100 * o["recall"], 100 * o["iou"])
-            for result in results
-            for method, entry in result["methods"].items()
-            for o in entry["objects"]
+            [100 * statistics.mean(kind.lower(), m, area) for kind, area in columns]
+            for m in statistics.methods
         ],
-        columns=["method", "area", "recall", "IoU"],
+        index=pd.Index(statistics.methods, name="method"),
+        columns=pd.MultiIndex.from_tuples(columns, names=[None, "area"]),
     )
-    means = objects.groupby(["method", "area"])[["recall", "IoU"]].mean().unstack("area")
-    columns = [(kind, area) for kind in ("recall", "IoU") for area in AREA_NAMES if (kind, area) in means]
-    return means.reindex(index=methods, columns=pd.MultiIndex.from_tuples(columns, names=[None, "area"]))
+    return means.dropna(axis="columns", how="all")
 
 
 def write_tables(
