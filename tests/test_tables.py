@@ -182,7 +182,14 @@ def test_files_hold_the_tables(tmp_path):
     a, b = ({f.name: f.read_bytes() for f in (tmp_path / part).iterdir()} for part in "ab")
     assert a == b and set(a) == {"results.parquet", "summary.json"}
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "a/results.parquet"), rows, check_dtype=False)
+    tables.write_tables(found, tables.batches_of_rows(iter(RESULTS), 3), {}, tmp_path)
+    batches = pd.read_parquet(tmp_path / "results.parquet")
+    pd.testing.assert_frame_equal(batches, rows, check_dtype=False)
+    with pytest.raises(ValueError, match="no results to write"):
+        tables.write_tables(found, tables.batches_of_rows([]), {}, tmp_path)
+    assert len(pd.read_parquet(tmp_path / "results.parquet")) == len(rows)  # what was there stays
     summary = json.loads(a["summary.json"])
+    assert "drawn with replacement" in summary["intervals"]["bootstrap"]
     assert set(summary) == {"settings", "scores", "intervals", "paired", "objects", "classes"}
     assert summary["settings"] == {"num_masks": 6}
     written = pd.DataFrame(summary["scores"]["data"], columns=summary["scores"]["columns"]).set_index(

@@ -49,9 +49,10 @@ class Fitting:
             fitting.update(result)
         return fitting
 
-    def __bool__(self) -> bool:
-        """Whether there was any picture."""
-        return bool(self._samples)
+    @property
+    def methods(self) -> list[str]:
+        """In the order of the first picture; none before it."""
+        return list(self._samples)
 
     def update(self, result: dict[str, Any]) -> None:
         """Take in one picture: "name" and "methods", {method: :func:`~.tables.score`}."""
@@ -92,8 +93,8 @@ def places(own: Fitting, other: Fitting | None = None) -> dict[str, dict[str, Pl
     embeddings have several lengths has none at all.
     """
     found: dict[str, dict[str, Places]] = {}
-    for method in own._samples:
-        concepts = other.concepts(method) if other else None
+    for method in own.methods:
+        concepts = other.concepts(method) if other and other.methods else None
         candidates = {
             "traditional": (own.centres(method), "euclidean"),
             "modified_self": (own.concepts(method), "euclidean"),

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from ..files import replacing, write_atomically
 from .fitting import Fitting, places
@@ -110,6 +113,13 @@ def per_image_rows(results: Iterable[dict]) -> pd.DataFrame:
                 | {"oracle_accuracy": pixel_accuracy(confusion), "oracle_miou": mean_iou(confusion)}
             )
     return pd.DataFrame(rows)
+
+
+def batches_of_rows(results: Iterable[dict], size: int = 1000) -> Iterator[pd.DataFrame]:
+    """:func:`per_image_rows` of ``size`` pictures at a time."""
+    remaining = iter(results)
+    while len(rows := per_image_rows(itertools.islice(remaining, size))):
+        yield rows
 
 
 def summarise(
@@ -228,15 +238,37 @@ def _object_table(statistics: Statistics) -> pd.DataFrame:
 
 
 def write_tables(
-    tables: dict[str, pd.DataFrame], rows: pd.DataFrame, settings: dict, output_dir: Path | str
+    tables: dict[str, pd.DataFrame],
+    rows: pd.DataFrame | Iterable[pd.DataFrame],
+    settings: dict,
+    output_dir: Path | str,
 ) -> None:
-    """``results.parquet`` (a row per picture and method) and ``summary.json`` (all settings, every table)."""
+    """``results.parquet`` (a row per picture and method) and ``summary.json`` (all settings, every table).
+
+    Args:
+        rows: :func:`per_image_rows`, or :func:`batches_of_rows` of pictures too many to be held.
+    """
     folder = Path(output_dir)
     with replacing(folder / "results.parquet") as file:
-        rows.to_parquet(file, index=False)
+        if isinstance(rows, pd.DataFrame):
+            rows.to_parquet(file, index=False)
+        else:
+            _write_batches(file, rows)
     plain = {
-        name: json.loads(table.reset_index().to_json(orient="split", double_precision=10))
+        name: json.loads(table.reset_index().to_json(orient="split", double_precision=10)) | table.attrs
         for name, table in tables.items()
     }
     summary = json.dumps({"settings": settings} | plain, indent=1, ensure_ascii=False) + "\n"
     write_atomically(folder / "summary.json", summary)
+
+
+def _write_batches(file: Path, batches: Iterable[pd.DataFrame]) -> None:
+    """One Parquet file, a row group per batch."""
+    writer = None
+    for batch in batches:
+        table = pa.Table.from_pandas(batch, preserve_index=False)
+        writer = writer or pq.ParquetWriter(file, table.schema)
+        writer.write_table(table)
+    if writer is None:
+        raise ValueError("There are no results to write; evaluate at least one picture.")
+    writer.close()
