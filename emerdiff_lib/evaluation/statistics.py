@@ -43,7 +43,9 @@ SCORES = (
 )
 PROTOCOLS = ("oracle", "traditional", "modified_self", "modified", "modified_cosine")
 RESAMPLED = ("oracle", "modified")  # protocols with bootstrap intervals
-EXACT_UP_TO = 5000  # pictures that are held one by one
+# Pictures that are held one by one. Of 100 Toyscapes pictures, Poisson weights made mIoU's intervals 23 % wider for 5 of them,
+# 5 % for 20, and from 50 on moved their ends no further than another seed does.
+EXACT_UP_TO = 5000
 FOLDED_AT_ONCE = 512  # pictures
 UNIT = 2.0**-30  # of boundary F where it is summed as a whole number
 
@@ -271,6 +273,7 @@ class Statistics:
         self._held.clear()
 
     def _value(self, measure: str, method: str) -> float:
+        # boundary F is NaN for all methods of a picture or for none, as its truth has it: differences of means are paired
         if measure == "boundary_f":
             return self.mean(measure, method)
         return float(mean_iou_of_counts(self._totals[measure, method]))
