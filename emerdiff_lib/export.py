@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load, save
 
 from .plotting import colourise, overlay, segment_palette
 from .stages import EmerDiffOutput
@@ -23,8 +23,10 @@ def save_output(output: EmerDiffOutput, image: Image.Image, folder: str | Path) 
     ``overlay.png``               the picture with masks and boundaries
     ``baseline_labels.png``       label map of the bilinear baseline
     ``masks.safetensors``         coarse_masks (K, h, w) uint8, mask_embeddings (K, d) float32, difference_maps if any
-    ``settings.json``             every setting, seconds per stage, pixels per mask
+    ``settings.json``             every setting, pixels per mask
     ============================  ===================================================================================
+
+    Equal segmentations give equal files: seconds, which differ every time, are in none of them.
 
     Returns:
         the paths written.
@@ -49,17 +51,18 @@ def save_output(output: EmerDiffOutput, image: Image.Image, folder: str | Path) 
     }
     if output.difference_maps is not None:
         tensors["difference_maps"] = output.difference_maps
-    save_file(
-        {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, folder / "masks.safetensors"
-    )
+    content = save({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()})
+    (folder / "masks.safetensors").write_bytes(
+        content
+    )  # readable as its neighbours are; save_file makes it private
     areas = np.bincount(output.labels.ravel(), minlength=count).tolist()
-    record = {"settings": output.settings, "seconds": output.timings, "pixels_per_mask": areas}
+    record = {"settings": output.settings, "pixels_per_mask": areas}
     (folder / "settings.json").write_text(json.dumps(record, indent=2) + "\n")
     return [*paths, folder / "masks.safetensors", folder / "settings.json"]
 
 
 def load_output(folder: str | Path) -> EmerDiffOutput:
-    """What :func:`save_output` wrote, as the pipeline returned it.
+    """What :func:`save_output` wrote, as the pipeline returned it but without its seconds.
 
     Raises:
         FileNotFoundError: if the folder holds no such files.
@@ -70,7 +73,7 @@ def load_output(folder: str | Path) -> EmerDiffOutput:
             f"{folder} holds no segmentation (no settings.json); run one with save_output first."
         )
     tensors, record = (
-        load_file(folder / "masks.safetensors"),
+        load((folder / "masks.safetensors").read_bytes()),
         json.loads((folder / "settings.json").read_text()),
     )
     labels, baseline = (
@@ -83,5 +86,5 @@ def load_output(folder: str | Path) -> EmerDiffOutput:
         mask_embeddings=tensors["mask_embeddings"],
         difference_maps=tensors.get("difference_maps"),
         settings=record["settings"],
-        timings=record["seconds"],
+        timings={},
     )

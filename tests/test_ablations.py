@@ -135,31 +135,25 @@ def test_sweeps_share_results_and_go_on(pipe, tmp_path, monkeypatch):
     monkeypatch.setattr(type(pipe), "coarse", counted("coarse", coarse))
     monkeypatch.setattr(type(pipe), "respond", counted("respond", respond))
     study = Study(pipe, range(2), tmp_path, QUICK)
+    study.sweeps["filter"] = Sweep("filter", {"0": {"filter_sigma": 0.0}, "2": {"filter_sigma": 2.0}})
     strength = Sweep("λ", {"10": {"modulation_strength": 10.0}, "1": {"modulation_strength": 1.0}}, "10")
-    found = study.run(strength, list)
-    injection = study.run("attention_injection", list)
+    study.sweeps["strength"] = strength
+    study.compute(["strength", "attention_injection", "filter"])
+    found, injection = study.run(strength), study.run("attention_injection")
     assert found["10"] == injection["with"] != injection["without"]
-    assert calls["evaluate"] == [
-        (0, 10.0, 3),
-        (0, 1.0, 3),
-        (1, 10.0, 3),
-        (1, 1.0, 3),
-        (0, 10.0, 3),
-        (1, 10.0, 3),
-    ]
-    assert calls["coarse"] == 2 and calls["respond"] == 6  # masks once a scene
-    study.run(Sweep("filter", {"0": {"filter_sigma": 0.0}, "2": {"filter_sigma": 2.0}}), list)
-    assert calls["coarse"] == 2 and calls["respond"] == 8  # filters share responses
+    scene = [(0, 10.0, 3), (0, 1.0, 3), (0, 10.0, 3), (0, 10.0, 3), (0, 10.0, 3)]
+    assert calls["evaluate"] == scene + [(1, *settings) for _, *settings in scene]
+    assert calls["coarse"] == 2 and calls["respond"] == 8  # masks once a scene; filters share responses
 
     # another process, with one scene more, goes on from what is on disk
-    again = Study(pipe, range(3), tmp_path, QUICK).run(strength, list)
-    assert again["1"][:2] == found["1"] and len(calls["evaluate"]) == 6 + 4 + 2
+    again = Study(pipe, range(3), tmp_path, QUICK).run(strength)
+    assert again["1"][:2] == found["1"] and len(calls["evaluate"]) == 10 + 2
     assert found["10"][0]["bilinear"] == found["1"][0]["bilinear"]
     assert found["10"][0]["EmerDiff"] != found["1"][0]["EmerDiff"]
     assert found["1"][0]["changes"] == {"modulation_strength": 1.0}
     # other settings around it get results of their own
     calls["evaluate"].clear()
-    Study(pipe, range(1), tmp_path, QUICK | {"num_masks": 4}).run(strength, list)
+    Study(pipe, range(1), tmp_path, QUICK | {"num_masks": 4}).run(strength)
     assert calls["evaluate"] == [(0, 10.0, 4), (0, 1.0, 4)]
 
 
@@ -167,10 +161,10 @@ def test_two_processes_make_what_one_makes(pipe, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(ablations, "load_pipeline", lambda *names: pipe)
     arguments = ["--num-scenes", "2", "--first-scene", "5", "--sweeps", "attention_injection"]
     arguments += ["--settings", json.dumps(QUICK), "--output"]
-    for part in ("1/2", "2/2"):
-        ablations.main([*arguments, str(tmp_path / "two"), "--part", part])
+    for shard in ("0/2", "1/2"):
+        ablations.main([*arguments, str(tmp_path / "two"), "--shard", shard])
     ablations.main([*arguments, str(tmp_path / "one")])
-    files = [sorted(p.name for p in (tmp_path / name).glob("*.json")) for name in ("one", "two")]
+    files = [sorted(p.name for p in (tmp_path / name).rglob("*.json")) for name in ("one", "two")]
     assert files[0] == files[1] and len(files[0]) == 1 + 2 * 2
     assert "with (default)" in capsys.readouterr().out
     with pytest.raises(ValueError, match="did you mean 'placement'"):

@@ -135,9 +135,11 @@ def test_curves_vary_one_thing_at_a_time(pipe, scene):
 
 
 @pytest.fixture(scope="module")
-def results(pipe):
+def results(pipe, tmp_path_factory):
     variants = front.choose([EMERDIFF_FAST, EMERDIFF_GUIDED, "one-sided"])
-    return front.evaluate(pipe, [0, 1], variants, num_masks=3, modulation_timestep=41)
+    return front.evaluate(
+        pipe, [0, 1], tmp_path_factory.mktemp("front"), variants, num_masks=3, modulation_timestep=41
+    )
 
 
 def test_front_is_relative_to_exact(results):

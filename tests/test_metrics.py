@@ -11,7 +11,7 @@ from sklearn.metrics import adjusted_rand_score, jaccard_score, mutual_info_scor
 from sklearn.metrics import confusion_matrix as sklearn_confusion
 
 from emerdiff_lib.benchmark import scoring
-from emerdiff_lib.evaluation import metrics, regions
+from emerdiff_lib.evaluation import label_maps, metrics, regions
 
 RNG = np.random.default_rng(1)
 VOID = 255
@@ -98,7 +98,7 @@ def test_boundaries_are_those_of_no_mode_of_scikit_image():
     labels = RNG.integers(0, 3, (12, 15))
     differs = lambda y, x, dy, dx: y >= dy and x >= dx and labels[y, x] != labels[y - dy, x - dx]
     expected = [[differs(y, x, 0, 1) or differs(y, x, 1, 0) for x in range(15)] for y in range(12)]
-    assert np.array_equal(metrics.boundaries(labels), expected)
+    assert np.array_equal(label_maps.boundaries(labels), expected)
     for mode in ("thick", "inner", "outer"):
         assert not np.array_equal(find_boundaries(labels, mode=mode), expected)
 

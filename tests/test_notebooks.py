@@ -20,9 +20,9 @@ from safetensors.numpy import load_file
 
 from emerdiff_lib.experiments import names
 from emerdiff_lib.runs.parameters import ParameterError, check_parameters, merged_settings, open_picture
+from emerdiff_lib.runs.pictures import find_images
 
 from . import tiny_stable_diffusion
-from .conftest import seeded
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 NAMES = [path.stem for path in sorted(FOLDER.glob("*.ipynb"))]
@@ -362,38 +362,15 @@ def test_settings_are_given_once_and_a_picture_is_one(tmp_path):
     assert picture.scene.seed == 7 and picture.image == picture.scene.image
     Image.new("RGB", (5, 4)).save(tmp_path / "mine.png")
     mine = open_picture(str(tmp_path / "mine.png"))
-    assert mine.scene is None and mine.name == "mine" and mine.image.size == (5, 4)
+    assert mine.scene is None and mine.name == "mine.png" and mine.image.size == (5, 4)
     with pytest.raises(ValueError, match="names 3 pictures and this notebook looks at one"):
         open_picture("toyscapes:7-9")
 
 
-def test_a_folder_with_a_bad_file_is_done_and_kept(tmp_path, pipe, scene):
-    from emerdiff_lib.runs.folder import find_images, segment_all
-
-    (tmp_path / "in" / "deeper").mkdir(parents=True)
-    scene.image.resize((96, 64)).save(tmp_path / "in" / "deeper" / "good.jpg")
-    (tmp_path / "in" / "bad.png").write_bytes(b"nothing")
-    sources = find_images(tmp_path / "in")
-    quick = dict(num_masks=2, modulation_timestep=21)
-    first = {s.name: status for s, _, status in segment_all(pipe, sources, tmp_path / "out", **quick)}
-    again = {s.name: status for s, _, status in segment_all(pipe, sources, tmp_path / "out", **quick)}
-    changed = {
-        s.name: status for s, _, status in segment_all(pipe, sources, tmp_path / "out", seed=1, **quick)
-    }
-    assert first["deeper__good"] == changed["deeper__good"] == "done" and again["deeper__good"] == "kept"
-    (kept,) = [
-        output
-        for _, output, status in segment_all(pipe, sources, tmp_path / "out", seed=1, **quick)
-        if status == "kept"
-    ]
-    fresh = pipe(tmp_path / "in" / "deeper" / "good.jpg", generator=seeded(1), **quick)
-    for key in ("labels", "baseline_labels", "coarse_masks", "mask_embeddings", "settings"):
-        assert np.array_equal(kept[key], fresh[key]), key
-    assert "is no image" in first["bad"] and np.asarray(
-        Image.open(tmp_path / "out" / "deeper__good" / "labels.png")
-    ).shape == (64, 96)
+def test_what_an_image_parameter_may_name(tmp_path):
+    assert [s.seed for s in find_images("toyscapes:3-5")] == [3, 4, 5]
     for spec, error in (
-        (tmp_path / "out" / "nothing", FileNotFoundError),
+        (tmp_path / "nothing", FileNotFoundError),
         ("toyscapes:9-3", ValueError),
         ("toyscapes:900000", ValueError),
     ):

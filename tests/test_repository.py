@@ -153,11 +153,14 @@ def test_every_import_is_declared_and_every_dependency_is_used():
     used = set()
     for name in modules():
         declared = core | workbook if room(name) == "plotting" else core
+        declared = (
+            declared | {"ray"} if name == "runs.engines" else declared
+        )  # imported where it is asked for
         for other in imports(name)[1] - sys.stdlib_module_names:
             found = {owner.lower().replace("_", "-") for owner in owners.get(other, [other])}
             assert found & declared, f"{name} imports {other}, which pyproject.toml does not declare for it"
             used |= found
-    assert core - used == {"pyarrow"}, "a dependency that nothing imports; pandas writes Parquet with pyarrow"
+    assert not core - used, "dependencies that nothing imports"
 
 
 def test_the_library_imports_without_jupyter_and_plots():
@@ -210,7 +213,7 @@ def test_a_plain_install_has_no_jupyter_and_the_tests_have_everything():
     names = {distribution(requirement) for requirement in PROJECT["dependencies"]}
     assert not names & {"jupyterlab", "papermill", "ipywidgets", "ipykernel", "matplotlib", "seaborn"}
     assert {"jupyterlab", "papermill"} <= {distribution(requirement) for requirement in EXTRAS["workbook"]}
-    assert "emerdiff-workbook[workbook]" in EXTRAS["test"] and "emerdiff-workbook[test]" in EXTRAS["dev"]
+    assert "emerdiff-workbook[workbook,ray]" in EXTRAS["test"] and "emerdiff-workbook[test]" in EXTRAS["dev"]
 
 
 def test_types_and_weights_are_packed():
@@ -305,5 +308,6 @@ def test_cells_fit_a_screen(path):
     for number, cell in enumerate(nbformat.read(path, 4).cells):
         if cell.cell_type == "code":
             lines = cell.source.splitlines()
-            assert len(lines) <= 25, f"cell {number} has {len(lines)} lines: {lines[0]}"
+            most = 30 if "parameters" in cell.metadata.get("tags", []) else 25
+            assert len(lines) <= most, f"cell {number} has {len(lines)} lines: {lines[0]}"
             assert max(map(len, lines), default=0) <= 110, f"cell {number}: {max(lines, key=len)}"

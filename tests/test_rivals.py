@@ -88,16 +88,18 @@ def test_interrupted_runs_go_on_and_end_alike_to_the_byte(pipe, data, tmp_path, 
     first = written(evaluated(pipe, tmp_path, data), tmp_path)
     again = written(evaluated(pipe, tmp_path, data), tmp_path)
     assert calls == ["000000", "000001", "000001", "000002"] and first == again
-    with pytest.raises(ValueError, match="other settings"):
-        evaluated(pipe, tmp_path, data, num_masks=5)
+    evaluated(pipe, tmp_path, data, num_masks=5)  # other settings have results of their own
+    assert calls[4:] == ["000000", "000001", "000002"]
+    assert first == written(evaluated(pipe, tmp_path, data), tmp_path) and len(calls) == 7
 
 
 def test_defaults_are_part_of_what_results_belong_to(pipe, data, tmp_path):
     """A default that changes between versions makes other results, though nobody gave it."""
     evaluated(pipe, tmp_path, data, range(1), [names.BILINEAR])
-    evaluated(pipe, tmp_path, data, range(1), [names.BILINEAR], modulation_strength=10.0)
-    with pytest.raises(ValueError, match="other settings"):
-        evaluated(pipe, tmp_path, data, range(1), [names.BILINEAR], modulation_strength=9.0)
+    again = evaluated(pipe, tmp_path, data, range(1), [names.BILINEAR], modulation_strength=10.0)
+    other = evaluated(pipe, tmp_path, data, range(1), [names.BILINEAR], modulation_strength=9.0)
+    assert again.report.states == {"kept": 1} and other.report.states == {"recomputed": 1}
+    assert list(other.report.reasons) == ["settings › modulation_strength was 10.0, is 9.0"]
 
 
 def test_tables_follow_from_what_is_stored(pipe, data, tmp_path):
@@ -172,18 +174,19 @@ def test_settings_that_cannot_be_used_are_one_sentence(pipe):
 def test_two_processes_share_a_folder(tmp_path, capsys):
     options = ["--limit", "3", "--fit-limit", "1", "--methods", names.BILINEAR]
     options += ["--settings", '{"noise_ensemble_size": 1}', "--output"]
-    for part in ("2/2", "1/2"):
-        rivals.main([*options, str(tmp_path / "shared"), "--part", part])
+    for shard in ("1/2", "0/2"):
+        rivals.main([*options, str(tmp_path / "shared"), "--shard", shard])
     rivals.main([*options, str(tmp_path / "alone")])
     assert "3 pictures of ToyscapesDataset" in capsys.readouterr().out
     files = sorted((tmp_path / "alone").rglob("*.json"))
-    assert [file.name for file in files].count("header.json") == 2 and len(files) == 2 + 3 + 1
+    assert [file.name for file in files].count("run.json") == 2 and len(files) == 2 + 3 + 1
     for file in files:
         other = tmp_path / "shared" / file.relative_to(tmp_path / "alone")
         kept = [json.loads(path.read_text()) for path in (file, other)]
-        if file.name != "header.json":
-            for result in kept:
-                result["methods"][names.BILINEAR].pop("seconds")
+        if file.name != "run.json":
+            for record in kept:
+                record["result"]["methods"][names.BILINEAR].pop("seconds")
+                record.pop("checksum")
         assert kept[0] == kept[1]
 
 

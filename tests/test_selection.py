@@ -2,7 +2,8 @@
 
 import pytest
 
-from emerdiff_lib.experiments.selection import check_range, command, first_pictures, part_of
+from emerdiff_lib.experiments.selection import check_range, command, execution, first_pictures
+from emerdiff_lib.runs.harness import Execution
 
 
 def test_the_first_pictures_are_those_that_there_are():
@@ -33,17 +34,9 @@ def test_a_range_lies_inside_the_data():
             check_range(first, count, 1000, names)
 
 
-def test_parts_share_everything_and_nothing_twice():
-    parts = [part_of(range(7), f"{i}/3") for i in (1, 2, 3)]
-    assert parts == [[0, 3, 6], [1, 4], [2, 5]] and part_of(range(7), "") == list(range(7))
-    for part in ("3/2", "0/2", "1", "a/b", "1/2/3"):
-        with pytest.raises(ValueError, match=f"part='{part}'"):
-            part_of(range(7), part)
-
-
 def test_a_command_reads_settings_as_json():
     args = command("what it does", "runs/somewhere").parse_args(
-        ["--settings", '{"modulation_timestep": 41}', "--part", "1/2"]
+        ["--settings", '{"modulation_timestep": 41}', "--shard", "0/2", "--workers", "3"]
     )
-    assert args.settings == {"modulation_timestep": 41} and args.part == "1/2"
+    assert args.settings == {"modulation_timestep": 41} and execution(args) == Execution("local", 3, "0/2")
     assert args.num_masks is None and str(args.output) == "runs/somewhere"

@@ -14,7 +14,7 @@ from scipy.stats import wilcoxon
 from sklearn.metrics import jaccard_score
 
 from emerdiff_lib.evaluation import metrics, protocols, tables
-from emerdiff_lib.evaluation.regions import find_regions
+from emerdiff_lib.evaluation.label_maps import LabelMap
 
 EVALUATION = Path(tables.__file__).parent
 METHODS = ["the one", "the other"]
@@ -77,8 +77,8 @@ def test_a_picture_is_scored_at_the_size_of_its_truth():
     embeddings = np.eye(6)
     whole = tables.score(enlarged, truth, embeddings, 2.0, CLASSES, VOID)
     assert tables.score(small, truth, embeddings, 2.0, CLASSES, VOID) == whole
-    once = find_regions(truth, 0, 1, VOID)
-    assert tables.score(small, truth, embeddings, 2.0, CLASSES, VOID, regions=once) == whole
+    once = LabelMap(truth, VOID)
+    assert tables.score(small, once, embeddings, 2.0, CLASSES) == whole
     assert np.sum(whole["table"]) == (truth != VOID).sum() and json.loads(json.dumps(whole)) == whole
 
 

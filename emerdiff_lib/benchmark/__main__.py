@@ -35,6 +35,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--num-scenes", type=int, default=16, help="scenes of the front; 0 leaves it out")
     parser.add_argument("--first-scene", type=int, default=100, help="seed of the first of them")
+    parser.add_argument("--output", default="runs/efficiency/front", help="results of the front per scene")
     parser.add_argument(
         "--stable-diffusion",
         action=argparse.BooleanOptionalAction,
@@ -72,7 +73,7 @@ def main(argv: list[str] | None = None) -> dict[str, pd.DataFrame]:
     notes = [str(machine), *words.of_comparison(comparison, memory)]
     seeds = range(args.first_scene, args.first_scene + args.num_scenes)
     if seeds:
-        table = front.front(front.evaluate(pipe, seeds, **given))
+        table = front.front(front.evaluate(pipe, seeds, args.output, **given))
         notes += words.of_front(show(f"Quality against cost, {len(seeds)} scenes", table))
     if args.stable_diffusion:
         table = stable_diffusion.at_full_size(machine, device=pipe.unet.device)

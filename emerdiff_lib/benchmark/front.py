@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from tqdm.auto import tqdm
 
 from ..assignment import assign_bilinear
 from ..baselines import guided_masks
@@ -16,6 +16,11 @@ from ..evaluation.metrics import boundary_scores, contingency_table, mean_iou
 from ..evaluation.protocols import Record, bootstrap, miou_statistic, oracle
 from ..experiments.names import BILINEAR, BILINEAR_GUIDED, EMERDIFF, EMERDIFF_FAST, EMERDIFF_GUIDED
 from ..pipeline import EmerDiffPipeline
+from ..runs.harness import results_of
+from ..runs.identity import model_identity, versions
+from ..runs.samples import scene_identity
+from ..runs.store import JsonStore
+from ..runs.task import Item, Task
 from ..settings import MODES, check_known
 from ..threads import sharing_cores
 from ..timing import timed
@@ -56,15 +61,45 @@ def choose(names: Iterable[str] = ()) -> dict[str, dict[str, Any]]:
     return {name: VARIANTS[name] for name in dict.fromkeys([EMERDIFF, *chosen])}
 
 
+class Front(Task):
+    """Toyscapes scenes under every variant. Seconds are part of a result: nothing else should use the cores meanwhile."""
+
+    def __init__(
+        self,
+        pipe: EmerDiffPipeline,
+        variants: Mapping[str, dict],
+        output_dir: Path | str,
+        settings: dict[str, Any],
+    ):
+        self.pipe, self.variants, self.settings = pipe, dict(variants), settings
+        identity = {
+            "study": "front",
+            "variants": {
+                name: pipe.resolve(**settings, **variant).to_dict() for name, variant in self.variants.items()
+            },
+            "model": model_identity(pipe),
+            "versions": versions(),
+        }
+        self.store: JsonStore = JsonStore(output_dir, identity)
+
+    def picture(self, item: Item) -> dict[str, str]:
+        return scene_identity(item.what)
+
+    def compute(self, item: Item) -> list[dict]:
+        return evaluate_scene(self.pipe, Toyscapes.from_seed(item.what), self.variants, **self.settings)
+
+
 def evaluate(
-    pipe: EmerDiffPipeline, seeds: Iterable[int], variants: Mapping[str, dict] = VARIANTS, **settings: Any
+    pipe: EmerDiffPipeline,
+    seeds: Iterable[int],
+    output_dir: Path | str,
+    variants: Mapping[str, dict] = VARIANTS,
+    **settings: Any,
 ) -> list[dict]:
-    """:func:`evaluate_scene` of every Toyscapes scene, with a progress bar."""
-    return [
-        row
-        for seed in tqdm(list(seeds), desc="scenes", leave=False)
-        for row in evaluate_scene(pipe, Toyscapes.from_seed(seed), variants, **settings)
-    ]
+    """:func:`evaluate_scene` of every Toyscapes scene; what is in ``output_dir`` already, of exactly this, is kept."""
+    items = [Item(f"{seed:06}", seed) for seed in seeds]
+    results = results_of(Front(pipe, variants, output_dir, settings), items, label="scenes")
+    return [row for scene in results for row in scene]
 
 
 def evaluate_scene(
@@ -77,7 +112,7 @@ def evaluate_scene(
         **settings: of the pipeline, for all of them.
 
     Returns:
-        For each: "scene", "variant", "seconds" of the whole picture, "table" (K, C) contingencies with the coarse classes,
+        For each, for JSON: "scene", "variant", "seconds" of the whole picture, "table" (K, C) of pixels per coarse class,
         "boundary F" (2 px, fine classes) in [0, 1], and the share of labels that are "as exact" mode's.
     """
     coarse = pipe.coarse(scene.image, generator=torch.Generator().manual_seed(scene.seed), **settings)
@@ -103,7 +138,7 @@ def evaluate_scene(
             "scene": scene.seed,
             "variant": name,
             "seconds": seconds,
-            "table": contingency_table(labels, scene.coarse_labels, len(coarse.masks), classes),
+            "table": contingency_table(labels, scene.coarse_labels, len(coarse.masks), classes).tolist(),
             "boundary F": boundary_scores(labels, scene.labels, 2)[2],
             "as exact": float((labels == exact).mean()),
         }
@@ -120,7 +155,10 @@ def front(results: list[dict]) -> pd.DataFrame:
     """
     rows = pd.DataFrame(results)
     confusion = lambda name: np.stack(
-        [oracle(Record(table, np.zeros((len(table), 1)))) for table in rows[rows.variant == name]["table"]]
+        [
+            oracle(Record(np.array(table), np.zeros((len(table), 1))))
+            for table in rows[rows.variant == name]["table"]
+        ]
     )
     base, columns = confusion(BILINEAR), {}
     for name, some in rows.groupby("variant", sort=False):

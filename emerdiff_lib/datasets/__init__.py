@@ -45,7 +45,10 @@ def open_dataset(name: str, root: Path | str = "", split: str | None = None, **o
         raise ValueError(
             f"Data set {name!r} has no option {unknown[0]!r}; it has {', '.join(map(repr, known)) or 'none'}."
         )
-    return DATASETS[name](root, **({} if split is None else {"split": split}), **options)
+    where = Path(root).expanduser().absolute() if root else root  # other processes may stand elsewhere
+    data = DATASETS[name](where, **({} if split is None else {"split": split}), **options)
+    data.root = str(where)
+    return data
 
 
 __all__ = [

@@ -43,6 +43,7 @@ class LabelledDataset(ABC):
         palette: (C, 3) uint8 colours.
         splits: the names that ``split`` can have, the one that papers report first.
         source: where the data are to be had, one sentence.
+        root: the folder that it was opened in, "" for none.
         split, note: which part this is, and what a reader of a number from it has to know; both are in its ``repr``.
     """
 
@@ -50,6 +51,7 @@ class LabelledDataset(ABC):
     ignore_index: int | None = IGNORE
     splits: tuple[str, ...]
     source: str = ""
+    root: str | Path = ""
     split: str
     note: str = ""
 

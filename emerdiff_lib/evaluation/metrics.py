@@ -6,7 +6,6 @@ import numpy as np
 from scipy.stats import entropy, wilcoxon
 
 from .label_maps import LabelMap, known_pixels
-from .label_maps import boundaries as boundaries
 from .regions import Region
 
 AREA_BINS = (0.0, 0.01, 0.05, 0.2, 1.0)  # shares of the picture

@@ -29,7 +29,7 @@ from .metrics import (
     table_scores,
 )
 from .protocols import Record, oracle, per_image_matching
-from .regions import Region, sample_labels
+from .regions import sample_labels
 from .statistics import PROTOCOLS, RESAMPLED, SCORES, Statistics
 
 AREA_TYPE = pd.CategoricalDtype(AREA_NAMES, ordered=True)  # sizes.astype(AREA_TYPE) sorts and groups by size
@@ -61,7 +61,6 @@ def score(
     seconds: float,
     num_classes: int,
     ignore_index: int | None = None,
-    regions: list[Region] | None = None,
 ) -> dict:
     """Everything that is kept of one picture under one method: plain numbers and lists, for JSON.
 
@@ -71,7 +70,6 @@ def score(
             scored on one picture, so that what they share is found once.
         embeddings: (K, d), one per segment.
         seconds: what the segments took.
-        regions: the truth's objects, ``find_regions(truth, 0, 1, ignore_index)``, where they are known already.
 
     Returns:
         :data:`SCORES` (NaN where nothing is counted); "boundary_iou" (C, 2) and "matched" (C, 3), counts to be summed over
@@ -95,7 +93,7 @@ def score(
         **table_scores(table),
         "boundary_iou": boundary_iou(named[labels], true, num_classes).tolist(),
         "matched": per_image_matching(labels, truth, num_classes, ignore_index).tolist(),
-        "objects": object_scores(labels, named, true, regions=regions),
+        "objects": object_scores(labels, named, true),
         "table": table.tolist(),
         "embeddings": np.round(embeddings.astype(float), 5).tolist(),
     }

@@ -7,7 +7,6 @@ scene and setting, so a study can be stopped, goes on, shares what its sweeps ha
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import fields, replace
@@ -24,7 +23,12 @@ from ..evaluation.metrics import boundary_scores, contingency_table
 from ..features import extract_activations
 from ..loading import load_pipeline
 from ..pipeline import EmerDiffPipeline
-from ..runs.store import ResultStore, fingerprint
+from ..runs.harness import Execution, run
+from ..runs.identity import digest, model_identity, versions
+from ..runs.samples import scene_identity
+from ..runs.shards import parse_shard, shard_of
+from ..runs.store import JsonStore
+from ..runs.task import Item, Task
 from ..settings import FeatureSettings, Perturbation, Refinement, Shortcuts, check_known
 from ..stages import CoarseMasks
 from ..toyscapes import Scene, Toyscapes
@@ -40,7 +44,7 @@ from .ablation_sweeps import (
 )
 from .ablation_tables import describe, overview, table
 from .names import BILINEAR, EMERDIFF
-from .selection import bar, check_range, command, part_of
+from .selection import check_range, command, execution
 from .strength import label_free_hints
 
 # What masks, responses and labels depend on, one after the other, once a scene is inverted
@@ -59,14 +63,15 @@ class Study:
 
     Args:
         seeds: of the Toyscapes scenes.
-        output_dir: results are kept here, a file per scene and setting. Processes with other scenes may share it.
+        output_dir: results are kept here, a record per scene and setting. Processes with other scenes may share it.
         settings: what to sweep around, over the checkpoint's defaults.
+        how: runs are carried out; a shard is a share of the scenes.
 
     Attributes:
         sweeps: {name: :class:`Sweep`}; put your own in.
         layers: {layer: its short name in the labels}.
         usual: settings that are swept around, flat and complete.
-        benches: scenes that something had to be computed for.
+        trials: the :class:`Trials` that compute.
     """
 
     def __init__(
@@ -75,47 +80,80 @@ class Study:
         seeds: Iterable[int],
         output_dir: Path | str,
         settings: dict | None = None,
+        how: Execution | None = None,
     ):
-        self.pipe, self.seeds = pipe, list(seeds)
+        self.pipe, self.how = pipe, how or Execution()
+        self.seeds = shard_of(list(seeds), parse_shard(self.how.shard))
         self.usual = pipe.resolve(**(settings or {})).to_dict()
         self.sweeps = sweeps(pipe, **(settings or {}))
         self.layers = short_layer_names(swept_layers(pipe, self.usual))
-        weights, dtype = fingerprint(pipe.unet), str(pipe.unet.dtype).removeprefix("torch.")
-        self.store = ResultStore(output_dir, {"study": "ablations", "weights": weights, "dtype": dtype})
-        self.benches: dict[int, Bench] = {}
+        self.trials = Trials(pipe, self.usual, output_dir)
 
-    def run(self, sweep: str | Sweep, progress: Callable | None = None) -> dict[str, list[dict]]:
-        """{label: results, scene by scene}; only what was not kept yet is computed.
-
-        ``progress`` takes a list and gives its items one by one, a bar by default.
+    def compute(self, names: Iterable[str]) -> None:
+        """Everything that some sweeps need, scene by scene, so that they share what they have in common.
 
         Raises:
-            ValueError: for an unknown name.
+            ValueError: an unknown name, or a scene that failed.
+        """
+        chosen = [self.sweeps[check_known("sweep", name, self.sweeps)] for name in names]
+        points = [changes for sweep in chosen for changes in sweep.points.values()]
+        self._run(
+            [self.trials.item(seed, changes) for seed in self.seeds for changes in points],
+            "scenes × settings",
+        )
+
+    def run(self, sweep: str | Sweep) -> dict[str, list[dict]]:
+        """{label: results, scene by scene}; only what was not kept yet is computed.
+
+        Raises:
+            ValueError: an unknown name, or a scene that failed.
         """
         sweep = self.sweeps[check_known("sweep", sweep, self.sweeps)] if isinstance(sweep, str) else sweep
-        found: dict[str, list[dict]] = {label: [] for label in sweep.points}
-        pairs = [(seed, label) for seed in self.seeds for label in sweep.points]
-        for seed, label in (progress or bar(sweep.title))(pairs):
-            found[label].append(self.result(seed, sweep.points[label]))
-            if label == list(sweep.points)[-1] and seed in self.benches:
-                self.benches[seed].forget()
-        return found
+        items = {
+            label: [self.trials.item(seed, changes) for seed in self.seeds]
+            for label, changes in sweep.points.items()
+        }
+        self._run([item for scene in zip(*items.values(), strict=True) for item in scene], sweep.title)
+        recall = self.trials.store.recall
+        return {label: [recall(item.name) for item in found] for label, found in items.items()}
+
+    def _run(self, items: list[Item], label: str) -> None:
+        once = list({item.name: item for item in items}.values())
+        report = run(self.trials, once, replace(self.how, shard=""), label=label)
+        if report.failures:
+            raise ValueError(f"{len(report.failures)} trials failed. {report}")
+
+
+class Trials(Task):
+    """Scenes under the usual settings with some changes."""
+
+    def __init__(self, pipe: EmerDiffPipeline, usual: dict[str, Any], output_dir: Path | str):
+        self.pipe, self.usual, self._bench = pipe, usual, None
+        identity = {"study": "ablations", "model": model_identity(pipe), "versions": versions()}
+        self.store: JsonStore = JsonStore(output_dir, identity)
+
+    def item(self, seed: int, changes: dict[str, Any]) -> Item:
+        """One scene with some changes; those of one scene share its inversion."""
+        settings = self.usual | changed(changes, self.usual)
+        return Item(f"{seed:06}-{digest(settings)}", (seed, changes), group=str(seed))
+
+    def picture(self, item: Item) -> dict[str, Any]:
+        return scene_identity(item.what[0])
+
+    def compute(self, item: Item) -> dict[str, Any]:
+        """See :meth:`Bench.evaluate`."""
+        seed, changes = item.what
+        changes = changed(changes, self.usual)
+        return {"changes": changes} | self.bench(seed).evaluate(self.usual | changes)
 
     def bench(self, seed: int) -> Bench:
-        """The scene of a seed, inverted."""
-        if seed not in self.benches:
-            self.benches[seed] = Bench(self.pipe, Toyscapes.from_seed(seed), self.usual)
-        return self.benches[seed]
+        """The scene of a seed, inverted; one at a time is held."""
+        if self._bench is None or self._bench.scene.seed != seed:
+            self._bench = Bench(self.pipe, Toyscapes.from_seed(seed), self.usual)
+        return self._bench
 
-    def result(self, seed: int, changes: dict[str, Any]) -> dict:
-        """One scene under the usual settings with some changes; see :meth:`Bench.evaluate`."""
-        changes = changed(changes, self.usual)
-        settings = self.usual | changes
-        content = json.dumps(settings, sort_keys=True)
-        key = f"{seed:06}-{hashlib.sha256(content.encode()).hexdigest()[:16]}"
-        if (known := self.store.recall(key)) is not None:
-            return known
-        return self.store.keep(key, {"changes": changes} | self.bench(seed).evaluate(settings))
+    def __getstate__(self) -> dict[str, Any]:
+        return super().__getstate__() | {"_bench": None}
 
 
 class Bench:
@@ -195,10 +233,6 @@ class Bench:
             result[name] = {"table": counts.tolist(), "boundary_f": boundary_f}
         return result
 
-    def forget(self) -> None:
-        """Drop what was computed for other than the usual settings: at Stable Diffusion's size it is a lot."""
-        self._kept = {slot: kept for slot, kept in self._kept.items() if slot == "usual masks"}
-
     def _layer_rms(self, prompt: str, modulation_layer: str, modulation_timestep: int) -> float:
         denoiser = self.pipe.denoiser(self.usual["num_inference_steps"], prompt)
         latents = self.trajectory.latents[modulation_timestep]
@@ -244,21 +278,24 @@ def scenes_command(
     return parser
 
 
-def read_scenes_command(args: argparse.Namespace) -> tuple[EmerDiffPipeline, list[int], dict[str, Any]]:
-    """(pipeline, seeds, settings) that :func:`scenes_command`'s arguments ask for."""
-    seeds = part_of(scene_seeds(args.first_scene, args.num_scenes), args.part)
+def read_scenes_command(
+    args: argparse.Namespace,
+) -> tuple[EmerDiffPipeline, range, dict[str, Any], Execution]:
+    """(pipeline, seeds, settings, how to run) that :func:`scenes_command`'s arguments ask for."""
+    seeds, how = scene_seeds(args.first_scene, args.num_scenes), execution(args)
     settings = args.settings if args.num_masks is None else {"num_masks": args.num_masks} | args.settings
-    pipe = load_pipeline(args.model, args.device, args.dtype)
-    return pipe, seeds, settings
+    return load_pipeline(args.model, args.device, args.dtype), seeds, settings, how
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = scenes_command(__doc__, "runs/ablations", first_scene=300, num_scenes=8)
     parser.add_argument("--sweeps", nargs="*", default=[], help="which; all by default")
     args = parser.parse_args(argv)
-    pipe, seeds, settings = read_scenes_command(args)
-    study = Study(pipe, seeds, args.output, settings)
-    for name, sweep in choose(study.sweeps, args.sweeps).items():
+    pipe, seeds, settings, how = read_scenes_command(args)
+    study = Study(pipe, seeds, args.output, settings, how)
+    chosen = choose(study.sweeps, args.sweeps)
+    study.compute(chosen)
+    for name, sweep in chosen.items():
         found = study.run(name)
         print(f"\n{sweep.title}" + (f" (paper: {sweep.source})" if sweep.source else ""))
         print(overview(table(found), sweep).to_string())

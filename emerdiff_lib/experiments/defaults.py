@@ -137,7 +137,7 @@ def refinement_orders(study: Study, progress: Callable | None = None) -> dict[st
     refinement = Refinement(usual["filter_sigma"] or 0.5, usual["guide_radius"] or GUIDE_RADIUS)
     found: dict[str, list[dict]] = {" → ".join(order) or "none": [] for order in ORDERS}
     for seed in (progress or bar("scenes"))(study.seeds):
-        bench = study.bench(seed)
+        bench = study.trials.bench(seed)
         coarse = bench.coarse(usual)
         responses, bilinear = pipe.respond(coarse), assign_bilinear(coarse.masks, coarse.size)
         for name, order in zip(found, ORDERS, strict=True):
@@ -151,8 +151,8 @@ def main(argv: list[str] | None = None) -> pd.DataFrame:
     parser.add_argument("--question", default="defaults", help=f"one of {', '.join(QUESTIONS)}")
     args = parser.parse_args(argv)
     check_known("question", args.question, QUESTIONS)
-    pipe, seeds, settings = read_scenes_command(args)
-    study = Study(pipe, seeds, args.output, settings)
+    pipe, seeds, settings, how = read_scenes_command(args)
+    study = Study(pipe, seeds, args.output, settings, how)
     if args.question == "defaults":
         chosen = walks(pipe, **settings)
         found = {name: study.run(sweep) for name, sweep in chosen.items()}
@@ -164,7 +164,7 @@ def main(argv: list[str] | None = None) -> pd.DataFrame:
         notes = advice(table)
     print(table.round(1).to_string())
     print("\n".join(notes), flush=True)
-    if not args.part:  # a part of the scenes answers nothing
+    if not how.shard:  # a share of the scenes answers nothing
         given = f"--question {args.question} --first-scene {args.first_scene} --num-scenes {args.num_scenes}"
         write_manifest(
             args.output / f"{args.question}.json",

@@ -14,7 +14,7 @@ picture's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,13 +28,17 @@ from ..clustering import cluster_queries, mask_embeddings
 from ..evaluation.metrics import boundary_scores, contingency_table
 from ..evaluation.regions import cell_labels
 from ..pipeline import EmerDiffPipeline
-from ..runs.store import ResultStore, fingerprint
+from ..runs.harness import Execution, results_of
+from ..runs.identity import model_identity, versions
+from ..runs.samples import scene_identity
+from ..runs.shards import parse_shard, shard_of
+from ..runs.store import JsonStore
+from ..runs.task import Item, Task
 from ..settings import check_known
 from ..stages import CoarseMasks
 from ..toyscapes import Scene, Toyscapes
 from ..toyscapes.shifts import SHIFTS
 from .ablations import read_scenes_command, scenes_command
-from .selection import bar
 from .shift_tables import REFERENCE, headlines, overview, report, verdicts
 
 _CLASSES = len(Toyscapes.coarse_class_names) + 1  # and the unseen
@@ -98,37 +102,49 @@ def choose(wanted: Iterable[str]) -> list[str]:
     return [REFERENCE, *(name for name in names if name != REFERENCE)]
 
 
+class Shifted(Task):
+    """Scenes drawn under shifts, each by both of its stages."""
+
+    def __init__(self, pipe: EmerDiffPipeline, output_dir: Path | str, settings: dict[str, Any]):
+        self.pipe, self.settings = pipe, settings
+        identity = {
+            "study": "domain shift",
+            "settings": pipe.resolve(**settings).to_dict(),
+            "model": model_identity(pipe),
+            "versions": versions(),
+        }
+        self.store: JsonStore = JsonStore(output_dir, identity)
+
+    def picture(self, item: Item) -> dict[str, Any]:
+        return scene_identity(*item.what)
+
+    def compute(self, item: Item) -> dict[str, Any]:
+        return evaluate_scene(self.pipe, Toyscapes.from_seed(*item.what), self.settings)
+
+
 def run(
     pipe: EmerDiffPipeline,
     shifts: Iterable[str],
     seeds: Iterable[int],
     output_dir: Path | str,
     settings: dict[str, Any] | None = None,
-    progress: Callable | None = None,
+    how: Execution | None = None,
 ) -> dict[str, list[dict]]:
-    """{shift: results, scene by scene}; what ``output_dir`` has already is not computed again.
+    """{shift: results, scene by scene}; what ``output_dir`` has already, of exactly this, is kept.
 
-    Processes with other scenes may share the folder. Scenes are Toyscapes' by seed; settings are the pipeline's, by flat name.
+    Scenes are Toyscapes' by seed, a shard is a share of them; settings are the pipeline's, by flat name.
 
     Raises:
-        ValueError: an unknown shift or setting, or a folder with results of other weights or settings.
+        ValueError: an unknown shift or setting, or a scene that failed.
     """
-    settings, names = settings or {}, [check_known("shift", name, SHIFTS) for name in shifts]
-    header = {
-        "study": "domain shift",
-        "weights": fingerprint(pipe.unet),
-        "dtype": str(pipe.unet.dtype).removeprefix("torch."),
-        "settings": pipe.resolve(**settings).to_dict(),
-    }
-    store, found = ResultStore(output_dir, header), {name: [] for name in names}
-    pairs = [(seed, name) for seed in seeds for name in names]
-    for seed, name in (progress or bar("scenes × shifts"))(pairs):
-        key = f"{seed:06}-{''.join(c if c.isalnum() else '-' for c in name)}"
-        result = store.recall(key)
-        if result is None:
-            result = store.keep(key, evaluate_scene(pipe, Toyscapes.from_seed(seed, name), settings))
-        found[name].append(result)
-    return found
+    names, how = [check_known("shift", name, SHIFTS) for name in shifts], how or Execution()
+    seeds = shard_of(list(seeds), parse_shard(how.shard))
+    task = Shifted(pipe, output_dir, settings or {})
+    items = [Item(f"{seed:06} {name}", (seed, name)) for seed in seeds for name in names]
+    results = results_of(task, items, replace(how, shard=""), label="scenes × shifts")
+    if results.report.failures:
+        raise ValueError(f"{len(results.report.failures)} scenes failed. {results.report}")
+    return {name: [task.store.recall(f"{seed:06} {name}") for seed in seeds] for name in names}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -136,8 +152,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--shifts", nargs="*", default=[], help="which; all by default")
     args = parser.parse_args(argv)
     names = choose(args.shifts)
-    pipe, seeds, settings = read_scenes_command(args)
-    found = run(pipe, names, seeds, args.output, settings)
+    pipe, seeds, settings, how = read_scenes_command(args)
+    found = run(pipe, names, seeds, args.output, settings, how)
     told = verdicts(found)
     print(overview(found, told).round(1).to_string())
     print("\n".join(headlines(found, told) + report(found, told)))

@@ -7,7 +7,7 @@ can fail one and still be found.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,11 @@ from ..evaluation.regions import cell_shares, find_regions, sample_labels
 from ..loading import load_pipeline
 from ..pipeline import EmerDiffPipeline
 from ..plotting import colourise, segment_palette
-from ..runs.store import ResultStore, fingerprint
+from ..runs.harness import Execution, results_of
+from ..runs.identity import model_identity, versions
+from ..runs.samples import dataset_identity, sample_identity, sample_items
+from ..runs.store import JsonStore
+from ..runs.task import Item, Task
 from .lost_object_tables import FOUND, STAGES, fates, in_order
 from .names import (
     BILINEAR,
@@ -38,7 +42,7 @@ from .names import (
     SLIC,
 )
 from .rivals import EMERDIFFS, check_settings, evaluate
-from .selection import bar, check_range, command, part_of
+from .selection import check_range, command, execution, finish
 
 RIVALS = (
     *EMERDIFFS,
@@ -162,6 +166,36 @@ def object_rows(way: Trace, smallest: float = 0.0005) -> list[dict[str, Any]]:
     return rows
 
 
+class Traces(Task):
+    """The fates of all objects of a picture under every K."""
+
+    def __init__(
+        self,
+        pipe: EmerDiffPipeline,
+        data: LabelledDataset,
+        mask_counts: list[int],
+        output_dir: Path | str,
+        settings: dict[str, Any],
+    ):
+        self.pipe, self.data, self.mask_counts, self.settings = pipe, data, mask_counts, settings
+        identity = {
+            "study": "lost objects",
+            "settings": {str(k): pipe.resolve(num_masks=k, **settings).to_dict() for k in mask_counts},
+            "model": model_identity(pipe),
+            "data": dataset_identity(data),
+            "versions": versions(),
+        }
+        self.store: JsonStore = JsonStore(output_dir, identity)
+
+    def picture(self, item: Item) -> dict[str, str]:
+        return sample_identity(self.data, item.what)
+
+    def compute(self, item: Item) -> dict[str, Any]:
+        sample, ignored = self.data[item.what], self.data.ignore_index
+        ways = {k: trace(self.pipe, sample, k, ignored, **self.settings) for k in self.mask_counts}
+        return {"position": item.what, "rows": {str(k): object_rows(way) for k, way in ways.items()}}
+
+
 def follow(
     pipe: EmerDiffPipeline,
     data: LabelledDataset,
@@ -169,32 +203,24 @@ def follow(
     mask_counts: Iterable[int],
     output_dir: Path | str,
     settings: dict[str, Any] | None = None,
-    progress: Callable[[Iterable], Iterable] = iter,
+    how: Execution | None = None,
 ) -> pd.DataFrame:
-    """All objects of the pictures at ``positions`` under every K; what ``output_dir`` has already is not computed again.
+    """All objects of the pictures at ``positions`` under every K; what ``output_dir`` has already, of exactly this, is kept.
 
     Returns:
         A row per object and K: those of :func:`object_rows`, "K" and "position"; "size" and "fate" are ordered categories.
 
     Raises:
-        ValueError: for a setting that the pipeline refuses, or a folder with results of another model or other settings.
+        ValueError: for a setting that the pipeline refuses, or if every picture failed.
     """
-    settings, mask_counts = settings or {}, list(dict.fromkeys(mask_counts))
-    resolved = [pipe.resolve(num_masks=k, **settings).to_dict() for k in mask_counts]
-    header = {
-        "data": repr(data),
-        "settings": resolved,
-        "weights": fingerprint(pipe.unet),
-        "dtype": str(pipe.unet.dtype),
-    }
-    store, rows = ResultStore(output_dir, header), []
-    for position in progress(positions):
-        key = f"image-{position:06}"
-        if (result := store.recall(key)) is None:
-            sample = data[position]
-            ways = {k: trace(pipe, sample, k, data.ignore_index, **settings) for k in mask_counts}
-            result = store.keep(key, {str(k): object_rows(way) for k, way in ways.items()})
-        rows += [row | {"K": int(k), "position": position} for k, found in result.items() for row in found]
+    task = Traces(pipe, data, list(dict.fromkeys(mask_counts)), output_dir, settings or {})
+    results = results_of(task, sample_items(data, positions), how, label="scenes")
+    rows = [
+        row | {"K": int(k), "position": result["position"]}
+        for result in results
+        for k, found in result["rows"].items()
+        for row in found
+    ]
     return in_order(pd.DataFrame(rows))
 
 
@@ -240,13 +266,15 @@ def main(argv: list[str] | None = None) -> pd.DataFrame:
     args = parser.parse_args(argv)
     data = open_dataset("toyscapes", split="test")
     scenes = check_range(args.first_scene, args.num_scenes, len(data), ("first_scene", "num_scenes"))
-    mine, pipe = part_of(scenes, args.part), load_pipeline(args.model, args.device, args.dtype)
+    how, pipe = execution(args), load_pipeline(args.model, args.device, args.dtype)
     settings = check_settings(pipe, args.num_masks, args.settings)
     counts = [pipe.resolve(**settings).features.num_masks, args.more_masks]
     others = {name: value for name, value in settings.items() if name != "num_masks"}
-    objects = follow(pipe, data, mine, counts, args.output / "objects", others, bar("objects"))
-    evaluate(pipe, data, list(RIVALS), args.output / "rivals", settings, mine, progress=bar("rivals"))
+    objects = follow(pipe, data, scenes, counts, args.output / "objects", others, how)
+    folder = args.output / "rivals"
+    results = evaluate(pipe, data, list(RIVALS), folder, settings, scenes, how=how, label="rivals")
     print(fates(objects).round(0).to_string())
+    finish(results)
     return objects
 
 

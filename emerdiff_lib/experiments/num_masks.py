@@ -7,7 +7,7 @@ one split and judged on another.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,14 @@ from ..evaluation.metrics import boundary_scores, contingency_table, mean_iou, p
 from ..evaluation.protocols import Record, bootstrap, mean_statistic, oracle
 from ..loading import load_pipeline
 from ..pipeline import EmerDiffPipeline
-from ..runs.store import ResultStore, fingerprint
+from ..runs.harness import Execution, results_of
+from ..runs.identity import model_identity, versions
+from ..runs.samples import dataset_identity, sample_identity, sample_items
+from ..runs.store import JsonStore, Results
+from ..runs.task import Item, Task
 from ..settings import whole
 from .rivals import check_settings
-from .selection import bar, command, first_pictures, part_of
+from .selection import command, execution, finish, first_pictures
 
 CANDIDATES = (2, 3, 4, 5, 6, 8, 10, 12, 16, 24)
 DIRECT, ANYWHERE, TOUCHING = "k-means with K", "grouped anywhere", "grouped where they touch"
@@ -84,6 +88,45 @@ def segment(
     return labels, picks
 
 
+class Numbers(Task):
+    """Every picture of a data set under every candidate for K."""
+
+    def __init__(
+        self,
+        pipe: EmerDiffPipeline,
+        data: LabelledDataset,
+        candidates: list[int],
+        num_masks: int,
+        output_dir: Path | str,
+        settings: dict[str, Any],
+        mode: str,
+    ):
+        self.pipe, self.data, self.candidates, self.num_masks = pipe, data, candidates, num_masks
+        self.settings = {"mode": mode} | settings
+        identity = {
+            "study": "how many masks",
+            "candidates": candidates,
+            "settings": pipe.resolve(num_masks=num_masks, **self.settings).to_dict(),
+            "model": model_identity(pipe),
+            "data": dataset_identity(data),
+            "versions": versions(),
+        }
+        self.store: JsonStore = JsonStore(output_dir, identity)
+
+    def picture(self, item: Item) -> dict[str, str]:
+        return sample_identity(self.data, item.what)
+
+    def compute(self, item: Item) -> dict[str, Any]:
+        sample = self.data[item.what]
+        labels, picks = segment(self.pipe, sample, self.candidates, self.num_masks, **self.settings)
+        scores = [
+            {"way": way, "K": k} | _score(one, sample.labels, self.data)
+            for way, by_number in labels.items()
+            for k, one in by_number.items()
+        ]
+        return {"name": sample.name, "picks": picks, "scores": scores}
+
+
 def study(
     pipe: EmerDiffPipeline,
     data: LabelledDataset,
@@ -93,39 +136,20 @@ def study(
     output_dir: Path | str,
     settings: dict[str, Any] | None = None,
     mode: str = "fast",
-    progress: Callable[[Iterable], Iterable] = iter,
-) -> list[dict]:
-    """Every picture under every candidate; what is in ``output_dir`` already is not computed again.
+    how: Execution | None = None,
+    label: str = "pictures",
+) -> Results:
+    """Every picture under every candidate; what is in ``output_dir`` already, of exactly this, is kept.
 
     Returns:
-        Per picture: "name", "picks" {rule: K} and "scores", a list of {"way", "K", "adjusted_rand", "boundary_f" in [0, 1],
-        "confusion" (C, C) of the oracle}.
+        Per picture that did not fail: "name", "picks" {rule: K} and "scores", a list of {"way", "K", "adjusted_rand",
+        "boundary_f" in [0, 1], "confusion" (C, C) of the oracle}.
 
     Raises:
-        ValueError: for settings that the pipeline refuses, or a folder with results of others.
+        ValueError: for settings that the pipeline refuses, or if every picture failed.
     """
-    settings = settings or {}
-    header = {
-        "data": repr(data),
-        "candidates": candidates,
-        "settings": pipe.resolve(num_masks=num_masks, mode=mode, **settings).to_dict(),
-        "weights": fingerprint(pipe.unet),
-        "dtype": str(pipe.unet.dtype),
-    }
-    store, results = ResultStore(output_dir, header), []
-    for position in progress(positions):
-        key = f"image-{position:06}"
-        if (result := store.recall(key)) is None:
-            sample = data[position]
-            labels, picks = segment(pipe, sample, candidates, num_masks, mode, **settings)
-            scores = [
-                {"way": way, "K": k} | _score(one, sample.labels, data)
-                for way, by_number in labels.items()
-                for k, one in by_number.items()
-            ]
-            result = store.keep(key, {"name": sample.name, "picks": picks, "scores": scores})
-        results.append(result)
-    return results
+    task = Numbers(pipe, data, candidates, num_masks, output_dir, settings or {}, mode)
+    return results_of(task, sample_items(data, positions), how, label=label)
 
 
 def _score(labels: np.ndarray, truth: np.ndarray, data: LabelledDataset) -> dict[str, Any]:
@@ -272,18 +296,20 @@ def main(argv: list[str] | None = None) -> pd.DataFrame:
     parser.add_argument("--fit-limit", type=int, default=32, help="its first so many pictures")
     parser.add_argument("--candidates", type=int, nargs="+", default=list(CANDIDATES), help="for K")
     args = parser.parse_args(argv)
-    pipe = load_pipeline(args.model, args.device, args.dtype)
+    how, pipe = execution(args), load_pipeline(args.model, args.device, args.dtype)
     settings = check_settings(pipe, args.num_masks, args.settings)
     num_masks = pipe.resolve(**settings).features.num_masks
     settings = {name: value for name, value in settings.items() if name != "num_masks"}
     candidates, found = check_candidates(args.candidates, num_masks), {}
     for folder, split, limit in (("report", args.split, args.limit), ("fit", args.fit_split, args.fit_limit)):
         data = open_dataset(args.dataset, args.root, split)
-        mine = part_of(first_pictures(limit, len(data), f"{folder} limit"), args.part)
-        output, progress = args.output / folder, bar(folder)
-        found[folder] = study(pipe, data, mine, candidates, num_masks, output, settings, progress=progress)
+        positions, output = first_pictures(limit, len(data), f"{folder} limit"), args.output / folder
+        found[folder] = study(
+            pipe, data, positions, candidates, num_masks, output, settings, how=how, label=folder
+        )
     table = choices(found["report"], found["fit"])
     print(table.round(1).to_string())
+    finish(*found.values())
     return table
 
 

@@ -18,12 +18,16 @@ import torch
 from .. import baselines
 from ..assignment import assign_bilinear
 from ..datasets import LabelledDataset, Sample, open_dataset
-from ..evaluation.regions import find_regions
+from ..evaluation.label_maps import LabelMap
 from ..evaluation.tables import score
 from ..loading import load_pipeline
 from ..pipeline import EmerDiffPipeline
+from ..runs.harness import Execution, results_of
+from ..runs.identity import fingerprint, model_identity, versions
 from ..runs.parameters import merged_settings
-from ..runs.store import ResultStore, fingerprint
+from ..runs.samples import dataset_identity, sample_identity, sample_items
+from ..runs.store import JsonStore, Results
+from ..runs.task import Item, Task
 from ..settings import MODES, Shortcuts, check_known
 from ..stages import CoarseMasks
 from ..timing import timed
@@ -47,7 +51,7 @@ from .names import (
     POSITION,
     SLIC,
 )
-from .selection import bar, command, first_pictures, part_of
+from .selection import command, execution, finish, first_pictures
 
 EMERDIFFS = (EMERDIFF, EMERDIFF_GUIDED, EMERDIFF_FAST)
 # The labels differ, the masks (and so their embeddings) are EmerDiff's
@@ -201,12 +205,48 @@ def _rivals(
 def score_all(
     found: dict[str, Result], truth: np.ndarray, num_classes: int, ignore_index: int | None = None
 ) -> dict[str, dict[str, Any]]:
-    """{method: :func:`~emerdiff_lib.evaluation.tables.score`} of one picture; its objects are looked for once."""
-    regions = find_regions(truth, 0.0, 1.0, ignore_index)
-    return {
-        name: score(r.labels, truth, r.embeddings, r.seconds, num_classes, ignore_index, regions)
-        for name, r in found.items()
-    }
+    """{method: :func:`~emerdiff_lib.evaluation.tables.score`} of one picture."""
+    true = LabelMap(truth, ignore_index)  # objects and edges are looked for once
+    return {name: score(r.labels, true, r.embeddings, r.seconds, num_classes) for name, r in found.items()}
+
+
+class Comparison(Task):
+    """Every picture of a data set under every method.
+
+    Args:
+        settings: from :func:`check_settings`; ``methods``: from :func:`check_methods`.
+    """
+
+    def __init__(
+        self,
+        pipe: EmerDiffPipeline,
+        data: LabelledDataset,
+        methods: list[str],
+        output_dir: Path | str,
+        settings: dict[str, Any],
+        backbone: baselines.Backbone | None = None,
+    ):
+        self.pipe, self.data, self.methods, self.settings = pipe, data, list(methods), settings
+        self.backbone = backbone
+        identity = {
+            "study": "rivals",
+            "methods": self.methods,
+            "settings": pipe.resolve(**settings).to_dict(),
+            "model": model_identity(pipe),
+            "data": dataset_identity(data),
+            "backbone": None if backbone is None else fingerprint(backbone.model),
+            "versions": versions(),
+        }
+        self.store: JsonStore = JsonStore(output_dir, identity)
+
+    def picture(self, item: Item) -> dict[str, str]:
+        return sample_identity(self.data, item.what)
+
+    def compute(self, item: Item) -> dict[str, Any]:
+        sample, data = self.data[item.what], self.data
+        found = segment(self.pipe, sample, self.methods, self.settings, self.backbone)
+        scores = score_all(found, sample.labels, len(data.class_names), data.ignore_index)
+        return {"name": sample.name, "methods": scores}
 
 
 def evaluate(
@@ -217,38 +257,21 @@ def evaluate(
     settings: dict[str, Any],
     positions: Iterable[int],
     backbone: baselines.Backbone | None = None,
-    backbone_name: str = "",
-    progress: Callable[[Iterable], Iterable] = iter,
-) -> list[dict]:
-    """The pictures at ``positions`` under every method; what is in ``output_dir`` already is not computed again.
-
-    Args:
-        settings: from :func:`check_settings`; ``methods``: from :func:`check_methods`.
+    how: Execution | None = None,
+    label: str = "pictures",
+) -> Results:
+    """The pictures at ``positions`` under every method; what is in ``output_dir`` already, of exactly this, is kept.
 
     Returns:
-        A dictionary per picture: "name" and "methods", {method: :func:`~emerdiff_lib.evaluation.tables.score`}.
+        A dictionary per picture that did not fail: "name" and "methods", {method:
+        :func:`~emerdiff_lib.evaluation.tables.score`}.
 
     Raises:
-        ValueError: for a folder with results of another model, data set or settings.
+        ValueError: if every picture failed.
+        StoreError: ``output_dir`` cannot be written.
     """
-    header = {
-        "data": repr(data),
-        "methods": list(methods),
-        "settings": pipe.resolve(**settings).to_dict(),
-        "weights": fingerprint(pipe.unet),
-        "dtype": str(pipe.unet.dtype),
-        "backbone": backbone_name,
-    }
-    store, results = ResultStore(output_dir, header), []
-    for position in progress(positions):
-        key = f"image-{position:06}"
-        if (result := store.recall(key)) is None:
-            sample = data[position]
-            found = segment(pipe, sample, methods, settings, backbone)
-            scores = score_all(found, sample.labels, len(data.class_names), data.ignore_index)
-            result = store.keep(key, {"name": sample.name, "methods": scores})
-        results.append(result)
-    return results
+    task = Comparison(pipe, data, methods, output_dir, settings, backbone)
+    return results_of(task, sample_items(data, positions), how, label=label)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -269,15 +292,18 @@ def main(argv: list[str] | None = None) -> None:
         ("fit", args.fit_split, args.fit_limit, "fit_limit"),
     ):
         data = open_dataset(args.dataset, args.root, split)
-        parts.append((folder, data, part_of(first_pictures(limit, len(data), name), args.part)))
-    pipe = load_pipeline(args.model, args.device, args.dtype)
+        parts.append((folder, data, first_pictures(limit, len(data), name)))
+    how, pipe = execution(args), load_pipeline(args.model, args.device, args.dtype)
     settings = check_settings(pipe, args.num_masks, args.settings)
     backbone = baselines.Backbone.from_pretrained(args.backbone) if args.backbone else None
+    runs = []
     for folder, data, positions in parts:
         output = args.output / folder
-        evaluate(pipe, data, methods, output, settings, positions, backbone, args.backbone, bar(folder))
-        print(f"{len(positions)} pictures of {data} under {len(methods)} methods are in {output}.")
+        results = evaluate(pipe, data, methods, output, settings, positions, backbone, how, folder)
+        print(f"{len(results)} pictures of {data} under {len(methods)} methods are in {output}.")
+        runs.append(results)
     print(f"Notebook 06 makes the tables: -p output_dir {args.output}.")
+    finish(*runs)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,18 @@
-"""Which pictures a study looks at, and which of them one of several processes does: shared by the studies' commands."""
+"""Which pictures a study looks at, and how its run is carried out: shared by the studies' commands."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import re
-from collections.abc import Callable, Iterable, Sequence
+import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from tqdm.auto import tqdm
 
+from ..runs.engines import ENGINES
+from ..runs.harness import Execution
+from ..runs.store import Results
 from ..settings import whole
 
 
@@ -39,20 +42,6 @@ def check_range(first: int, count: int, available: int, names: tuple[str, str]) 
     return range(first, first + whole(1, available - first)(names[1], count))
 
 
-def part_of(positions: Sequence[int], part: str) -> list[int]:
-    """The share of one of several processes: "2/3" is every third picture from the second on; "" is all of them.
-
-    Raises:
-        ValueError: for text of another form.
-    """
-    if not part:
-        return list(positions)
-    match = re.fullmatch(r"(\d+)/(\d+)", part)
-    if match is None or not 1 <= int(match[1]) <= int(match[2]):
-        raise ValueError(f'part={part!r} is not possible; write "1/2" for the first of two processes.')
-    return list(positions[int(match[1]) - 1 :: int(match[2])])
-
-
 def bar(label: str, leave: bool = True) -> Callable[[Iterable], Iterable]:
     """A progress bar to hand to a study as ``progress``."""
     return lambda items: tqdm(items, desc=label, leave=leave)
@@ -69,9 +58,22 @@ def command(description: str | None, output: str) -> argparse.ArgumentParser:
     parser.add_argument("--num-masks", type=int, help="K; by default the checkpoint's")
     parser.add_argument("--settings", type=json.loads, default={}, help="JSON of further pipeline arguments")
     parser.add_argument("--output", type=Path, default=Path(output), help="results per picture")
-    parser.add_argument(
-        "--part",
-        default="",
-        help='"1/2" and "2/2": two processes that share the pictures and the output folder',
-    )
+    parser.add_argument("--engine", default="local", help=f"one of {', '.join(ENGINES)}")
+    parser.add_argument("--workers", type=int, default=1, help="processes, or Ray's actors")
+    parser.add_argument("--shard", default="", help='"0/4" to "3/4": four processes that share the pictures')
+    parser.add_argument("--only", default="", help="failures.json of an earlier run: only what it names")
     return parser
+
+
+def execution(args: argparse.Namespace) -> Execution:
+    """How the run is carried out that :func:`command`'s arguments ask for; raises as :class:`Execution` does."""
+    return Execution(args.engine, args.workers, args.shard, args.only)
+
+
+def finish(*runs: Results) -> None:
+    """Says at the end of a command what its runs did; the exit status is 1 if pictures failed."""
+    for results in runs:
+        print(results.report)
+    if failed := [results for results in runs if results.report.failures]:
+        files = ", ".join(str(results.store.folder / "failures.json") for results in failed)
+        sys.exit(f"{sum(len(r.report.failures) for r in failed)} pictures failed; {files} says why.")

@@ -7,7 +7,7 @@ with bootstrap intervals, and the exactness of the inversion. Results are kept s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,16 @@ from ..evaluation.regions import cell_labels
 from ..evaluation.tables import summarise
 from ..loading import load_pipeline
 from ..pipeline import EmerDiffPipeline
-from ..runs.store import ResultStore, fingerprint
+from ..runs.harness import Execution, results_of
+from ..runs.identity import model_identity, versions
+from ..runs.samples import scene_identity
+from ..runs.store import JsonStore, Results
+from ..runs.task import Item, Task
 from ..toyscapes import Scene, Toyscapes
 from .manifest import write_manifest
 from .names import BILINEAR, CEILING, COLOUR, COLOUR_CELLS, EMERDIFF, POSITION
 from .rivals import Result, check_settings, score_all, segment
-from .selection import bar, command, first_pictures, part_of
+from .selection import command, execution, finish, first_pictures
 
 METHODS = (EMERDIFF, BILINEAR, COLOUR, COLOUR_CELLS, POSITION)
 COLUMNS = (
@@ -83,31 +87,41 @@ def grid_of_truth(labels: np.ndarray, grid: tuple[int, int], num_classes: int) -
     return assign_bilinear(masks, labels.shape)
 
 
+class Yardsticks(Task):
+    """Toyscapes scenes under every method of :data:`METHODS`."""
+
+    def __init__(self, pipe: EmerDiffPipeline, settings: dict[str, Any], output_dir: Path | str):
+        self.pipe, self.settings = pipe, settings
+        identity = {
+            "study": "yardsticks",
+            "settings": pipe.resolve(**settings).to_dict(),
+            "model": model_identity(pipe),
+            "versions": versions(),
+        }
+        self.store: JsonStore = JsonStore(output_dir, identity)
+
+    def picture(self, item: Item) -> dict[str, str]:
+        return scene_identity(item.what)
+
+    def compute(self, item: Item) -> dict[str, Any]:
+        return evaluate_scene(self.pipe, Toyscapes.from_seed(item.what), self.settings)
+
+
 def evaluate(
     pipe: EmerDiffPipeline,
-    split: str,
-    positions: Iterable[int],
+    seeds: Iterable[int],
     settings: dict[str, Any],
     output_dir: Path | str,
-    progress: Callable[[Iterable], Iterable] = iter,
-) -> list[dict]:
-    """The scenes of a split one by one; what is in ``output_dir`` already is not computed again.
+    how: Execution | None = None,
+    label: str = "scenes",
+) -> Results:
+    """Scenes one by one; what is in ``output_dir`` already, of exactly this, is kept.
 
     Raises:
-        ValueError: for a folder with results of another model or other settings.
+        ValueError: if every scene failed.
     """
-    header = {
-        "settings": pipe.resolve(**settings).to_dict(),
-        "weights": fingerprint(pipe.unet),
-        "dtype": str(pipe.unet.dtype),
-    }
-    store, scenes, results = ResultStore(output_dir, header), Toyscapes(split), []
-    for position in progress(positions):
-        key = f"{split}-{position:04}"
-        if (result := store.recall(key)) is None:
-            result = store.keep(key, evaluate_scene(pipe, scenes[position], settings))
-        results.append(result)
-    return results
+    items = [Item(f"{seed:06}", seed) for seed in seeds]
+    return results_of(Yardsticks(pipe, settings, output_dir), items, how, label=label)
 
 
 def tables(results: list[dict], fit: list[dict]) -> dict[str, pd.DataFrame]:
@@ -148,16 +162,14 @@ def main(argv: list[str] | None = None) -> dict[str, pd.DataFrame] | None:
         "test": first_pictures(args.num_scenes, len(Toyscapes("test")), "num_scenes"),
         "validation": first_pictures(args.fit_scenes, len(Toyscapes("validation")), "fit_scenes"),
     }
-    pipe = load_pipeline(args.model, args.device, args.dtype)
-    settings = check_settings(pipe, args.num_masks, args.settings)
-    found = {
-        split: evaluate(
-            pipe, split, part_of(positions, args.part), settings, args.output, bar(f"{split} scenes")
-        )
-        for split, positions in wanted.items()
-    }
-    if args.part:
-        print(f"Part {args.part} is in {args.output}; run the same command without --part for the tables.")
+    how, pipe = execution(args), load_pipeline(args.model, args.device, args.dtype)
+    settings, found = check_settings(pipe, args.num_masks, args.settings), {}
+    for split, positions in wanted.items():
+        seeds = [Toyscapes(split).seeds[position] for position in positions]
+        found[split] = evaluate(pipe, seeds, settings, args.output, how, f"{split} scenes")
+    if how.shard:
+        print(f"Shard {how.shard} is in {args.output}; run the same command without --shard for the tables.")
+        finish(*found.values())
         return None
     used, summary = pipe.resolve(**settings).to_dict(), tables(found["test"], found["validation"])
     worst = max(result["replay_error"] for result in found["test"])
@@ -177,6 +189,7 @@ def main(argv: list[str] | None = None) -> dict[str, pd.DataFrame] | None:
         notes=notes,
     )
     print(as_text(summary, notes))
+    finish(*found.values())
     return summary
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 
 from ..settings import flag, real, text, whole
 from ..toyscapes import Scene
-from .folder import find_images
+from .pictures import find_images
 
 
 class ParameterError(ValueError):

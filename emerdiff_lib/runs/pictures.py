@@ -1,0 +1,80 @@
+"""Pictures by name: a file, a folder of images, or a range of Toyscapes scenes."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ..images import IMAGE_SUFFIXES, image_files, load_image
+from ..toyscapes import Scene, Toyscapes
+from .identity import array_digest, file_digest
+
+_TOYSCAPES = re.compile(r"toyscapes:(\d+)(?:-(\d+))?")
+
+
+@dataclass(frozen=True)
+class Source:
+    """An image by name: a file, or a Toyscapes scene (by seed) with its ground truth.
+
+    Attributes:
+        name: unique among the pictures found together; of a file below a folder, its path from there.
+        record: what its results are kept under: its name, or "" if it was asked for by itself.
+    """
+
+    name: str
+    record: str
+    path: Path | None = None
+    seed: int | None = None
+
+    def scene(self) -> Scene | None:
+        return None if self.seed is None else Toyscapes.from_seed(self.seed)
+
+    def load(self) -> Image.Image:
+        """The picture; raises as :func:`~emerdiff_lib.images.load_image` does."""
+        return load_image(self.path) if self.path is not None else self.scene().image
+
+    def identity(self) -> dict[str, Any]:
+        """The picture by content, wherever it lies; raises OSError for a file that cannot be read."""
+        if self.path is None:
+            return {"image": array_digest(np.asarray(self.load()))}
+        return {"image": file_digest(self.path)}
+
+
+def find_images(spec: str | Path, exclude: str | Path | None = None) -> list[Source]:
+    """What ``spec`` names: an image file, a folder (every image below it), or "toyscapes:7" / "toyscapes:0-9" by seed.
+
+    Args:
+        exclude: a folder whose pictures are left out: results are not read as input.
+
+    Raises:
+        FileNotFoundError: nothing is there, or the folder holds no image.
+        PermissionError: a folder below it cannot be read.
+        ValueError: a Toyscapes range that is empty or leaves the world's seeds.
+    """
+    if match := _TOYSCAPES.fullmatch(str(spec)):
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last < first or last >= 900_000:
+            raise ValueError(
+                f"image={str(spec)!r} names no scenes; write toyscapes:FIRST-LAST with seeds below 900000."
+            )
+        names = {f"toyscapes-{seed:06}": seed for seed in range(first, last + 1)}
+        return [Source(name, name if first < last else "", seed=seed) for name, seed in names.items()]
+    path = Path(spec).expanduser().absolute()  # workers may stand elsewhere
+    if path.is_dir():
+        files = image_files(path, exclude=None if exclude is None else Path(exclude).expanduser())
+        if not files:
+            raise FileNotFoundError(
+                f"There is no image in {path}; looked for {', '.join(sorted(IMAGE_SUFFIXES))}."
+            )
+        names = {file.relative_to(path).as_posix(): file for file in files}
+        return [Source(name, name, file) for name, file in names.items()]
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"There is no image at {path}; give a file, a folder or toyscapes:SEED (from {Path.cwd()})."
+        )
+    return [Source(path.name, "", path)]
