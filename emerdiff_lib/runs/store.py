@@ -142,7 +142,7 @@ class JsonStore(Store):
         if not path.exists():
             return next((why for run, why in self.others if (run / path.name).exists()), NEW)
         record = _read_json(path)
-        if not _is_whole(record) or record["name"] != name:
+        if not _is_whole(record) or record.get("name") != name or not {"picture", "result"} <= record.keys():
             return f"{path.name} was damaged"
         changes = what_changed(record["picture"], json.loads(json.dumps(picture)))
         return "; ".join(changes) or KEPT
@@ -215,7 +215,7 @@ class FolderStore(Store):
         if not (folder / self.RECORD).exists():
             return NEW
         record = _read_json(folder / self.RECORD)
-        if not _is_whole(record):
+        if not _is_whole(record) or not _is_request(record):
             return f"{self.RECORD} was damaged"
         if changes := what_changed({**record["run"], **record["picture"]}, {**now["run"], **now["picture"]}):
             return "; ".join(changes)
@@ -237,12 +237,12 @@ class FolderStore(Store):
             (new / self.RECORD).write_text(text, encoding="utf-8")
             folder.mkdir(parents=True, exist_ok=True)
             with self._lock():
-                old = _read_json(folder / self.RECORD) or {}
+                old = _read_json(folder / self.RECORD)
                 (folder / self.RECORD).unlink(
                     missing_ok=True
                 )  # from here on, until the last move, nothing vouches
-                for file in set(old.get("files", ())) - set(files):
-                    (folder / safe_name(file)).unlink(missing_ok=True)
+                for file in set(old["files"] if _is_request(old) else ()) - set(files):
+                    (folder / file).unlink(missing_ok=True)
                 for file in (*files, self.RECORD):
                     os.replace(new / file, folder / file)
 
@@ -301,9 +301,17 @@ def _is_whole(record: Any) -> bool:
     return digest({key: value for key, value in record.items() if key != "checksum"}) == record["checksum"]
 
 
+def _is_request(record: Any) -> bool:
+    """Whether it says what a folder's files are and are from; none of them lies elsewhere, whoever wrote the record."""
+    parts = ("run", "picture", "files")
+    if not isinstance(record, dict) or not all(isinstance(record.get(part), dict) for part in parts):
+        return False
+    return all(file == safe_name(file) for file in record["files"])
+
+
 def _read_json(path: Path) -> Any:
     """The content, or None for what is no JSON or cannot be read."""
-    with suppress(OSError, ValueError):
+    with suppress(OSError, ValueError, RecursionError):
         return json.loads(path.read_text(encoding="utf-8"))
     return None
 
