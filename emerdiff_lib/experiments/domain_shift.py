@@ -148,7 +148,7 @@ def run(
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = scenes_command(__doc__, "runs/domain-shift", first_scene=400, num_scenes=6)
+    parser = scenes_command(__doc__, "runs/domain-shift", first_scene=400, num_scenes=12)
     parser.add_argument("--shifts", nargs="*", default=[], help="which; all by default")
     args = parser.parse_args(argv)
     names = choose(args.shifts)

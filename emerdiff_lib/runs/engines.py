@@ -189,6 +189,7 @@ class RayWorker:
         """A picture that killed its process twice is not tried a third time; Ray itself would go on for ever."""
         tries = self.task.store.tries(item.name)
         if tries >= _TRIES:
+            self.task.store.note_tries(item.name, 0)  # the next run may try
             return Outcome(item.name, FAILED, DIED)
         self.task.store.note_tries(item.name, tries + 1)
         outcome = attempt(self.task, item)
