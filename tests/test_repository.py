@@ -60,6 +60,7 @@ PLOTS = {
     "export",
     "runs",
     "experiments",
+    "benchmark",
 }  # the only rooms that may need the workbook's packages, by way of plotting
 
 

@@ -8,6 +8,7 @@ stay in the cache of the operating system and on the disk of ``--output``: what 
 from __future__ import annotations
 
 import argparse
+import itertools
 import multiprocessing
 import shlex
 import shutil
@@ -40,11 +41,10 @@ from ..timing import timed
 from . import stable_diffusion
 from .costs import Machine
 from .empty import NoStore, Ready, WatchedStore, counting, pictures, write
+from .million import FOLDERS, RECORDS, describe, extrapolate
 
 SEED = 46  # of the picture whose results are written again and again
 PICTURE_BYTES = 150_000  # of a photograph as data sets have them
-MILLION = 1_000_000
-FOLDERS, RECORDS = "FolderStore (04)", "JsonStore (06)"
 
 
 # -- one picture --------------------------------------------------------------------------------------------------------
@@ -100,20 +100,29 @@ def operations(task: Ready, count: int = 20) -> dict[str, float]:
 def throughput(make: Callable[[Path], Task], output: Path, records: int, processes: int) -> dict[str, float]:
     """Pictures per second that ``processes`` write into one folder, and find kept there."""
     task, items, found = make(output), pictures(records), {}
-    for name, state in (("written / s", COMPUTED), ("kept / s", KEPT)):
-        context = multiprocessing.get_context("spawn")
-        barrier = context.Barrier(processes)
-        with ProcessPoolExecutor(processes, context, barrier.wait) as pool:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, context, _Together.meet, [context.Barrier(processes)]) as pool:
+        for name, state in (("written / s", COMPUTED), ("kept / s", KEPT)):
             jobs = [pool.submit(_share, task, items, f"{i}/{processes}") for i in range(processes)]
-            shares = [job.result() for job in jobs]
-        starts, ends, states = zip(*shares, strict=True)
-        if sum(counts[state] for counts in states) != records:
-            raise RuntimeError(f"{records} pictures should have been {state}, but were {states}.")
-        found[name] = records / (max(ends) - min(starts))
+            starts, ends, states = zip(*(job.result() for job in jobs), strict=True)
+            if sum(counts[state] for counts in states) != records:
+                raise RuntimeError(f"{records} pictures should have been {state}, but were {states}.")
+            found[name] = records / (max(ends) - min(starts))
     return found
 
 
+class _Together:
+    """What the processes of :func:`throughput` wait for, so that all work at the same time."""
+
+    barrier: Any
+
+    @classmethod
+    def meet(cls, barrier: Any) -> None:
+        cls.barrier = barrier
+
+
 def _share(task: Task, items: list[Item], shard: str) -> tuple[float, float, Any]:
+    _Together.barrier.wait()
     start = time.time()
     report = run(task, items, Execution(shard=shard), progress=False)
     return start, time.time(), report.states
@@ -155,72 +164,13 @@ def listing(folder: Path, count: int) -> dict[str, float]:
 
 
 def dispatch(folder: Path, count: int, engine: str, workers: int) -> dict[str, float]:
-    """What an engine takes for pictures that take nothing, once its workers are there, and until they are."""
-    found = outcomes(Ready(NoStore(folder, {})), pictures(count), engine, workers)
-    Path(folder / ".partial").mkdir(parents=True, exist_ok=True)  # Ray's workers note their tries there
-    _, first = timed(lambda: next(found))
+    """How fast an engine hands out pictures that take nothing: the later half, when all workers are there."""
+    task = Ready(NoStore(folder, {}))
+    task.store.open()
+    found = outcomes(task, pictures(count), engine, workers)
+    _, first = timed(lambda: list(itertools.islice(found, count // 2)))
     rest, seconds = timed(lambda: list(found))
-    return {"s to the first": first, "pictures / s": len(rest) / seconds}
-
-
-# -- a million ----------------------------------------------------------------------------------------------------------
-
-
-def extrapolate(
-    picture: pd.DataFrame, rates: pd.DataFrame, seconds_per_picture: float, metadata_rate: float
-) -> pd.DataFrame:
-    """A row per store: what a million pictures take there, and how many workers fill what all of them share.
-
-    Args:
-        picture: rows as :func:`on_disk` and :func:`operations` give; ``rates``: as :func:`throughput`, by (store, processes).
-        seconds_per_picture: of a worker.
-        metadata_rate: operations per second of the shared file system; behind the lock, one waits for the other.
-    """
-    rows = {}
-    for store, one in picture.iterrows():
-        kept = rates.loc[(store, 1), "kept / s"]
-        locked = one.get("operations, locked", float("nan"))
-        rows[store] = {
-            "GB on disk": one["kB on disk"] * MILLION / 1e6,
-            "million inodes": one["inodes"] * MILLION / 1e6,
-            "h to find all kept, a process here": MILLION / kept / 3600,
-            "h of it at the metadata rate": MILLION * one["operations, kept"] / metadata_rate / 3600,
-            "workers at the metadata rate": seconds_per_picture * metadata_rate / one["operations, written"],
-            "workers at the lock, shared": seconds_per_picture * metadata_rate / locked,
-            "workers at the lock, here": seconds_per_picture / one.get("ms locked", float("nan")) * 1e3,
-        }
-    return pd.DataFrame(rows).T.rename_axis("store")
-
-
-def describe(
-    million: pd.DataFrame, driver: pd.DataFrame, engines: pd.DataFrame, seconds: float, tflop: float
-) -> list[str]:
-    """What the tables say, as sentences."""
-    few, many = driver.index.min(), driver.index.max()
-    growth = driver.loc[many, "µs / picture"] / driver.loc[few, "µs / picture"]
-    memory = driver.loc[many, "bytes / picture at the peak"] * MILLION / 1e9
-    folders = million.loc[FOLDERS]
-    shared = ("workers at the metadata rate", "workers at the lock, shared")
-    first = min(shared, key=lambda name: folders[name])
-    what = "rate of metadata operations" if first == shared[0] else "lock"
-    sentences = [
-        f"At {seconds:g} s a picture, a million take {seconds * MILLION / 3600:.0f} GPU-hours. In exact mode at Stable Diffusion "
-        f"1.4's size, modulated denoising and decoding alone are {tflop:.0f} TFLOP a picture: {tflop / seconds:.0f} TFLOP/s.",
-        f"Segmentations of a million small pictures fill {folders['GB on disk']:.0f} GB and "
-        f"{folders['million inodes']:.1f} million inodes; records of two methods "
-        f"{million.loc[RECORDS, 'GB on disk']:.1f} GB and {million.loc[RECORDS, 'million inodes']:.1f} million.",
-        f"To find everything kept takes one process {folders['h to find all kept, a process here']:.1f} h, as every file is "
-        f"hashed again, and a shared file system no less than {folders['h of it at the metadata rate']:.1f} h.",
-        f"On the shared file system that is assumed, its {what} is reached first, by {folders[first]:.0f} workers.",
-        f"A picture takes the driver {driver.loc[many, 'µs / picture']:.0f} µs among {many}, {growth:.2f} times as much as among "
-        f"{few}; a million take {memory:.1f} GB of its memory.",
-    ]
-    for engine, row in engines.iterrows():
-        rate = row["pictures / s"]
-        sentences.append(
-            f"{engine} hands out {rate:.0f} pictures a second, enough for {rate * seconds:.0f} such workers."
-        )
-    return sentences
+    return {"s to the first half": first, "pictures / s": len(rest) / seconds}
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -265,7 +215,7 @@ def main(argv: list[str] | None = None) -> dict[str, pd.DataFrame]:
         show("The driver, pictures that take nothing", driver)
         show("Listing a folder", pd.DataFrame([listing(folder / "listed", records)], index=["find_images"]))
         names = {"local, 2 workers": "local"} | ({"Ray, 2 workers": "ray"} if args.ray else {})
-        sent = {name: dispatch(folder / "sent", max(records // 5, 20), e, 2) for name, e in names.items()}
+        sent = {name: dispatch(folder / "sent", records, e, 2) for name, e in names.items()}
         engines = show("Dispatch, pictures that take nothing", pd.DataFrame(sent).T.rename_axis("engine"))
     title = f"A million, {args.seconds_per_picture:g} s each, {args.metadata_rate:g} operations / s shared"
     one, many = list(tables.values())[:2]
