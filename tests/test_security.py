@@ -189,9 +189,6 @@ class Tags(html.parser.HTMLParser):
         self.found.add(tag)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="04 puts names into Markdown as they are; take this mark away with the mend"
-)
 def test_names_are_text_in_what_04_says_it_learnt():
     """As Jupyter's own export renders it."""
     render = pytest.importorskip("nbconvert.filters.markdown_mistune").markdown2html_mistune

@@ -21,7 +21,7 @@ from .pictures import (
 )
 from .scatter import front
 from .style import COLUMN, COLUMN_WIDE, STYLE, figsize, looks, save_figure, use_style
-from .text import full_text, layer_name, literal, wrap
+from .text import full_text, layer_name, literal, plain_markdown, wrap
 
 __all__ = [
     "CHART_COLOURS",
@@ -49,6 +49,7 @@ __all__ = [
     "legend_below",
     "line_with_bands",
     "literal",
+    "plain_markdown",
     "looks",
     "overlay",
     "pca_image",

@@ -62,6 +62,11 @@ def literal(text: str) -> str:
     return text.replace("$", r"\$")
 
 
+def plain_markdown(text: str) -> str:
+    """Text from outside that is to be shown as Markdown: nothing in it is a link, a tag or a formula."""
+    return "".join(c if c.isalnum() or c == " " else f"&#{ord(c)};" for c in text)
+
+
 @dataclass(frozen=True)
 class FullText:
     """A table that shows whole strings, in HTML and as text, with ``precision`` digits after the point of floats."""

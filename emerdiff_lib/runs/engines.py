@@ -51,9 +51,9 @@ def outcomes(task: Task, items: Sequence[Item], engine: str = "local", workers: 
         StoreError: the folder of the results cannot be written to any more.
     """
     batches = list(_batches(items))
-    if engine == "ray":
-        return _by_ray(task, batches, workers)
     workers = min(workers, len(batches))
+    if engine == "ray" and batches:
+        return _by_ray(task, batches, workers)
     if workers <= 1:
         return (attempt(task, item) for item in items)
     return _by_processes(task, batches, affordable_workers(workers))
@@ -149,7 +149,10 @@ def _by_ray(task: Task, batches: list[list[Item]], workers: int) -> Iterator[Out
         blocks = min(len(rows), max(16 * workers, len(rows) // 16))
         found = ray.data.from_items(rows, override_num_blocks=blocks).map(
             RayWorker,
-            fn_constructor_args=(pickle.dumps(task), torch.get_num_threads()),
+            fn_constructor_args=(
+                ray.cloudpickle.dumps(task),
+                torch.get_num_threads(),
+            ),  # a command's tasks are of __main__
             compute=ray.data.ActorPoolStrategy(size=workers),
             num_cpus=cpus,
             num_gpus=gpus or None,
@@ -165,9 +168,10 @@ def _cluster(ray: Any, workers: int) -> Iterator[None]:
         yield
         return
     here = {} if "RAY_ADDRESS" in os.environ else {"num_cpus": max(workers + 1, os.cpu_count() or 1)}
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     ray.init(include_dashboard=False, log_to_driver=False, logging_level="error", **here)
-    logging.getLogger("ray.data").setLevel(logging.ERROR)  # one bar is enough, and it is not Ray's
-    ray.data.DataContext.get_current().enable_progress_bars = False
+    ray.data.DataContext.get_current().enable_progress_bars = False  # one bar is enough
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     try:
         yield
     finally:

@@ -49,7 +49,8 @@ class Report:
 
     def __str__(self) -> str:
         counts = ", ".join(f"{self.states[s]} {s}" for s in (KEPT, COMPUTED, RECOMPUTED, FAILED))
-        lines = [f"{self.states.total()} pictures in {self.seconds:.0f} s: {counts}."]
+        total = self.states.total()
+        lines = [f"{total} picture{'s' * (total != 1)} in {self.seconds:.0f} s: {counts}."]
         lines += [f"  {count} again: {why}" for why, count in self.reasons.most_common(5)]
         lines += [f"  failed: {name}: {why}" for name, why in list(self.failures.items())[:5]]
         if len(self.failures) > 5:

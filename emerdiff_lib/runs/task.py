@@ -84,7 +84,8 @@ def attempt(task: Task, item: Item) -> Outcome:
     except StoreError:
         raise
     except Exception as error:  # what a picture, or a network that is given it, may raise is no closed list
-        _free_memory()
+        if isinstance(error, MemoryError | torch.OutOfMemoryError):
+            _free_memory()
         return Outcome(item.name, FAILED, one_line(error))
     task.store.keep(item.name, picture, result)
     state, why = (COMPUTED, "") if found == NEW else (RECOMPUTED, found)
