@@ -59,6 +59,7 @@ OTHER = {
     "06_evaluation": dict(
         limit=2,
         fit_limit=1,
+        workers=2,
         num_masks=4,
         settings={"modulation_timestep": 41},
         methods=[names.EMERDIFF, names.EMERDIFF_FAST, names.BILINEAR, names.BILINEAR_WALKER, names.DIFFSEG],
@@ -163,6 +164,21 @@ def test_runs_with_other_parameters(name, tmp_path):
                 128,
                 128,
             )
+
+
+def test_a_folder_of_bad_pictures_is_reported_to_the_end(tmp_path):
+    """Nothing to show, nothing written, and every cell runs; names are text."""
+    (tmp_path / "in").mkdir()
+    for name in ("a.png", "<b>.jpg"):
+        (tmp_path / "in" / name).write_bytes(b"nothing")
+    out = run("04_segmentation", tmp_path, image=str(tmp_path / "in"), show=0, workers=2, shard="0/1")
+    said = printed(out)
+    assert "2 pictures in" in said and "2 failed" in said and "2 image(s), of which 2 failed" in said
+    assert set(json.loads((tmp_path / "results" / "failures-0-of-1.json").read_text())) == {
+        "a.png",
+        "<b>.jpg",
+    }
+    assert "&#60;b&#62;&#46;jpg failed" in said
 
 
 @pytest.fixture(scope="module")
