@@ -75,6 +75,6 @@ def find_images(spec: str | Path, exclude: str | Path | None = None) -> list[Sou
         return [Source(name, name, file) for name, file in names.items()]
     if not path.is_file():
         raise FileNotFoundError(
-            f"There is no image at {path}; give a file, a folder or toyscapes:SEED (from {Path.cwd()})."
+            f"There is no image at {spec}; give a file, a folder or toyscapes:SEED (from {Path.cwd()})."
         )
     return [Source(path.name, "", path)]
