@@ -66,5 +66,5 @@ class Gone(JsonStore):
     """A store whose disk is full by the time that a worker writes."""
 
     def keep(self, name: str, picture: dict[str, Any], result: Any) -> None:
-        with self._writing(self.path(name)):
+        with self.writing(self.path(name)):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -28,9 +28,10 @@ from emerdiff_lib.export import load_output
 from emerdiff_lib.runs import identity, pictures
 from emerdiff_lib.runs.engines import DIED
 from emerdiff_lib.runs.harness import Execution, results_of, run
+from emerdiff_lib.runs.names import safe_name, short_name
 from emerdiff_lib.runs.segment import segment_all
 from emerdiff_lib.runs.shards import merge, parse_shard, shard_of
-from emerdiff_lib.runs.store import FolderStore, JsonStore, StoreError, safe_name, short_name
+from emerdiff_lib.runs.store import FolderStore, JsonStore, StoreError
 from emerdiff_lib.runs.task import Item
 from emerdiff_lib.settings import MODES
 
@@ -622,3 +623,163 @@ def test_a_command_says_what_failed_by_its_exit(tmp_path, labelled):
     with pytest.raises(SystemExit, match="2 pictures failed"):
         rivals.main(options)
     assert "a" in json.loads((tmp_path / "out" / "report" / "failures.json").read_text())
+
+
+# -- found by an attack from outside ----------------------------------------------------------------------------------
+
+
+def test_failures_are_not_forgotten_by_a_run_that_stops_early(texts, tmp_path):
+    bad = {name: "value" for name in ("01.txt", "02.txt", "03.txt")}
+    run(Words(tmp_path / "out", trouble=bad), items(texts), **QUIET)
+    file = tmp_path / "out" / "failures.json"
+    with pytest.raises(KeyboardInterrupt):
+        run(
+            Words(tmp_path / "out", trouble={"02.txt": "interrupt"}),
+            items(texts),
+            Execution(only=file),
+            **QUIET,
+        )
+    assert set(json.loads(file.read_text())) == {"02.txt", "03.txt"}
+    found = results_of(Words(tmp_path / "out"), items(texts), Execution(only=file))
+    assert found.names == ["02.txt", "03.txt"] and len(list(found)) == 2 and not file.exists()
+
+
+def test_what_is_no_list_of_failures_is_one_sentence(texts, tmp_path):
+    file = tmp_path / "odd.json"
+    for content in (b"", b"[" * 100_000, b"null", b'["00.txt"]', b"{}", "{}".encode("utf-16"), b"\x00"):
+        file.write_bytes(content)
+        with pytest.raises(ValueError, match="names no failures"):
+            Execution(only=file).choose(items(texts))
+    with pytest.raises(ValueError, match="is no folder"):
+        Execution(only="~nobody-of-that-name/failures.json").choose(items(texts))
+
+
+def test_a_merge_lacks_no_record_and_takes_none_that_is_damaged(texts, tmp_path):
+    for store in ("json", "folder"):
+        parts = [tmp_path / store / number for number in "01"]
+        for number, part in enumerate(parts):
+            run(Words(part, store=store), items(texts), Execution(shard=f"{number}/2"), **QUIET)
+        name = "03.txt"
+        path = Words(parts[1], store=store).store.path(name)
+        file = path / "text.txt" if store == "folder" else path
+        whole = file.read_bytes()
+        for content in (None, b"", whole[:-9], whole.replace(b"word", b"w0rd", 1)):
+            if content is None:
+                file.unlink()
+            else:
+                file.write_bytes(content)
+            with pytest.raises(ValueError, match=rf"Shard 1/2 .* lacks 1 of its records.*'{name}'"):
+                merge(parts, tmp_path / "merged")
+        run(Words(parts[1], store=store), items(texts), Execution(shard="1/2"), **QUIET)
+        merge(parts, tmp_path / store / "merged")
+        run(Words(tmp_path / store / "one", store=store), items(texts), **QUIET)
+        assert tree(tmp_path / store / "merged") == tree(tmp_path / store / "one")
+
+
+def test_a_shard_of_which_a_part_was_tried_is_no_shard(texts, tmp_path):
+    (tmp_path / "only.json").write_text('{"01.txt": ""}')
+    parts = [tmp_path / number for number in "01"]
+    run(Words(parts[0]), items(texts), Execution(shard="0/2"), **QUIET)
+    run(Words(parts[1]), items(texts), Execution(shard="1/2", only=tmp_path / "only.json"), **QUIET)
+    with pytest.raises(ValueError, match=r"missing: \[1\]"):
+        merge(parts, tmp_path / "merged")
+
+
+def test_damaged_notes_of_shards_are_one_sentence(texts, tmp_path):
+    parts = [tmp_path / number for number in "01"]
+    for number, part in enumerate(parts):
+        run(Words(part), items(texts), Execution(shard=f"{number}/2"), **QUIET)
+    note = parts[1] / "shard-1-of-2.json"
+    good = note.read_text()
+    odd = [good.replace('"shard": 1', f'"shard": {word}') for word in ('"1"', "true", "1.0")]
+    for content in (
+        "",
+        "{",
+        "[]",
+        "null",
+        "{}",
+        good[:50],
+        "\0",
+        *odd,
+        good.replace('"records": {', '"record": {'),
+    ):
+        note.write_text(content)
+        with pytest.raises(ValueError, match="damaged; run this shard again"):
+            merge(parts, tmp_path / "merged")
+    for folders, output in (([], "m"), (["~nobody-of-that-name"], "m"), (parts[:1], ""), ([""], "m")):
+        with pytest.raises(ValueError):
+            merge(folders, output)
+
+
+def test_a_record_put_into_another_run_by_hand_is_not_used(texts, tmp_path):
+    for seed in (0, 1):
+        run(Words(tmp_path, seed), items(texts), **QUIET)
+    stores = [Words(tmp_path, seed).store for seed in (0, 1)]
+    shutil.copy(stores[1].path("00.txt"), stores[0].path("00.txt"))
+    found = results_of(Words(tmp_path, 0), items(texts))
+    assert found.report.states == {"kept": 11, "recomputed": 1} and [r["seed"] for r in found] == [0] * 12
+
+
+def test_what_is_in_the_way_of_one_picture_stops_no_other(texts, tmp_path):
+    run(Words(tmp_path / "out", store="folder"), items(texts), **QUIET)
+    file = tmp_path / "out" / "05.txt" / "words.json"
+    file.unlink()
+    (file / "mine").mkdir(parents=True)
+    report = run(Words(tmp_path / "out", store="folder"), items(texts), **QUIET)
+    assert (
+        report.states == {"kept": 11, "failed": 1} and "move away what is there" in report.failures["05.txt"]
+    )
+    (tmp_path / "other" / "failures.json").mkdir(parents=True)
+    with pytest.raises(ValueError, match="move away what is there"):
+        run(Words(tmp_path / "other", trouble={"01.txt": "value"}), items(texts), **QUIET)
+
+
+def test_names_that_are_no_text_are_reported(texts, tmp_path, capsys):
+    odd = Item("caf\udce9.txt", str(texts / "00.txt"))
+    report = run(Words(tmp_path / "out", trouble={odd.name: "value"}), [odd, *items(texts)], **QUIET)
+    print(report)
+    assert "caf\\udce9.txt: it has no words" in capsys.readouterr().out
+    again = run(Words(tmp_path / "out"), [odd], Execution(only=tmp_path / "out" / "failures.json"), **QUIET)
+    assert again.states == {"computed": 1}
+
+
+def test_results_are_never_input_wherever_they_lie(tmp_path, pipe, scene):
+    pipe_on = lambda spec, output: segment_all(
+        pipe, pictures.find_images(spec, exclude=output), output, **QUICK
+    )
+    folder = tmp_path / "in"
+    folder.mkdir()
+    scene.image.save(folder / "image.png")
+    with pytest.raises(ValueError, match="is the folder of the pictures"):
+        pipe_on(folder, folder)
+    before = (folder / "image.png").read_bytes()
+    with pytest.raises(ValueError, match="holds the picture itself"):
+        pipe_on(folder / "image.png", folder)
+    assert (folder / "image.png").read_bytes() == before
+    pipe_on(folder, folder / "first")
+    folders, report = pipe_on(folder, folder / "second")  # results of another run lie below the pictures
+    assert list(folders) == ["image.png"] and report.states == {"computed": 1}
+    deep = tmp_path / "up" / "in" / "in"
+    deep.mkdir(parents=True)
+    scene.image.save(deep / "a.png")
+    for _ in range(2):  # the second time, results lie among the pictures
+        assert list(pipe_on(tmp_path / "up" / "in", tmp_path / "up")[0]) == ["in/a.png"]
+    (deep / "request.json").write_text("{}")  # somebody else's
+    assert len(pictures.find_images(deep)) == 1
+
+
+def test_places_and_numbers_that_cannot_be_are_one_sentence(tmp_path, pipe, scene):
+    scene.image.save(tmp_path / "a.png")
+    for image in ("", " ", "a\0b", "~nobody-of-that-name/a.png", "toyscapes:" + "9" * 5000):
+        with pytest.raises((ValueError, OSError)):
+            pictures.find_images(image)
+    source = pictures.find_images(tmp_path / "a.png")
+    for output in ("", " ", "a\0b", "~nobody-of-that-name"):
+        with pytest.raises(ValueError, match="output_dir="):
+            segment_all(pipe, source, output, **QUICK)
+    for wrong in ({"seed": -1}, {"seed": 2**70}, {"seed": "0"}, {"output_difference_maps": "no"}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            segment_all(pipe, source, tmp_path / "out", **QUICK | wrong)
+    for shard in (0, False, None, 1, "0/2\n", " 0/2", "9" * 5000 + "/2"):
+        with pytest.raises(ValueError, match="shard="):
+            parse_shard(shard)

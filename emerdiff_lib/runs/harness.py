@@ -17,9 +17,10 @@ from tqdm.auto import tqdm
 
 from ..files import write_atomically
 from .engines import check_engine, outcomes
-from .shards import Shard, note_shard, parse_shard, shard_of
+from .names import expanded
+from .shards import Shard, failures_file, note_shard, parse_shard, read_failures, shard_of
 from .store import KEPT, Results, Store
-from .task import COMPUTED, FAILED, RECOMPUTED, Item, Outcome, Task, one_line
+from .task import COMPUTED, FAILED, RECOMPUTED, Item, Outcome, Task
 
 
 @dataclass
@@ -30,12 +31,14 @@ class Report:
         states: how many pictures were kept, computed, recomputed, failed.
         reasons: why they were computed again, and how many each.
         failures: {name: why}.
+        items: that the run looked at, or would have, in order.
         seconds: from start to end; ``busy`` seconds went into pictures, of all workers together.
     """
 
     states: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
     failures: dict[str, str] = field(default_factory=dict)
+    items: list[Item] = field(default_factory=list)
     seconds: float = 0.0
     busy: float = 0.0
 
@@ -47,6 +50,10 @@ class Report:
         if outcome.state == FAILED:
             self.failures[outcome.name] = outcome.why
 
+    def usable(self) -> list[Item]:
+        """Those that there are results of."""
+        return [item for item in self.items if item.name not in self.failures]
+
     def __str__(self) -> str:
         counts = ", ".join(f"{self.states[s]} {s}" for s in (KEPT, COMPUTED, RECOMPUTED, FAILED))
         total = self.states.total()
@@ -55,7 +62,7 @@ class Report:
         lines += [f"  failed: {name}: {why}" for name, why in list(self.failures.items())[:5]]
         if len(self.failures) > 5:
             lines.append(f"  … and {len(self.failures) - 5} more")
-        return "\n".join(lines)
+        return "\n".join(lines).encode("utf-8", "backslashreplace").decode()  # names need not be text
 
 
 @dataclass(frozen=True)
@@ -89,7 +96,7 @@ class Execution:
         """
         check_names(items)
         mine = shard_of(items, parse_shard(self.shard))
-        return _named_in(mine, Path(self.only).expanduser()) if self.only else mine
+        return _named_in(mine, expanded("only", self.only)) if self.only else mine
 
 
 def run(
@@ -112,18 +119,19 @@ def run(
     how = how or Execution()
     mine, shard = how.choose(items), parse_shard(how.shard)
     task.store.open()
-    report, start = Report(), time.perf_counter()
+    report, start, complete = Report(items=mine), time.perf_counter(), False
     try:
         with tqdm(total=len(mine), desc=label, disable=not progress or len(mine) < 2) as bar:
             for outcome in outcomes(task, mine, how.engine, how.workers):
                 report.add(outcome)
                 bar.set_postfix({s: n for s, n in report.states.items() if s != COMPUTED}, refresh=False)
                 bar.update()
+        complete = not how.only
     finally:
         report.seconds = time.perf_counter() - start
-        write_failures(report, task.store, shard)
-    if shard is not None:
-        note_shard(task.store, items, shard, report.states.total(), report.failures)
+        write_failures(report, task.store, shard, complete)
+    if shard is not None and complete:
+        note_shard(task.store, items, shard, mine)
     return report
 
 
@@ -135,9 +143,8 @@ def results_of(
     Raises:
         ValueError: as :func:`run`, and if every picture failed.
     """
-    how = how or Execution()
     report = run(task, items, how, label=label)
-    names = [item.name for item in how.choose(items) if item.name not in report.failures]
+    names = [item.name for item in report.usable()]
     if report.failures and not names:
         raise ValueError(f"None of the {len(report.failures)} pictures could be used. {report}")
     if report.failures or report.reasons:
@@ -152,25 +159,27 @@ def check_names(items: Sequence[Item]) -> None:
         raise ValueError(f"{count} pictures are called {name!r}; a name belongs to one picture: rename them.")
 
 
-def write_failures(report: Report, store: Store, shard: Shard | None = None) -> None:
-    """``failures.json`` in the store's folder: the names that failed and why, for another try; none where nothing failed."""
-    path = store.folder / ("failures.json" if shard is None else f"failures-{shard[0]}-of-{shard[1]}.json")
-    if report.failures:
-        write_atomically(path, json.dumps(report.failures, indent=1, ensure_ascii=False) + "\n")
-    else:
-        path.unlink(missing_ok=True)
+def write_failures(report: Report, store: Store, shard: Shard | None, complete: bool) -> None:
+    """``failures.json`` in the store's folder: the names that failed and why, for another try; none where nothing failed.
+
+    A run that did not look at everything leaves what an earlier one said of the rest.
+    """
+    path = failures_file(store.folder, shard)
+    failures = dict(report.failures)
+    if not complete:
+        left = {item.name for item in report.items[report.states.total() :]}
+        tried = {item.name for item in report.items} - left
+        failures = {name: why for name, why in read_failures(path).items() if name not in tried} | failures
+    with store.writing(path):
+        if failures:
+            write_atomically(path, json.dumps(failures, indent=1) + "\n")
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _named_in(items: list[Item], path: Path) -> list[Item]:
-    try:
-        names = json.loads(path.read_text(encoding="utf-8"))
-        wanted = set(names) if isinstance(names, dict) else None
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"{path} cannot be read ({one_line(error)}); give a failures.json of a run."
-        ) from error
-    if wanted is None:
-        raise ValueError(f"{path} is no list of failures; give a failures.json of a run.")
+    if not (wanted := read_failures(path)):
+        raise ValueError(f"only={str(path)!r} names no failures; give the failures.json of a run.")
     if not (found := [item for item in items if item.name in wanted]):
         raise ValueError(f"{path} names none of these {len(items)} pictures; give the run that it is from.")
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +14,10 @@ from PIL import Image
 from ..images import IMAGE_SUFFIXES, image_files, load_image
 from ..toyscapes import Scene, Toyscapes
 from .identity import array_digest, file_digest
+from .names import expanded
+from .store import holds_record
 
-_TOYSCAPES = re.compile(r"toyscapes:(\d+)(?:-(\d+))?")
+_TOYSCAPES = re.compile(r"toyscapes:(\d{1,9})(?:-(\d{1,9}))?")
 
 
 @dataclass(frozen=True)
@@ -49,12 +52,13 @@ def find_images(spec: str | Path, exclude: str | Path | None = None) -> list[Sou
     """What ``spec`` names: an image file, a folder (every image below it), or "toyscapes:7" / "toyscapes:0-9" by seed.
 
     Args:
-        exclude: a folder whose pictures are left out: results are not read as input.
+        exclude: a folder whose pictures are left out. Pictures beside a ``request.json`` are left out too: results are not read
+            as input, wherever they lie.
 
     Raises:
         FileNotFoundError: nothing is there, or the folder holds no image.
         PermissionError: a folder below it cannot be read.
-        ValueError: a Toyscapes range that is empty or leaves the world's seeds.
+        ValueError: a Toyscapes range that is empty or leaves the world's seeds, or ``exclude`` is the folder itself.
     """
     if match := _TOYSCAPES.fullmatch(str(spec)):
         first, last = int(match[1]), int(match[2] or match[1])
@@ -64,9 +68,15 @@ def find_images(spec: str | Path, exclude: str | Path | None = None) -> list[Sou
             )
         names = {f"toyscapes-{seed:06}": seed for seed in range(first, last + 1)}
         return [Source(name, name if first < last else "", seed=seed) for name, seed in names.items()]
-    path = Path(spec).expanduser().absolute()  # workers may stand elsewhere
+    path, output = expanded("image", spec), None if exclude is None else expanded("output_dir", exclude)
     if path.is_dir():
-        files = image_files(path, exclude=None if exclude is None else Path(exclude).expanduser())
+        if output is not None and os.path.realpath(output) == os.path.realpath(path):
+            raise ValueError(
+                f"output_dir={str(exclude)!r} is the folder of the pictures; choose another, or one below it."
+            )
+        files = image_files(path, exclude=output)
+        results = {folder for folder in {file.parent for file in files} if holds_record(folder)}
+        files = [file for file in files if file.parent not in results]
         if not files:
             raise FileNotFoundError(
                 f"There is no image in {path}; looked for {', '.join(sorted(IMAGE_SUFFIXES))}."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,10 @@ from PIL import Image
 
 from ..export import save_output
 from ..pipeline import EmerDiffOutput, EmerDiffPipeline
+from ..settings import flag, whole
 from .harness import Execution, Report, run
 from .identity import model_identity, versions
+from .names import expanded
 from .pictures import Source
 from .store import FolderStore
 from .task import Item, Task
@@ -85,11 +88,14 @@ def segment_all(
         ValueError: settings or options that are not possible; a picture asked for by itself that failed.
         StoreError: ``output_dir`` cannot be made or written to.
     """
-    batches, how = {"mask_batch_size": mask_batch_size}, execution or Execution()
+    seed, batches = whole(0, 2**63 - 1)("seed", seed), {"mask_batch_size": mask_batch_size}
+    flag("output_difference_maps", output_difference_maps)
+    inputs = {os.path.realpath(source.path.parent) for source in sources if source.path and not source.record}
+    if os.path.realpath(expanded("output_dir", output_dir)) in inputs:
+        raise ValueError(f"output_dir={str(output_dir)!r} holds the picture itself; choose another folder.")
     task = Segmentation(pipe, output_dir, seed, output_difference_maps, batches, **settings)
     items = [Item(source.record, source) for source in sources]
-    report = run(task, items, how, label="images")
+    report = run(task, items, execution, label="images")
     if report.failures and not sources[0].record:
         raise ValueError(report.failures[""])
-    found = [item for item in how.choose(items) if item.name not in report.failures]
-    return {item.what.name: task.store.path(item.name) for item in found}, report
+    return {item.what.name: task.store.path(item.name) for item in report.usable()}, report

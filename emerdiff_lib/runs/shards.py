@@ -18,7 +18,8 @@ from typing import Any
 
 from ..files import write_atomically
 from .identity import digest
-from .store import Store, StoreError
+from .names import expanded
+from .store import PARTIAL, Store, StoreError, is_record, read_json
 from .task import Item
 
 Shard = tuple[int, int]  # (i, n): the items i, i + n, i + 2n …
@@ -30,9 +31,9 @@ def parse_shard(text: str) -> Shard | None:
     Raises:
         ValueError: for text of another form, or a number that is not below the count.
     """
-    if not text:
+    if text == "":
         return None
-    match = re.fullmatch(r"(\d+)/(\d+)", str(text))
+    match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text) if isinstance(text, str) else None
     if match is None or int(match[1]) >= int(match[2]):
         raise ValueError(f'shard={text!r} is not possible; write "0/4" to "3/4" for the four parts of a run.')
     return int(match[1]), int(match[2])
@@ -52,20 +53,30 @@ def shard_of(items: Sequence, shard: Shard | None) -> list:
     return list(items[number::count])
 
 
-def note_shard(
-    store: Store, items: Sequence[Item], shard: Shard, done: int, failures: dict[str, str]
-) -> None:
-    """Say beside the results which part of which whole they are."""
+def failures_file(folder: Path, shard: Shard | None) -> Path:
+    """Where a run says what failed."""
+    return folder / ("failures.json" if shard is None else f"failures-{shard[0]}-of-{shard[1]}.json")
+
+
+def read_failures(path: Path) -> dict[str, str]:
+    """{name: why} of such a file; empty for one that is missing or says anything else."""
+    found = read_json(path)
+    return found if isinstance(found, dict) else {}
+
+
+def note_shard(store: Store, items: Sequence[Item], shard: Shard, mine: Sequence[Item]) -> None:
+    """Say beside the results which part of which whole they are, and where each record is."""
     number, count = shard
     note = {
         "run": digest(store.identity),
         "pictures": digest([item.name for item in items]),
         "shard": number,
         "of": count,
-        "count": done,
-        "failures": failures,
+        "records": {item.name: store.path(item.name).relative_to(store.folder).as_posix() for item in mine},
     }
-    write_atomically(store.folder / f"shard-{number}-of-{count}.json", json.dumps(note, indent=1) + "\n")
+    path = store.folder / f"shard-{number}-of-{count}.json"
+    with store.writing(path):
+        write_atomically(path, json.dumps(note, indent=1) + "\n")
 
 
 def merge(folders: Sequence[Path | str], output: Path | str) -> dict[str, Any]:
@@ -78,55 +89,77 @@ def merge(folders: Sequence[Path | str], output: Path | str) -> dict[str, Any]:
         {"shards": their number, "pictures": how many they looked at, "failures": {name: why}}.
 
     Raises:
-        ValueError: shards that are missing, twice there, or of different runs or lists of pictures.
+        ValueError: shards that are missing, damaged or twice there, of different runs or lists of pictures, or that lack a
+            record.
         StoreError: the output cannot be written.
     """
-    notes = [(folder, path) for folder in map(Path, folders) for path in sorted(folder.glob("shard-*.json"))]
-    found = [json.loads(path.read_text(encoding="utf-8")) for _, path in notes]
-    if not found:
+    places = list(dict.fromkeys(expanded("folder", folder).resolve() for folder in folders))
+    notes = [
+        (place, _read_note(path)) for place in places for path in sorted(place.glob("shard-*-of-*.json"))
+    ]
+    if not notes:
         raise ValueError(
-            f"There are no shards in {', '.join(map(str, folders))}; run with --shard 0/2 and 1/2."
+            f"There are no shards in {', '.join(map(str, places)) or 'no folder'}; run with --shard 0/2 and 1/2."
         )
     for key, meaning in (
         ("run", "settings, models or data"),
         ("pictures", "lists of pictures"),
         ("of", "numbers of shards"),
     ):
-        if len({note[key] for note in found}) > 1:
+        if len({note[key] for _, note in notes}) > 1:
             raise ValueError(
                 f"These shards are of different {meaning} and do not belong together; run them again alike."
             )
-    numbers, count = sorted(note["shard"] for note in found), found[0]["of"]
+    numbers, count = sorted(note["shard"] for _, note in notes), notes[0][1]["of"]
     if numbers != list(range(count)):
         missing = sorted(set(range(count)) - set(numbers)) or "none"
         raise ValueError(f"{count} shards are needed, once each; there are {numbers}, missing: {missing}.")
-    output = Path(output).expanduser()
+    failures: dict[str, str] = {}
+    for place, note in notes:
+        failures |= _failures(place, note)
+    output = expanded("output", output).resolve()
     try:
         output.mkdir(parents=True, exist_ok=True)
-        for folder in dict.fromkeys(folder for folder, _ in notes):
-            if folder.resolve() != output.resolve():
-                _copy(folder, output)
-        failures = {name: why for note in found for name, why in note["failures"].items()}
-        for path in (*output.glob("shard-*-of-*.json"), *output.glob("failures-*-of-*.json")):
+        for place, _ in notes:
+            if place != output:
+                _copy(place, output)
+        for path in (*output.glob("shard-*-of-*.json"), *output.glob("failures*.json")):
             path.unlink()
         if failures:
-            write_atomically(
-                output / "failures.json", json.dumps(failures, indent=1, ensure_ascii=False) + "\n"
-            )
+            write_atomically(failures_file(output, None), json.dumps(failures, indent=1) + "\n")
     except OSError as error:
         raise StoreError(
             f"{output} cannot be written ({error.strerror or error}); choose another folder."
         ) from error
-    return {"shards": count, "pictures": sum(note["count"] for note in found), "failures": failures}
+    return {"shards": count, "pictures": sum(len(note["records"]) for _, note in notes), "failures": failures}
+
+
+def _read_note(path: Path) -> dict[str, Any]:
+    note = read_json(path)
+    kinds = {"run": str, "pictures": str, "shard": int, "of": int, "records": dict}
+    if not isinstance(note, dict) or any(type(note.get(key)) is not kind for key, kind in kinds.items()):
+        raise ValueError(f"{path} is damaged; run this shard again.")
+    return note
+
+
+def _failures(place: Path, note: dict[str, Any]) -> dict[str, str]:
+    """What failed in a shard; raises a ValueError if it has neither a record of a picture nor a reason why not."""
+    said = read_failures(failures_file(place, (note["shard"], note["of"])))
+    without = [name for name, record in note["records"].items() if not is_record(place / record, note["run"])]
+    if lost := [name for name in without if name not in said]:
+        raise ValueError(
+            f"Shard {note['shard']}/{note['of']} in {place} lacks {len(lost)} of its records, or they are damaged ({lost[0]!r} "
+            "for one); run it again."
+        )
+    return {name: said[name] for name in without}
 
 
 def _copy(source: Path, target: Path) -> None:
     """Every record of a folder; each file is whole or not there."""
     for path in sorted(source.rglob("*")):
         place = path.relative_to(source)
-        if any(part.startswith(".") for part in place.parts) or re.match(
-            r"(shard|failures)-\d+-of-", path.name
-        ):
+        unfinished = PARTIAL in place.parts or path.name.endswith(".new")
+        if unfinished or re.match(r"(shard|failures)-\d+-of-|failures\.json$", path.name):
             continue
         if path.is_dir():
             (target / place).mkdir(parents=True, exist_ok=True)

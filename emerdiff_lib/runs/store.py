@@ -6,10 +6,8 @@ says. One that is damaged, or belongs to something else, is computed again; :met
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import re
 import secrets
 import shutil
 import socket
@@ -25,13 +23,17 @@ import psutil
 from filelock import FileLock
 
 from .identity import digest, file_digest, what_changed
+from .names import expanded, safe_name, short_name
 
 KEPT, NEW = "kept", "new"
-_PARTIAL = (
+PARTIAL = (
     ".partial"  # where records are until they are whole; below the store's folder, so that moving is one step
 )
 _TRIES = "tries~"
 _DAY = 86_400
+
+
+_IN_THE_WAY = (IsADirectoryError, NotADirectoryError, FileExistsError)
 
 
 class StoreError(OSError):
@@ -47,9 +49,9 @@ class Store(ABC):
     """
 
     def __init__(self, folder: Path | str, identity: dict[str, Any]):
-        self.folder = Path(folder).expanduser().absolute()  # workers may stand elsewhere
+        self.folder = expanded("output_dir", folder)
         self.identity = json.loads(json.dumps(identity))
-        self.partial = self.folder / _PARTIAL
+        self.partial = self.folder / PARTIAL
 
     def open(self) -> None:
         """Make the folder and write to it, before any work; what killed processes left half done goes.
@@ -57,7 +59,7 @@ class Store(ABC):
         Raises:
             StoreError: if it cannot be made or written to.
         """
-        with self._writing(self.folder):
+        with self.writing(self.folder):
             self.partial.mkdir(parents=True, exist_ok=True)
             for path in self.partial.iterdir():
                 if path.name.startswith(_TRIES) or _is_abandoned(path):
@@ -86,7 +88,12 @@ class Store(ABC):
 
     @abstractmethod
     def keep(self, name: str, picture: dict[str, Any], result: Any) -> None:
-        """Write a record; raises :class:`StoreError`."""
+        """Write a record.
+
+        Raises:
+            StoreError: it cannot be written, and so no other can.
+            ValueError: something is in the way of this one.
+        """
 
     @contextmanager
     def _new(self) -> Iterator[Path]:
@@ -98,13 +105,16 @@ class Store(ABC):
             _remove(path)
 
     @contextmanager
-    def _writing(self, path: Path) -> Iterator[None]:
+    def writing(self, path: Path) -> Iterator[None]:
+        """Within the context, errors of the file system are a :class:`StoreError`, or a ValueError if something is in the way."""
         try:
             yield
         except StoreError:
             raise
         except OSError as error:
             reason = error.strerror or str(error)
+            if isinstance(error, _IN_THE_WAY) and path != self.folder:
+                raise ValueError(f"{path} cannot be written ({reason}); move away what is there.") from error
             raise StoreError(
                 f"{path} cannot be written ({reason}); what is finished is kept: make room or choose another output folder, "
                 "and run again."
@@ -121,9 +131,9 @@ class JsonStore(Store):
     def open(self) -> None:
         super().open()
         header = self.run / "run.json"
-        with self._writing(header):
+        with self.writing(header):
             self.run.mkdir(exist_ok=True)
-            if _read_json(header) != self.identity:
+            if read_json(header) != self.identity:
                 with self._new() as path:
                     path.write_text(json.dumps(self.identity, indent=1, ensure_ascii=False) + "\n")
                     os.replace(path, header)
@@ -141,16 +151,17 @@ class JsonStore(Store):
         path = self.path(name)
         if not path.exists():
             return next((why for run, why in self.others if (run / path.name).exists()), NEW)
-        record = _read_json(path)
-        if not _is_whole(record) or record.get("name") != name or not {"picture", "result"} <= record.keys():
+        record = read_json(path)
+        if not self._is_mine(record, name):
             return f"{path.name} was damaged"
         changes = what_changed(record["picture"], json.loads(json.dumps(picture)))
         return "; ".join(changes) or KEPT
 
     def keep(self, name: str, picture: dict[str, Any], result: Any) -> None:
-        record = json.loads(json.dumps({"name": name, "picture": picture, "result": result}))
+        parts = {"run": self.run.name, "name": name, "picture": picture, "result": result}
+        record = json.loads(json.dumps(parts))
         path = self.path(name)
-        with self._writing(path), self._new() as new:
+        with self.writing(path), self._new() as new:
             new.write_text(json.dumps(record | {"checksum": digest(record)}))
             os.replace(new, path)
 
@@ -160,10 +171,16 @@ class JsonStore(Store):
         Raises:
             ValueError: if there is none, or it was damaged since the run.
         """
-        record = _read_json(self.path(name))
-        if not _is_whole(record):
+        record = read_json(self.path(name))
+        if not self._is_mine(record, name):
             raise ValueError(f"The record of {name} in {self.run} is missing or damaged; run again.")
         return record["result"]
+
+    def _is_mine(self, record: Any, name: str) -> bool:
+        """Whether it is whole, and of this run and this picture."""
+        if not _is_whole(record) or not {"picture", "result"} <= record.keys():
+            return False
+        return (record.get("run"), record.get("name")) == (self.run.name, name)
 
 
 class Results(Sequence):
@@ -214,7 +231,7 @@ class FolderStore(Store):
         folder, now = self.path(name), self._request(picture)
         if not (folder / self.RECORD).exists():
             return NEW
-        record = _read_json(folder / self.RECORD)
+        record = read_json(folder / self.RECORD)
         if not _is_whole(record) or not _is_request(record):
             return f"{self.RECORD} was damaged"
         if changes := what_changed({**record["run"], **record["picture"]}, {**now["run"], **now["picture"]}):
@@ -228,7 +245,7 @@ class FolderStore(Store):
 
     def keep(self, name: str, picture: dict[str, Any], result: Any) -> None:
         folder = self.path(name)
-        with self._writing(folder), self._new() as new:
+        with self.writing(folder), self._new() as new:
             new.mkdir()
             self.write(result, new)
             files = sorted(file.name for file in new.iterdir())
@@ -237,7 +254,7 @@ class FolderStore(Store):
             (new / self.RECORD).write_text(text, encoding="utf-8")
             folder.mkdir(parents=True, exist_ok=True)
             with self._lock():
-                old = _read_json(folder / self.RECORD)
+                old = read_json(folder / self.RECORD)
                 (folder / self.RECORD).unlink(
                     missing_ok=True
                 )  # from here on, until the last move, nothing vouches
@@ -267,29 +284,23 @@ class FolderStore(Store):
                 lock.release()
 
 
-# -- names ------------------------------------------------------------------------------------------------------------
+def holds_record(folder: Path) -> bool:
+    """Whether a folder holds results of a :class:`FolderStore`, of whatever run."""
+    return _is_request(read_json(folder / FolderStore.RECORD))
 
 
-def safe_name(name: str) -> str:
-    """A file name that every file system takes: the name itself where it is short and harmless, else one with a hash."""
-    clean = re.sub(r"[^\w.,()+=@ -]", "_", name).strip(" .") or "_"
-    short = _cut(clean, 100)
-    return name if short == name else f"{_cut(clean, 60)}-{hashlib.sha256(_bytes(name)).hexdigest()[:12]}"
-
-
-def short_name(name: str) -> str:
-    """A unique file name without a suffix: the beginning of the name, to be read by people, and a hash."""
-    clean = re.sub(r"[^\w.,()+=@-]", "_", name).strip(".")
-    return f"{_cut(clean, 60)}-{hashlib.sha256(_bytes(name)).hexdigest()[:12]}"
-
-
-def _cut(text: str, length: int) -> str:
-    """The first so many bytes, without half a character."""
-    return _bytes(text)[:length].decode("utf-8", "ignore")
-
-
-def _bytes(text: str) -> bytes:
-    return text.encode("utf-8", "surrogateescape")
+def is_record(path: Path, run: str) -> bool:
+    """Whether a JSON record, or a folder with its ``request.json``, is whole and of the run whose identity has this digest."""
+    record = read_json(path / FolderStore.RECORD if path.is_dir() else path)
+    if not _is_whole(record):
+        return False
+    if not path.is_dir():
+        return record.get("run") == run
+    if not _is_request(record) or digest(record["run"]) != run:
+        return False
+    with suppress(OSError):
+        return all(file_digest(path / file) == checksum for file, checksum in record["files"].items())
+    return False
 
 
 # -- small parts ------------------------------------------------------------------------------------------------------
@@ -309,7 +320,7 @@ def _is_request(record: Any) -> bool:
     return all(file == safe_name(file) for file in record["files"])
 
 
-def _read_json(path: Path) -> Any:
+def read_json(path: Path) -> Any:
     """The content, or None for what is no JSON or cannot be read."""
     with suppress(OSError, ValueError, RecursionError):
         return json.loads(path.read_text(encoding="utf-8"))
@@ -320,7 +331,7 @@ def _other_runs(folder: Path, run: Path, identity: dict[str, Any]) -> list[tuple
     """(folder, how its identity differs) of every other run in a store, the latest first."""
     headers = [path for path in folder.glob("*/run.json") if path.parent != run]
     headers.sort(key=lambda path: path.stat().st_mtime, reverse=True)
-    found = [(path.parent, _read_json(path)) for path in headers]
+    found = [(path.parent, read_json(path)) for path in headers]
     return [(run, "; ".join(what_changed(old, identity))) for run, old in found if isinstance(old, dict)]
 
 

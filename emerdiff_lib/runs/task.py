@@ -81,13 +81,13 @@ def attempt(task: Task, item: Item) -> Outcome:
         result = task.compute(item)
         if task.picture(item) != picture:
             raise ValueError("it was changed while it was worked on; run again")
+        task.store.keep(item.name, picture, result)
     except StoreError:
         raise
     except Exception as error:  # what a picture, or a network that is given it, may raise is no closed list
         if isinstance(error, MemoryError | torch.OutOfMemoryError):
             _free_memory()
         return Outcome(item.name, FAILED, one_line(error))
-    task.store.keep(item.name, picture, result)
     state, why = (COMPUTED, "") if found == NEW else (RECOMPUTED, found)
     return Outcome(item.name, state, why, time.perf_counter() - start)
 
