@@ -58,8 +58,14 @@ def test_workers_end_with_the_process_that_started_them(texts, tmp_path, how):  
     task = Words(tmp_path / "out")
     arguments = [sys.executable, "-c", RUN, str(task.store.folder), str(texts)]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    heard = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # who runs the tests may have it ignored
     runner = subprocess.Popen(
-        arguments, env=environment, start_new_session=True, stderr=subprocess.PIPE, text=True
+        arguments,
+        env=environment,
+        start_new_session=True,
+        preexec_fn=heard,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     done = lambda: len(list((task.store.run).glob("*.txt-*.json")))
     deadline = time.monotonic() + 120
