@@ -738,7 +738,7 @@ def test_names_that_are_no_text_are_reported(texts, tmp_path, capsys):
     odd = Item("caf\udce9.txt", str(texts / "00.txt"))
     report = run(Words(tmp_path / "out", trouble={odd.name: "value"}), [odd, *items(texts)], **QUIET)
     print(report)
-    assert "caf\\udce9.txt: it has no words" in capsys.readouterr().out
+    assert "caf\\udce9.txt': it has no words" in capsys.readouterr().out
     again = run(Words(tmp_path / "out"), [odd], Execution(only=tmp_path / "out" / "failures.json"), **QUIET)
     assert again.states == {"computed": 1}
 

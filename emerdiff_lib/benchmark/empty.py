@@ -36,6 +36,9 @@ class Ready(Task):
 class NoStore(Store):
     """Keeps nothing and finds nothing."""
 
+    def path(self, name: str) -> Path:
+        return self.folder / name
+
     def look(self, name: str, picture: dict[str, Any]) -> str:
         return NEW
 

@@ -58,8 +58,8 @@ def layer_name(name: str, width: float = 1.5, size: float = SMALL) -> str:
 
 
 def literal(text: str) -> str:
-    """Text from outside, such as a picture's name, as it stands in a title: its $ begin no mathematics."""
-    return text.replace("$", r"\$")
+    """Text from outside, such as a picture's name, as it stands in a title: its $ begin no mathematics, all of it is text."""
+    return text.encode("utf-8", "backslashreplace").decode().replace("$", r"\$")
 
 
 def plain_markdown(text: str) -> str:

@@ -22,6 +22,7 @@ import torch
 from pebble import ProcessExpired, ProcessPool
 
 from ..settings import check_known, whole
+from .store import StoreError
 from .task import FAILED, Item, Outcome, Task, attempt
 from .workers import WORKER_NUMBER, set_threads
 
@@ -158,7 +159,10 @@ def _by_ray(task: Task, batches: list[list[Item]], workers: int) -> Iterator[Out
             num_gpus=gpus or None,
         )  # Ray starts lost actors again and repeats what they had; RayWorker counts how often
         for row in found.iter_rows():
-            yield from pickle.loads(row["outcomes"])
+            outcomes = pickle.loads(row["outcomes"])
+            if isinstance(outcomes, StoreError):
+                raise outcomes
+            yield from outcomes
 
 
 @contextmanager
@@ -186,7 +190,10 @@ class RayWorker:
         self.task: Task = pickle.loads(task)
 
     def __call__(self, row: dict[str, bytes]) -> dict[str, bytes]:
-        found = [self._attempt(item) for item in pickle.loads(row["batch"])]
+        try:
+            found = [self._attempt(item) for item in pickle.loads(row["batch"])]
+        except StoreError as error:  # Ray would wrap it in pages of its own
+            return {"outcomes": pickle.dumps(error)}
         return {"outcomes": pickle.dumps(found)}
 
     def _attempt(self, item: Item) -> Outcome:

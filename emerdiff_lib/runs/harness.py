@@ -16,6 +16,7 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from ..files import write_atomically
+from ..images import shown
 from .engines import check_engine, outcomes
 from .names import expanded
 from .shards import Shard, failures_file, note_shard, parse_shard, read_failures, shard_of
@@ -59,7 +60,7 @@ class Report:
         total = self.states.total()
         lines = [f"{total} picture{'s' * (total != 1)} in {self.seconds:.0f} s: {counts}."]
         lines += [f"  {count} again: {why}" for why, count in self.reasons.most_common(5)]
-        lines += [f"  failed: {name}: {why}" for name, why in list(self.failures.items())[:5]]
+        lines += [f"  failed: {shown(name)}: {why}" for name, why in list(self.failures.items())[:5]]
         if len(self.failures) > 5:
             lines.append(f"  … and {len(self.failures) - 5} more")
         return "\n".join(lines).encode("utf-8", "backslashreplace").decode()  # names need not be text
@@ -96,7 +97,10 @@ class Execution:
         """
         check_names(items)
         mine = shard_of(items, parse_shard(self.shard))
-        return _named_in(mine, expanded("only", self.only)) if self.only else mine
+        if not self.only:
+            return mine
+        wanted = _named_in(items, expanded("only", self.only))
+        return [item for item in mine if item.name in wanted]
 
 
 def run(
@@ -177,9 +181,9 @@ def write_failures(report: Report, store: Store, shard: Shard | None, complete: 
             path.unlink(missing_ok=True)
 
 
-def _named_in(items: list[Item], path: Path) -> list[Item]:
+def _named_in(items: Sequence[Item], path: Path) -> set[str]:
     if not (wanted := read_failures(path)):
         raise ValueError(f"only={str(path)!r} names no failures; give the failures.json of a run.")
-    if not (found := [item for item in items if item.name in wanted]):
+    if not (found := {item.name for item in items} & wanted.keys()):
         raise ValueError(f"{path} names none of these {len(items)} pictures; give the run that it is from.")
     return found

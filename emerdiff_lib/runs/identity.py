@@ -54,7 +54,8 @@ def model_identity(pipe: FrozenModel) -> dict[str, Any]:
     found = {name: f"{fingerprint(net)}-{digest(_config(net))}" for name, net in networks.items()}
     tokenizer = pipe.tokenizer
     text = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else tokenizer.get_vocab()
-    found["tokenizer"] = digest([text, tokenizer.model_max_length, tokenizer.special_tokens_map])
+    sides = [tokenizer.padding_side, tokenizer.truncation_side]
+    found["tokenizer"] = digest([text, tokenizer.model_max_length, tokenizer.special_tokens_map, sides])
     found["scheduler"] = digest([type(pipe.scheduler).__name__, _config(pipe.scheduler)])
     dtypes = {name: str(net.dtype).removeprefix("torch.") for name, net in networks.items()}
     return found | {"dtype": dtypes["unet"] if len(set(dtypes.values())) == 1 else dtypes}

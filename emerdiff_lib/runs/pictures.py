@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..images import IMAGE_SUFFIXES, image_files, load_image
+from ..images import IMAGE_SUFFIXES, image_files, is_file, load_image, reading
 from ..toyscapes import Scene, Toyscapes
 from .identity import array_digest, file_digest
 from .names import expanded
-from .store import holds_record
+from .store import PARTIAL, recorded_files
 
 _TOYSCAPES = re.compile(r"toyscapes:(\d{1,9})(?:-(\d{1,9}))?")
 
@@ -42,18 +42,19 @@ class Source:
         return load_image(self.path) if self.path is not None else self.scene().image
 
     def identity(self) -> dict[str, Any]:
-        """The picture by content, wherever it lies; raises OSError for a file that cannot be read."""
+        """The picture by content, wherever it lies; raises OSError or ValueError for a file that cannot be read."""
         if self.path is None:
             return {"image": array_digest(np.asarray(self.load()))}
-        return {"image": file_digest(self.path)}
+        with reading(self.path):
+            return {"image": file_digest(self.path)}
 
 
 def find_images(spec: str | Path, exclude: str | Path | None = None) -> list[Source]:
     """What ``spec`` names: an image file, a folder (every image below it), or "toyscapes:7" / "toyscapes:0-9" by seed.
 
     Args:
-        exclude: a folder whose pictures are left out. Pictures beside a ``request.json`` are left out too: results are not read
-            as input, wherever they lie.
+        exclude: a folder whose pictures are left out. Pictures that a ``request.json`` beside them lists are left out too:
+            results are not read as input, wherever they lie.
 
     Raises:
         FileNotFoundError: nothing is there, or the folder holds no image.
@@ -69,21 +70,22 @@ def find_images(spec: str | Path, exclude: str | Path | None = None) -> list[Sou
         names = {f"toyscapes-{seed:06}": seed for seed in range(first, last + 1)}
         return [Source(name, name if first < last else "", seed=seed) for name, seed in names.items()]
     path, output = expanded("image", spec), None if exclude is None else expanded("output_dir", exclude)
-    if path.is_dir():
+    if os.path.isdir(path):  # which a name that is too long is not
         if output is not None and os.path.realpath(output) == os.path.realpath(path):
             raise ValueError(
                 f"output_dir={str(exclude)!r} is the folder of the pictures; choose another, or one below it."
             )
-        files = image_files(path, exclude=output)
-        results = {folder for folder in {file.parent for file in files} if holds_record(folder)}
-        files = [file for file in files if file.parent not in results]
+        files = [f for f in image_files(path, output) if PARTIAL not in f.relative_to(path).parts]
+        made = {folder: recorded_files(folder) for folder in {file.parent for file in files}}
+        files = [file for file in files if file.name not in made[file.parent]]
         if not files:
+            but = " (results of a run do not count)" if any(made.values()) else ""
             raise FileNotFoundError(
-                f"There is no image in {path}; looked for {', '.join(sorted(IMAGE_SUFFIXES))}."
+                f"There is no image in {path}{but}; looked for {', '.join(sorted(IMAGE_SUFFIXES))}."
             )
         names = {file.relative_to(path).as_posix(): file for file in files}
         return [Source(name, name, file) for name, file in names.items()]
-    if not path.is_file():
+    if not is_file(path):
         raise FileNotFoundError(
             f"There is no image at {spec}; give a file, a folder or toyscapes:SEED (from {Path.cwd()})."
         )

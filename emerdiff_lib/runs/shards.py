@@ -98,8 +98,10 @@ def merge(folders: Sequence[Path | str], output: Path | str) -> dict[str, Any]:
         (place, _read_note(path)) for place in places for path in sorted(place.glob("shard-*-of-*.json"))
     ]
     if not notes:
+        below = sorted({str(path.parent) for place in places for path in place.glob("*/shard-*-of-*.json")})
         raise ValueError(
-            f"There are no shards in {', '.join(map(str, places)) or 'no folder'}; run with --shard 0/2 and 1/2."
+            f"There are no shards in {', '.join(map(str, places)) or 'no folder'}; "
+            + (f"merge each of {', '.join(below)} by itself." if below else "run with --shard 0/2 and 1/2.")
         )
     for key, meaning in (
         ("run", "settings, models or data"),

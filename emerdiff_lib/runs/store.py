@@ -76,10 +76,15 @@ class Store(ABC):
     def note_tries(self, name: str, count: int) -> None:
         """Remember :meth:`tries`; 0 forgets the picture."""
         path = self.partial / f"{_TRIES}{short_name(name)}"
-        if count:
-            path.write_text(str(count))
-        else:
-            path.unlink(missing_ok=True)
+        with self.writing(path):
+            if count:
+                path.write_text(str(count))
+            else:
+                path.unlink(missing_ok=True)
+
+    @abstractmethod
+    def path(self, name: str) -> Path:
+        """Where a picture's record is; unique whatever the name, and short."""
 
     @abstractmethod
     def look(self, name: str, picture: dict[str, Any]) -> str:
@@ -135,7 +140,7 @@ class JsonStore(Store):
             self.run.mkdir(exist_ok=True)
             if read_json(header) != self.identity:
                 with self._new() as path:
-                    path.write_text(json.dumps(self.identity, indent=1, ensure_ascii=False) + "\n")
+                    path.write_text(json.dumps(self.identity, indent=1) + "\n")  # a root need not be text
                     os.replace(path, header)
 
     @cached_property
@@ -144,7 +149,6 @@ class JsonStore(Store):
         return _other_runs(self.folder, self.run, self.identity)
 
     def path(self, name: str) -> Path:
-        """Where a picture's record is; unique whatever the name, and short."""
         return self.run / f"{short_name(name)}.json"
 
     def look(self, name: str, picture: dict[str, Any]) -> str:
@@ -284,9 +288,10 @@ class FolderStore(Store):
                 lock.release()
 
 
-def holds_record(folder: Path) -> bool:
-    """Whether a folder holds results of a :class:`FolderStore`, of whatever run."""
-    return _is_request(read_json(folder / FolderStore.RECORD))
+def recorded_files(folder: Path) -> set[str]:
+    """The names of those files in a folder that are results of a :class:`FolderStore`, of whatever run."""
+    record = read_json(folder / FolderStore.RECORD)
+    return set(record["files"]) if _is_request(record) else set()
 
 
 def is_record(path: Path, run: str) -> bool:

@@ -58,6 +58,12 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         "--empty-captions", type=float, default=0.12, help="share of captions that are left out"
     )
     parser.add_argument(
+        "--low-timesteps",
+        type=float,
+        default=0.3,
+        help="share drawn from [0, 400), where features are read; the others from all",
+    )
+    parser.add_argument(
         "--checkpoint-every", type=int, default=250, help="steps between checkpoints and sample sheets"
     )
     parser.add_argument("--mixed-precision", choices=("no", "bf16", "fp16"), default="bf16")
@@ -213,7 +219,7 @@ def train_autoencoder(args, accelerator: Accelerator, vae, pictures: np.ndarray)
 
 
 def train_denoiser(args, accelerator: Accelerator, vae, unet, text_encoder, tokenizer, latents, captions):
-    """ε-prediction, half of the timesteps from [0, 1000), half from [0, 400); returns the averaged U-Net and encoder."""
+    """ε-prediction, most timesteps from [0, 1000), some from [0, 400); returns the averaged U-Net and encoder."""
     stage = Stage("denoiser", args, accelerator, [unet, text_encoder], args.steps, args.learning_rate, 1e-2)
     model, encoder = stage.modules
     tokens, empty = architecture.tokenize(tokenizer, captions), architecture.tokenize(tokenizer, [""])
@@ -230,7 +236,7 @@ def train_denoiser(args, accelerator: Accelerator, vae, unet, text_encoder, toke
         clean = (mean + std * torch.randn(mean.shape, generator=generator)) * scale
         noise = torch.randn(mean.shape, generator=generator)
         uniform, low = (torch.randint(limit, (batch,), generator=generator) for limit in (1000, 400))
-        timesteps = torch.where(torch.rand(batch, generator=generator) < 0.5, uniform, low)
+        timesteps = torch.where(torch.rand(batch, generator=generator) < args.low_timesteps, low, uniform)
         dropped = torch.rand(batch, generator=generator) < args.empty_captions
         text = torch.where(dropped[:, None], empty, tokens[rows]).to(device)
         noisy = scheduler.add_noise(clean, noise, timesteps).to(device, memory_format=torch.channels_last)
