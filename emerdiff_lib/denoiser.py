@@ -94,10 +94,12 @@ class Denoiser:
         return alpha_bar.sqrt().item() * latents + (1 - alpha_bar).sqrt().item() * noise
 
     def unet_output(self, latents: torch.Tensor, timesteps: int | list[int]) -> torch.Tensor:
-        """The network's raw output for (B, C, h, w) latents at one timestep, or at one per row; float32."""
+        """The network's raw output for (B, C, h, w) latents at one timestep, or at one per row, in the latents' dtype."""
         timesteps = torch.as_tensor(timesteps, device=self.unet.device).expand(len(latents))
         prompt = self.prompt_embeds.expand(len(latents), -1, -1)
-        return self.unet(latents.to(self.unet.dtype), timesteps, encoder_hidden_states=prompt).sample.float()
+        return self.unet(latents.to(self.unet.dtype), timesteps, encoder_hidden_states=prompt).sample.to(
+            latents.dtype
+        )
 
     def predict(self, latents: torch.Tensor, timestep: int) -> tuple[torch.Tensor, torch.Tensor]:
         """(x̂₀, ε) for (B, C, h, w) latents at one timestep."""

@@ -123,9 +123,9 @@ def test_a_million_is_reckoned_as_by_hand():
 
 @pytest.mark.slow
 def test_the_command_writes_its_manifest(tmp_path):
-    scale.main(["--records", "20", "--output", str(tmp_path)])
+    scale.main(["--records", "20", "--pictures", "6", "--output", str(tmp_path)])
     manifest = read_manifest(tmp_path / "manifest.json")
-    assert len(manifest["tables"]) == 6 and len(manifest["notes"]) == 7
+    assert len(manifest["tables"]) == 7 and len(manifest["notes"]) == 7
     assert [path.name for path in tmp_path.iterdir()] == ["manifest.json"]  # what was measured on is gone
 
 

@@ -35,7 +35,7 @@ from ..runs.harness import Execution, run
 from ..runs.pictures import find_images
 from ..runs.segment import Segmentation
 from ..runs.store import FolderStore, JsonStore
-from ..runs.task import COMPUTED, KEPT, Item, Task
+from ..runs.task import COMPUTED, FAILED, KEPT, Item, Task
 from ..settings import whole
 from ..timing import timed
 from . import stable_diffusion
@@ -45,6 +45,7 @@ from .million import FOLDERS, RECORDS, describe, extrapolate
 
 SEED = 46  # of the picture whose results are written again and again
 PICTURE_BYTES = 150_000  # of a photograph as data sets have them
+ENGINES = (("local, 2 workers", "local", 2), ("Ray, 2 workers", "ray", 2))
 
 
 # -- one picture --------------------------------------------------------------------------------------------------------
@@ -165,12 +166,42 @@ def listing(folder: Path, count: int) -> dict[str, float]:
 
 def dispatch(folder: Path, count: int, engine: str, workers: int) -> dict[str, float]:
     """How fast an engine hands out pictures that take nothing: the later half, when all workers are there."""
-    task = Ready(NoStore(folder, {}))
+    return later_half(Ready(NoStore(folder, {})), pictures(count), engine, workers)
+
+
+def segmented(folder: Path, count: int, ray: bool) -> pd.DataFrame:
+    """How fast one and two workers segment pictures, in fast mode and on one thread each: the later half, as ratios too."""
+    threads, rows = torch.get_num_threads(), {}
+    torch.set_num_threads(1)
+    try:
+        pipe = load_pipeline("toyscapes", "cpu", "float32")
+        sources = find_images(f"toyscapes:{SEED}-{SEED + count - 1}")
+        items = [Item(source.record, source) for source in sources]
+        for name, engine, workers in (("local, 1 worker", "local", 1), *ENGINES[: 1 + ray]):
+            task = Segmentation(pipe, folder / name, mode="fast")
+            rows[name] = later_half(task, items, engine, workers)
+    finally:
+        torch.set_num_threads(threads)
+    table = pd.DataFrame(rows).T.rename_axis("engine")
+    rate = table["pictures / s"]
+    return table.assign(
+        **{"of local, 1 worker": rate / rate.iloc[0], "of local, 2 workers": rate / rate.iloc[1]}
+    )
+
+
+def later_half(task: Task, items: list[Item], engine: str, workers: int) -> dict[str, float]:
+    """The rate of the later half, when all workers are there, and the seconds until then.
+
+    Raises:
+        RuntimeError: if a picture fails.
+    """
     task.store.open()
-    found = outcomes(task, pictures(count), engine, workers)
-    _, first = timed(lambda: list(itertools.islice(found, count // 2)))
+    found = outcomes(task, items, engine, workers)
+    first, start = timed(lambda: list(itertools.islice(found, len(items) // 2)))
     rest, seconds = timed(lambda: list(found))
-    return {"s to the first half": first, "pictures / s": len(rest) / seconds}
+    if failed := [one for one in first + rest if one.state == FAILED]:
+        raise RuntimeError(f"{failed[0].name} failed: {failed[0].why}")
+    return {"s to the first half": start, "pictures / s": len(rest) / seconds}
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -178,7 +209,8 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument("--records", type=int, default=10_000, help="pictures written and verified")
-    parser.add_argument("--ray", action="store_true", help="also the dispatch of Ray")
+    parser.add_argument("--pictures", type=int, default=80, help="segmented by each engine; 0 for none")
+    parser.add_argument("--ray", action="store_true", help="also Ray's dispatch and pictures")
     parser.add_argument(
         "--seconds-per-picture", type=float, default=10.0, help="of a worker with a GPU; an assumption"
     )
@@ -192,6 +224,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> dict[str, pd.DataFrame]:
     args = arguments(argv)
     records, output = whole(10)("--records", args.records), Path(args.output).expanduser()
+    whole(0)("--pictures", args.pictures)
     output.mkdir(parents=True, exist_ok=True)
     tables: dict[str, pd.DataFrame] = {}
 
@@ -214,9 +247,13 @@ def main(argv: list[str] | None = None) -> dict[str, pd.DataFrame]:
         driver = harness(folder / "nothing", [records // 10, records, 10 * records])
         show("The driver, pictures that take nothing", driver)
         show("Listing a folder", pd.DataFrame([listing(folder / "listed", records)], index=["find_images"]))
-        names = {"local, 2 workers": "local"} | ({"Ray, 2 workers": "ray"} if args.ray else {})
-        sent = {name: dispatch(folder / "sent", records, e, 2) for name, e in names.items()}
+        sent = {name: dispatch(folder / "sent", records, e, n) for name, e, n in ENGINES[: 1 + args.ray]}
         engines = show("Dispatch, pictures that take nothing", pd.DataFrame(sent).T.rename_axis("engine"))
+        if args.pictures:
+            show(
+                "Segmented, fast mode, a thread each",
+                segmented(folder / "segmented", args.pictures, args.ray),
+            )
     title = f"A million, {args.seconds_per_picture:g} s each, {args.metadata_rate:g} operations / s shared"
     one, many = list(tables.values())[:2]
     million = show(title, extrapolate(one, many, args.seconds_per_picture, args.metadata_rate))
