@@ -5,6 +5,7 @@ from ._version import __version__
 from .inversion import Trajectory
 from .loading import load_pipeline
 from .pipeline import EmerDiffPipeline
+from .responses import ImageResponses
 from .settings import Settings
 from .stages import CoarseMasks, EmerDiffOutput, Responses
 from .toyscapes import Scene, Toyscapes
@@ -13,6 +14,7 @@ __all__ = [
     "CoarseMasks",
     "EmerDiffOutput",
     "EmerDiffPipeline",
+    "ImageResponses",
     "Responses",
     "Scene",
     "Settings",

@@ -8,6 +8,7 @@ from scipy.ndimage import binary_dilation
 from sklearn.cluster import KMeans
 from sklearn.metrics import silhouette_score
 
+POSITION_WEIGHT = 0.5  # of a picture's height, against the queries' standard deviation, where parts are made
 RULES = ("silhouette", "eigengap", "bic")
 
 
@@ -38,16 +39,32 @@ def cluster_queries(queries: torch.Tensor, num_masks: int, random_state: int = 0
     return torch.from_numpy(np.stack([clusters.reshape(height, width) == k for k in order]))
 
 
+def part_masks(queries: torch.Tensor, num_parts: int, random_state: int = 0) -> torch.Tensor:
+    """Small compact masks that partition the grid, (P, h, w) bool: k-means of query vectors and positions.
+
+    Args:
+        queries: (h, w, d) float.
+        num_parts: P; as many as there are cells, at most.
+        random_state: seed of k-means.
+    """
+    height, width, _ = queries.shape
+    axes = torch.linspace(0, 1, height), torch.linspace(0, 1, width)
+    positions = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1)
+    spread = torch.linalg.vector_norm(queries.flatten(0, 1).std(0)).clamp(min=1e-12)
+    points = torch.cat([queries / spread, POSITION_WEIGHT * positions], -1)
+    return cluster_queries(points, min(num_parts, height * width), random_state)
+
+
 def mask_embeddings(features: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
     """Mean feature over each mask's cells, (K, d) float32; zero for a mask without cells.
 
     Args:
         features: (h, w, d) float.
-        masks: (K, h, w) bool.
+        masks: (K, h, w) bool, or each cell's share in [0, 1].
     """
     weights = masks.float()
     totals = torch.einsum("khw,hwd->kd", weights, features.float())
-    return totals / weights.sum((1, 2)).clamp(min=1)[:, None]
+    return totals / weights.sum((1, 2)).clamp(min=1e-12)[:, None]
 
 
 def choose_num_masks(

@@ -208,8 +208,11 @@ class FrozenModel(DiffusionPipeline):
         """How many images like this one can be modulated in one batch, with all their masks; at least 1."""
         most = 64 if self._execution_device.type == "cpu" else 256
         rows = affordable_rows(self.unet, *self._unet_row(coarse.trajectory.clean_latents), most=most)
-        shortcuts = coarse.settings.shortcuts
-        passes = min(shortcuts.coded_passes or len(coarse.masks), len(coarse.masks))
+        shortcuts, pushed = (
+            coarse.settings.shortcuts,
+            coarse.settings.assignment.num_parts or len(coarse.masks),
+        )
+        passes = min(shortcuts.coded_passes or pushed, pushed)
         return max(1, rows // (1 + passes * (1 if shortcuts.one_sided else 2)))
 
     def batches(

@@ -145,30 +145,20 @@ def difference_maps(
     Raises:
         ValueError: the maps are not finite.
     """
-    t_m, strength = perturbation.modulation_timestep, perturbation.modulation_strength
-    timesteps = shortened(trajectories[0].timesteps, t_m, shortcuts.denoising_steps)
-    if shortcuts.denoising_steps is not None:
-        strength = scaled_strength(denoiser, strength, timesteps, trajectories[0].method)
     passes = shortcuts.coded_passes
     codes = [code_matrix(m, passes) if passes and passes < len(m) else None for m in masks]
     patterns = [
         m if c is None else torch.einsum("pk,khw->phw", c, m.float())
         for m, c in zip(masks, codes, strict=True)
     ]
-
-    def responses(part: slice) -> list[torch.Tensor]:
-        offsets = torch.cat([signed_offsets(p[part], strength, shortcuts.one_sided) for p in patterns])
-        latents = modulated_latents(denoiser, trajectories, offsets, perturbation, timesteps)
-        return [signed_responses(rows, decode, shortcuts) for rows in latents.chunk(len(trajectories))]
-
+    responses = signed_responses(
+        denoiser, decode, trajectories, patterns, perturbation, shortcuts, chunk_size, progress
+    )
     magnitude = lambda response: torch.linalg.vector_norm(response, dim=1).cpu()
     parts: list[list[torch.Tensor]] = []
-    with progress(total=len(patterns[0])) if progress else nullcontext() as bar:
-        for found in _chunked(responses, len(patterns[0]), chunk_size):
-            # a mask's own response shrinks to its magnitude at once; coded ones are needed whole
-            parts.append([magnitude(r) if c is None else r.cpu() for r, c in zip(found, codes, strict=True)])
-            if bar is not None:
-                bar.update(len(found[0]))
+    for found in responses:
+        # a mask's own response shrinks to its magnitude at once; coded ones are needed whole
+        parts.append([magnitude(r) if c is None else r.cpu() for r, c in zip(found, codes, strict=True)])
     results = []
     for whole, code, mask in zip(map(torch.cat, zip(*parts, strict=True)), codes, masks, strict=True):
         if code is not None:
@@ -183,7 +173,43 @@ def difference_maps(
     return results
 
 
-def signed_responses(rows: torch.Tensor, decode: Decode, shortcuts: Shortcuts) -> torch.Tensor:
+def signed_responses(
+    denoiser: Denoiser,
+    decode: Decode,
+    trajectories: list[Trajectory],
+    patterns: list[torch.Tensor],
+    perturbation: Perturbation,
+    shortcuts: Shortcuts = Shortcuts(),  # noqa: B008
+    chunk_size: int = 8,
+    progress: Callable | None = None,
+) -> Iterator[list[torch.Tensor]]:
+    """I⁻ − I⁺ (or I⁻ − I, one-sided) of masks or signed patterns, some of every image at a time.
+
+    Args:
+        patterns: (P, h, w) of each image, of the same P.
+        others: as for :func:`difference_maps`.
+
+    Yields:
+        G × (n, channels, H, W) float32 on the model's device.
+    """
+    t_m, strength = perturbation.modulation_timestep, perturbation.modulation_strength
+    timesteps = shortened(trajectories[0].timesteps, t_m, shortcuts.denoising_steps)
+    if shortcuts.denoising_steps is not None:
+        strength = scaled_strength(denoiser, strength, timesteps, trajectories[0].method)
+
+    def respond(part: slice) -> list[torch.Tensor]:
+        offsets = torch.cat([signed_offsets(p[part], strength, shortcuts.one_sided) for p in patterns])
+        latents = modulated_latents(denoiser, trajectories, offsets, perturbation, timesteps)
+        return [image_differences(rows, decode, shortcuts) for rows in latents.chunk(len(trajectories))]
+
+    with progress(total=len(patterns[0])) if progress else nullcontext() as bar:
+        for found in _chunked(respond, len(patterns[0]), chunk_size):
+            yield found
+            if bar is not None:
+                bar.update(len(found[0]))
+
+
+def image_differences(rows: torch.Tensor, decode: Decode, shortcuts: Shortcuts) -> torch.Tensor:
     """I⁻ − I⁺ of every pattern (or I⁻ − I, one-sided), (P, channels, H, W), from one image's rows of latents x₀."""
     read = (lambda latents: latents) if shortcuts.readout == "latents" else decode
     if shortcuts.one_sided:

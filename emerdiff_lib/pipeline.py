@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, overload
 
 import numpy as np
@@ -9,14 +10,15 @@ import torch
 
 from . import images as image_io
 from .assignment import assign_bilinear, assign_pixels
-from .clustering import cluster_queries, mask_embeddings
+from .clustering import cluster_queries, mask_embeddings, part_masks
 from .features import extract_queries, noise_ensemble
 from .frozen_model import FrozenModel
 from .inversion import Trajectory, draw_latents, invert_ddim, invert_ddpm, replay
 from .memory import affordable_rows
-from .modulation import difference_maps
+from .modulation import difference_maps, signed_responses
 from .refinement import refine, resize_maps
-from .settings import Perturbation, Refinement, Shortcuts, check_generator, check_only, whole
+from .responses import ImageResponses, quantise
+from .settings import Assignment, Perturbation, Refinement, Shortcuts, check_generator, check_only, whole
 from .stages import CoarseMasks, EmerDiffOutput, Responses, check_masks
 from .threads import sharing_cores
 from .timing import stopwatch
@@ -187,97 +189,129 @@ class EmerDiffPipeline(FrozenModel):
         return CoarseMasks(trajectory, queries, masks, embeddings, used, own is not None, seconds)
 
     @overload
-    def respond(self, coarse: CoarseMasks, **settings: Any) -> Responses: ...
+    def respond(self, coarse: CoarseMasks, **settings: Any) -> Responses | ImageResponses: ...
     @overload
-    def respond(self, coarse: list[CoarseMasks], **settings: Any) -> list[Responses]: ...
+    def respond(
+        self, coarse: list[CoarseMasks], **settings: Any
+    ) -> list[Responses] | list[ImageResponses]: ...
 
     @torch.no_grad()
     def respond(
         self, coarse: CoarseMasks | list[CoarseMasks], *, mask_batch_size: int | None = None, **settings: Any
-    ) -> Responses | list[Responses]:
+    ) -> Responses | ImageResponses | list[Responses] | list[ImageResponses]:
         """Which pixels each mask moves (Sec. 3.2), for an image or for images of one shape that are modulated together.
+
+        With ``num_parts`` (``mode="pixel"``) small masks are pushed instead of K coarse ones, and their signed responses kept.
 
         Args:
             coarse: :meth:`coarse`'s result, or a list of such with equal :meth:`~CoarseMasks.shape` and settings.
             mask_batch_size: masks per batch; by default what free memory allows.
-            **settings: of :class:`~.settings.Perturbation` and :class:`~.settings.Shortcuts`, and ``mode``, over those
-                that ``coarse`` was made with.
+            **settings: of :class:`~.settings.Perturbation`, :class:`~.settings.Shortcuts` and
+                :class:`~.settings.Assignment`, and ``mode``, over those that ``coarse`` was made with.
+
+        Raises:
+            ValueError: a setting that is not possible, and ``num_parts`` where the masks are the caller's own.
         """
         stages = coarse if isinstance(coarse, list) else [coarse]
-        check_only("respond", settings, Perturbation, Shortcuts)
+        check_only("respond", settings, Perturbation, Shortcuts, Assignment)
         whole(1, optional=True)("mask_batch_size", mask_batch_size)
         used = [self.checked(one.settings.replace(**settings), one.trajectory) for one in stages]
         if len({(one.shape(), each) for one, each in zip(stages, used, strict=True)}) != 1:
             raise ValueError(
                 "Images that are modulated together share their shape and settings; respond to them one by one."
             )
-        seconds: dict[str, float] = {}
-        how, first = used[0].inversion, stages[0]
-        with stopwatch(seconds, "modulate"), sharing_cores(self.unet.device):
-            maps = difference_maps(
-                self.denoiser(how.num_inference_steps, how.prompt),
-                self.decode_tiny if used[0].shortcuts.readout == "tiny_decoder" else self.decode,
-                [one.trajectory for one in stages],
-                [one.masks for one in stages],
-                used[0].perturbation,
-                used[0].shortcuts,
-                chunk_size=mask_batch_size
-                or self.default_mask_batch_size(first.trajectory, used[0].shortcuts),
-                progress=self.progress_bar,
+        what, num_parts, seconds = used[0], used[0].assignment.num_parts, {}
+        if num_parts is not None and any(one.own_masks for one in stages):
+            raise ValueError(
+                "Masks of your own are pushed as they are, which num_parts (mode='pixel') does not do; use mode='exact'."
             )
+        masks = [one.masks for one in stages]
+        if num_parts is not None:
+            masks = [part_masks(one.queries, num_parts) for one in stages]
+        with stopwatch(seconds, "modulate"), sharing_cores(self.unet.device):
+            responses = partial(
+                difference_maps if num_parts is None else signed_responses,
+                self.denoiser(what.inversion.num_inference_steps, what.inversion.prompt),
+                self.decode_tiny if what.shortcuts.readout == "tiny_decoder" else self.decode,
+                [one.trajectory for one in stages],
+                masks,
+                what.perturbation,
+                what.shortcuts,
+                mask_batch_size or self.default_mask_batch_size(stages[0].trajectory, what.shortcuts),
+                self.progress_bar,
+            )
+            found: list[Any] = []
+            if num_parts is None:
+                found = [Responses(one, maps, what) for one, maps in zip(stages, responses(), strict=True)]
+            else:
+                coded = [[quantise(some) for some in chunk] for chunk in responses()]
+                for one, parts, each in zip(stages, masks, zip(*coded, strict=True), strict=True):
+                    codes, scales = map(torch.cat, zip(*each, strict=True))
+                    size = one.processing_size(self.vae_scale_factor)
+                    found.append(ImageResponses(parts, codes, scales, one.queries, one.image, size, what))
         each = {"modulate": round(seconds["modulate"] / len(stages), 4)}
-        found = [
-            Responses(one, moved, what, one.seconds | each)
-            for one, moved, what in zip(stages, maps, used, strict=True)
-        ]
+        for one, result in zip(stages, found, strict=True):
+            result.seconds = one.seconds | each
         return found if isinstance(coarse, list) else found[0]
 
     @torch.no_grad()
-    def assign(self, responses: Responses, **settings: Any) -> np.ndarray:
-        """Refined difference maps, and for each pixel the mask that moved it most (Eq. 5), (H, W) int32.
+    def assign(self, responses: Responses | ImageResponses, **settings: Any) -> np.ndarray:
+        """Labels (H, W) int32: for each pixel the mask that moved it most, in refined difference maps (Eq. 5).
 
-        ``settings`` of :class:`~.settings.Refinement` over those that ``responses`` were made with.
+        Of :class:`ImageResponses`, K segments of pixels' own features instead. ``settings`` of :class:`~.settings.Refinement`
+        over those that ``responses`` were made with.
         """
         check_only("assign", settings, Refinement)
         seconds: dict[str, float] = {}
-        coarse, refinement = responses.coarse, responses.settings.replace(**settings).refinement
+        used = responses.settings.replace(**settings)
         with stopwatch(seconds, "assign"):
-            guide = coarse.guide(self.vae_scale_factor)
-            cell = guide.shape[1] / coarse.masks.shape[1]
-            maps = refine(responses.difference_maps, refinement, guide, cell)
-            labels = assign_pixels(maps, coarse.size)
+            if isinstance(responses, ImageResponses):
+                radius = used.refinement.guide_radius
+                labels = responses.segments(used.features.num_masks, radius)
+            else:
+                coarse = responses.coarse
+                guide = coarse.guide(self.vae_scale_factor)
+                cell = guide.shape[1] / coarse.masks.shape[1]
+                labels = assign_pixels(
+                    refine(responses.difference_maps, used.refinement, guide, cell), coarse.size
+                )
         responses.seconds |= seconds
         return labels
 
     def output(
         self,
-        responses: Responses,
+        responses: Responses | ImageResponses,
         labels: np.ndarray,
         generator: torch.Generator | None = None,
         difference_maps: bool = False,
     ) -> EmerDiffOutput:
         """Everything about one image, with the settings that led there."""
-        coarse, sides = responses.coarse, responses.coarse.trajectory.clean_latents.shape[2:]
+        if isinstance(responses, ImageResponses):
+            masks, embeddings = responses.cells_of(labels)
+            own, sides = False, responses.processing_size
+            maps = responses.difference_maps(masks) if difference_maps else None
+        else:
+            coarse = responses.coarse
+            masks, embeddings, maps = coarse.masks, coarse.embeddings, responses.difference_maps
+            own, sides = coarse.own_masks, coarse.processing_size(self.vae_scale_factor)
         used = (
             {"model": self.model_name}
             | responses.settings.to_dict()
             | {
-                "own_masks": coarse.own_masks,
+                "own_masks": own,
                 "seed": None if generator is None else generator.initial_seed(),
-                "image_size": list(coarse.size),
-                "processing_size": [side * self.vae_scale_factor for side in sides],
+                "image_size": list(labels.shape),
+                "processing_size": list(sides),
                 "dtype": str(self.unet.dtype).removeprefix("torch."),
                 "device": str(self._execution_device),
             }
         )
         return EmerDiffOutput(
             labels=labels,
-            baseline_labels=assign_bilinear(coarse.masks, coarse.size),
-            coarse_masks=coarse.masks.numpy(),
-            mask_embeddings=coarse.embeddings.numpy(),
-            difference_maps=resize_maps(responses.difference_maps, coarse.size).numpy()
-            if difference_maps
-            else None,
+            baseline_labels=assign_bilinear(masks, labels.shape),
+            coarse_masks=masks.numpy(),
+            mask_embeddings=embeddings.numpy(),
+            difference_maps=resize_maps(maps, labels.shape).numpy() if difference_maps else None,
             settings=used,
             timings=responses.seconds,
         )

@@ -22,6 +22,16 @@ MODES: dict[str, dict[str, Any]] = {
         "readout": "image",
         "coded_passes": None,
         "guide_radius": 0.0,
+        "num_parts": None,
+    },
+    "pixel": {
+        "denoising_steps": 2,
+        "one_sided": True,
+        "readout": "image",
+        "coded_passes": None,
+        "guide_radius": 1.0,
+        "num_parts": 64,
+        "modulation_strength": 3.0,
     },
     "fast": {
         "denoising_steps": 2,
@@ -29,6 +39,7 @@ MODES: dict[str, dict[str, Any]] = {
         "readout": "latents",
         "coded_passes": 8,
         "guide_radius": 1.5,
+        "num_parts": None,
     },
 }
 
@@ -215,12 +226,26 @@ class Refinement(_Checked):
     guide_radius: float = _checked(real(0, 100), 0.0)
 
 
+@dataclass(frozen=True)
+class Assignment(_Checked):
+    """How responses become segments.
+
+    Attributes:
+        num_parts: P: every pixel gets a feature of its own, its share in each of P small masks times their features, and K
+            segments are made of those (:mod:`emerdiff_lib.pixels`); refinement is then of features. None: every pixel takes
+            the mask that moved it most (paper).
+    """
+
+    num_parts: int | None = _checked(whole(2, optional=True), None)
+
+
 _GROUPS = {
     "features": FeatureSettings,
     "inversion": InversionSettings,
     "perturbation": Perturbation,
     "shortcuts": Shortcuts,
     "refinement": Refinement,
+    "assignment": Assignment,
 }
 _GROUP_OF = {one.name: group for group, kind in _GROUPS.items() for one in fields(kind)}
 NAMES = ("mode", *_GROUP_OF)
@@ -231,7 +256,7 @@ REQUIRED = tuple(
 
 @dataclass(frozen=True)
 class Settings:
-    """Every setting of the method, in five groups. Flat names (:data:`NAMES`) are unique: they are the keywords of the
+    """Every setting of the method, in six groups. Flat names (:data:`NAMES`) are unique: they are the keywords of the
     pipeline, the keys of its outputs' ``settings`` and the parameters of the notebooks."""
 
     features: FeatureSettings
@@ -239,6 +264,7 @@ class Settings:
     perturbation: Perturbation
     shortcuts: Shortcuts
     refinement: Refinement
+    assignment: Assignment
     mode: str = "exact"
 
     def __post_init__(self):

@@ -57,10 +57,14 @@ class CoarseMasks:
             self.trajectory.timesteps[0],
         )
 
+    def processing_size(self, vae_scale_factor: int) -> tuple[int, int]:
+        """(height, width) at which the picture was encoded."""
+        height, width = self.trajectory.clean_latents.shape[2:]
+        return height * vae_scale_factor, width * vae_scale_factor
+
     def guide(self, vae_scale_factor: int) -> torch.Tensor:
         """(3, H, W) the image in [0, 1] at its processing size."""
-        height, width = (side * vae_scale_factor for side in self.trajectory.clean_latents.shape[2:])
-        return to_tensor(self.image, (height, width))[0] / 2 + 0.5
+        return to_tensor(self.image, self.processing_size(vae_scale_factor))[0] / 2 + 0.5
 
     def __repr__(self) -> str:
         count, height, width = self.masks.shape
@@ -95,10 +99,11 @@ class EmerDiffOutput(BaseOutput):
     """The segmentation of one image of size (H, W).
 
     Attributes:
-        labels: (H, W) int32, the index of the coarse mask that moves each pixel most.
+        labels: (H, W) int32, the index of the coarse mask that moves each pixel most, or of its segment.
         baseline_labels: (H, W) int32, the same masks upsampled bilinearly.
-        coarse_masks: (K, h, w) bool, a partition of the feature grid.
-        mask_embeddings: (K, d) float32, mean query vector of each mask.
+        coarse_masks: (K, h, w) bool, a partition of the feature grid; where pixels have features of their own, the cells that
+            lie in each segment for the most part, which may be none.
+        mask_embeddings: (K, d) float32, mean query vector of each mask, or segment.
         difference_maps: (K, H, W) float32, unfiltered: in [0, √3], or in the units of the latents where those were
             compared; None unless asked for.
         settings: every setting that led here, JSON-serialisable.

@@ -265,7 +265,7 @@ def test_tiny_decoder_is_used_where_there_is_one(pipe, scene):
         (dict(guide_radius=-1), "at least 0"),
         (dict(denoising_steps=2, inversion="ddim"), "inversion='ddpm'"),
         (dict(coded_passes=3), "power of two"),
-        (dict(mode="turbo"), "'exact', 'fast'"),
+        (dict(mode="turbo"), "'exact', 'pixel', 'fast'"),
     ],
 )
 def test_impossible_shortcuts_are_named(pipe, scene, faulty, message):

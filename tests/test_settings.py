@@ -10,6 +10,7 @@ from emerdiff_lib.settings import (
     MODES,
     NAMES,
     REQUIRED,
+    Assignment,
     FeatureSettings,
     InversionSettings,
     Perturbation,
@@ -19,7 +20,7 @@ from emerdiff_lib.settings import (
     layered,
 )
 
-KINDS = (FeatureSettings, InversionSettings, Perturbation, Shortcuts, Refinement)
+KINDS = (FeatureSettings, InversionSettings, Perturbation, Shortcuts, Refinement, Assignment)
 BASE = dict(processing_resolution=64, num_masks=3, feature_layer="a", modulation_layer="b")
 UNKNOWN = dict(sample_size=8, in_channels=3, up_block_types=["UpBlock2D"], block_out_channels=[8])
 

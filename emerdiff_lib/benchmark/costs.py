@@ -20,7 +20,7 @@ from torch.utils.flop_counter import flop_registry
 
 from ..denoiser import Denoiser
 from ..inversion import Trajectory
-from ..modulation import Decode, modulated_latents, shortened, signed_offsets, signed_responses
+from ..modulation import Decode, image_differences, modulated_latents, shortened, signed_offsets
 from ..settings import Perturbation, Shortcuts
 from ..threads import sharing_cores
 from ..timing import timed
@@ -180,7 +180,7 @@ def modulation_cost(
     def batch(size: int):
         offsets = signed_offsets(torch.ones(size, *grid, device=device), 1.0, shortcuts.one_sided)
         rows = modulated_latents(denoiser, [trajectory], offsets, perturbation, visited)
-        signed_responses(rows, decode, shortcuts)
+        image_differences(rows, decode, shortcuts)
 
     whole, rest = divmod(passes, chunk_size)
     cost = Cost()

@@ -1,0 +1,167 @@
+"""Segments made of pixels' own features: regions that differ across their borders, grouped by what they are.
+
+k-means of all pixels spends its clusters where there is most area: it cuts skies and meadows, whose features drift slowly,
+into bands. So pixels are over-segmented first, neighbours without contrast across their common border are joined, and
+only the regions that are left are grouped, large ones counting for little more than small ones.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.ndimage import distance_transform_edt
+from skimage.measure import label as connected_components
+from sklearn.cluster import KMeans
+
+# Chosen on validation scenes by experiments/pixel_choices.py; lengths and areas in coarse cells
+CLUSTERS = 40  # of pixels, before they are cut into connected regions
+SMALLEST = 0.2  # cells that a region has at least
+REACH = 0.25  # heights of a cell on either side of a border between which contrast is measured
+REGIONS_PER_SEGMENT = 2.0  # left when neighbours have been joined
+JOINING, GROUPING = (
+    0.25,
+    0.25,
+)  # exponents of the area: of the smaller neighbour, and of a region among others
+_SAMPLE = 4000  # pixels that k-means sees
+
+
+@dataclass(repr=False)
+class Regions:
+    """Connected regions of a picture, and in which order those without contrast join.
+
+    Attributes:
+        labels: (H, W) int, 0 … R−1.
+        means: (R, d) mean feature of each; ``areas``: (R,) pixels.
+        joins: (R−1, 2) regions, the second of which becomes part of the first, the least contrast first; fewer where the
+            picture has parts that do not touch.
+    """
+
+    labels: np.ndarray
+    means: np.ndarray
+    areas: np.ndarray
+    joins: np.ndarray
+
+    def segments(self, num_segments: int, random_state: int = 0) -> np.ndarray:
+        """(H, W) int32: neighbours joined, and what is left grouped into ``num_segments``, the largest first.
+
+        Fewer come back only where there are fewer regions.
+
+        Raises:
+            ValueError: if ``num_segments`` is not at least 1.
+        """
+        if num_segments < 1:
+            raise ValueError(f"num_segments={num_segments} is not possible; choose at least 1.")
+        count = len(self.areas)
+        most = max(num_segments, round(REGIONS_PER_SEGMENT * num_segments))
+        owner = np.arange(count)
+        for first, second in self.joins[: max(0, count - most)]:
+            owner[owner == second] = first
+        left, owner = np.unique(owner, return_inverse=True)
+        areas = np.bincount(owner, self.areas)
+        totals = np.zeros((len(left), self.means.shape[1]))
+        np.add.at(totals, owner, self.means * self.areas[:, None])
+        groups = np.arange(len(left))
+        if len(left) > num_segments:
+            fit = KMeans(num_segments, n_init=8, random_state=random_state)
+            groups = fit.fit_predict(totals / areas[:, None], sample_weight=areas**GROUPING)
+        pixels = np.bincount(groups, areas)
+        rank = np.empty(len(pixels), np.int32)
+        rank[np.argsort(-pixels, kind="stable")] = np.arange(len(pixels))
+        return rank[groups][owner][self.labels]
+
+
+def find_regions(features: torch.Tensor, cell: float, random_state: int = 0) -> Regions:
+    """Over-segment pixels by their features.
+
+    Args:
+        features: (H, W, d) float.
+        cell: height of a coarse cell in pixels, the unit of all lengths and areas.
+        random_state: seed of k-means.
+
+    Raises:
+        ValueError: if the features are not finite.
+    """
+    values = features.float().numpy()
+    if not np.isfinite(values).all():
+        raise ValueError("The features are not finite; use dtype float32, or check the model's weights.")
+    labels = _connected(_clustered(values, random_state), SMALLEST * cell**2)
+    areas = np.bincount(labels.ravel()).astype(np.float64)
+    flat = values.reshape(-1, values.shape[-1])
+    sums = [np.bincount(labels.ravel(), channel, len(areas)) for channel in flat.T]
+    means = np.stack(sums, 1) / areas[:, None]
+    contrast, length = border_contrast(labels, values, max(1, round(REACH * cell)))
+    return Regions(labels, means, areas, _joins(contrast, length, areas))
+
+
+def _clustered(values: np.ndarray, random_state: int) -> np.ndarray:
+    """(H, W) cluster of every pixel, of more clusters than anybody wants."""
+    flat = values.reshape(-1, values.shape[-1])
+    chosen = flat[np.random.default_rng(random_state).permutation(len(flat))[:_SAMPLE]]
+    count = min(CLUSTERS, len(np.unique(chosen, axis=0)))
+    fit = KMeans(count, n_init=1, random_state=random_state).fit(chosen)
+    return fit.predict(flat).reshape(values.shape[:2])
+
+
+def _connected(clusters: np.ndarray, smallest: float) -> np.ndarray:
+    """Connected regions 0 … R−1 of a label map; those below ``smallest`` pixels go to what is nearest."""
+    parts = connected_components(clusters, background=-1, connectivity=1)
+    small = np.bincount(parts.ravel())[parts] < smallest
+    if small.any() and not small.all():
+        nearest = distance_transform_edt(small, return_distances=False, return_indices=True)
+        parts = connected_components(parts[tuple(nearest)], background=-1, connectivity=1)
+    return parts - 1
+
+
+def border_contrast(labels: np.ndarray, values: np.ndarray, reach: int) -> tuple[np.ndarray, np.ndarray]:
+    """Differences of features across the borders between regions.
+
+    Args:
+        labels: (H, W) regions 0 … R−1; ``values``: (H, W, d) features.
+        reach: pixels between the two places that are compared are 2·reach − 1, the border in their middle.
+
+    Returns:
+        (R, R) summed Euclidean differences, and how many pixels of border they are sums over; both symmetric.
+    """
+    count = int(labels.max()) + 1
+    contrast, length = np.zeros((count, count)), np.zeros((count, count))
+    for one, image in ((labels, values), (labels.T, values.transpose(1, 0, 2))):
+        border = one[:-1] != one[1:]
+        rows, columns = np.nonzero(border)
+        above, below = (rows - reach + 1).clip(0), (rows + reach).clip(max=len(one) - 1)
+        difference = np.linalg.norm(image[above, columns] - image[below, columns], axis=-1)
+        pair = one[rows, columns], one[rows + 1, columns]
+        np.add.at(contrast, pair, difference)
+        np.add.at(length, pair, 1)
+    return contrast + contrast.T, length + length.T
+
+
+def _joins(contrast: np.ndarray, length: np.ndarray, areas: np.ndarray) -> np.ndarray:
+    """Pairs of neighbours in the order in which they join: least mean contrast times area^JOINING of the smaller first."""
+    contrast, length, areas = contrast.copy(), length.copy(), areas.copy()
+    joins = []
+    while True:
+        touching = length > 0
+        if not touching.any():
+            return np.array(joins, int).reshape(-1, 2)
+        smaller = np.minimum(areas[:, None], areas[None]) ** JOINING
+        cost = np.where(touching, contrast / np.maximum(length, 1) * smaller, np.inf)
+        kept, gone = np.unravel_index(cost.argmin(), cost.shape)
+        joins.append((kept, gone))
+        areas[kept] += areas[gone]
+        for table in (contrast, length):
+            table[kept] += table[gone]
+            table[:, kept] += table[:, gone]
+            table[kept, kept] = 0
+            table[gone] = table[:, gone] = 0
+
+
+def classify_pixels(features: torch.Tensor, concepts: torch.Tensor) -> np.ndarray:
+    """(H, W) int32: the concept nearest to every pixel's feature (Euclidean).
+
+    Args:
+        features: (H, W, d) float; ``concepts``: (C, d) float.
+    """
+    rows = [torch.cdist(row, concepts.float()).argmin(-1) for row in features.float()]
+    return torch.stack(rows).int().numpy()

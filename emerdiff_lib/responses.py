@@ -1,0 +1,268 @@
+"""How an image answers when small masks are pushed, once and for all: what follows from it needs no network any more.
+
+A mask's response is the signed change of the image when its cells are pushed at t_m. Responses of small masks add up to those
+of larger ones, so that one set of them serves every K, every grouping and every stroke of a brush. And they say of every
+pixel which cells it hangs on: with those shares as weights it gets a feature of its own, instead of its winner's.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save
+
+from .assignment import assign_bilinear
+from .clustering import mask_embeddings
+from .files import write_atomically
+from .images import to_tensor
+from .pixels import Regions, find_regions
+from .refinement import guide_radius_in_pixels, guided_filter, resize_maps
+from .settings import Settings, whole
+
+FLOOR = 2.0  # times the mean of a pixel's responses: what all parts share is no evidence for any of them
+DIMENSIONS = 16  # principal components of the parts' features that pixels are clustered in
+_PIXELS = 2**16  # whose responses are decoded at a time
+
+
+@dataclass(repr=False)
+class ImageResponses:
+    """The image's signed responses to each of P small masks, quantised to a byte.
+
+    The square root of a response is what is rounded, so that weak ones keep their proportions: with u = |r| / scale, the error
+    is at most (√u + 1/508) · scale / 127.
+
+    Attributes:
+        parts: (P, h, w) bool, a partition of the grid.
+        codes: (P, 3, H, W) int8 at the processing size (where latents were compared: of their channels and size);
+            r = sign(code) · (code / 127)² · scale.
+        scales: (P,) float32, the largest |r| of each part.
+        queries: (h, w, d) float32, the features that pixels get shares of unless others are given.
+        image: the picture, at its own size; ``processing_size``: (H, W) of its pixels below.
+        settings: all settings.
+        seconds: spent in each stage so far.
+    """
+
+    parts: torch.Tensor
+    codes: torch.Tensor
+    scales: torch.Tensor
+    queries: torch.Tensor
+    image: Image.Image
+    processing_size: tuple[int, int]
+    settings: Settings
+    seconds: dict[str, float] = field(default_factory=dict)
+    _regions: dict[float, Regions] = field(default_factory=dict, compare=False)
+
+    # -- shapes ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the picture, and of its labels."""
+        return self.image.height, self.image.width
+
+    @property
+    def cell(self) -> float:
+        """Height of a cell in pixels of the processing size."""
+        return self.processing_size[0] / self.parts.shape[1]
+
+    @property
+    def guide(self) -> torch.Tensor:
+        """(3, H, W) the image in [0, 1] at its processing size."""
+        return to_tensor(self.image, self.processing_size)[0] / 2 + 0.5
+
+    def __repr__(self) -> str:
+        (count, rows, columns), (height, width) = self.parts.shape, self.processing_size
+        return f"ImageResponses({count} parts of {rows} × {columns} cells, {height} × {width} pixels)"
+
+    # -- masks: what moves when they are pushed ---------------------------------------------------------------------------
+
+    def responses_to(self, masks: torch.Tensor | np.ndarray) -> torch.Tensor:
+        """Signed responses (K, 3, H, W) float32 to any masks, groups or strokes (K, h, w), at any resolution.
+
+        A mask that covers a part in parts is given that share of its response.
+        """
+        masks = torch.as_tensor(masks).float()
+        if masks.ndim != 3:
+            raise ValueError(f"masks have shape (K, h, w), not {tuple(masks.shape)}.")
+        if masks.shape[1:] != self.parts.shape[1:]:
+            masks = F.interpolate(masks[:, None], size=self.parts.shape[1:], mode="area")[:, 0]
+        parts = self.parts.float().flatten(1)
+        shares = masks.flatten(1) @ parts.T / parts.sum(1)
+        moved = [torch.einsum("kp,pcn->kcn", shares, some) for some in self._decoded()]
+        return torch.cat(moved, 2).unflatten(2, self.codes.shape[2:])
+
+    def difference_maps(self, masks: torch.Tensor | np.ndarray) -> torch.Tensor:
+        """dᵏ (K, H, W) float32 of any masks (Eq. 4): the length of their responses, at the processing size."""
+        return resize_maps(torch.linalg.vector_norm(self.responses_to(masks), dim=1), self.processing_size)
+
+    def _decoded(self) -> Iterator[torch.Tensor]:
+        """(P, 3, n) float32 responses of some pixels after the other."""
+        for codes in self.codes.flatten(2).split(_PIXELS, dim=2):
+            yield _decode(codes, self.scales)
+
+    # -- pixels: which cells they hang on ---------------------------------------------------------------------------------
+
+    def weights(self) -> torch.Tensor:
+        """(P, H, W) float32 :func:`shares` of every part in every pixel."""
+        return self._pixels(torch.cat(list(self._weights()), 1))
+
+    def _weights(self) -> Iterator[torch.Tensor]:
+        return map(shares, self._decoded())
+
+    def features(
+        self, values: torch.Tensor | np.ndarray | None = None, guide_radius: float | None = None
+    ) -> torch.Tensor:
+        """F(p) = Σ w(p) v / Σ w(p): (H, W, d) float32, any coarse features at every pixel, then a guided filter.
+
+        Args:
+            values: (h, w, d) at any resolution: other layers, text-aligned embeddings, an array of one's own; the queries
+                by default.
+            guide_radius: of the filter, in heights of a cell, 0 for none; by default the settings'.
+        """
+        values = self.queries if values is None else torch.as_tensor(values).float()
+        return self._spread(self.part_features(values), guide_radius)
+
+    def part_features(self, values: torch.Tensor) -> torch.Tensor:
+        """(P, d): mean of coarse features (h, w, d) over each part's cells."""
+        grid = self.parts.shape[1:]
+        if values.ndim != 3:
+            raise ValueError(f"values have shape (h, w, d), not {tuple(values.shape)}.")
+        if values.shape[:2] != grid:
+            values = F.interpolate(values.permute(2, 0, 1)[None], size=grid, mode="area")[0].permute(1, 2, 0)
+        return mask_embeddings(values, self.parts)
+
+    def _spread(self, values: torch.Tensor, guide_radius: float | None = None) -> torch.Tensor:
+        """(P, d) values of parts → (H, W, d) of pixels."""
+        radius = self.settings.refinement.guide_radius if guide_radius is None else guide_radius
+        planes = self._pixels(torch.cat([values.T @ some for some in self._weights()], 1))
+        if radius > 0:
+            planes = guided_filter(planes, self.guide, guide_radius_in_pixels(radius, self.cell))
+        return planes.permute(1, 2, 0)
+
+    def regions(self, guide_radius: float | None = None) -> Regions:
+        """Connected regions of like features, from which segments for any K follow in milliseconds; found once."""
+        radius = self.settings.refinement.guide_radius if guide_radius is None else guide_radius
+        if radius not in self._regions:
+            values = self.part_features(self.queries)
+            centred = values - values.mean(0)
+            axes = torch.linalg.svd(centred, full_matrices=False)[2][:DIMENSIONS]
+            self._regions[radius] = find_regions(self._spread(centred @ axes.T, radius), self.cell)
+        return self._regions[radius]
+
+    def segments(self, num_segments: int, guide_radius: float | None = None) -> np.ndarray:
+        """(H, W) int32 segments at the picture's own size, the largest first; fewer than K only of very plain pictures.
+
+        Raises:
+            ValueError: if ``num_segments`` is not a whole number of at least 1.
+        """
+        whole(1)("num_segments", num_segments)
+        labels = torch.from_numpy(self.regions(guide_radius).segments(num_segments))
+        if tuple(labels.shape) == self.size:
+            return labels.numpy()
+        return assign_bilinear(labels == torch.arange(int(labels.max()) + 1)[:, None, None], self.size)
+
+    def cells_of(self, labels: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of segments (H, W) 0 … K−1: the (K, h, w) bool cells that lie in each for the most part, and (K, d) mean queries."""
+        found, grid = torch.from_numpy(labels), self.parts.shape[1:]
+        areas = torch.stack(
+            [F.adaptive_avg_pool2d((found == k)[None].float(), grid)[0] for k in range(int(found.max()) + 1)]
+        )
+        cells = areas.argmax(0) == torch.arange(len(areas))[:, None, None]
+        return cells, mask_embeddings(self.queries, areas)
+
+    def cells_behind(self, row: int, column: int) -> torch.Tensor:
+        """(h, w) shares of all cells in one pixel of the processing size, a part's spread evenly over its cells."""
+        height, width = self.processing_size
+        whole(0, height - 1)("row", row), whole(0, width - 1)("column", column)
+        rows, columns = self.codes.shape[2:]
+        place = row * rows // height, column * columns // width
+        answers = _decode(self.codes[:, :, *place, None], self.scales)
+        parts = self.parts.float()
+        return torch.einsum("p,phw->hw", shares(answers)[:, 0] / parts.sum((1, 2)), parts)
+
+    def pixels_behind(self, row: int, column: int) -> torch.Tensor:
+        """(H, W) share in every pixel of the part to which one cell belongs."""
+        height, width = self.parts.shape[1:]
+        whole(0, height - 1)("row", row), whole(0, width - 1)("column", column)
+        part = int(self.parts[:, row, column].int().argmax())
+        return self._pixels(torch.cat([some[part] for some in self._weights()])[None])[0]
+
+    def _pixels(self, flat: torch.Tensor) -> torch.Tensor:
+        """(n, pixels of the codes) → (n, H, W) at the processing size."""
+        return resize_maps(flat.unflatten(1, self.codes.shape[2:]), self.processing_size)
+
+    # -- files ------------------------------------------------------------------------------------------------------------
+
+    def save(self, path: Path | str) -> Path:
+        """Everything in one safetensors file; returns its path."""
+        path = Path(path).expanduser()
+        tensors = {
+            "parts": self.parts.to(torch.uint8),
+            "codes": self.codes,
+            "scales": self.scales,
+            "queries": self.queries.float(),
+            "image": torch.from_numpy(np.array(self.image)),
+        }
+        metadata = {
+            "settings": json.dumps(self.settings.to_dict()),
+            "processing_size": json.dumps(self.processing_size),
+        }
+        content = save({name: value.contiguous() for name, value in tensors.items()}, metadata)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, content)
+        return path
+
+    @classmethod
+    def load(cls, path: Path | str) -> ImageResponses:
+        """What :meth:`save` wrote.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it is damaged, or something else.
+        """
+        path = Path(path).expanduser()
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"There are no responses at {path}; write them with responses.save(path)."
+            )
+        try:
+            with safe_open(path, "pt") as file:
+                settings, size = (json.loads(file.metadata()[n]) for n in ("settings", "processing_size"))
+                found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            image = Image.fromarray(found["image"].numpy())
+            parts = found["parts"].bool()
+            rest = found["codes"], found["scales"], found["queries"]
+        except Exception as error:  # safetensors has an error of its own for what it cannot parse
+            raise ValueError(f"{path} holds no responses, or is damaged; make it again.") from error
+        return cls(parts, *rest, image, tuple(size), Settings.from_dict(settings))
+
+
+def quantise(responses: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(P, C, H, W) float → (P, C, H, W) int8 codes and (P,) float32 scales on the CPU; see :class:`ImageResponses`."""
+    scales = responses.abs().amax((1, 2, 3)).clamp(min=1e-12)
+    root = (responses.abs() / scales[:, None, None, None]).sqrt() * 127
+    return (root.round() * responses.sign()).to(torch.int8).cpu(), scales.float().cpu()
+
+
+def _decode(codes: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
+    """(P, C, n) int8 → float32."""
+    root = codes.float() / 127
+    return root * root.abs() * scales[:, None, None]
+
+
+def shares(responses: torch.Tensor) -> torch.Tensor:
+    """(P, 3, n) signed responses → (P, n) each part's share in every pixel: their lengths above what all parts have in common.
+
+    Shares of a pixel sum to 1; they are equal where none stands out.
+    """
+    length = torch.linalg.vector_norm(responses, dim=1)
+    above = (length - FLOOR * length.mean(0)).clamp(min=0)
+    above[:, above.sum(0) == 0] = 1
+    return above / above.sum(0)

@@ -1,0 +1,259 @@
+"""Responses of small masks, kept once: what follows from them against sums, loops and the network itself."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.spatial.distance import cdist
+from sklearn.cluster import KMeans
+from sklearn.metrics import adjusted_rand_score
+
+from emerdiff_lib import ImageResponses, pixels
+from emerdiff_lib.pixels import border_contrast, classify_pixels, find_regions
+from emerdiff_lib.responses import FLOOR, quantise
+from emerdiff_lib.stages import Responses
+
+from .conftest import seeded
+
+
+@pytest.fixture(scope="module")
+def coarse(pipe, scene):
+    return pipe.coarse(scene.image, 6, generator=seeded(), num_parts=24, mode="pixel")
+
+
+@pytest.fixture(scope="module")
+def found(pipe, coarse):
+    return pipe.respond(coarse)
+
+
+def signed(found):
+    """(P, 3, H, W) as the class documents its codes."""
+    root = found.codes.double() / 127
+    return root.sign() * root.square() * found.scales[:, None, None, None].double()
+
+
+# -- the record ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_error_of_quantisation_is_as_documented():
+    r = torch.randn(5, 3, 40, 40, generator=seeded()) ** 3
+    r[2] = 0
+    codes, scales = quantise(r)
+    assert codes.dtype == torch.int8
+    root = codes.double() / 127
+    back = root.sign() * root.square() * scales[:, None, None, None]
+    share = (r.abs() / scales[:, None, None, None]).sqrt()
+    bound = (share + 1 / 508) / 127 * scales[:, None, None, None]
+    assert ((back - r).abs() <= bound + 1e-7).all()
+    assert (back[2] == 0).all()
+
+
+def test_it_comes_back_from_its_file(found, tmp_path):
+    path = found.save(tmp_path / "deep" / "r.safetensors")
+    again = ImageResponses.load(path)
+    for name in ("parts", "codes", "scales", "queries"):
+        assert torch.equal(getattr(again, name), getattr(found, name))
+    assert (again.settings, again.processing_size) == (found.settings, found.processing_size)
+    assert np.array_equal(again.image, found.image)
+    assert np.array_equal(again.segments(5), found.segments(5))
+    beside = tmp_path / "beside"
+    beside.write_text("")
+    assert path.stat().st_mode == beside.stat().st_mode  # neither private nor open to all
+
+
+def test_what_is_no_such_file_is_one_sentence(found, tmp_path):
+    with pytest.raises(FileNotFoundError, match="There are no responses at"):
+        ImageResponses.load(tmp_path / "none")
+    whole = found.save(tmp_path / "r").read_bytes()
+    for content in (b"", whole[:100], whole[:-5], b"{}" * 50):
+        (tmp_path / "r").write_bytes(content)
+        with pytest.raises(ValueError, match="holds no responses, or is damaged"):
+            ImageResponses.load(tmp_path / "r")
+
+
+# -- masks ---------------------------------------------------------------------------------------------------------------
+
+
+def test_parts_partition_the_grid_and_there_are_as_many_as_asked(found, coarse):
+    assert found.parts.shape == (24, *coarse.queries.shape[:2])
+    assert (found.parts.sum(0) == 1).all()
+
+
+def test_responses_to_masks_are_sums_of_shares(found):
+    strokes = torch.rand(3, *found.parts.shape[1:], generator=seeded()) < 0.3
+    expected = []
+    for stroke in strokes:
+        total = 0
+        for part, response in zip(found.parts, signed(found), strict=True):
+            total = total + (part & stroke).sum() / part.sum() * response
+        expected.append(total)
+    expected = torch.stack(expected)
+    torch.testing.assert_close(found.responses_to(strokes).double(), expected, atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close(
+        found.difference_maps(strokes.numpy()).double(), expected.norm(dim=1), atol=1e-6, rtol=1e-4
+    )
+    finer = strokes.repeat_interleave(3, 1).repeat_interleave(3, 2)
+    torch.testing.assert_close(found.responses_to(finer), found.responses_to(strokes), atol=1e-6, rtol=1e-4)
+    with pytest.raises(ValueError, match=r"\(K, h, w\)"):
+        found.responses_to(strokes[0])
+
+
+def test_sums_are_what_the_network_answers_to_small_pushes(pipe, coarse):
+    """Responses add up as long as λ is small: the network, given the union, agrees with the sum."""
+    how = {"mode": "pixel", "num_parts": 24, "modulation_strength": 0.3}
+    found = pipe.respond(coarse, **how)
+    union = torch.stack([found.parts[:4].any(0), found.parts[4:12].any(0)])
+    own = pipe.coarse(coarse.trajectory, coarse_masks=union)
+    asked = pipe.respond(own, denoising_steps=2, one_sided=True, modulation_strength=0.3)
+    assert isinstance(asked, Responses)
+    error = (found.difference_maps(union) - asked.difference_maps).norm() / asked.difference_maps.norm()
+    assert error < 0.1
+
+
+# -- pixels --------------------------------------------------------------------------------------------------------------
+
+
+def test_weights_and_features_are_those_of_loops(found):
+    lengths = signed(found).norm(dim=1).numpy()
+    height, width = found.processing_size
+    weights, features = found.weights().numpy(), found.features(guide_radius=0).numpy()
+    queries = found.queries.numpy()
+    means = np.stack([queries[part].mean(0) for part in found.parts.numpy()])
+    for y, x in ((0, 0), (height // 2, width // 3), (height - 1, width - 1)):
+        above = np.maximum(lengths[:, y, x] - FLOOR * lengths[:, y, x].mean(), 0)
+        expected = above / above.sum()
+        np.testing.assert_allclose(weights[:, y, x], expected, atol=1e-5)
+        np.testing.assert_allclose(features[y, x], expected @ means, atol=1e-4)
+        cells = found.cells_behind(y, x)
+        assert cells.sum() == pytest.approx(1, abs=1e-5)
+        for part, share in zip(found.parts, expected, strict=True):
+            assert cells[part].sum() == pytest.approx(share, abs=1e-5)
+    part = int(found.parts[:, 3, 4].int().argmax())
+    np.testing.assert_allclose(found.pixels_behind(3, 4), weights[part], atol=1e-6)
+    one = found.features(np.ones((*found.parts.shape[1:], 2), np.float32), guide_radius=0)
+    torch.testing.assert_close(one, torch.ones_like(one))
+    for bad in ((-1, 0), (0, width), (0.5, 0)):
+        with pytest.raises(ValueError):
+            found.cells_behind(*bad)
+
+
+def test_a_pixel_that_answers_to_nothing_has_equal_shares(found):
+    silent = ImageResponses(
+        found.parts,
+        torch.zeros_like(found.codes),
+        found.scales,
+        found.queries,
+        found.image,
+        found.processing_size,
+        found.settings,
+    )
+    torch.testing.assert_close(silent.weights(), torch.full_like(silent.weights(), 1 / 24))
+
+
+def test_segments_for_any_number_follow_from_one_set(found, scene):
+    for count in (1, 2, 7, 20):
+        labels = found.segments(count)
+        assert labels.shape == scene.labels.shape and labels.dtype == np.int32
+        areas = np.bincount(labels.ravel())
+        assert len(areas) == count and (np.diff(areas) <= 0).all() and areas.min() > 0
+    cells, embeddings = found.cells_of(found.segments(7))
+    assert cells.shape == (7, *found.parts.shape[1:]) and (cells.sum(0) == 1).all()
+    large = int(cells[0].sum())
+    inner = found.queries[cells[0]].mean(0)
+    assert large > 10 and torch.cosine_similarity(inner, embeddings[0], dim=0) > 0.9
+    for bad in (0, -1, 2.5, True):
+        with pytest.raises(ValueError, match="num_segments"):
+            found.segments(bad)
+
+
+def test_borders_are_compared_as_loops_do():
+    rng = np.random.default_rng(0)
+    labels, values = rng.integers(0, 3, (7, 9)), rng.normal(size=(7, 9, 2))
+    for reach in (1, 2):
+        contrast, length = np.zeros((3, 3)), np.zeros((3, 3))
+        for y in range(7):
+            for x in range(9):
+                for dy, dx in ((1, 0), (0, 1)):
+                    if y + dy > 6 or x + dx > 8 or labels[y, x] == labels[y + dy, x + dx]:
+                        continue
+                    back = max(y - (reach - 1) * dy, 0), max(x - (reach - 1) * dx, 0)
+                    front = min(y + reach * dy, 6), min(x + reach * dx, 8)
+                    a, b = labels[y, x], labels[y + dy, x + dx]
+                    difference = np.linalg.norm(values[back] - values[front])
+                    for pair in ((a, b), (b, a)):
+                        contrast[pair] += difference
+                        length[pair] += 1
+        found = border_contrast(labels, values, reach)
+        np.testing.assert_allclose(found[0], contrast)
+        np.testing.assert_array_equal(found[1], length)
+
+
+def test_neighbours_join_in_the_order_of_their_contrast():
+    """Every join against tables made anew from the joined label map."""
+    features = torch.randn(12, 12, 3, generator=seeded()).repeat_interleave(4, 0).repeat_interleave(4, 1)
+    found = find_regions(features, cell=8)
+    labels = found.labels.copy()
+    assert len(found.joins) == labels.max()
+    for kept, gone in found.joins:
+        contrast, length = border_contrast(labels, features.numpy(), 2)
+        areas = np.bincount(labels.ravel(), minlength=len(length)).astype(float)
+        with np.errstate(invalid="ignore"):
+            cost = contrast / length * np.minimum(areas[:, None], areas[None]) ** 0.25
+        assert cost[kept, gone] == pytest.approx(np.nanmin(cost))
+        labels[labels == gone] = kept
+
+
+def test_what_drifts_is_one_region_where_kmeans_cuts_it_into_bands(monkeypatch):
+    """A sky that drifts slowly over most of the picture, and two small things that stand out from it."""
+    monkeypatch.setattr(pixels, "REGIONS_PER_SEGMENT", 1.0)  # joined down to as many as are asked for
+    features = torch.linspace(0, 12, 64)[:, None, None].expand(64, 64, 1).clone()
+    truth = np.zeros((64, 64), int)
+    for label, (top, left), value in ((1, (40, 10), 16.0), (2, (20, 40), -4.0)):
+        features[top : top + 12, left : left + 12] = value
+        truth[top : top + 12, left : left + 12] = label
+    labels = find_regions(features, cell=8).segments(3)
+    bands = KMeans(3, n_init=4, random_state=0).fit_predict(features.reshape(-1, 1))
+    assert adjusted_rand_score(truth.ravel(), labels.ravel()) > 0.98
+    assert adjusted_rand_score(truth.ravel(), bands) < 0.4
+
+
+def test_plain_and_broken_features():
+    assert (find_regions(torch.zeros(16, 16, 4), cell=4).segments(5) == 0).all()
+    with pytest.raises(ValueError, match="not finite"):
+        find_regions(torch.full((16, 16, 4), torch.nan), cell=4)
+    with pytest.raises(ValueError, match="num_segments=0"):
+        find_regions(torch.zeros(16, 16, 4), cell=4).segments(0)
+
+
+def test_pixels_take_the_nearest_concept():
+    features, concepts = torch.randn(9, 7, 5, generator=seeded()), torch.randn(4, 5, generator=seeded(1))
+    expected = cdist(features.reshape(-1, 5), concepts).argmin(1).reshape(9, 7)
+    np.testing.assert_array_equal(classify_pixels(features, concepts), expected)
+
+
+# -- through the pipeline ------------------------------------------------------------------------------------------------
+
+
+def test_the_pipeline_s_pixel_mode(pipe, scene):
+    wide = scene.image.resize((144, 96))
+    one = pipe(wide, 6, mode="pixel", num_parts=16, generator=seeded(), output_difference_maps=True)
+    assert one.labels.shape == (96, 144) and one.difference_maps.shape[1:] == (96, 144)
+    count = one.labels.max() + 1
+    assert count == 6 and len(one.coarse_masks) == len(one.mask_embeddings) == len(one.difference_maps) == 6
+    assert one.settings["num_parts"] == 16 and one.settings["mode"] == "pixel"
+    both = pipe([wide, wide], 6, mode="pixel", num_parts=16, generator=seeded())
+    assert np.array_equal(both[0].labels, one.labels)
+    large = scene.image.resize((300, 300))
+    assert pipe(large, 3, mode="pixel", num_parts=4, generator=seeded()).labels.shape == (300, 300)
+
+
+def test_chunks_make_no_difference(pipe, coarse, found):
+    again = pipe.respond(coarse, mask_batch_size=5)
+    assert (again.codes.int() - found.codes.int()).abs().max() <= 1
+    assert (pipe.assign(again) == pipe.assign(found)).mean() > 0.99
+
+
+def test_masks_of_one_s_own_are_refused(pipe, scene, coarse):
+    with pytest.raises(ValueError, match="Masks of your own"):
+        pipe(scene.image, coarse_masks=coarse.masks, mode="pixel", generator=seeded())
+    with pytest.raises(ValueError, match="num_parts=1 "):
+        pipe(scene.image, num_parts=1)
