@@ -1,8 +1,8 @@
-"""Segments made of pixels' own features: regions that differ across their borders, grouped by what they are.
+"""Segments made of pixels' own features: superpixels that differ across their borders, grouped by what they are.
 
 k-means of all pixels spends its clusters where there is most area: it cuts skies and meadows, whose features drift slowly,
 into bands. So pixels are over-segmented first, neighbours without contrast across their common border are joined, and
-only the regions that are left are grouped, large ones counting for little more than small ones.
+only what is left is grouped, large ones counting for little more than small ones.
 """
 
 from __future__ import annotations
@@ -15,33 +15,50 @@ from scipy.ndimage import distance_transform_edt
 from skimage.measure import label as connected_components
 from sklearn.cluster import KMeans
 
-# Chosen on validation scenes by experiments/pixel_choices.py; lengths and areas in coarse cells
-CLUSTERS = 40  # of pixels, before they are cut into connected regions
-SMALLEST = 0.2  # cells that a region has at least
-REACH = 0.25  # heights of a cell on either side of a border between which contrast is measured
-REGIONS_PER_SEGMENT = 2.0  # left when neighbours have been joined
-JOINING, GROUPING = (
-    0.25,
-    0.25,
-)  # exponents of the area: of the smaller neighbour, and of a region among others
 _SAMPLE = 4000  # pixels that k-means sees
 
 
+@dataclass(frozen=True)
+class Recipe:
+    """Numbers of the way from features to segments, chosen on validation scenes by experiments/pixel_choices.py.
+
+    Attributes:
+        clusters: of pixels, before they are cut into connected regions.
+        smallest: cells that a superpixel has at least.
+        reach: heights of a cell on either side of a border between which contrast is measured.
+        superpixels_per_segment: left when neighbours have been joined.
+        joining: exponent of the smaller neighbour's area, which its contrast is multiplied by.
+        grouping: exponent of a superpixel's area, its weight when they are grouped.
+    """
+
+    clusters: int = 40
+    smallest: float = 0.2
+    reach: float = 0.25
+    superpixels_per_segment: float = 2.0
+    joining: float = 0.25
+    grouping: float = 0.25
+
+
+RECIPE = Recipe()
+
+
 @dataclass(repr=False)
-class Regions:
-    """Connected regions of a picture, and in which order those without contrast join.
+class Superpixels:
+    """Superpixels of a picture, and in which order those without contrast join.
 
     Attributes:
         labels: (H, W) int, 0 … R−1.
         means: (R, d) mean feature of each; ``areas``: (R,) pixels.
         joins: (R−1, 2) regions, the second of which becomes part of the first, the least contrast first; fewer where the
             picture has parts that do not touch.
+        recipe: that they were made by.
     """
 
     labels: np.ndarray
     means: np.ndarray
     areas: np.ndarray
     joins: np.ndarray
+    recipe: Recipe = RECIPE
 
     def segments(self, num_segments: int, random_state: int = 0) -> np.ndarray:
         """(H, W) int32: neighbours joined, and what is left grouped into ``num_segments``, the largest first.
@@ -54,7 +71,7 @@ class Regions:
         if num_segments < 1:
             raise ValueError(f"num_segments={num_segments} is not possible; choose at least 1.")
         count = len(self.areas)
-        most = max(num_segments, round(REGIONS_PER_SEGMENT * num_segments))
+        most = max(num_segments, round(self.recipe.superpixels_per_segment * num_segments))
         owner = np.arange(count)
         for first, second in self.joins[: max(0, count - most)]:
             owner[owner == second] = first
@@ -65,14 +82,16 @@ class Regions:
         groups = np.arange(len(left))
         if len(left) > num_segments:
             fit = KMeans(num_segments, n_init=8, random_state=random_state)
-            groups = fit.fit_predict(totals / areas[:, None], sample_weight=areas**GROUPING)
+            groups = fit.fit_predict(totals / areas[:, None], sample_weight=areas**self.recipe.grouping)
         pixels = np.bincount(groups, areas)
         rank = np.empty(len(pixels), np.int32)
         rank[np.argsort(-pixels, kind="stable")] = np.arange(len(pixels))
         return rank[groups][owner][self.labels]
 
 
-def find_regions(features: torch.Tensor, cell: float, random_state: int = 0) -> Regions:
+def feature_superpixels(
+    features: torch.Tensor, cell: float, random_state: int = 0, recipe: Recipe = RECIPE
+) -> Superpixels:
     """Over-segment pixels by their features.
 
     Args:
@@ -86,20 +105,20 @@ def find_regions(features: torch.Tensor, cell: float, random_state: int = 0) -> 
     values = features.float().numpy()
     if not np.isfinite(values).all():
         raise ValueError("The features are not finite; use dtype float32, or check the model's weights.")
-    labels = _connected(_clustered(values, random_state), SMALLEST * cell**2)
+    labels = _connected(_clustered(values, recipe.clusters, random_state), recipe.smallest * cell**2)
     areas = np.bincount(labels.ravel()).astype(np.float64)
     flat = values.reshape(-1, values.shape[-1])
     sums = [np.bincount(labels.ravel(), channel, len(areas)) for channel in flat.T]
     means = np.stack(sums, 1) / areas[:, None]
-    contrast, length = border_contrast(labels, values, max(1, round(REACH * cell)))
-    return Regions(labels, means, areas, _joins(contrast, length, areas))
+    contrast, length = border_contrast(labels, values, max(1, round(recipe.reach * cell)))
+    return Superpixels(labels, means, areas, _joins(contrast, length, areas, recipe.joining), recipe)
 
 
-def _clustered(values: np.ndarray, random_state: int) -> np.ndarray:
+def _clustered(values: np.ndarray, clusters: int, random_state: int) -> np.ndarray:
     """(H, W) cluster of every pixel, of more clusters than anybody wants."""
     flat = values.reshape(-1, values.shape[-1])
     chosen = flat[np.random.default_rng(random_state).permutation(len(flat))[:_SAMPLE]]
-    count = min(CLUSTERS, len(np.unique(chosen, axis=0)))
+    count = min(clusters, len(np.unique(chosen, axis=0)))
     fit = KMeans(count, n_init=1, random_state=random_state).fit(chosen)
     return fit.predict(flat).reshape(values.shape[:2])
 
@@ -137,15 +156,15 @@ def border_contrast(labels: np.ndarray, values: np.ndarray, reach: int) -> tuple
     return contrast + contrast.T, length + length.T
 
 
-def _joins(contrast: np.ndarray, length: np.ndarray, areas: np.ndarray) -> np.ndarray:
-    """Pairs of neighbours in the order in which they join: least mean contrast times area^JOINING of the smaller first."""
+def _joins(contrast: np.ndarray, length: np.ndarray, areas: np.ndarray, exponent: float) -> np.ndarray:
+    """Pairs of neighbours in the order in which they join: least mean contrast times the smaller's area^exponent first."""
     contrast, length, areas = contrast.copy(), length.copy(), areas.copy()
     joins = []
     while True:
         touching = length > 0
         if not touching.any():
             return np.array(joins, int).reshape(-1, 2)
-        smaller = np.minimum(areas[:, None], areas[None]) ** JOINING
+        smaller = np.minimum(areas[:, None], areas[None]) ** exponent
         cost = np.where(touching, contrast / np.maximum(length, 1) * smaller, np.inf)
         kept, gone = np.unravel_index(cost.argmin(), cost.shape)
         joins.append((kept, gone))

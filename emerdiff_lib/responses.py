@@ -23,7 +23,7 @@ from .assignment import assign_bilinear
 from .clustering import mask_embeddings
 from .files import write_atomically
 from .images import to_tensor
-from .pixels import Regions, find_regions
+from .pixels import Superpixels, feature_superpixels
 from .refinement import guide_radius_in_pixels, guided_filter, resize_maps
 from .settings import Settings, whole
 
@@ -58,7 +58,7 @@ class ImageResponses:
     processing_size: tuple[int, int]
     settings: Settings
     seconds: dict[str, float] = field(default_factory=dict)
-    _regions: dict[float, Regions] = field(default_factory=dict, compare=False)
+    _superpixels: dict[float, Superpixels] = field(default_factory=dict, compare=False)
 
     # -- shapes ---------------------------------------------------------------------------------------------------------
 
@@ -146,15 +146,15 @@ class ImageResponses:
             planes = guided_filter(planes, self.guide, guide_radius_in_pixels(radius, self.cell))
         return planes.permute(1, 2, 0)
 
-    def regions(self, guide_radius: float | None = None) -> Regions:
+    def superpixels(self, guide_radius: float | None = None) -> Superpixels:
         """Connected regions of like features, from which segments for any K follow in milliseconds; found once."""
         radius = self.settings.refinement.guide_radius if guide_radius is None else guide_radius
-        if radius not in self._regions:
+        if radius not in self._superpixels:
             values = self.part_features(self.queries)
             centred = values - values.mean(0)
             axes = torch.linalg.svd(centred, full_matrices=False)[2][:DIMENSIONS]
-            self._regions[radius] = find_regions(self._spread(centred @ axes.T, radius), self.cell)
-        return self._regions[radius]
+            self._superpixels[radius] = feature_superpixels(self._spread(centred @ axes.T, radius), self.cell)
+        return self._superpixels[radius]
 
     def segments(self, num_segments: int, guide_radius: float | None = None) -> np.ndarray:
         """(H, W) int32 segments at the picture's own size, the largest first; fewer than K only of very plain pictures.
@@ -163,7 +163,7 @@ class ImageResponses:
             ValueError: if ``num_segments`` is not a whole number of at least 1.
         """
         whole(1)("num_segments", num_segments)
-        labels = torch.from_numpy(self.regions(guide_radius).segments(num_segments))
+        labels = torch.from_numpy(self.superpixels(guide_radius).segments(num_segments))
         if tuple(labels.shape) == self.size:
             return labels.numpy()
         return assign_bilinear(labels == torch.arange(int(labels.max()) + 1)[:, None, None], self.size)

@@ -7,8 +7,8 @@ from scipy.spatial.distance import cdist
 from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score
 
-from emerdiff_lib import ImageResponses, pixels
-from emerdiff_lib.pixels import border_contrast, classify_pixels, find_regions
+from emerdiff_lib import ImageResponses
+from emerdiff_lib.pixels import Recipe, border_contrast, classify_pixels, feature_superpixels
 from emerdiff_lib.responses import FLOOR, quantise
 from emerdiff_lib.stages import Responses
 
@@ -190,7 +190,7 @@ def test_borders_are_compared_as_loops_do():
 def test_neighbours_join_in_the_order_of_their_contrast():
     """Every join against tables made anew from the joined label map."""
     features = torch.randn(12, 12, 3, generator=seeded()).repeat_interleave(4, 0).repeat_interleave(4, 1)
-    found = find_regions(features, cell=8)
+    found = feature_superpixels(features, cell=8)
     labels = found.labels.copy()
     assert len(found.joins) == labels.max()
     for kept, gone in found.joins:
@@ -202,26 +202,26 @@ def test_neighbours_join_in_the_order_of_their_contrast():
         labels[labels == gone] = kept
 
 
-def test_what_drifts_is_one_region_where_kmeans_cuts_it_into_bands(monkeypatch):
+def test_what_drifts_is_one_region_where_kmeans_cuts_it_into_bands():
     """A sky that drifts slowly over most of the picture, and two small things that stand out from it."""
-    monkeypatch.setattr(pixels, "REGIONS_PER_SEGMENT", 1.0)  # joined down to as many as are asked for
+    recipe = Recipe(superpixels_per_segment=1)  # joined down to as many as are asked for
     features = torch.linspace(0, 12, 64)[:, None, None].expand(64, 64, 1).clone()
     truth = np.zeros((64, 64), int)
     for label, (top, left), value in ((1, (40, 10), 16.0), (2, (20, 40), -4.0)):
         features[top : top + 12, left : left + 12] = value
         truth[top : top + 12, left : left + 12] = label
-    labels = find_regions(features, cell=8).segments(3)
+    labels = feature_superpixels(features, 8, recipe=recipe).segments(3)
     bands = KMeans(3, n_init=4, random_state=0).fit_predict(features.reshape(-1, 1))
     assert adjusted_rand_score(truth.ravel(), labels.ravel()) > 0.98
     assert adjusted_rand_score(truth.ravel(), bands) < 0.4
 
 
 def test_plain_and_broken_features():
-    assert (find_regions(torch.zeros(16, 16, 4), cell=4).segments(5) == 0).all()
+    assert (feature_superpixels(torch.zeros(16, 16, 4), cell=4).segments(5) == 0).all()
     with pytest.raises(ValueError, match="not finite"):
-        find_regions(torch.full((16, 16, 4), torch.nan), cell=4)
+        feature_superpixels(torch.full((16, 16, 4), torch.nan), cell=4)
     with pytest.raises(ValueError, match="num_segments=0"):
-        find_regions(torch.zeros(16, 16, 4), cell=4).segments(0)
+        feature_superpixels(torch.zeros(16, 16, 4), cell=4).segments(0)
 
 
 def test_pixels_take_the_nearest_concept():

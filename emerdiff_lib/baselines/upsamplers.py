@@ -1,0 +1,188 @@
+"""From coarse features to a feature at every pixel, without modulated denoising: what a sceptic would give pixels instead.
+
+All take features (h, w, d) and a picture (H, W, 3) uint8 and give (H, W, d) float32; what is made of them is everybody's
+(:mod:`emerdiff_lib.pixels`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.sparse import coo_array, diags_array
+from scipy.sparse.linalg import splu
+from torch import nn
+from transformers import AutoModel
+
+from ..pipeline import EmerDiffPipeline
+from ..refinement import guide_radius_in_pixels, guided_filter, resize_maps
+from .activations import check_training_timestep
+from .diffseg import aggregated_attention
+from .refiners import pixel_adaptive
+
+Upsampler = Callable[[torch.Tensor, np.ndarray], torch.Tensor]
+
+
+def bilinear(features: torch.Tensor, image: np.ndarray) -> torch.Tensor:
+    """What everybody starts from."""
+    return resize_maps(features.permute(2, 0, 1), image.shape[:2]).permute(1, 2, 0)
+
+
+def guided(features: torch.Tensor, image: np.ndarray, radius_in_cells: float = 1.5) -> torch.Tensor:
+    """Guided filter (He et al. 2013) of the bilinearly enlarged features, the picture as guide."""
+    radius = guide_radius_in_pixels(radius_in_cells, image.shape[0] / features.shape[0])
+    planes = guided_filter(bilinear(features, image).permute(2, 0, 1), _unit(image), radius)
+    return planes.permute(1, 2, 0)
+
+
+def joint_bilateral(
+    features: torch.Tensor, image: np.ndarray, reach: int = 2, space: float = 1.0, colour: float = 0.1
+) -> torch.Tensor:
+    """Joint bilateral upsampling (Kopf et al. 2007): the mean of near cells, weighted by distance and by how alike colours are.
+
+    Args:
+        reach: cells on either side that take part.
+        space: standard deviation of distances in cells; ``colour``: of RGB in [0, 1].
+    """
+    (rows, columns, _), (height, width) = features.shape, image.shape[:2]
+    pixels = _unit(image)
+    cells = F.adaptive_avg_pool2d(pixels, (rows, columns))
+    y = (torch.arange(height) + 0.5) * rows / height - 0.5  # in cells
+    x = (torch.arange(width) + 0.5) * columns / width - 0.5
+    near_y, near_x = y.round().long(), x.round().long()
+    total, weights = torch.zeros(features.shape[2], height, width), torch.zeros(height, width)
+    planes = features.permute(2, 0, 1)
+    for dy in range(-reach, reach + 1):
+        for dx in range(-reach, reach + 1):
+            row, column = near_y + dy, near_x + dx
+            inside = ((row >= 0) & (row < rows))[:, None] & ((column >= 0) & (column < columns))[None]
+            distance = ((row - y) ** 2)[:, None] + ((column - x) ** 2)[None]
+            row, column = row.clamp(0, rows - 1), column.clamp(0, columns - 1)
+            unlike = (pixels - cells[:, row][:, :, column]).square().sum(0)
+            weight = inside * torch.exp(-distance / (2 * space**2) - unlike / (2 * colour**2))
+            total += weight * planes[:, row][:, :, column]
+            weights += weight
+    return (total / weights.clamp(min=1e-30)).permute(1, 2, 0)
+
+
+def adaptive(features: torch.Tensor, image: np.ndarray) -> torch.Tensor:
+    """Pixel-adaptive refinement (Araslanov & Roth, CVPR 2020) of features instead of scores."""
+    return pixel_adaptive(features.permute(2, 0, 1), image).permute(1, 2, 0)
+
+
+def random_walk_features(
+    features: torch.Tensor, image: np.ndarray, beta: float = 130.0, pull: float = 0.02
+) -> torch.Tensor:
+    """Features that solve the random walker's equation (Grady 2006): alike along like colours, and true to the cells.
+
+    Minimises Σ exp(−β‖ΔI‖²)·‖ΔF‖² over neighbouring pixels plus ``pull``·‖F − bilinear‖² at every pixel.
+    """
+    height, width = image.shape[:2]
+    index, pixels = np.arange(height * width).reshape(height, width), image / 255.0
+    ends, weights = [], []
+    for a, b in (
+        ((slice(1, None),), (slice(None, -1),)),
+        ((slice(None), slice(1, None)), (slice(None), slice(None, -1))),
+    ):
+        ends.append(np.stack([index[a].ravel(), index[b].ravel()]))
+        weights.append(np.exp(-beta * np.square(pixels[a] - pixels[b]).sum(-1)).ravel() + 1e-6)
+    (i, j), weight = np.concatenate(ends, 1), np.concatenate(weights)
+    affinity = coo_array((np.r_[weight, weight], (np.r_[i, j], np.r_[j, i])), shape=(index.size,) * 2)
+    degrees = affinity.sum(1)
+    solver = splu((diags_array(degrees + pull) - affinity).tocsc())
+    wanted = bilinear(features, image).reshape(index.size, -1).double().numpy()
+    return torch.from_numpy(solver.solve(pull * wanted)).float().unflatten(0, (height, width))
+
+
+@torch.no_grad()
+def self_attention(
+    features: torch.Tensor, image: np.ndarray, pipe: EmerDiffPipeline, timestep: int = 300, steps: int = 1
+) -> torch.Tensor:
+    """A random walk along the model's own self-attention (as DiffSeg aggregates it) on its finest grid, then bilinear.
+
+    Args:
+        steps: of the walk; every place takes the mean of what it attends to.
+    """
+    timestep = check_training_timestep(pipe, timestep)
+    attention = aggregated_attention(pipe.denoiser(), pipe.encode(image), timestep)
+    grid = attention.shape[:2]
+    walk = attention.flatten(2).flatten(0, 1)
+    values = resize_maps(features.permute(2, 0, 1), (grid[0], grid[1])).flatten(1).T
+    for _ in range(steps):
+        values = walk @ values
+    return bilinear(values.unflatten(0, grid), image)
+
+
+def optimised(
+    features: torch.Tensor, image: np.ndarray, steps: int = 300, samples: int = 8, seed: int = 0
+) -> torch.Tensor:
+    """An upsampler fitted to this one picture, without weights from elsewhere (in the spirit of FeatUp's implicit one).
+
+    A small network from colour and position (and their sines) to features, so that the mean over every cell's pixels is the
+    cell's feature.
+
+    Args:
+        steps: of Adam; ``samples``: pixels of every cell in a step.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    (rows, columns, channels), (height, width) = features.shape, image.shape[:2]
+    y, x = torch.meshgrid(torch.linspace(-1, 1, height), torch.linspace(-1, 1, width), indexing="ij")
+    plain = torch.cat([2 * _unit(image) - 1, y[None], x[None]]).permute(1, 2, 0)
+    waves = torch.cat([f(2.0**k * torch.pi * plain) for k in range(2) for f in (torch.sin, torch.cos)], -1)
+    inputs = torch.cat([plain, waves], -1)
+    spread = features.flatten(0, 1).std(0).clamp(min=1e-6)
+    centre = features.flatten(0, 1).mean(0)
+    target = (features - centre) / spread
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net = nn.Sequential(
+            nn.Linear(inputs.shape[-1], 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, channels)
+        )
+    optimizer = torch.optim.AdamW(net.parameters(), lr=5e-3, weight_decay=0.1)
+    top, left = torch.arange(rows) * height / rows, torch.arange(columns) * width / columns
+    with torch.enable_grad():
+        for _ in range(steps):
+            offsets = torch.rand(2, rows, columns, samples, generator=generator)
+            row = (top[:, None, None] + offsets[0] * height / rows).long().clamp(max=height - 1)
+            column = (left[None, :, None] + offsets[1] * width / columns).long().clamp(max=width - 1)
+            loss = F.mse_loss(net(inputs[row, column]).mean(2), target)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    with torch.no_grad():
+        return torch.stack([net(line) for line in inputs]) * spread + centre
+
+
+class LearnedUpsampler:
+    """A trained upsampler for whoever has one: a model that maps (picture, features) to features at the picture's size.
+
+    Args:
+        model: called with (1, 3, H, W) pixels, normalised, and (1, d, h, w) features, as AnyUp's is.
+        mean, std: of the normalisation.
+    """
+
+    def __init__(self, model: nn.Module, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)):
+        self.model = model.eval()
+        self.mean, self.std = (torch.tensor(v).reshape(3, 1, 1) for v in (mean, std))
+
+    @classmethod
+    def from_pretrained(cls, name: str, **kwargs) -> LearnedUpsampler:
+        """Load one by folder or hub id (safetensors). Code that comes with a model is run only if ``trust_remote_code=True``."""
+        return cls(AutoModel.from_pretrained(name, use_safetensors=True, **kwargs))
+
+    @torch.no_grad()
+    def __call__(self, features: torch.Tensor, image: np.ndarray) -> torch.Tensor:
+        pixels = ((_unit(image) - self.mean) / self.std)[None]
+        found = self.model(pixels, features.permute(2, 0, 1)[None].float())
+        if not isinstance(found, torch.Tensor) or found.shape[:2] != (1, features.shape[2]):
+            raise ValueError(
+                f"{type(self.model).__name__} is no upsampler: from (picture, features) it makes no features of that depth."
+            )
+        return resize_maps(found[0].float().cpu(), image.shape[:2]).permute(1, 2, 0)
+
+
+def _unit(image: np.ndarray) -> torch.Tensor:
+    """(H, W, 3) uint8 → (3, H, W) float32 in [0, 1]."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255

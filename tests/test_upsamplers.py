@@ -1,0 +1,119 @@
+"""Upsamplers of features against loops, dense solves and pictures whose answer is known."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from emerdiff_lib.baselines import upsamplers as up
+
+from .conftest import seeded
+
+ALL = {
+    "bilinear": up.bilinear,
+    "guided": up.guided,
+    "joint bilateral": up.joint_bilateral,
+    "adaptive": up.adaptive,
+    "random walk": up.random_walk_features,
+    "optimised": lambda features, image: up.optimised(features, image, steps=20),
+}
+
+
+@pytest.fixture(scope="module")
+def picture():
+    """A wide picture of a dark and a light half whose border lies inside a column of cells."""
+    image = np.full((24, 40, 3), 40, np.uint8)
+    image[:, 22:] = 210
+    return image
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_constant_features_stay_and_shapes_are_the_picture_s(name, picture):
+    features = torch.tensor([2.0, -3.0]).expand(3, 5, 2)
+    found = ALL[name](features, picture)
+    assert found.shape == (24, 40, 2) and found.dtype == torch.float32
+    tolerance = 1e-3 if name != "optimised" else 0.2
+    torch.testing.assert_close(found, features[0, 0].expand_as(found), atol=tolerance, rtol=0)
+
+
+@pytest.mark.parametrize("name", [name for name in ALL if name not in ("bilinear", "optimised")])
+def test_features_follow_an_edge_that_bilinear_interpolation_misses(name, picture):
+    features = torch.zeros(3, 5, 1)
+    features[:, 3:], features[:, 2] = 1.0, 0.75  # cell 2 is light on six of its eight columns
+    truth = (torch.arange(40) >= 22).float()[None, :, None].expand(24, 40, 1)
+    error = lambda upsampled: float((upsampled - truth).abs()[:, 14:30].mean())
+    assert error(ALL[name](features, picture)) < 0.75 * error(up.bilinear(features, picture))
+
+
+def test_the_optimised_upsampler_s_means_over_cells_are_the_cells():
+    image = np.random.default_rng(0).integers(0, 256, (6, 10, 3), np.uint8).repeat(4, 0).repeat(4, 1)
+    features = torch.randn(3, 5, 2, generator=seeded())
+    means = lambda pixels: F.adaptive_avg_pool2d(pixels.permute(2, 0, 1), (3, 5)).permute(1, 2, 0)
+    error = lambda pixels: float((means(pixels) - features).norm() / features.norm())
+    assert error(up.optimised(features, image)) < 0.5 * error(up.bilinear(features, image))
+
+
+def test_joint_bilateral_is_its_sum_over_cells():
+    image = np.random.default_rng(0).integers(0, 256, (12, 8, 3), np.uint8)
+    features = torch.randn(3, 2, 2, generator=seeded())
+    found = up.joint_bilateral(features, image, reach=1, space=0.8, colour=0.3)
+    pixels = torch.from_numpy(image).permute(2, 0, 1).float() / 255
+    cells = F.avg_pool2d(pixels, 4)
+    for y, x in ((0, 0), (5, 3), (11, 7)):
+        cy, cx = (y + 0.5) / 4 - 0.5, (x + 0.5) / 4 - 0.5
+        total, weight = 0, 0
+        for row in range(3):
+            for column in range(2):
+                if abs(row - round(cy)) > 1 or abs(column - round(cx)) > 1:
+                    continue
+                far = (row - cy) ** 2 + (column - cx) ** 2
+                unlike = (pixels[:, y, x] - cells[:, row, column]).square().sum()
+                w = torch.exp(-far / (2 * 0.8**2) - unlike / (2 * 0.3**2))
+                total, weight = total + w * features[row, column], weight + w
+        torch.testing.assert_close(found[y, x], total / weight)
+
+
+def test_the_random_walk_s_features_are_stationary():
+    """The gradient of its energy, written with loops, is zero."""
+    image = np.random.default_rng(1).integers(0, 256, (6, 5, 3), np.uint8)
+    features = torch.randn(2, 2, 1, generator=seeded())
+    found = up.random_walk_features(features, image, beta=2.0, pull=0.1)[..., 0].double().numpy()
+    start, colours = up.bilinear(features, image)[..., 0].numpy(), image / 255.0
+    for y in range(6):
+        for x in range(5):
+            gradient = 0.1 * (found[y, x] - start[y, x])
+            for v, u in ((y - 1, x), (y + 1, x), (y, x - 1), (y, x + 1)):
+                if 0 <= v < 6 and 0 <= u < 5:
+                    weight = np.exp(-2.0 * np.square(colours[y, x] - colours[v, u]).sum()) + 1e-6
+                    gradient += weight * (found[y, x] - found[v, u])
+            assert abs(gradient) < 1e-5
+
+
+def test_self_attention_gives_means_of_what_is_attended_to(pipe, scene):
+    image = np.asarray(scene.image)
+    constant = up.self_attention(torch.ones(16, 16, 3), image, pipe)
+    torch.testing.assert_close(constant, torch.ones_like(constant), atol=1e-4, rtol=0)
+    features = torch.randn(16, 16, 3, generator=seeded())
+    once, often = (up.self_attention(features, image, pipe, steps=n) for n in (1, 20))
+    assert features.std() > once.std() > often.std()
+    with pytest.raises(ValueError, match="timestep=1000"):
+        up.self_attention(features, image, pipe, timestep=1000)
+
+
+def test_a_learned_upsampler_is_called_as_such_models_are(picture):
+    class Nearest(nn.Module):
+        def forward(self, pixels, features):
+            assert pixels.shape == (1, 3, 24, 40) and features.shape == (1, 2, 3, 5)
+            return F.interpolate(features, size=pixels.shape[2:])
+
+    features = torch.randn(3, 5, 2, generator=seeded())
+    found = up.LearnedUpsampler(Nearest())(features, picture)
+    torch.testing.assert_close(found, features.repeat_interleave(8, 0).repeat_interleave(8, 1))
+
+    class Wrong(nn.Module):
+        def forward(self, pixels, features):
+            return pixels
+
+    with pytest.raises(ValueError, match="Wrong is no upsampler"):
+        up.LearnedUpsampler(Wrong())(features, picture)
