@@ -282,6 +282,11 @@ def processing_size(size: tuple[int, int], resolution: int, multiple: int) -> tu
     return fit(height), fit(width)
 
 
+def to_guide(image: np.ndarray) -> torch.Tensor:
+    """(H, W, 3) uint8 → (3, H, W) float32 in [0, 1], as filters want their guide."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
+
+
 def to_tensor(image: Image.Image, size: tuple[int, int]) -> torch.Tensor:
     """RGB image → (1, 3, height, width) float32 in [-1, 1], resized (Lanczos) to (height, width) ``size``."""
     height, width = size

@@ -20,9 +20,14 @@ _SAMPLE = 4000  # pixels that k-means sees
 
 @dataclass(frozen=True)
 class Recipe:
-    """Numbers of the way from features to segments, chosen on validation scenes by experiments/pixel_choices.py.
+    """Numbers of the way from responses to segments, chosen on validation scenes by experiments/pixel_choices.py.
 
     Attributes:
+        floor: times the mean of a pixel's responses, which are taken off: what all parts share is no evidence for any.
+        colour: difference from a part's nearest cell, in RGB from 0 to 1, at which the part counts for 1/√e; 0: colours
+            do not matter.
+        adaptive: steps of pixel-adaptive refinement of features.
+        dimensions: principal components of the parts' features that pixels are clustered in.
         clusters: of pixels, before they are cut into connected regions.
         smallest: cells that a superpixel has at least.
         reach: heights of a cell on either side of a border between which contrast is measured.
@@ -31,6 +36,10 @@ class Recipe:
         grouping: exponent of a superpixel's area, its weight when they are grouped.
     """
 
+    floor: float = 2.0
+    colour: float = 0.05
+    adaptive: int = 5
+    dimensions: int = 16
     clusters: int = 40
     smallest: float = 0.2
     reach: float = 0.25

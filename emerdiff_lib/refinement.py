@@ -75,6 +75,44 @@ def guided_filter(maps: torch.Tensor, guide: torch.Tensor, radius: int, eps: flo
     return torch.stack(result)
 
 
+def pixel_adaptive(
+    maps: torch.Tensor, guide: torch.Tensor, iterations: int = 10, dilations: tuple[int, ...] = (1, 2, 4, 8)
+) -> torch.Tensor:
+    """Pixel-adaptive mask refinement (Araslanov & Roth, CVPR 2020, Eq. 5–6), a few steps of a locally connected CRF.
+
+    Every pixel's values become the mean of its neighbours' (8 at each dilation), weighted by how alike their colours are in
+    units of the local deviation. As in the authors' code, that deviation is over the 9 places of every dilation, so that
+    the pixel itself counts once for each of them.
+
+    Args:
+        maps: (K, h, w) float, brought to the guide's size bilinearly.
+        guide: (3, H, W) float RGB in [0, 1].
+
+    Returns:
+        (K, H, W) float32 on the CPU.
+    """
+    colours = guide.float().cpu()[:, None]  # (3, 1, H, W)
+    maps = resize_maps(maps.cpu(), (guide.shape[1], guide.shape[2]))[:, None]
+
+    def neighbours(a: torch.Tensor) -> torch.Tensor:
+        """(C, 1, H, W) → (C, 8 · dilations, H, W)"""
+        height, width = a.shape[2:]
+        parts = []
+        for d in dilations:
+            padded = F.pad(a, (d, d, d, d), mode="replicate")
+            for y, x in ((y, x) for y in (0, d, 2 * d) for x in (0, d, 2 * d) if (y, x) != (d, d)):
+                parts.append(padded[:, :, y : y + height, x : x + width])
+        return torch.cat(parts, 1)
+
+    around = neighbours(colours)
+    deviation = torch.cat([around] + len(dilations) * [colours], 1).std(1, keepdim=True)
+    likeness = -((around - colours).abs() / (1e-8 + 0.1 * deviation)).mean(0)  # (8 · dilations, H, W)
+    weights = torch.softmax(likeness, dim=0)
+    for _ in range(iterations):
+        maps = torch.cat([(neighbours(one[None]) * weights).sum(1, keepdim=True) for one in maps])
+    return maps[:, 0]
+
+
 def _box(planes: torch.Tensor, radius: int) -> torch.Tensor:
     """Mean over windows that are cut off at the border, (C, H, W) → (C, H, W); costs the same for every radius."""
 

@@ -23,12 +23,11 @@ from .assignment import assign_bilinear
 from .clustering import mask_embeddings
 from .files import write_atomically
 from .images import to_tensor
-from .pixels import Superpixels, feature_superpixels
-from .refinement import guide_radius_in_pixels, guided_filter, resize_maps
+from .pixels import RECIPE, Recipe, Superpixels, feature_superpixels
+from .refinement import guide_radius_in_pixels, guided_filter, pixel_adaptive, resize_maps
 from .settings import Settings, whole
 
-FLOOR = 2.0  # times the mean of a pixel's responses: what all parts share is no evidence for any of them
-DIMENSIONS = 16  # principal components of the parts' features that pixels are clustered in
+_FALLBACK = 1e-6  # weight of plain lengths, which decide where nothing else is left
 _PIXELS = 2**16  # whose responses are decoded at a time
 
 
@@ -58,7 +57,7 @@ class ImageResponses:
     processing_size: tuple[int, int]
     settings: Settings
     seconds: dict[str, float] = field(default_factory=dict)
-    _superpixels: dict[float, Superpixels] = field(default_factory=dict, compare=False)
+    _superpixels: dict[tuple[float, Recipe], Superpixels] = field(default_factory=dict, compare=False)
 
     # -- shapes ---------------------------------------------------------------------------------------------------------
 
@@ -113,18 +112,30 @@ class ImageResponses:
         """(P, H, W) float32 :func:`shares` of every part in every pixel."""
         return self._pixels(torch.cat(list(self._weights()), 1))
 
-    def _weights(self) -> Iterator[torch.Tensor]:
-        return map(shares, self._decoded())
+    def _weights(self, recipe: Recipe = RECIPE) -> Iterator[torch.Tensor]:
+        """(P, n) shares of some pixels after the other."""
+        colours = F.interpolate(self.guide[None], size=self.codes.shape[2:], mode="area")[0].flatten(1)
+        for some, seen in zip(self._decoded(), colours.split(_PIXELS, dim=1), strict=True):
+            yield shares(some, self._likeness(seen, recipe.colour), recipe.floor)
+
+    def _likeness(self, colours: torch.Tensor, width: float) -> torch.Tensor | None:
+        """(P, n): how like the colours (3, n) are to those of each part's nearest cell, 1 for the same."""
+        if width == 0:
+            return None
+        cells = F.adaptive_avg_pool2d(self.guide, self.parts.shape[1:]).flatten(1)
+        unlike = torch.cdist(cells.T, colours.T).square()
+        nearest = [unlike[part].amin(0) for part in self.parts.flatten(1)]
+        return torch.exp(-torch.stack(nearest) / (2 * width**2))
 
     def features(
         self, values: torch.Tensor | np.ndarray | None = None, guide_radius: float | None = None
     ) -> torch.Tensor:
-        """F(p) = Σ w(p) v / Σ w(p): (H, W, d) float32, any coarse features at every pixel, then a guided filter.
+        """F(p) = Σ w(p) v / Σ w(p): (H, W, d) float32, any coarse features at every pixel, refined along the picture's edges.
 
         Args:
             values: (h, w, d) at any resolution: other layers, text-aligned embeddings, an array of one's own; the queries
                 by default.
-            guide_radius: of the filter, in heights of a cell, 0 for none; by default the settings'.
+            guide_radius: of a guided filter, in heights of a cell, 0 for none; by default the settings'.
         """
         values = self.queries if values is None else torch.as_tensor(values).float()
         return self._spread(self.part_features(values), guide_radius)
@@ -138,32 +149,43 @@ class ImageResponses:
             values = F.interpolate(values.permute(2, 0, 1)[None], size=grid, mode="area")[0].permute(1, 2, 0)
         return mask_embeddings(values, self.parts)
 
-    def _spread(self, values: torch.Tensor, guide_radius: float | None = None) -> torch.Tensor:
+    def _spread(
+        self, values: torch.Tensor, guide_radius: float | None = None, recipe: Recipe = RECIPE
+    ) -> torch.Tensor:
         """(P, d) values of parts → (H, W, d) of pixels."""
         radius = self.settings.refinement.guide_radius if guide_radius is None else guide_radius
-        planes = self._pixels(torch.cat([values.T @ some for some in self._weights()], 1))
+        planes = self._pixels(torch.cat([values.T @ some for some in self._weights(recipe)], 1))
         if radius > 0:
             planes = guided_filter(planes, self.guide, guide_radius_in_pixels(radius, self.cell))
+        if recipe.adaptive > 0:
+            planes = pixel_adaptive(planes, self.guide, recipe.adaptive)
         return planes.permute(1, 2, 0)
 
-    def superpixels(self, guide_radius: float | None = None) -> Superpixels:
-        """Connected regions of like features, from which segments for any K follow in milliseconds; found once."""
+    def superpixels(self, guide_radius: float | None = None, recipe: Recipe = RECIPE) -> Superpixels:
+        """Connected regions of like features, from which segments for any K follow in milliseconds; found once.
+
+        Args:
+            guide_radius: of the filter of the features; by default the settings'.
+        """
         radius = self.settings.refinement.guide_radius if guide_radius is None else guide_radius
-        if radius not in self._superpixels:
+        if (radius, recipe) not in self._superpixels:
             values = self.part_features(self.queries)
             centred = values - values.mean(0)
-            axes = torch.linalg.svd(centred, full_matrices=False)[2][:DIMENSIONS]
-            self._superpixels[radius] = feature_superpixels(self._spread(centred @ axes.T, radius), self.cell)
-        return self._superpixels[radius]
+            axes = torch.linalg.svd(centred, full_matrices=False)[2][: recipe.dimensions]
+            features = self._spread(centred @ axes.T, radius, recipe)
+            self._superpixels[radius, recipe] = feature_superpixels(features, self.cell, recipe=recipe)
+        return self._superpixels[radius, recipe]
 
-    def segments(self, num_segments: int, guide_radius: float | None = None) -> np.ndarray:
+    def segments(
+        self, num_segments: int, guide_radius: float | None = None, recipe: Recipe = RECIPE
+    ) -> np.ndarray:
         """(H, W) int32 segments at the picture's own size, the largest first; fewer than K only of very plain pictures.
 
         Raises:
             ValueError: if ``num_segments`` is not a whole number of at least 1.
         """
         whole(1)("num_segments", num_segments)
-        labels = torch.from_numpy(self.superpixels(guide_radius).segments(num_segments))
+        labels = torch.from_numpy(self.superpixels(guide_radius, recipe).segments(num_segments))
         if tuple(labels.shape) == self.size:
             return labels.numpy()
         return assign_bilinear(labels == torch.arange(int(labels.max()) + 1)[:, None, None], self.size)
@@ -182,10 +204,12 @@ class ImageResponses:
         height, width = self.processing_size
         whole(0, height - 1)("row", row), whole(0, width - 1)("column", column)
         rows, columns = self.codes.shape[2:]
-        place = row * rows // height, column * columns // width
-        answers = _decode(self.codes[:, :, *place, None], self.scales)
+        y, x = row * rows // height, column * columns // width
+        colours = F.interpolate(self.guide[None], size=(rows, columns), mode="area")[0, :, y, x, None]
+        answers = _decode(self.codes[:, :, y, x, None], self.scales)
+        share = shares(answers, self._likeness(colours, RECIPE.colour))[:, 0]
         parts = self.parts.float()
-        return torch.einsum("p,phw->hw", shares(answers)[:, 0] / parts.sum((1, 2)), parts)
+        return torch.einsum("p,phw->hw", share / parts.sum((1, 2)), parts)
 
     def pixels_behind(self, row: int, column: int) -> torch.Tensor:
         """(H, W) share in every pixel of the part to which one cell belongs."""
@@ -257,12 +281,20 @@ def _decode(codes: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
     return root * root.abs() * scales[:, None, None]
 
 
-def shares(responses: torch.Tensor) -> torch.Tensor:
-    """(P, 3, n) signed responses → (P, n) each part's share in every pixel: their lengths above what all parts have in common.
+def shares(
+    responses: torch.Tensor, likeness: torch.Tensor | None = None, floor: float = RECIPE.floor
+) -> torch.Tensor:
+    """(P, C, n) signed responses → (P, n) each part's share in every pixel: their lengths above what all parts have in common.
 
     Shares of a pixel sum to 1; they are equal where none stands out.
+
+    Args:
+        likeness: (P, n) factors in [0, 1], None for 1; where they leave nothing, lengths count as they are.
+        floor: times the mean length, which is taken off.
     """
     length = torch.linalg.vector_norm(responses, dim=1)
-    above = (length - FLOOR * length.mean(0)).clamp(min=0)
+    above = (length - floor * length.mean(0)).clamp(min=0)
+    above = above if likeness is None else above * likeness
+    above = above + _FALLBACK * length
     above[:, above.sum(0) == 0] = 1
     return above / above.sum(0)

@@ -20,10 +20,11 @@ from emerdiff_lib.baselines.diffseg import (
     kl_distance,
     merge,
 )
-from emerdiff_lib.baselines.refiners import pixel_adaptive
 from emerdiff_lib.baselines.segmentation import with_embeddings
 from emerdiff_lib.denoiser import Denoiser
 from emerdiff_lib.experiments import rival_settings
+from emerdiff_lib.images import to_guide
+from emerdiff_lib.refinement import pixel_adaptive
 
 RNG = np.random.default_rng(0)
 
@@ -287,7 +288,7 @@ def test_random_walk_keeps_masks_too_thin_to_be_certain():
 
 def test_pixel_adaptive_weights_are_a_mean():
     masks, picture, _ = two_halves()
-    refined = pixel_adaptive(masks.float(), picture, iterations=3)
+    refined = pixel_adaptive(masks.float(), to_guide(picture), iterations=3)
     torch.testing.assert_close(refined.sum(0), torch.ones(32, 32))
     assert refined.min() >= 0 and refined.max() <= 1 + 1e-6
 
@@ -315,7 +316,7 @@ def test_pixel_adaptive_by_brute_force():
             expected[:, y, x] = sum(
                 w * former[:, p[0], p[1]] for w, p in zip(weights[y, x], around, strict=True)
             )
-    found = pixel_adaptive(torch.from_numpy(scores), picture, iterations, dilations)
+    found = pixel_adaptive(torch.from_numpy(scores), to_guide(picture), iterations, dilations)
     np.testing.assert_allclose(found.numpy(), expected, atol=1e-5)
 
 

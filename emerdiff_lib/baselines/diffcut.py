@@ -12,10 +12,10 @@ from scipy.ndimage import median_filter
 
 from ..checkpoints import family_of
 from ..features import extract_activations
+from ..images import to_guide
 from ..pipeline import EmerDiffPipeline
-from ..refinement import resize_maps
+from ..refinement import pixel_adaptive, resize_maps
 from .activations import check_training_timestep, encoder_attention
-from .refiners import pixel_adaptive
 from .segmentation import Segmentation, with_embeddings
 
 LIMIT = 0.5  # τ of the paper, for Stable Diffusion and its distilled relatives
@@ -79,7 +79,8 @@ def diffcut(
     )  # to concepts; linear, so it is enlarged, not features
     labels = resize_maps(likeness, image.shape[:2]).argmax(0)
     if refine:
-        labels = pixel_adaptive(F.one_hot(labels, len(concepts)).permute(2, 0, 1).float(), image).argmax(0)
+        scores = F.one_hot(labels, len(concepts)).permute(2, 0, 1).float()
+        labels = pixel_adaptive(scores, to_guide(image)).argmax(0)
         labels = torch.from_numpy(median_filter(labels.numpy(), 3))
     return with_embeddings(labels.numpy(), features.numpy())
 

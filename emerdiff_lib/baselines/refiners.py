@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from skimage.segmentation import random_walker
 
-from ..refinement import guide_radius_in_pixels, guided_filter, resize_maps
+from ..images import to_guide
+from ..refinement import guide_radius_in_pixels, guided_filter, pixel_adaptive, resize_maps
 
 
 def guided_masks(
     masks: torch.Tensor, image: np.ndarray, radius_in_cells: float = 1.5, eps: float = 1e-4
 ) -> np.ndarray:
     """Guided filter of the bilinearly upsampled masks, (K, h, w) → (H, W) int32; see :mod:`emerdiff_lib.refinement`."""
-    guide = torch.from_numpy(np.array(image)).permute(2, 0, 1) / 255.0
+    guide = to_guide(image)
     radius = guide_radius_in_pixels(radius_in_cells, image.shape[0] / masks.shape[1])
     maps = guided_filter(resize_maps(masks, image.shape[:2]), guide, radius, eps)
     return maps.argmax(0).numpy().astype(np.int32)
@@ -49,44 +49,6 @@ def random_walk(
     return (numbers[np.clip(labels - offset, 0, None)] - 1).clip(0).astype(np.int32)
 
 
-def pixel_adaptive(
-    scores: torch.Tensor, image: np.ndarray, iterations: int = 10, dilations: tuple[int, ...] = (1, 2, 4, 8)
-) -> torch.Tensor:
-    """Pixel-adaptive mask refinement (Araslanov & Roth, CVPR 2020, Eq. 5–6), a few steps of a locally connected CRF.
-
-    Every pixel's scores become the mean of its neighbours' (8 at each dilation), weighted by how alike their colours are in
-    units of the local deviation. As in the authors' code, that deviation is over the 9 places of every dilation, so that
-    the pixel itself counts once for each of them.
-
-    Args:
-        scores: (K, h, w) float, brought to the image's size bilinearly.
-        image: (H, W, 3) uint8.
-
-    Returns:
-        (K, H, W) float32.
-    """
-    colours = torch.from_numpy(np.array(image)).permute(2, 0, 1)[:, None].float() / 255.0  # (3, 1, H, W)
-    scores = resize_maps(scores, image.shape[:2])[:, None]
-
-    def neighbours(a: torch.Tensor) -> torch.Tensor:
-        """(C, 1, H, W) → (C, 8 · dilations, H, W)"""
-        height, width = a.shape[2:]
-        parts = []
-        for d in dilations:
-            padded = F.pad(a, (d, d, d, d), mode="replicate")
-            for y, x in ((y, x) for y in (0, d, 2 * d) for x in (0, d, 2 * d) if (y, x) != (d, d)):
-                parts.append(padded[:, :, y : y + height, x : x + width])
-        return torch.cat(parts, 1)
-
-    around = neighbours(colours)
-    deviation = torch.cat([around] + len(dilations) * [colours], 1).std(1, keepdim=True)
-    likeness = -((around - colours).abs() / (1e-8 + 0.1 * deviation)).mean(0)  # (8 · dilations, H, W)
-    weights = torch.softmax(likeness, dim=0)
-    for _ in range(iterations):
-        scores = torch.cat([(neighbours(one[None]) * weights).sum(1, keepdim=True) for one in scores])
-    return scores[:, 0]
-
-
 def pixel_adaptive_masks(masks: torch.Tensor, image: np.ndarray) -> np.ndarray:
-    """:func:`pixel_adaptive` of the upsampled masks, (K, h, w) → (H, W) int32."""
-    return pixel_adaptive(masks.float(), image).argmax(0).numpy().astype(np.int32)
+    """:func:`~emerdiff_lib.refinement.pixel_adaptive` of the upsampled masks, (K, h, w) → (H, W) int32."""
+    return pixel_adaptive(masks, to_guide(image)).argmax(0).numpy().astype(np.int32)

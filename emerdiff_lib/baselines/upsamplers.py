@@ -16,11 +16,11 @@ from scipy.sparse.linalg import splu
 from torch import nn
 from transformers import AutoModel
 
+from ..images import to_guide
 from ..pipeline import EmerDiffPipeline
-from ..refinement import guide_radius_in_pixels, guided_filter, resize_maps
+from ..refinement import guide_radius_in_pixels, guided_filter, pixel_adaptive, resize_maps
 from .activations import check_training_timestep
 from .diffseg import aggregated_attention
-from .refiners import pixel_adaptive
 
 Upsampler = Callable[[torch.Tensor, np.ndarray], torch.Tensor]
 
@@ -33,7 +33,7 @@ def bilinear(features: torch.Tensor, image: np.ndarray) -> torch.Tensor:
 def guided(features: torch.Tensor, image: np.ndarray, radius_in_cells: float = 1.5) -> torch.Tensor:
     """Guided filter (He et al. 2013) of the bilinearly enlarged features, the picture as guide."""
     radius = guide_radius_in_pixels(radius_in_cells, image.shape[0] / features.shape[0])
-    planes = guided_filter(bilinear(features, image).permute(2, 0, 1), _unit(image), radius)
+    planes = guided_filter(bilinear(features, image).permute(2, 0, 1), to_guide(image), radius)
     return planes.permute(1, 2, 0)
 
 
@@ -47,7 +47,7 @@ def joint_bilateral(
         space: standard deviation of distances in cells; ``colour``: of RGB in [0, 1].
     """
     (rows, columns, _), (height, width) = features.shape, image.shape[:2]
-    pixels = _unit(image)
+    pixels = to_guide(image)
     cells = F.adaptive_avg_pool2d(pixels, (rows, columns))
     y = (torch.arange(height) + 0.5) * rows / height - 0.5  # in cells
     x = (torch.arange(width) + 0.5) * columns / width - 0.5
@@ -69,7 +69,7 @@ def joint_bilateral(
 
 def adaptive(features: torch.Tensor, image: np.ndarray) -> torch.Tensor:
     """Pixel-adaptive refinement (Araslanov & Roth, CVPR 2020) of features instead of scores."""
-    return pixel_adaptive(features.permute(2, 0, 1), image).permute(1, 2, 0)
+    return pixel_adaptive(features.permute(2, 0, 1), to_guide(image)).permute(1, 2, 0)
 
 
 def random_walk_features(
@@ -129,7 +129,7 @@ def optimised(
     generator = torch.Generator().manual_seed(seed)
     (rows, columns, channels), (height, width) = features.shape, image.shape[:2]
     y, x = torch.meshgrid(torch.linspace(-1, 1, height), torch.linspace(-1, 1, width), indexing="ij")
-    plain = torch.cat([2 * _unit(image) - 1, y[None], x[None]]).permute(1, 2, 0)
+    plain = torch.cat([2 * to_guide(image) - 1, y[None], x[None]]).permute(1, 2, 0)
     waves = torch.cat([f(2.0**k * torch.pi * plain) for k in range(2) for f in (torch.sin, torch.cos)], -1)
     inputs = torch.cat([plain, waves], -1)
     spread = features.flatten(0, 1).std(0).clamp(min=1e-6)
@@ -174,15 +174,10 @@ class LearnedUpsampler:
 
     @torch.no_grad()
     def __call__(self, features: torch.Tensor, image: np.ndarray) -> torch.Tensor:
-        pixels = ((_unit(image) - self.mean) / self.std)[None]
+        pixels = ((to_guide(image) - self.mean) / self.std)[None]
         found = self.model(pixels, features.permute(2, 0, 1)[None].float())
         if not isinstance(found, torch.Tensor) or found.shape[:2] != (1, features.shape[2]):
             raise ValueError(
                 f"{type(self.model).__name__} is no upsampler: from (picture, features) it makes no features of that depth."
             )
         return resize_maps(found[0].float().cpu(), image.shape[:2]).permute(1, 2, 0)
-
-
-def _unit(image: np.ndarray) -> torch.Tensor:
-    """(H, W, 3) uint8 → (3, H, W) float32 in [0, 1]."""
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255

@@ -17,20 +17,21 @@ import numpy as np
 import torch
 from scipy.ndimage import gaussian_filter
 
-from ..assignment import assign_bilinear
 from ..clustering import cluster_queries, mask_embeddings
 from ..evaluation.metrics import boundary_scores, contingency_table
 from ..features import extract_activations
 from ..loading import load_pipeline
 from ..pipeline import EmerDiffPipeline
+from ..pixels import Recipe
+from ..responses import ImageResponses
 from ..runs.harness import Execution, run
 from ..runs.identity import digest, model_identity, versions
 from ..runs.samples import scene_identity
 from ..runs.shards import parse_shard, shard_of
 from ..runs.store import JsonStore
 from ..runs.task import Item, Task
-from ..settings import FeatureSettings, Perturbation, Refinement, Shortcuts, check_known
-from ..stages import CoarseMasks
+from ..settings import Assignment, FeatureSettings, Perturbation, Refinement, Shortcuts, check_known
+from ..stages import CoarseMasks, Responses
 from ..toyscapes import Scene, Toyscapes
 from .ablation_sweeps import (
     CAPTION,
@@ -49,7 +50,7 @@ from .strength import label_free_hints
 
 # What masks, responses and labels depend on, one after the other, once a scene is inverted
 _COARSE = ("prompt", *(one.name for one in fields(FeatureSettings)))
-_RESPONSE = tuple(one.name for kind in (Perturbation, Shortcuts) for one in fields(kind))
+_RESPONSE = tuple(one.name for kind in (Perturbation, Shortcuts, Assignment) for one in fields(kind))
 _REFINEMENT = tuple(one.name for one in fields(Refinement))
 
 
@@ -213,22 +214,29 @@ class Bench:
         perturbed = {name: settings[name] for name in _RESPONSE}
         wanted = {name: settings.get(name) for name in (*_COARSE, *_RESPONSE, "features")}
         responses = self._once("responses", wanted, lambda: self.pipe.respond(coarse, **perturbed))
-        labels = self.pipe.assign(responses, **{name: settings[name] for name in _REFINEMENT})
+        labels = self._labels(responses, settings)
+        out = self.pipe.output(responses, labels, difference_maps=True)
         at = {name: settings[name] for name in ("prompt", "modulation_layer", "modulation_timestep")}
-        bilinear = assign_bilinear(coarse.masks, labels.shape)
-        hints = label_free_hints(self.scene.image, responses.difference_maps.numpy(), labels, bilinear)
-        return self.scored(coarse, {EMERDIFF: labels, BILINEAR: bilinear}) | {
-            "hints": hints,
+        bilinear, embeddings = out.baseline_labels, out.mask_embeddings
+        return self.scored(embeddings, {EMERDIFF: labels, BILINEAR: bilinear}) | {
+            "hints": label_free_hints(self.scene.image, out.difference_maps, labels, bilinear),
             "layer_rms": self._once("rms", at, lambda: self._layer_rms(**at)),
             "seconds": {"coarse": sum(coarse.seconds.values()), "modulate": responses.seconds["modulate"]},
         }
 
-    def scored(self, coarse: CoarseMasks, found: dict[str, np.ndarray]) -> dict[str, Any]:
+    def _labels(self, responses: Responses | ImageResponses, settings: dict[str, Any]) -> np.ndarray:
+        """What the pipeline assigns; by another recipe than its own where ``settings`` hold one."""
+        if recipe := settings.get("recipe"):
+            radius = settings["guide_radius"]
+            return responses.segments(settings["num_masks"], radius, Recipe(**recipe))
+        return self.pipe.assign(responses, **{name: settings[name] for name in _REFINEMENT})
+
+    def scored(self, embeddings: np.ndarray, found: dict[str, np.ndarray]) -> dict[str, Any]:
         """{"embeddings": (K, d) of the masks} and the scores of each (H, W) label map of them, for JSON."""
-        result: dict[str, Any] = {"embeddings": np.round(coarse.embeddings.numpy().astype(float), 5).tolist()}
+        result: dict[str, Any] = {"embeddings": np.round(embeddings.astype(float), 5).tolist()}
         for name, labels in found.items():
             classes = len(Toyscapes.coarse_class_names)
-            counts = contingency_table(labels, self.scene.coarse_labels, len(coarse.masks), classes)
+            counts = contingency_table(labels, self.scene.coarse_labels, len(embeddings), classes)
             boundary_f = boundary_scores(labels, self.scene.labels, 2)[2]
             result[name] = {"table": counts.tolist(), "boundary_f": boundary_f}
         return result

@@ -142,7 +142,9 @@ def refinement_orders(study: Study, progress: Callable | None = None) -> dict[st
         responses, bilinear = pipe.respond(coarse), assign_bilinear(coarse.masks, coarse.size)
         for name, order in zip(found, ORDERS, strict=True):
             labels = refined(responses, order, pipe.vae_scale_factor, refinement)
-            found[name].append(bench.scored(coarse, {EMERDIFF: labels, BILINEAR: bilinear}))
+            found[name].append(
+                bench.scored(coarse.embeddings.numpy(), {EMERDIFF: labels, BILINEAR: bilinear})
+            )
     return found
 
 
