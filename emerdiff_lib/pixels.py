@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from scipy.ndimage import distance_transform_edt
 from skimage.measure import label as connected_components
 from sklearn.cluster import KMeans
@@ -193,3 +194,10 @@ def classify_pixels(features: torch.Tensor, concepts: torch.Tensor) -> np.ndarra
     """
     rows = [torch.cdist(row, concepts.float()).argmin(-1) for row in features.float()]
     return torch.stack(rows).int().numpy()
+
+
+def label_shares(labels: np.ndarray, grid: tuple[int, int]) -> torch.Tensor:
+    """(K, h, w) float32: which share of every cell lies in each segment of (H, W) labels 0 … K−1."""
+    found = torch.from_numpy(labels)
+    count = int(found.max()) + 1
+    return torch.stack([F.adaptive_avg_pool2d((found == k)[None].float(), grid)[0] for k in range(count)])

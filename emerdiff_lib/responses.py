@@ -23,7 +23,7 @@ from .assignment import assign_bilinear
 from .clustering import mask_embeddings
 from .files import write_atomically
 from .images import to_tensor
-from .pixels import RECIPE, Recipe, Superpixels, feature_superpixels
+from .pixels import RECIPE, Recipe, Superpixels, feature_superpixels, label_shares
 from .refinement import guide_radius_in_pixels, guided_filter, pixel_adaptive, resize_maps
 from .settings import Settings, whole
 
@@ -192,10 +192,7 @@ class ImageResponses:
 
     def cells_of(self, labels: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """Of segments (H, W) 0 … K−1: the (K, h, w) bool cells that lie in each for the most part, and (K, d) mean queries."""
-        found, grid = torch.from_numpy(labels), self.parts.shape[1:]
-        areas = torch.stack(
-            [F.adaptive_avg_pool2d((found == k)[None].float(), grid)[0] for k in range(int(found.max()) + 1)]
-        )
+        areas = label_shares(labels, self.parts.shape[1:])
         cells = areas.argmax(0) == torch.arange(len(areas))[:, None, None]
         return cells, mask_embeddings(self.queries, areas)
 

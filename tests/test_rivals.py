@@ -48,9 +48,12 @@ def test_every_row_of_emerdiff_is_what_the_pipeline_gives(pipe, data, more):
     guided = alone(guide_radius=settings.get("guide_radius", 1.5)).labels
     assert np.array_equal(found[names.EMERDIFF_GUIDED].labels, guided)
     assert np.array_equal(found[names.EMERDIFF_FAST].labels, fast.labels)
-    assert len({r.labels.tobytes() for r in found.values()}) == (3 if more else 4)
-    for result in found.values():
-        assert np.array_equal(result.embeddings, exact.mask_embeddings) and result.seconds > 0
+    pixel = alone(mode="pixel")
+    assert np.array_equal(found[names.EMERDIFF_PIXEL].labels, pixel.labels)
+    assert len({r.labels.tobytes() for r in found.values()}) == (4 if more else 5)
+    for name, result in found.items():
+        whose = pixel if name == names.EMERDIFF_PIXEL else exact
+        assert np.array_equal(result.embeddings, whose.mask_embeddings) and result.seconds > 0
 
 
 def test_methods_on_the_same_masks_share_them(pipe, data):
@@ -251,7 +254,9 @@ def test_sentences_follow_from_the_tables():
     )
     assert "-2.0 [-3.0, -1.0]" in said and "under every protocol: 60.0 oracle mIoU." in said
     assert rival_tables.kind(names.EMERDIFF_FAST) == rival_tables.KINDS[0]
-    assert [rival_tables.kind(m) for m in (names.BILINEAR_WALKER, names.SLIC)] == list(rival_tables.KINDS[1:])
+    assert [rival_tables.kind(m) for m in (names.BILINEAR_WALKER, names.PIXELS_WALK, names.SLIC)] == list(
+        rival_tables.KINDS[1:]
+    )
 
 
 def test_the_tables_of_single_pictures_have_no_intervals(pipe, data, tmp_path):

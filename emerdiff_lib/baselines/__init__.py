@@ -1,6 +1,7 @@
 """The rivals, behind one signature: a picture (and a model) in, labels and an embedding per segment out.
 
-The refiners are the exception, as they are no segmentors: they bring EmerDiff's own coarse masks to pixels.
+The refiners are the exception, as they are no segmentors: they bring EmerDiff's own coarse masks to pixels, and upsamplers its
+coarse features.
 """
 
 from .activations import encoder_attention, encoder_module, kmeans_activations
@@ -11,10 +12,13 @@ from .kmeans import kmeans_cells, kmeans_pixels
 from .refiners import guided_masks, pixel_adaptive_masks, random_walk
 from .segmentation import Segmentation
 from .superpixels import felzenszwalb, slic
+from .upsamplers import LearnedUpsampler, cluster_upsampled
 
 __all__ = [
     "Backbone",
+    "LearnedUpsampler",
     "Segmentation",
+    "cluster_upsampled",
     "default_limit",
     "default_threshold",
     "diffcut",

@@ -16,11 +16,14 @@ from scipy.sparse.linalg import splu
 from torch import nn
 from transformers import AutoModel
 
+from ..clustering import mask_embeddings
 from ..images import to_guide
 from ..pipeline import EmerDiffPipeline
+from ..pixels import RECIPE, feature_superpixels, label_shares
 from ..refinement import guide_radius_in_pixels, guided_filter, pixel_adaptive, resize_maps
 from .activations import check_training_timestep
 from .diffseg import aggregated_attention
+from .segmentation import Segmentation
 
 Upsampler = Callable[[torch.Tensor, np.ndarray], torch.Tensor]
 
@@ -153,6 +156,25 @@ def optimised(
             optimizer.step()
     with torch.no_grad():
         return torch.stack([net(line) for line in inputs]) * spread + centre
+
+
+def cluster_upsampled(
+    features: torch.Tensor, image: np.ndarray, upsample: Upsampler, num_segments: int
+) -> Segmentation:
+    """Any upsampler's features made into segments as pixel mode makes them, so that only the upsampler differs.
+
+    Args:
+        features: (h, w, d) float; ``image``: (H, W, 3) uint8.
+
+    Returns:
+        Segments, with the mean coarse feature of each as embedding.
+    """
+    flat = features.flatten(0, 1)
+    axes = torch.linalg.svd(flat - flat.mean(0), full_matrices=False)[2][: RECIPE.dimensions]
+    pixels = upsample((features - flat.mean(0)) @ axes.T, image)
+    labels = feature_superpixels(pixels, image.shape[0] / features.shape[0]).segments(num_segments)
+    shares = label_shares(labels, (features.shape[0], features.shape[1]))
+    return Segmentation(labels, mask_embeddings(features, shares).numpy())
 
 
 class LearnedUpsampler:

@@ -2,6 +2,7 @@
 
 EMERDIFF = "EmerDiff"
 EMERDIFF_GUIDED = "EmerDiff, guided filter"
+EMERDIFF_PIXEL = "EmerDiff, pixel"
 EMERDIFF_FAST = "EmerDiff, fast"
 
 # The same coarse masks, brought to pixels without the network
@@ -9,6 +10,16 @@ BILINEAR = "bilinear"
 BILINEAR_GUIDED = "bilinear, guided filter"
 BILINEAR_WALKER = "bilinear, random walker"
 BILINEAR_ADAPTIVE = "bilinear, pixel-adaptive"
+
+# The same coarse features, brought to pixels without modulated denoising, and made into segments as pixel mode does
+PIXELS_BILINEAR = "pixels, bilinear"
+PIXELS_GUIDED = "pixels, guided filter"
+PIXELS_BILATERAL = "pixels, joint bilateral"
+PIXELS_ADAPTIVE = "pixels, pixel-adaptive"
+PIXELS_WALK = "pixels, random walk"
+PIXELS_ATTENTION = "pixels, self-attention"
+PIXELS_OPTIMISED = "pixels, optimised"
+PIXELS_LEARNED = "pixels, learned upsampler"
 
 # The picture alone, without any model
 COLOUR = "colour + position k-means"

@@ -5,19 +5,27 @@ from __future__ import annotations
 import pandas as pd
 
 from ..plotting import CHART_COLOURS, NEUTRAL
-from .names import EMERDIFF
-from .rivals import EMERDIFFS, ON_THE_SAME_MASKS
+from .names import EMERDIFF, PIXELS_ATTENTION
+from .rivals import EMERDIFFS, ON_THE_SAME_FEATURES, ON_THE_SAME_MASKS
 
 MEASURES = {"oracle": "oracle mIoU", "modified": "modified mIoU (other split)", "boundary_f": "boundary F"}
-KINDS = ("EmerDiff", "its coarse masks without modulation", "other methods")
-COLOURS = dict(zip(KINDS, (CHART_COLOURS[3], CHART_COLOURS[0], NEUTRAL), strict=True))  # of kinds, in figures
+KINDS = (
+    "EmerDiff",
+    "its coarse masks without modulation",
+    "its coarse features without modulation",
+    "other methods",
+)
+COLOURS = dict(
+    zip(KINDS, (*(CHART_COLOURS[i] for i in (3, 0, 2)), NEUTRAL), strict=True)
+)  # of kinds, in figures
 _LESS_IS_BETTER = ("VI (bits)", "s / image")
 _NO_SCORE = ("segments", "s / image")
 
 
 def kind(method: str) -> str:
     """One of :data:`KINDS`."""
-    return KINDS[0] if method in EMERDIFFS else KINDS[1] if method in ON_THE_SAME_MASKS else KINDS[2]
+    groups = (EMERDIFFS, ON_THE_SAME_MASKS, (*ON_THE_SAME_FEATURES, PIXELS_ATTENTION))
+    return next((name for name, group in zip(KINDS, groups, strict=False) if method in group), KINDS[-1])
 
 
 def quoted(methods: list[str]) -> str:

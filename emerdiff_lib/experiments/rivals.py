@@ -17,18 +17,21 @@ import torch
 
 from .. import baselines
 from ..assignment import assign_bilinear
+from ..baselines import upsamplers
+from ..baselines.upsamplers import Upsampler
 from ..datasets import LabelledDataset, Sample, open_dataset
 from ..evaluation.label_maps import LabelMap
 from ..evaluation.tables import score
 from ..loading import load_pipeline
 from ..pipeline import EmerDiffPipeline
+from ..responses import ImageResponses
 from ..runs.harness import Execution, results_of
 from ..runs.identity import fingerprint, model_identity, versions
 from ..runs.parameters import merged_settings
 from ..runs.samples import dataset_identity, sample_identity, sample_items
 from ..runs.store import JsonStore, Results
 from ..runs.task import Item, Task
-from ..settings import MODES, Shortcuts, check_known
+from ..settings import MODES, Assignment, Perturbation, Shortcuts, check_known
 from ..stages import CoarseMasks
 from ..timing import timed
 from .names import (
@@ -46,20 +49,37 @@ from .names import (
     EMERDIFF,
     EMERDIFF_FAST,
     EMERDIFF_GUIDED,
+    EMERDIFF_PIXEL,
     ENCODER,
     FELZENSZWALB,
+    PIXELS_ADAPTIVE,
+    PIXELS_ATTENTION,
+    PIXELS_BILATERAL,
+    PIXELS_BILINEAR,
+    PIXELS_GUIDED,
+    PIXELS_OPTIMISED,
+    PIXELS_WALK,
     POSITION,
     SLIC,
 )
 from .selection import command, execution, finish, first_pictures
 
-EMERDIFFS = (EMERDIFF, EMERDIFF_GUIDED, EMERDIFF_FAST)
+EMERDIFFS = (EMERDIFF, EMERDIFF_GUIDED, EMERDIFF_PIXEL, EMERDIFF_FAST)
 # The labels differ, the masks (and so their embeddings) are EmerDiff's
 ON_THE_SAME_MASKS: dict[str, Callable[[torch.Tensor, np.ndarray], np.ndarray]] = {
     BILINEAR: lambda masks, image: assign_bilinear(masks, image.shape[:2]),
     BILINEAR_GUIDED: baselines.guided_masks,
     BILINEAR_WALKER: baselines.random_walk,
     BILINEAR_ADAPTIVE: baselines.pixel_adaptive_masks,
+}
+# The coarse features are EmerDiff's, and pixels become segments as in pixel mode
+ON_THE_SAME_FEATURES: dict[str, Upsampler] = {
+    PIXELS_BILINEAR: upsamplers.bilinear,
+    PIXELS_GUIDED: upsamplers.guided,
+    PIXELS_BILATERAL: upsamplers.joint_bilateral,
+    PIXELS_ADAPTIVE: upsamplers.adaptive,
+    PIXELS_WALK: upsamplers.random_walk_features,
+    PIXELS_OPTIMISED: upsamplers.optimised,
 }
 BY_THEMSELVES = (
     COLOUR,
@@ -74,7 +94,7 @@ BY_THEMSELVES = (
     DIFFCUT_OWN,
     BACKBONE,
 )
-ALL_METHODS = (*EMERDIFFS, *ON_THE_SAME_MASKS, *BY_THEMSELVES)
+ALL_METHODS = (*EMERDIFFS, *ON_THE_SAME_MASKS, *ON_THE_SAME_FEATURES, PIXELS_ATTENTION, *BY_THEMSELVES)
 
 
 @dataclass
@@ -146,6 +166,12 @@ def segment(
         if name in methods:
             labels, seconds = timed(partial(refine, masks, image))
             found[name] = Result(labels, coarse.embeddings.cpu().numpy(), before + seconds)
+    upsampled = ON_THE_SAME_FEATURES | {PIXELS_ATTENTION: partial(upsamplers.self_attention, pipe=pipe)}
+    for name, upsample in upsampled.items():
+        if name in methods:
+            cluster = partial(baselines.cluster_upsampled, coarse.queries, image, upsample, len(masks))
+            result, seconds = timed(cluster)
+            found[name] = Result(result.labels, result.embeddings, before + seconds)
     runs = _rivals(pipe, image, len(masks), tuple(masks.shape[1:]), sample.seed % 2**31, backbone)
     for name, run in runs.items():
         if name in methods:
@@ -157,16 +183,16 @@ def segment(
 def _emerdiffs(
     pipe: EmerDiffPipeline, coarse: CoarseMasks, methods: list[str], settings: dict[str, Any]
 ) -> dict[str, Result]:
-    """EmerDiff's own rows: one set of exact responses serves two of them, the fast ones share the coarse masks."""
+    """EmerDiff's own rows: one set of exact responses serves two of them, and all share the coarse masks, or their queries."""
     found: dict[str, Result] = {}
     radius = {"guide_radius": settings.get("guide_radius", MODES["fast"]["guide_radius"])}
-    given = {one.name: settings[one.name] for one in fields(Shortcuts) if one.name in settings}
-    runs = (
+    own = {"guide_radius": settings.get("guide_radius", MODES["pixel"]["guide_radius"])}
+    kinds = (Perturbation, Shortcuts, Assignment)
+    given = {one.name: settings[one.name] for kind in kinds for one in fields(kind) if one.name in settings}
+    runs: tuple[tuple[dict, dict], ...] = (  # what the reader sets wins over the mode, as ever
         ({}, {EMERDIFF: {}, EMERDIFF_GUIDED: radius}),
-        (
-            {"mode": "fast"} | given,
-            {EMERDIFF_FAST: radius},
-        ),  # what the reader sets wins over the mode, as ever
+        ({"mode": "pixel"} | given, {EMERDIFF_PIXEL: own}),
+        ({"mode": "fast"} | given, {EMERDIFF_FAST: radius}),
     )
     for perturbed, rows in runs:
         if not any(name in methods for name in rows):
@@ -174,8 +200,11 @@ def _emerdiffs(
         responses, seconds = timed(partial(pipe.respond, coarse, **perturbed))
         for name, refinement in rows.items():
             labels, last = timed(partial(pipe.assign, responses, **refinement))
+            embeddings = coarse.embeddings
+            if isinstance(responses, ImageResponses):
+                _, embeddings = responses.cells_of(labels)
             total = sum(coarse.seconds.values()) + seconds + last
-            found[name] = Result(labels, coarse.embeddings.cpu().numpy(), total)
+            found[name] = Result(labels, embeddings.cpu().numpy(), total)
     return found
 
 

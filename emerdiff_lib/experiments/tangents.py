@@ -1,14 +1,17 @@
 """The derivative of the image with respect to λ, in place of a difference of two images: does it segment better?
 
-With injected attention the maps are constants, so one forward pass of tangents per mask gives ∂I/∂λ at λ = 0 exactly: through
-self-attention it is softmax(QKᵀ/√d)·dV, injected cross-attention has none, and ``torch.func.jvp`` knows everything else.
+``python -m emerdiff_lib.experiments.tangents --num-scenes 12``. With injected attention the maps are constants, so one forward
+pass of tangents per mask gives ∂I/∂λ at λ = 0 exactly: through self-attention it is softmax(QKᵀ/√d)·dV, injected
+cross-attention has none, and ``torch.func.jvp`` knows everything else.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
+import pandas as pd
 import torch
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import Attention
@@ -16,11 +19,30 @@ from torch.func import jvp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..attention import attention_layers, attention_processors, layer_grid
+from ..clustering import part_masks
 from ..denoiser import Denoiser
 from ..inversion import Trajectory, reverse_mean_and_std
-from ..modulation import resize_offsets
+from ..modulation import resize_offsets, shortened
+from ..pipeline import EmerDiffPipeline
+from ..responses import ImageResponses, quantise
 from ..settings import Perturbation
+from ..stages import CoarseMasks
+from ..timing import timed
+from .ablation_tables import level
+from .ablations import Study, read_scenes_command, scenes_command
+from .defaults import mean_score, mean_score_difference
+from .manifest import write_manifest
+from .names import EMERDIFF
+from .selection import bar
 
+TANGENT = "λ → 0, tangents"
+PUSHES: dict[str, dict[str, Any]] = {
+    "λ = 1": {"modulation_strength": 1.0},
+    "λ = 3": {"modulation_strength": 3.0},
+    "λ = 10": {"modulation_strength": 10.0},
+    "λ = ±3": {"modulation_strength": 3.0, "one_sided": False},
+    "λ = ±10": {"modulation_strength": 10.0, "one_sided": False},
+}
 Decode = Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -105,3 +127,94 @@ def image_tangents(
 
     parts = [vmap(derivative)(part[:, None]).float().cpu() for part in offsets.split(chunk_size)]
     return torch.cat(parts)
+
+
+@torch.no_grad()
+def tangent_responses(pipe: EmerDiffPipeline, coarse: CoarseMasks) -> ImageResponses:
+    """As ``pipe.respond(coarse)`` in pixel mode, of derivatives (the sign is that of −λ)."""
+    used, trajectory = coarse.settings, coarse.trajectory
+    parts = part_masks(coarse.queries, used.assignment.num_parts or len(coarse.masks))
+    t_m = used.perturbation.modulation_timestep
+    visited = shortened(trajectory.timesteps, t_m, used.shortcuts.denoising_steps)
+    scale = pipe.vae.config.scaling_factor
+    found = image_tangents(
+        pipe.denoiser(used.inversion.num_inference_steps, used.inversion.prompt),
+        lambda latents: pipe.vae.decode(latents / scale).sample / 2 + 0.5,
+        trajectory,
+        parts,
+        used.perturbation,
+        visited,
+    )
+    size = coarse.processing_size(pipe.vae_scale_factor)
+    return ImageResponses(parts, *quantise(-found), coarse.queries, coarse.image, size, used)
+
+
+def unlike(one: ImageResponses, other: ImageResponses) -> float:
+    """Mean over the parts of 1 − cosine between their responses: 0 where they differ in strength alone."""
+    vectors = [r.responses_to(r.parts).flatten(1) for r in (one, other)]
+    return float(1 - torch.cosine_similarity(*vectors, dim=1).mean())
+
+
+def compare(study: Study, progress: Callable | None = None) -> tuple[dict[str, list[dict]], pd.DataFrame]:
+    """({way of pushing: results, scene by scene}, a row per way and scene: "unlike" the tangents, and "seconds")."""
+    pipe, rows = study.pipe, []
+    found: dict[str, list[dict]] = {name: [] for name in (TANGENT, *PUSHES)}
+    for seed in (progress or bar("scenes"))(study.seeds):
+        bench = study.trials.bench(seed)
+        coarse = bench.coarse(study.usual)
+        tangents, seconds = timed(lambda: tangent_responses(pipe, coarse))  # noqa: B023
+        for name in found:
+            answers = tangents
+            if name != TANGENT:
+                answers, seconds = timed(lambda: pipe.respond(coarse, **PUSHES[name]))  # noqa: B023
+            labels = pipe.assign(answers)
+            embeddings = answers.cells_of(labels)[1].numpy()
+            found[name].append(bench.scored(embeddings, {EMERDIFF: labels}))
+            rows.append({"way": name, "seed": seed, "unlike": unlike(answers, tangents), "seconds": seconds})
+    return found, pd.DataFrame(rows)
+
+
+def main(argv: list[str] | None = None) -> pd.DataFrame:
+    args = scenes_command(__doc__, "runs/tangents", first_scene=1240, num_scenes=12).parse_args(argv)
+    pipe, seeds, settings, how = read_scenes_command(args)
+    study = Study(pipe, seeds, args.output, {"mode": "pixel"} | settings, how)
+    found, rows = compare(study)
+    means, table = rows.groupby("way", sort=False)[["unlike", "seconds"]].mean(), []
+    for name, results in found.items():
+        difference = mean_score_difference(results, found[TANGENT])
+        scores = {
+            measure: level(results, measure) for measure in ("oracle mIoU", "modified mIoU", "boundary F")
+        }
+        row = {"way": name} | scores | {"mean": mean_score(results)}
+        row |= dict(zip(("− tangents", "low", "high"), difference, strict=True))
+        table.append(row | {"unlike": means.loc[name, "unlike"], "s": means.loc[name, "seconds"]})
+    result = pd.DataFrame(table).set_index("way")
+    print(result.round(2).to_string())
+    slower = means.loc[TANGENT, "seconds"] / means.loc["λ = 3", "seconds"]
+    other = [
+        name for name, row in result.iterrows() if name != TANGENT and (row["low"] > 0 or row["high"] < 0)
+    ]
+    notes = [
+        f"Tangents take {slower:.1f} times as long as one-sided differences of as many masks.",
+        f"By the mean of oracle mIoU and boundary F, {', '.join(other) or 'no λ'} can be told from the tangents.",
+        f"Responses to λ = 10 are {result.loc['λ = 10', 'unlike']:.2f} from the tangents' (1 − cosine), to λ = ±10 "
+        f"{result.loc['λ = ±10', 'unlike']:.2f}, to λ = 3 {result.loc['λ = 3', 'unlike']:.2f}.",
+    ]
+    print("\n".join(notes))
+    if not how.shard:
+        write_manifest(
+            args.output / "tangents.json",
+            title="Tangents in place of differences",
+            question="Does the derivative with respect to λ segment better than a push of ±λ?",
+            command=f"python -m emerdiff_lib.experiments.tangents --model {args.model} --first-scene {args.first_scene} "
+            f"--num-scenes {args.num_scenes}",
+            settings=study.usual,
+            seeds={"tuning": seeds},
+            tables={"ways of pushing": result},
+            notes=notes,
+        )
+    return result
+
+
+if __name__ == "__main__":
+    main()
