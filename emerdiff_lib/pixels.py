@@ -80,23 +80,30 @@ class Superpixels:
         """
         if num_segments < 1:
             raise ValueError(f"num_segments={num_segments} is not possible; choose at least 1.")
-        count = len(self.areas)
         most = max(num_segments, round(self.recipe.superpixels_per_segment * num_segments))
-        owner = np.arange(count)
-        for first, second in self.joins[: max(0, count - most)]:
-            owner[owner == second] = first
-        left, owner = np.unique(owner, return_inverse=True)
+        owner = self._owners(most)
         areas = np.bincount(owner, self.areas)
-        totals = np.zeros((len(left), self.means.shape[1]))
+        totals = np.zeros((len(areas), self.means.shape[1]))
         np.add.at(totals, owner, self.means * self.areas[:, None])
-        groups = np.arange(len(left))
-        if len(left) > num_segments:
+        groups = np.arange(len(areas))
+        if len(areas) > num_segments:
             fit = KMeans(num_segments, n_init=8, random_state=random_state)
             groups = fit.fit_predict(totals / areas[:, None], sample_weight=areas**self.recipe.grouping)
         pixels = np.bincount(groups, areas)
         rank = np.empty(len(pixels), np.int32)
         rank[np.argsort(-pixels, kind="stable")] = np.arange(len(pixels))
         return rank[groups][owner][self.labels]
+
+    def joined(self, count: int) -> np.ndarray:
+        """(H, W) int32 superpixels 0 … count−1, after neighbours without contrast have joined."""
+        return self._owners(count).astype(np.int32)[self.labels]
+
+    def _owners(self, count: int) -> np.ndarray:
+        """(R,) which of ``count`` each superpixel belongs to."""
+        owner = np.arange(len(self.areas))
+        for first, second in self.joins[: max(0, len(owner) - count)]:
+            owner[owner == second] = first
+        return np.unique(owner, return_inverse=True)[1]
 
 
 def feature_superpixels(

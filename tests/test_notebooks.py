@@ -81,6 +81,15 @@ OTHER = {
         timesteps=[21, 41],
         stable_diffusion=False,
     ),
+    "13_pixel_features": dict(
+        image="toyscapes:7",
+        limit=2,
+        fit_limit=1,
+        num_masks=5,
+        mask_counts=[3, 6],
+        methods=[names.EMERDIFF_PIXEL, names.PIXELS_GUIDED, names.BILINEAR],
+        settings={"num_parts": 20, "modulation_timestep": 41},
+    ),
     "14_how_many_masks": dict(limit=2, fit_limit=1, num_masks=5, candidates=[2, 4], picture=1),
 }
 # Small values for whatever a notebook has a parameter of that name for, on the tiny checkpoint's schedule of 10 steps
@@ -113,6 +122,7 @@ LONG = (
     "07_small_objects_and_boundaries",
     "08_domain_shift",
     "09_efficiency",
+    "13_pixel_features",
     "14_how_many_masks",
 )
 

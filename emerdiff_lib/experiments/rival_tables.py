@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from ..plotting import CHART_COLOURS, NEUTRAL
-from .names import EMERDIFF, PIXELS_ATTENTION
+from .names import EMERDIFF, EMERDIFF_PIXEL, PIXELS_ATTENTION, PIXELS_LEARNED
 from .rivals import EMERDIFFS, ON_THE_SAME_FEATURES, ON_THE_SAME_MASKS
 
 MEASURES = {"oracle": "oracle mIoU", "modified": "modified mIoU (other split)", "boundary_f": "boundary F"}
@@ -18,6 +18,11 @@ KINDS = (
 COLOURS = dict(
     zip(KINDS, (*(CHART_COLOURS[i] for i in (3, 0, 2)), NEUTRAL), strict=True)
 )  # of kinds, in figures
+# What a method of EmerDiff's is held against: what it has in common with others, and these others
+_WITHOUT = {
+    EMERDIFF: ("masks", list(ON_THE_SAME_MASKS)),
+    EMERDIFF_PIXEL: ("features", [*ON_THE_SAME_FEATURES, PIXELS_ATTENTION, PIXELS_LEARNED]),
+}
 _LESS_IS_BETTER = ("VI (bits)", "s / image")
 _NO_SCORE = ("segments", "s / image")
 
@@ -80,18 +85,18 @@ def describe(tables: dict[str, pd.DataFrame]) -> list[str]:
         groups = standing(paired, measure)
         parts = [f"{name} {quoted(methods)}" for name, methods in groups.items() if methods]
         sentences.append(f"{MEASURES[measure]}: {reference} is {'; '.join(parts)}.")
-    if reference == EMERDIFF:
-        sentences += [_beside_refiners(scores, paired, measure) for measure in MEASURES]
+    if reference in _WITHOUT:
+        sentences += [_beside_the_best(scores, paired, measure, reference) for measure in MEASURES]
     protocols = [c for c in scores if c.endswith("mIoU") or c.startswith("modified")]
     values = ", ".join(f"{scores.loc[reference, c]:.1f} {c}" for c in protocols)
     sentences.append(f"The same segments of {reference}, under every protocol: {values}.")
     return [sentence for sentence in sentences if sentence]
 
 
-def _beside_refiners(scores: pd.DataFrame, paired: pd.DataFrame, measure: str) -> str:
-    """Modulated denoising against the best that the same masks reach without it; "" where neither was run."""
-    column = MEASURES[measure]
-    part = paired[(paired["measure"] == measure) & paired["minus"].isin(list(ON_THE_SAME_MASKS))]
+def _beside_the_best(scores: pd.DataFrame, paired: pd.DataFrame, measure: str, reference: str) -> str:
+    """Modulated denoising against the best that the same masks or features reach without it; "" where none was run."""
+    column, (what, others) = MEASURES[measure], _WITHOUT[reference]
+    part = paired[(paired["measure"] == measure) & paired["minus"].isin(others)]
     if part.empty:
         return ""
     rows = part.set_index("minus")
@@ -104,6 +109,6 @@ def _beside_refiners(scores: pd.DataFrame, paired: pd.DataFrame, measure: str) -
         else "cannot be told from"
     )
     return (
-        f"{column}: modulated denoising {verdict} the best that the same masks reach without it "
+        f"{column}: modulated denoising {verdict} the best that the same {what} reach without it "
         f"({quoted([best])}, {scores.loc[best, column]:.1f}): {with_interval(rows.loc[best])}."
     )
