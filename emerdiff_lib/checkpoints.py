@@ -136,7 +136,7 @@ def locate(name: str | Path) -> str:
         if not (TOYSCAPES_FOLDER / "model_index.json").exists():
             raise FileNotFoundError(
                 f"The bundled model is missing from {TOYSCAPES_FOLDER}; reinstall the package, or train one with "
-                "`python -m emerdiff_lib.toyscapes.train` and pass its folder."
+                "`python -m emerdiff_lib.train` and pass its folder."
             )
         return str(TOYSCAPES_FOLDER)
     folder = Path(name).expanduser()

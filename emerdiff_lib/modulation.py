@@ -164,11 +164,6 @@ def difference_maps(
         if code is not None:
             whole = magnitude(torch.einsum("pk,pchw->kchw", code, whole) / len(code))
             whole = whole * neighbourhoods(mask, tuple(whole.shape[1:]))
-        if not torch.isfinite(whole).all():
-            raise ValueError(
-                f"The difference maps are not finite at modulation_strength={perturbation.modulation_strength:g} in "
-                f"{str(denoiser.unet.dtype).removeprefix('torch.')}; lower it, use dtype float32, or check the weights."
-            )
         results.append(whole)
     return results
 
@@ -191,6 +186,9 @@ def signed_responses(
 
     Yields:
         G × (n, channels, H, W) float32 on the model's device.
+
+    Raises:
+        ValueError: they are not finite.
     """
     t_m, strength = perturbation.modulation_timestep, perturbation.modulation_strength
     timesteps = shortened(trajectories[0].timesteps, t_m, shortcuts.denoising_steps)
@@ -200,7 +198,13 @@ def signed_responses(
     def respond(part: slice) -> list[torch.Tensor]:
         offsets = torch.cat([signed_offsets(p[part], strength, shortcuts.one_sided) for p in patterns])
         latents = modulated_latents(denoiser, trajectories, offsets, perturbation, timesteps)
-        return [image_differences(rows, decode, shortcuts) for rows in latents.chunk(len(trajectories))]
+        found = [image_differences(rows, decode, shortcuts) for rows in latents.chunk(len(trajectories))]
+        if not all(bool(torch.isfinite(one).all()) for one in found):
+            raise ValueError(
+                f"The difference maps are not finite at modulation_strength={perturbation.modulation_strength:g} in "
+                f"{str(denoiser.unet.dtype).removeprefix('torch.')}; lower it, use dtype float32, or check the weights."
+            )
+        return found
 
     with progress(total=len(patterns[0])) if progress else nullcontext() as bar:
         for found in _chunked(respond, len(patterns[0]), chunk_size):

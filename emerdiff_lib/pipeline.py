@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, overload
 
@@ -17,7 +18,7 @@ from .inversion import Trajectory, draw_latents, invert_ddim, invert_ddpm, repla
 from .memory import affordable_rows
 from .modulation import difference_maps, signed_responses
 from .refinement import refine, resize_maps
-from .responses import ImageResponses, quantise
+from .responses import ImageResponses, gather
 from .settings import Assignment, Perturbation, Refinement, Shortcuts, check_generator, check_only, whole
 from .stages import CoarseMasks, EmerDiffOutput, Responses, check_masks
 from .threads import sharing_cores
@@ -220,7 +221,8 @@ class EmerDiffPipeline(FrozenModel):
             raise ValueError(
                 "Images that are modulated together share their shape and settings; respond to them one by one."
             )
-        what, num_parts, seconds = used[0], used[0].assignment.num_parts, {}
+        what, num_parts = used[0], used[0].assignment.num_parts
+        seconds: dict[str, float] = {}
         if num_parts is not None and any(one.own_masks for one in stages):
             raise ValueError(
                 "Masks of your own are pushed as they are, which num_parts (mode='pixel') does not do; use mode='exact'."
@@ -229,7 +231,7 @@ class EmerDiffPipeline(FrozenModel):
         if num_parts is not None:
             masks = [part_masks(one.queries, num_parts) for one in stages]
         with stopwatch(seconds, "modulate"), sharing_cores(self.unet.device):
-            responses = partial(
+            responses: Callable = partial(
                 difference_maps if num_parts is None else signed_responses,
                 self.denoiser(what.inversion.num_inference_steps, what.inversion.prompt),
                 self.decode_tiny if what.shortcuts.readout == "tiny_decoder" else self.decode,
@@ -240,15 +242,11 @@ class EmerDiffPipeline(FrozenModel):
                 mask_batch_size or self.default_mask_batch_size(stages[0].trajectory, what.shortcuts),
                 self.progress_bar,
             )
-            found: list[Any] = []
+            found: list[Any] = responses()
             if num_parts is None:
-                found = [Responses(one, maps, what) for one, maps in zip(stages, responses(), strict=True)]
+                found = [Responses(one, maps, what) for one, maps in zip(stages, found, strict=True)]
             else:
-                coded = [[quantise(some) for some in chunk] for chunk in responses()]
-                for one, parts, each in zip(stages, masks, zip(*coded, strict=True), strict=True):
-                    codes, scales = map(torch.cat, zip(*each, strict=True))
-                    size = one.processing_size(self.vae_scale_factor)
-                    found.append(ImageResponses(parts, codes, scales, one.queries, one.image, size, what))
+                found = gather(found, stages, masks, what, self.vae_scale_factor)
         each = {"modulate": round(seconds["modulate"] / len(stages), 4)}
         for one, result in zip(stages, found, strict=True):
             result.seconds = one.seconds | each
@@ -289,7 +287,7 @@ class EmerDiffPipeline(FrozenModel):
         if isinstance(responses, ImageResponses):
             masks, embeddings = responses.cells_of(labels)
             own, sides = False, responses.processing_size
-            maps = responses.difference_maps(masks) if difference_maps else None
+            maps = responses.difference_maps(masks if difference_maps else masks[:0])
         else:
             coarse = responses.coarse
             masks, embeddings, maps = coarse.masks, coarse.embeddings, responses.difference_maps

@@ -8,7 +8,7 @@ pixel which cells it hangs on: with those shares as weights it gets a feature of
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from .images import to_tensor
 from .pixels import RECIPE, Recipe, Superpixels, feature_superpixels, label_shares
 from .refinement import guide_radius_in_pixels, guided_filter, pixel_adaptive, resize_maps
 from .settings import Settings, whole
+from .stages import CoarseMasks
 
 _FALLBACK = 1e-6  # weight of plain lengths, which decide where nothing else is left
 _PIXELS = 2**16  # whose responses are decoded at a time
@@ -263,6 +264,27 @@ class ImageResponses:
         except Exception as error:  # safetensors has an error of its own for what it cannot parse
             raise ValueError(f"{path} holds no responses, or is damaged; make it again.") from error
         return cls(parts, *rest, image, tuple(size), Settings.from_dict(settings))
+
+
+def gather(
+    chunks: Iterable[list[torch.Tensor]],
+    stages: Sequence[CoarseMasks],
+    parts: Sequence[torch.Tensor],
+    settings: Settings,
+    vae_scale_factor: int,
+) -> list[ImageResponses]:
+    """Quantised as they come: what :func:`~.modulation.signed_responses` yields of images that are modulated together.
+
+    Args:
+        parts: (P, h, w) bool of each image, which were pushed.
+    """
+    coded = [[quantise(some) for some in chunk] for chunk in chunks]
+    found = []
+    for coarse, own, each in zip(stages, parts, zip(*coded, strict=True), strict=True):
+        codes, scales = map(torch.cat, zip(*each, strict=True))
+        size = coarse.processing_size(vae_scale_factor)
+        found.append(ImageResponses(own, codes, scales, coarse.queries, coarse.image, size, settings))
+    return found
 
 
 def quantise(responses: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -31,13 +31,13 @@ FLOORS = (
     {"denoiser", "toyscapes", "weights"},
     {"attention", "inversion"},
     {"features", "stages", "coding"},
-    {"clustering", "modulation"},
+    {"clustering", "modulation", "pixels"},
     {"refinement"},
     {"assignment"},
-    {"frozen_model"},
+    {"responses", "frozen_model"},
     {"pipeline"},
     {"loading", "plotting", "datasets"},
-    {"baselines", "export"},
+    {"baselines", "export", "train"},
     {"runs"},
     {"experiments", "benchmark"},  # one floor: these two may know each other
 )

@@ -1,18 +1,17 @@
 """The world is the same everywhere and exact; the bundled model is what it claims to be."""
 
 import hashlib
-import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
-from emerdiff_lib import Toyscapes, load_pipeline
+from emerdiff_lib import Toyscapes
 from emerdiff_lib.checkpoints import TOYSCAPES_FOLDER
-from emerdiff_lib.toyscapes import architecture, drawing, train, world
+from emerdiff_lib.toyscapes import drawing, world
+from emerdiff_lib.train import architecture
+from emerdiff_lib.train.sources import ToyscapesScenes
 
 DIGEST = "bf0b07bcb451a188"  # of the first 20 test scenes; changes only when the world is changed on purpose
 
@@ -91,7 +90,7 @@ def test_captions_tell_the_truth(word, classes):
 
 
 def test_every_word_is_in_the_vocabulary():
-    tokenizer = architecture.build_tokenizer()
+    tokenizer = architecture.build_tokenizer(ToyscapesScenes.words)
     ids = architecture.tokenize(tokenizer, [Toyscapes("train")[i].caption for i in range(200)])
     assert ids.shape == (200, 64) and (ids != tokenizer.unk_token_id).all()
 
@@ -158,75 +157,3 @@ def test_size_and_card():
     assert sum(f.stat().st_size for f in TOYSCAPES_FOLDER.rglob("*.safetensors")) <= 20e6
     assert not list(TOYSCAPES_FOLDER.rglob("*.bin")) + list(TOYSCAPES_FOLDER.rglob("*.ckpt"))
     assert "## Limits" in (TOYSCAPES_FOLDER / "README.md").read_text()
-
-
-# -- the trainer
-
-TINY = [
-    "--num-scenes",
-    "24",
-    "--batch-size",
-    "2",
-    "--autoencoder-steps",
-    "2",
-    "--checkpoint-every",
-    "2",
-    "--cpu",
-]
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("train")
-    train.main([*TINY, "--output", str(folder), "--steps", "4"])
-    return folder
-
-
-def test_training_exports_a_pipeline_with_sheets_and_a_log(trained):
-    assert StableDiffusionPipeline.from_pretrained(trained / "model").unet.config.in_channels == 8
-    assert list((trained / "denoiser").glob("samples-*.png")) and list(
-        (trained / "autoencoder").glob("reconstructions-*dB.png")
-    )
-    assert json.loads((trained / "denoiser" / "latest.json").read_text())["step"] == 4
-    own = json.loads((trained / "model" / "model_index.json").read_text())["default_settings"]
-    assert (
-        own.items() <= load_pipeline(trained / "model").default_settings().items() and own["num_masks"] == 12
-    )
-
-
-def test_a_killed_run_goes_on_as_if_nothing_had_happened(trained, tmp_path):
-    """Two steps, a stop, two more steps: the same weights as four steps in one go."""
-    command = [
-        sys.executable,
-        "-m",
-        "emerdiff_lib.toyscapes.train",
-        *TINY,
-        "--output",
-        str(tmp_path),
-        "--steps",
-    ]
-    killer = (
-        "import sys; from emerdiff_lib.toyscapes import train; save = train.Stage.save\n"
-        "def kill(self):\n    save(self)\n    if self.name == 'denoiser': sys.exit(9)\n"
-        "train.Stage.save = kill; train.main(sys.argv[1:])"
-    )
-    assert (
-        subprocess.run([sys.executable, "-c", killer, *command[3:], "4"], capture_output=True).returncode == 9
-    )
-    assert json.loads((tmp_path / "denoiser" / "latest.json").read_text())["step"] == 2
-    subprocess.run([*command, "4"], check=True, capture_output=True)
-    whole, resumed = (
-        StableDiffusionPipeline.from_pretrained(f / "model").unet.state_dict() for f in (trained, tmp_path)
-    )
-    for name in whole:
-        torch.testing.assert_close(whole[name], resumed[name], rtol=1e-3, atol=1e-4)
-
-
-def test_training_continues_from_exported_weights(trained, tmp_path):
-    train.main([*TINY, "--output", str(tmp_path), "--steps", "1", "--init-from", str(trained / "model")])
-    before, after = (
-        StableDiffusionPipeline.from_pretrained(f / "model").unet.conv_in.weight for f in (trained, tmp_path)
-    )
-    assert 0 < (before - after).abs().max() < 0.05
-    with pytest.raises(FileNotFoundError, match="--init-from"):
-        train.main([*TINY, "--output", str(tmp_path), "--init-from", str(tmp_path / "nowhere")])

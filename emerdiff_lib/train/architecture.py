@@ -1,4 +1,4 @@
-"""The components of the Toyscapes model: those of Stable Diffusion, small, with a word-level tokenizer.
+"""The components of a small model: those of Stable Diffusion, with a word-level tokenizer.
 
 The U-Net's thin top level (24 channels, one layer) is deliberate: whatever needs context has to be understood at 16 × 16,
 where EmerDiff looks (see the model card).
@@ -6,18 +6,13 @@ where EmerDiff looks (see the model card).
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, PNDMScheduler, UNet2DConditionModel
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
 
-from .world import SIZE
-
-WORDS = (
-    "a and at blue boat brown car clouds cyan day field green grey house in lake moon mountains night of on orange "
-    "person picture purple red road roof sea sun sunset the tree white with yellow"
-)
-VOCABULARY = sorted(WORDS.split())
 UNKNOWN, BEGIN, END = "<unknown>", "<begin>", "<end>"
 MAX_TOKENS = 64
 NOISE_SCHEDULE = dict(
@@ -29,8 +24,14 @@ NOISE_SCHEDULE = dict(
 )  # Stable Diffusion's
 
 
-def build_tokenizer() -> PreTrainedTokenizerFast:
-    vocabulary = {word: i for i, word in enumerate([UNKNOWN, BEGIN, END, *VOCABULARY])}
+def words_of(captions: Iterable[str]) -> list[str]:
+    """All words of some captions, sorted, as :func:`build_tokenizer` takes them: lower case, commas read as "and"."""
+    return sorted({word for caption in captions for word in caption.lower().replace(",", " and ").split()})
+
+
+def build_tokenizer(words: Iterable[str]) -> PreTrainedTokenizerFast:
+    """A token per word; words that are not among ``words`` are unknown."""
+    vocabulary = {word: i for i, word in enumerate([UNKNOWN, BEGIN, END, *words])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
     tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), normalizers.Replace(",", " and ")])
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -53,7 +54,7 @@ def tokenize(tokenizer: PreTrainedTokenizerFast, captions: list[str]) -> torch.T
     return tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
 
 
-def build_autoencoder() -> AutoencoderKL:
+def build_autoencoder(size: int) -> AutoencoderKL:
     """Reduction 4 (a reduction of 8 loses the small objects), 8 latent channels."""
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 3,
@@ -62,15 +63,15 @@ def build_autoencoder() -> AutoencoderKL:
         layers_per_block=1,
         latent_channels=8,
         norm_num_groups=8,
-        sample_size=SIZE,
+        sample_size=size,
         mid_block_add_attention=False,
     )
 
 
-def build_text_encoder() -> CLIPTextModel:
+def build_text_encoder(vocabulary_size: int) -> CLIPTextModel:
     return CLIPTextModel(
         CLIPTextConfig(
-            vocab_size=len(VOCABULARY) + 3,
+            vocab_size=vocabulary_size,
             hidden_size=64,
             intermediate_size=128,
             num_hidden_layers=2,
@@ -84,10 +85,13 @@ def build_text_encoder() -> CLIPTextModel:
     )
 
 
-def build_unet() -> UNet2DConditionModel:
-    """Levels at 32, 16, 8 and 4 cells for a 128-pixel picture; attention at 16, 8 and (in the middle) 4."""
+def build_unet(size: int) -> UNet2DConditionModel:
+    """Levels at a quarter of the picture's side and a half, a quarter, an eighth of that; attention at all but the first.
+
+    32, 16, 8 and 4 cells for 128 pixels.
+    """
     return UNet2DConditionModel(
-        sample_size=SIZE // 4,
+        sample_size=size // 4,
         in_channels=8,
         out_channels=8,
         block_out_channels=(24, 96, 128, 128),

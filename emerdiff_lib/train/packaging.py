@@ -22,10 +22,11 @@ WEIGHTS = {
 
 
 def load_weights(folder: Path, **modules: torch.nn.Module) -> None:
-    """Copy a diffusers folder's weights into freshly built modules (float32).
+    """Copy a diffusers folder's weights into freshly built modules (float32); a text encoder of other words starts anew.
 
     Raises:
         FileNotFoundError: where a component's file is missing.
+        ValueError: where the weights are of another architecture.
     """
     for name, module in modules.items():
         path = Path(folder) / WEIGHTS[name]
@@ -33,7 +34,17 @@ def load_weights(folder: Path, **modules: torch.nn.Module) -> None:
             raise FileNotFoundError(
                 f"{path} does not exist; --init-from takes a diffusers folder as the trainer exports it."
             )
-        module.load_state_dict({key: value.float() for key, value in load_file(path).items()})
+        found = {key: value.float() for key, value in load_file(path).items()}
+        shapes = {key: value.shape for key, value in module.state_dict().items()}
+        wrong = [key for key in shapes | found if key not in found or shapes.get(key) != found[key].shape]
+        if wrong and name == "text_encoder":
+            print(f"The captions' words are not those of {folder}: the text encoder starts anew.")
+        elif wrong:
+            raise ValueError(
+                f"{path} is of another architecture ({wrong[0]}); --init-from takes models of this trainer."
+            )
+        else:
+            module.load_state_dict(found)
 
 
 def export(folder: Path, vae, unet, text_encoder, tokenizer) -> Path:

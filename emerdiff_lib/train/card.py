@@ -1,0 +1,65 @@
+"""The model card of a freshly trained folder."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ..files import write_atomically
+from .sources import Source
+from .stage import Stage
+
+
+def write_card(
+    folder: Path,
+    args: argparse.Namespace,
+    source: Source,
+    precision: str,
+    autoencoder: Stage,
+    denoiser: Stage,
+) -> None:
+    """``README.md``: data, terms, training, compute, and the losses that it came to."""
+    options = {
+        "init-from": args.init_from,
+        "autoencoder-steps": args.autoencoder_steps,
+        "steps": args.steps,
+        "batch-size": args.batch_size,
+        "learning-rate": args.learning_rate,
+        "autoencoder-learning-rate": args.autoencoder_learning_rate,
+        "low-timesteps": args.low_timesteps,
+        "seed": args.seed,
+    }
+    given = " ".join(f"--{name} {value}" for name, value in options.items() if value is not None)
+    sheets = sorted((autoencoder.folder).glob("reconstructions-*.png"))
+    psnr = sheets[-1].stem.rsplit("-", 1)[-1] if sheets else "not measured"
+    rows = [_row("autoencoder", autoencoder, args), _row("U-Net and text encoder", denoiser, args)]
+    table = "\n".join(["| | steps | samples | minutes | loss |", "|---|---|---|---|---|", *rows])
+    text = f"""---
+license: {args.license}
+library_name: diffusers
+pipeline_tag: text-to-image
+---
+
+# A small latent diffusion model
+
+Stable Diffusion's components, small, trained by `python -m emerdiff_lib.train` for use with EmerDiff.
+
+## Data
+
+{source.title}, at {source.size} × {source.size} pixels; {len(source.words)} words in their captions.
+No label, mask or segmentation loss took part, beyond what captions say. {args.terms}
+
+## Training
+
+{precision} precision, {given}
+
+{table}
+
+Reconstruction of the first 16 pictures: {psnr}. Minutes are of wall time, whatever else the machine did.
+"""
+    write_atomically(folder / "README.md", text)
+
+
+def _row(name: str, stage: Stage, args: argparse.Namespace) -> str:
+    loss = "" if stage.loss is None else f"{stage.loss:.4f}"
+    return f"| {name} | {stage.step} | {stage.step * args.batch_size} | {stage.seconds / 60:.0f} | {loss} |"
