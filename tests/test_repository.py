@@ -36,7 +36,7 @@ FLOORS = (
     {"assignment"},
     {"responses", "frozen_model"},
     {"pipeline"},
-    {"loading", "plotting", "datasets"},
+    {"loading", "plotting", "datasets", "words"},
     {"baselines", "export", "train"},
     {"runs"},
     {"experiments", "benchmark"},  # one floor: these two may know each other

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import numpy as np
 import pandas as pd
 import torch
-from diffusers.models.attention_processor import Attention
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
@@ -20,6 +19,7 @@ from ..denoiser import Denoiser
 from ..evaluation.regions import cell_shares
 from ..pipeline import EmerDiffPipeline
 from ..toyscapes import Scene, Toyscapes
+from ..words import ProbabilityCapture, token_positions
 
 FILLERS = frozenset(
     ["a", "an", "the", "of", "and", "with", "at", "on", "in", "by", "is", "picture", "photo", "photograph"]
@@ -42,32 +42,6 @@ def content_words(prompt: str, most: int = 8) -> list[str]:
     """The words of a prompt that are about the picture, each once, in their order."""
     words = [word.strip(".,;:!?\"'()").lower() for word in prompt.split()]
     return [word for word in dict.fromkeys(words) if word and word not in FILLERS][:most]
-
-
-def token_positions(tokenizer, prompt: str, word: str) -> list[int]:
-    """Where the tokens of a word stand in the tokenised prompt, every occurrence; empty if it does not occur.
-
-    The last places of a prompt that is too long for the model are cut off, as the model's own tokenising does.
-    """
-    limit = tokenizer.model_max_length
-    ids = tokenizer(prompt, truncation=True, max_length=limit).input_ids
-    wanted = tokenizer(word, add_special_tokens=False).input_ids
-    starts = [i for i in range(len(ids) - len(wanted) + 1) if ids[i : i + len(wanted)] == wanted]
-    return [i + offset for i in starts for offset in range(len(wanted))]
-
-
-class ProbabilityCapture:
-    """Runs another processor and keeps softmax(QKᵀ/√d) of a cross-attention layer, the mean over rows and heads."""
-
-    def __init__(self, processor):
-        self.processor, self.probabilities = processor, None
-
-    def __call__(self, attn: Attention, hidden_states, encoder_hidden_states=None, *args, **kwargs):
-        heads = lambda a: a.unflatten(-1, (attn.heads, -1)).transpose(1, 2).float()
-        query, key = heads(attn.to_q(hidden_states)), heads(attn.to_k(encoder_hidden_states))
-        scores = query @ key.transpose(-2, -1) * attn.scale  # (B, heads, places, tokens)
-        self.probabilities = torch.softmax(scores, -1).mean((0, 1)).cpu()
-        return self.processor(attn, hidden_states, encoder_hidden_states, *args, **kwargs)
 
 
 @torch.no_grad()

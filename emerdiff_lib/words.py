@@ -1,0 +1,322 @@
+"""Open vocabulary: class names in, a named label map out (paper, Sec. 4.3, Table 3).
+
+Dense text-aligned features say of every coarse place how well words fit it. They come from any CLIP of ``transformers``
+(:class:`MaskClip`), from the diffusion model's own attention to words (:class:`WordAttention`), or from whatever two functions
+one has (:class:`DenseFeatures`). The paper averages them inside each mask and classifies the mask; with pixel mode's
+responses they are features like any others, and every pixel is classified by itself.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from transformers import AutoTokenizer, CLIPModel, PreTrainedTokenizerBase
+from transformers.image_processing_base import ImageProcessingMixin
+
+from .attention import attention_layers, attention_processors, layer_grid
+from .clustering import mask_embeddings
+from .images import to_guide
+from .pipeline import EmerDiffPipeline
+from .responses import ImageResponses
+from .settings import real
+
+# CLIP's short list of templates that do nearly as well as its eighty
+TEMPLATES = (
+    "a photo of a {}.",
+    "a photo of the {}.",
+    "a photo of many {}.",
+    "a photo of the large {}.",
+    "a photo of the small {}.",
+    "a picture of a {}.",
+    "a cropped photo of a {}.",
+)
+NOTHING = "none of these"
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What can be seen, in words.
+
+    Attributes:
+        classes: {name: words for it}; a class fits as well as the best of its words.
+        templates: sentences with a ``{}`` for a word, over which embeddings are averaged.
+        threshold: scores, from 0 to 1 for all classes of a place together, below which a place is none of them; 0: none is.
+    """
+
+    classes: Mapping[str, Sequence[str]]
+    templates: Sequence[str] = TEMPLATES
+    threshold: float = 0.0
+    _words: tuple[str, ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self):
+        if not self.classes:
+            raise ValueError("A vocabulary needs at least one class; there is none.")
+        if (
+            isinstance(self.templates, str)
+            or not self.templates
+            or not all("{}" in t for t in self.templates)
+        ):
+            raise ValueError(
+                f"templates={self.templates!r} are not possible; each is a sentence with {{}} for a word."
+            )
+        for name, words in self.classes.items():
+            if (
+                isinstance(words, str)
+                or not words
+                or not all(isinstance(w, str) and w.strip() for w in words)
+            ):
+                raise ValueError(f"Class {name!r} has the words {words!r}; give a list of at least one.")
+        real(0, 1)("threshold", self.threshold)
+        object.__setattr__(self, "_words", tuple(word for words in self.classes.values() for word in words))
+
+    @classmethod
+    def of(cls, names: Sequence[str] | Mapping[str, Sequence[str]], **options) -> Vocabulary:
+        """From names alone, which may hold synonyms as data sets write them: "door, screen door", "building;edifice"."""
+        if isinstance(names, str):
+            raise ValueError(f"names={names!r} is one string; give a list of class names.")
+        if not isinstance(names, Mapping):
+            names = {
+                name: [w.strip() for w in name.replace(";", ",").split(",") if w.strip()] for name in names
+            }
+        return cls(names, **options)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the classes, in order."""
+        return tuple(self.classes)
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """All words of all classes, in order."""
+        return self._words
+
+    def best(self, scores: torch.Tensor) -> torch.Tensor:
+        """(…, words) → (…, C): each class's best word."""
+        counts = [len(words) for words in self.classes.values()]
+        return torch.stack([part.amax(-1) for part in scores.split(counts, dim=-1)], -1)
+
+    def labels(self, scores: torch.Tensor) -> np.ndarray:
+        """(…, C) scores → class indices, int32; C, one more than the last, where no class reaches the threshold."""
+        found = scores.argmax(-1)
+        return torch.where(scores.amax(-1) < self.threshold, len(self.names), found).int().numpy()
+
+
+class TextAligned(ABC):
+    """Dense features that words can be compared with."""
+
+    @abstractmethod
+    def features(self, image: Image.Image, vocabulary: Vocabulary) -> torch.Tensor:
+        """(h, w, d) float32 of a picture; they may depend on the words that are looked for."""
+
+    @abstractmethod
+    def scores(self, features: torch.Tensor, vocabulary: Vocabulary) -> torch.Tensor:
+        """(…, d) features, or means of some → (…, C) in [0, 1], which sum to 1: how well each class fits."""
+
+
+class DenseFeatures(TextAligned):
+    """Any two functions: a picture → (h, w, d), sentences → (n, d); compared by cosine.
+
+    Args:
+        temperature: cosines are divided by it before the softmax.
+    """
+
+    def __init__(
+        self,
+        of_image: Callable[[Image.Image], torch.Tensor],
+        of_texts: Callable[[list[str]], torch.Tensor],
+        temperature: float = 0.01,
+    ):
+        self.of_image, self.of_texts, self.temperature = of_image, of_texts, temperature
+
+    @torch.no_grad()
+    def features(self, image: Image.Image, vocabulary: Vocabulary) -> torch.Tensor:
+        found = torch.as_tensor(self.of_image(image)).float().cpu()
+        if found.ndim != 3:
+            raise ValueError(f"Dense features of a picture have shape (h, w, d), not {tuple(found.shape)}.")
+        return found
+
+    @torch.no_grad()
+    def scores(self, features: torch.Tensor, vocabulary: Vocabulary) -> torch.Tensor:
+        cosines = F.normalize(features.float(), dim=-1) @ self.words(vocabulary).T
+        return torch.softmax(vocabulary.best(cosines) / self.temperature, -1)
+
+    @torch.no_grad()
+    def words(self, vocabulary: Vocabulary) -> torch.Tensor:
+        """(words, d) unit embeddings: of each word, the mean of its unit embeddings over the templates."""
+        sentences = [template.format(word) for word in vocabulary.words for template in vocabulary.templates]
+        texts = F.normalize(torch.as_tensor(self.of_texts(sentences)).float().cpu(), dim=-1)
+        return F.normalize(texts.unflatten(0, (len(vocabulary.words), -1)).mean(1), dim=-1)
+
+
+class MaskClip(DenseFeatures):
+    """MaskCLIP (Zhou et al., ECCV 2022, arXiv 2112.01071): CLIP's patches, each attending to itself alone in the last layer.
+
+    Args:
+        model: a CLIP of ``transformers`` with its ``tokenizer``.
+        mean, std: of the pixel normalisation.
+        resolution: pictures are seen at about this number squared of pixels, at their aspect ratio.
+    """
+
+    def __init__(
+        self,
+        model: CLIPModel,
+        tokenizer: PreTrainedTokenizerBase,
+        mean: Sequence[float] = (0.48145466, 0.4578275, 0.40821073),
+        std: Sequence[float] = (0.26862954, 0.26130258, 0.27577711),
+        resolution: int | None = None,
+    ):
+        self.model, self.tokenizer = model.eval(), tokenizer
+        self.mean, self.std = (torch.tensor(v).reshape(3, 1, 1) for v in (mean, std))
+        self.resolution = resolution or model.config.vision_config.image_size
+        super().__init__(self.patches, self.sentences, 1 / model.logit_scale.exp().item())
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, resolution: int | None = None, **kwargs) -> MaskClip:
+        """Load weights (safetensors) by folder or hub id, "openai/clip-vit-base-patch16" for one."""
+        processing, _ = ImageProcessingMixin.get_image_processor_dict(name)
+        model = CLIPModel.from_pretrained(name, use_safetensors=True, **kwargs)
+        tokenizer = AutoTokenizer.from_pretrained(name)
+        return cls(model, tokenizer, processing["image_mean"], processing["image_std"], resolution)
+
+    def patches(self, image: Image.Image) -> torch.Tensor:
+        """(h, w, d) float32, a feature per patch in the space of texts."""
+        patch, (width, height) = self.model.config.vision_config.patch_size, image.size
+        scale = self.resolution / (height * width) ** 0.5
+        h, w = (max(1, round(side * scale / patch)) for side in (height, width))
+        pixels = to_guide(np.asarray(image.convert("RGB")))[None]
+        pixels = F.interpolate(pixels, size=(h * patch, w * patch), mode="bicubic", antialias=True).clamp(
+            0, 1
+        )
+        pixels = ((pixels - self.mean) / self.std).to(self.model.device, self.model.dtype)
+        vision = self.model.vision_model
+        hidden = vision(pixels, output_hidden_states=True, interpolate_pos_encoding=True).hidden_states[-2]
+        last = vision.encoder.layers[-1]
+        hidden = hidden + last.self_attn.out_proj(last.self_attn.v_proj(last.layer_norm1(hidden)))
+        hidden = hidden + last.mlp(last.layer_norm2(hidden))
+        found = self.model.visual_projection(vision.post_layernorm(hidden))
+        return (
+            found[0, 1:].float().cpu().unflatten(0, (h, w))
+        )  # without the token that stands for the picture
+
+    def sentences(self, texts: list[str]) -> torch.Tensor:
+        """(n, d) float32."""
+        tokens = self.tokenizer(texts, padding=True, truncation=True, return_tensors="pt").to(
+            self.model.device
+        )
+        hidden = self.model.text_model(tokens.input_ids, tokens.attention_mask).pooler_output
+        return self.model.text_projection(hidden).float().cpu()
+
+
+class WordAttention(TextAligned):
+    """How much every place attends to each word, over layers, heads and noise draws (DAAM, arXiv 2210.04885).
+
+    Args:
+        pipe: whose U-Net and text encoder are asked.
+        timestep: at which the picture is noised.
+        prompt: a sentence with ``{}`` for a class's word; one call of the network for each word.
+        draws: of noise; ``seed`` of them.
+    """
+
+    def __init__(
+        self,
+        pipe: EmerDiffPipeline,
+        timestep: int | None = None,
+        prompt: str = "a picture of a {}",
+        draws: int = 4,
+        seed: int = 0,
+    ):
+        self.pipe, self.prompt, self.draws, self.seed = pipe, prompt, draws, seed
+        self.timestep = pipe.resolve().features.feature_timestep if timestep is None else timestep
+
+    @torch.no_grad()
+    def features(self, image: Image.Image, vocabulary: Vocabulary) -> torch.Tensor:
+        """(h, w, words): each word's attention on the finest grid that attends to words."""
+        generator, clean = torch.Generator().manual_seed(self.seed), self.pipe.encode(image)
+        noises = [torch.randn(clean.shape, generator=generator).to(clean.device) for _ in range(self.draws)]
+        plain = self.pipe.denoiser(prompt=None)
+        noisy = torch.cat([plain.add_noise(clean, noise, self.timestep) for noise in noises])
+        return torch.stack([self._attention(noisy, word) for word in vocabulary.words], -1)
+
+    def _attention(self, noisy: torch.Tensor, word: str) -> torch.Tensor:
+        unet, layers = self.pipe.unet, attention_layers(self.pipe.unet, "attn2")
+        sentence = self.prompt.format(word)
+        positions = token_positions(self.pipe.tokenizer, sentence, word)
+        captures = {layer: ProbabilityCapture(unet.attn_processors[f"{layer}.processor"]) for layer in layers}
+        with attention_processors(unet, captures):
+            self.pipe.denoiser(prompt=sentence).unet_output(noisy, self.timestep)
+        maps = {layer: capture.probabilities[:, positions].sum(-1) for layer, capture in captures.items()}
+        grids = {layer: layer_grid(unet, layer, *noisy.shape[2:]) for layer in layers}
+        finest = max(grids.values())
+        planes = [maps[layer].reshape(1, 1, *grids[layer]) for layer in layers]
+        return torch.cat([F.interpolate(p, size=finest, mode="bilinear") for p in planes]).mean(0)[0]
+
+    def scores(self, features: torch.Tensor, vocabulary: Vocabulary) -> torch.Tensor:
+        best = vocabulary.best(features.float())
+        return best / best.sum(-1, keepdim=True).clamp(min=1e-12)
+
+
+class ProbabilityCapture:
+    """Runs another processor and keeps softmax(QKᵀ/√d) of a cross-attention layer, the mean over rows and heads."""
+
+    def __init__(self, processor):
+        self.processor, self.probabilities = processor, None
+
+    def __call__(self, attn, hidden_states, encoder_hidden_states=None, *args, **kwargs):
+        heads = lambda a: a.unflatten(-1, (attn.heads, -1)).transpose(1, 2).float()
+        query, key = heads(attn.to_q(hidden_states)), heads(attn.to_k(encoder_hidden_states))
+        scores = query @ key.transpose(-2, -1) * attn.scale  # (B, heads, places, tokens)
+        self.probabilities = torch.softmax(scores, -1).mean((0, 1)).cpu()
+        return self.processor(attn, hidden_states, encoder_hidden_states, *args, **kwargs)
+
+
+def token_positions(tokenizer: PreTrainedTokenizerBase, prompt: str, word: str) -> list[int]:
+    """Where the tokens of a word stand in the tokenised prompt, every occurrence; empty if it does not occur.
+
+    The last places of a prompt that is too long for the model are cut off, as the model's own tokenising does.
+    """
+    limit = tokenizer.model_max_length
+    ids = tokenizer(prompt, truncation=True, max_length=limit).input_ids
+    wanted = tokenizer(word, add_special_tokens=False).input_ids
+    starts = [i for i in range(len(ids) - len(wanted) + 1) if ids[i : i + len(wanted)] == wanted]
+    return [i + offset for i in starts for offset in range(len(wanted))]
+
+
+# -- naming -----------------------------------------------------------------------------------------------------------
+
+
+def name_places(words: TextAligned, image: Image.Image, vocabulary: Vocabulary) -> np.ndarray:
+    """(H, W) int32 classes by the embeddings alone: every pixel by the bilinear mean of its places' scores."""
+    scores = words.scores(words.features(image, vocabulary), vocabulary).permute(2, 0, 1)
+    enlarged = F.interpolate(scores[None], size=(image.height, image.width), mode="bilinear")[0]
+    return vocabulary.labels(enlarged.permute(1, 2, 0))
+
+
+def name_segments(
+    words: TextAligned, image: Image.Image, vocabulary: Vocabulary, labels: np.ndarray, masks: torch.Tensor
+) -> np.ndarray:
+    """(H, W) int32 classes by the paper's recipe: features averaged inside each mask, which is then classified.
+
+    Args:
+        labels: (H, W) segments 0 … K−1; ``masks``: (K, h, w) their cells, bool or shares.
+    """
+    features = words.features(image, vocabulary)
+    shares = F.interpolate(masks[:, None].float(), size=features.shape[:2], mode="bilinear")[:, 0]
+    return vocabulary.labels(words.scores(mask_embeddings(features, shares), vocabulary))[labels]
+
+
+def name_pixels(
+    words: TextAligned, responses: ImageResponses, vocabulary: Vocabulary, guide_radius: float | None = None
+) -> np.ndarray:
+    """(H, W) int32 classes: the same features spread over pixels by pixel mode's responses, every pixel by itself."""
+    features = words.features(responses.image, vocabulary)
+    pixels = responses.features(features, guide_radius)
+    labels = torch.from_numpy(vocabulary.labels(words.scores(pixels, vocabulary)))
+    size = (responses.image.height, responses.image.width)
+    return F.interpolate(labels[None, None].float(), size=size, mode="nearest-exact")[0, 0].int().numpy()

@@ -1,0 +1,201 @@
+"""Open vocabulary: vocabularies, MaskCLIP against CLIP's own layers, and names where the answer is known."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
+
+from emerdiff_lib.train import architecture
+from emerdiff_lib.words import (
+    DenseFeatures,
+    MaskClip,
+    Vocabulary,
+    WordAttention,
+    name_pixels,
+    name_places,
+    name_segments,
+)
+
+from .conftest import seeded
+
+WORDS = [
+    "a",
+    "photo",
+    "of",
+    "the",
+    "red",
+    "blue",
+    "road",
+    "sky",
+    "many",
+    "large",
+    "small",
+    "picture",
+    "cropped",
+]
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    """A tiny random CLIP with a tokenizer, through a folder, as a user's own would come."""
+    torch.manual_seed(0)
+    tokenizer = architecture.build_tokenizer(WORDS)
+    text = CLIPTextConfig(
+        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+        max_position_embeddings=64, bos_token_id=1, eos_token_id=2, pad_token_id=2,
+    )  # fmt: skip
+    vision = CLIPVisionConfig(
+        hidden_size=24,
+        intermediate_size=48,
+        num_hidden_layers=3,
+        num_attention_heads=3,
+        image_size=32,
+        patch_size=8,
+    )
+    model = CLIPModel(
+        CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=12)
+    )
+    folder = tmp_path_factory.mktemp("clip")
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    (folder / "preprocessor_config.json").write_text(
+        '{"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}'
+    )
+    return MaskClip.from_pretrained(folder)
+
+
+def coloured():
+    """Features and texts of a world of two colours: red is (1, 0), blue is (0, 1)."""
+
+    def of_image(image):
+        grid = np.asarray(image.resize((8, 8), Image.Resampling.BOX)) / 255.0
+        return torch.from_numpy(grid[..., [0, 2]])
+
+    return DenseFeatures(
+        of_image, lambda texts: torch.tensor([[float("red" in t), float("blue" in t)] for t in texts]), 0.1
+    )
+
+
+@pytest.fixture(scope="module")
+def halves():
+    picture = np.zeros((64, 64, 3), np.uint8)
+    picture[:, :40, 0], picture[:, 40:, 2] = 255, 255
+    return Image.fromarray(picture)
+
+
+# -- vocabularies ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_class_fits_as_well_as_its_best_word():
+    vocabulary = Vocabulary.of(["door, screen door", "building;edifice", "sky"])
+    assert vocabulary.names == ("door, screen door", "building;edifice", "sky")
+    assert vocabulary.words == ("door", "screen door", "building", "edifice", "sky")
+    scores = torch.tensor([[0.1, 0.9, 0.3, 0.2, 0.5], [0.1, 0.2, 0.0, 0.8, 0.7]])
+    torch.testing.assert_close(vocabulary.best(scores), torch.tensor([[0.9, 0.3, 0.5], [0.2, 0.8, 0.7]]))
+
+
+def test_what_fits_nothing_is_none_of_these():
+    vocabulary = Vocabulary({"a": ["x"], "b": ["y"]}, threshold=0.6)
+    assert vocabulary.labels(torch.tensor([[0.7, 0.3], [0.5, 0.5], [0.2, 0.8]])).tolist() == [0, 2, 1]
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: Vocabulary({}), "at least one class"),
+        (lambda: Vocabulary.of("sky"), "one string"),
+        (lambda: Vocabulary({"a": "word"}), "Class 'a'"),
+        (lambda: Vocabulary({"a": []}), "Class 'a'"),
+        (lambda: Vocabulary({"a": [" "]}), "Class 'a'"),
+        (lambda: Vocabulary({"a": ["b"]}, templates=["no place"]), "templates="),
+        (lambda: Vocabulary({"a": ["b"]}, templates="a {}"), "templates="),
+        (lambda: Vocabulary({"a": ["b"]}, threshold=2), "threshold=2"),
+    ],
+)
+def test_impossible_vocabularies_are_one_sentence(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+# -- MaskCLIP -------------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def test_patches_are_those_of_a_last_layer_that_sees_only_itself(clip):
+    """CLIP's own last layer under a mask that leaves every token nothing but itself."""
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8))
+    pixels = torch.from_numpy(np.asarray(image)).permute(2, 0, 1)[None].float() / 127.5 - 1
+    vision = clip.model.vision_model
+    hidden = vision(pixels, output_hidden_states=True).hidden_states[-2]
+    alone = torch.full((1, 1, 17, 17), -torch.inf)
+    alone[..., range(17), range(17)] = 0
+    last = vision.encoder.layers[-1](hidden, alone)
+    last = last[0] if isinstance(last, tuple) else last
+    expected = clip.model.visual_projection(vision.post_layernorm(last))[0, 1:].reshape(4, 4, 12)
+    torch.testing.assert_close(clip.patches(image), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_texts_are_clip_s_own_and_pictures_have_any_shape(clip):
+    texts = ["a photo of the red road", "the sky"]
+    tokens = clip.tokenizer(texts, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        own = clip.model.get_text_features(tokens.input_ids, tokens.attention_mask)
+        own = own if isinstance(own, torch.Tensor) else own.pooler_output
+    torch.testing.assert_close(clip.sentences(texts), own)
+    assert clip.patches(Image.new("RGB", (128, 32))).shape == (2, 8, 12)
+    assert clip.patches(Image.new("L", (30, 30))).shape == (4, 4, 12)
+    vocabulary = Vocabulary.of(["red", "blue"])
+    scores = clip.scores(clip.features(Image.new("RGB", (64, 64)), vocabulary), vocabulary)
+    torch.testing.assert_close(scores.sum(-1), torch.ones(4, 4))
+
+
+def test_templates_are_averaged_on_the_unit_sphere(clip):
+    vocabulary = Vocabulary({"r": ["red", "road"]}, templates=["a {}", "the {}"])
+    texts = F.normalize(clip.sentences(["a red", "the red", "a road", "the road"]), dim=-1)
+    expected = F.normalize(torch.stack([texts[:2].mean(0), texts[2:].mean(0)]), dim=-1)
+    torch.testing.assert_close(clip.words(vocabulary), expected)
+
+
+# -- naming ---------------------------------------------------------------------------------------------------------------
+
+
+def test_places_and_segments_get_their_names(halves):
+    vocabulary, words = Vocabulary.of(["blue", "red"]), coloured()
+    truth = np.zeros((64, 64), int)
+    truth[:, :40] = 1
+    places = name_places(words, halves, vocabulary)
+    assert places.dtype == np.int32 and np.array_equal(places, truth)
+    labels = np.zeros((64, 64), int)
+    labels[:, 32:] = 1  # eight columns of it are red, the others blue
+    masks = torch.stack([torch.arange(4)[None].expand(4, 4) < 2, torch.arange(4)[None].expand(4, 4) >= 2])
+    assert np.array_equal(name_segments(words, halves, vocabulary, labels, masks), np.where(labels, 0, 1))
+
+
+def test_pixels_take_names_by_their_own_features(pipe, scene):
+    coarse = pipe.coarse(scene.image, 6, generator=seeded(), mode="pixel", num_parts=24)
+    responses, vocabulary, words = pipe.respond(coarse), Vocabulary.of(["blue", "red"]), coloured()
+    found = name_pixels(words, responses, vocabulary)
+    features = responses.features(words.features(scene.image, vocabulary)).numpy()
+    assert found.shape == scene.labels.shape
+    margin = np.abs(features[..., 0] - features[..., 1]) > 1e-4
+    assert np.array_equal(found[margin], (features[..., 0] > features[..., 1]).astype(int)[margin])
+
+
+def test_words_of_the_diffusion_model_itself_look_at_what_they_name(pipe, scene):
+    """Sky and water are where the picture has them, for a vocabulary without synonyms or with."""
+    words = WordAttention(pipe, draws=2)
+    vocabulary = Vocabulary.of(["tree", "sea, lake"])
+    features = words.features(scene.image, vocabulary)
+    assert features.shape == (16, 16, 3) and features.min() >= 0 and features.max() <= 1
+    scores = words.scores(features, vocabulary)
+    assert scores.shape == (16, 16, 2)
+    torch.testing.assert_close(scores.sum(-1), torch.ones(16, 16))
+    assert torch.equal(words.features(scene.image, vocabulary), features)
+
+
+def test_features_of_another_shape_are_refused(halves):
+    words = DenseFeatures(lambda image: torch.zeros(3, 3), lambda texts: torch.zeros(len(texts), 3))
+    with pytest.raises(ValueError, match=r"shape \(h, w, d\), not \(3, 3\)"):
+        words.features(halves, Vocabulary.of(["a"]))
