@@ -43,9 +43,16 @@ def clip(tmp_path_factory):
     torch.manual_seed(0)
     tokenizer = architecture.build_tokenizer(WORDS)
     text = CLIPTextConfig(
-        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
-        max_position_embeddings=64, bos_token_id=1, eos_token_id=2, pad_token_id=2,
-    )  # fmt: skip
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=64,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=2,
+    )
     vision = CLIPVisionConfig(
         hidden_size=24,
         intermediate_size=48,
