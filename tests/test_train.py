@@ -12,10 +12,11 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 
 from emerdiff_lib import load_pipeline
-from emerdiff_lib.train import architecture, captions
+from emerdiff_lib.train import architecture, captions, clip
 from emerdiff_lib.train.__main__ import arguments, check, main
 from emerdiff_lib.train.precision import fastest
 from emerdiff_lib.train.sources import FolderCrops, epoch_of, read_captions
+from emerdiff_lib.words import MaskClip, Vocabulary
 
 TINY = ["--batch-size", "2", "--autoencoder-steps", "2", "--checkpoint-every", "2", "--cpu"]
 SCENES = [*TINY, "--num-scenes", "24", "--mixed-precision", "bf16"]
@@ -198,3 +199,43 @@ def test_every_word_of_a_caption_has_a_token_of_its_own():
     ids = architecture.tokenize(tokenizer, ["a tree, a road", "unheard of"])
     assert ids.shape == (2, 64) and tokenizer.unk_token_id not in ids[0]
     assert (ids[1] == tokenizer.unk_token_id).sum() == 2
+
+
+# -- CLIP
+
+
+def test_a_clip_is_trained_exported_and_looks_at_places(tmp_path, scene):
+    clip.main(
+        [
+            *("--output", str(tmp_path), "--num-scenes", "24", "--batch-size", "6", "--steps", "3", "--cpu"),
+            *("--checkpoint-every", "2"),
+        ]
+    )
+    words = MaskClip.from_pretrained(tmp_path / "model")
+    vocabulary = Vocabulary.of(["tree", "sea, lake"], templates=["a picture of a {}"])
+    features = words.features(scene.image, vocabulary)
+    assert features.shape == (16, 16, 64) and words.scores(features, vocabulary).shape == (16, 16, 2)
+    assert json.loads((tmp_path / "clip" / "latest.json").read_text())["step"] == 3
+    assert sum(file.stat().st_size for file in (tmp_path / "model").rglob("*.safetensors")) < 12e6
+    with pytest.raises(ValueError, match="--patch=7"):
+        clip.main(["--output", str(tmp_path), "--patch", "7"])
+
+
+def test_a_text_matches_every_picture_that_holds_all_of_it():
+    captions = ["a picture of a road and a tree, a car", "a tree and a car", "a boat"]
+    wanted = clip.matches([["a tree"], ["a tree", "a car"], ["a boat"]], captions)
+    expected = torch.tensor([[0, 1, 0], [0, 1, 0], [0, 0, 1.0]])
+    expected[0] = expected[1] = torch.tensor([0.5, 0.5, 0])
+    torch.testing.assert_close(wanted, expected)
+    for seed in range(5):
+        shown = clip.some_parts(captions[0], torch.Generator().manual_seed(seed))
+        assert shown and [part for part in clip.parts_of(captions[0]) if part in shown] == shown
+
+
+def test_contrast_is_clip_s_own_loss_where_matches_are_single():
+    texts, pictures = (torch.nn.functional.normalize(torch.randn(5, 8), dim=-1) for _ in range(2))
+    scale, where = torch.tensor(1.3), torch.arange(5)
+    logits = 1 / (1 / (texts @ pictures.T * scale.exp()))
+    cross = torch.nn.functional.cross_entropy
+    expected = (cross(logits, where) + cross(logits.T, where)) / 2
+    torch.testing.assert_close(clip.contrast(texts, pictures, scale, torch.eye(5)), expected)
