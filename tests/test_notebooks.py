@@ -114,8 +114,10 @@ TINY = dict(
     shifts=["line drawing"],
     methods=[names.EMERDIFF, names.BILINEAR, names.DIFFSEG],
 )
-# With their defaults: 03 several minutes, the others a quarter of an hour each, 05 more than an hour
+# With their defaults: 01 to 03 minutes, the others a quarter of an hour each, 05 more than an hour
 LONG = (
+    "01_inversion",
+    "02_feature_clustering",
     "03_difference_maps",
     "05_ablations",
     "06_evaluation",
