@@ -56,7 +56,7 @@ class Family:
 
 
 def _conditioned_on_text_alone(config: Mapping[str, Any]) -> bool:
-    extras = ("addition_embed_type", "encoder_hid_dim", "class_embed_type", "use_linear_projection")
+    extras = ("addition_embed_type", "encoder_hid_dim", "class_embed_type")
     return config["sample_size"] is not None and not any(config.get(name) for name in extras)
 
 
@@ -64,6 +64,16 @@ def _attends(config: Mapping[str, Any], level: int) -> bool:
     levels = len(config["block_out_channels"])
     return level < levels and config["up_block_types"][levels - 1 - level] == "CrossAttnUpBlock2D"
 
+
+def _attends_at_three_levels(config: Mapping[str, Any]) -> bool:
+    return (
+        _conditioned_on_text_alone(config)
+        and config["in_channels"] == 4
+        and all(_attends(config, level) for level in range(3))
+    )
+
+
+PAPERS = {"num_masks": 30, "feature_timestep": 1, "modulation_timestep": 281}  # Sec. 4 and App. A
 
 FAMILIES = (
     Family(
@@ -81,18 +91,19 @@ FAMILIES = (
             "filter_sigma": 0.5,
         },
     ),
-    Family(
+    Family(  # also LCM checkpoints, and distilled ones of fewer layers (tiny-sd)
         "Stable Diffusion 1.x",
-        lambda c: (
-            _conditioned_on_text_alone(c) and c["in_channels"] == 4 and all(_attends(c, i) for i in range(3))
-        ),
+        lambda c: _attends_at_three_levels(c) and not c.get("use_linear_projection"),
         level=2,
         modulation=-1,
-        settings={
-            "num_masks": 30,
-            "feature_timestep": 1,
-            "modulation_timestep": 281,
-        },  # paper, Sec. 4 and App. A
+        settings=PAPERS,
+    ),
+    Family(  # also SD-Turbo; the 768-pixel model predicts v and has 24 × 24 cells at that level
+        "Stable Diffusion 2.x",
+        lambda c: _attends_at_three_levels(c) and bool(c.get("use_linear_projection")),
+        level=2,
+        modulation=-1,
+        settings=PAPERS,
     ),
 )
 

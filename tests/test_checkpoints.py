@@ -101,13 +101,14 @@ def test_families_are_recognised_by_layout_whatever_the_widths(options, block, l
 
 
 @pytest.mark.parametrize(
-    "options", [dict(use_linear_projection=True), dict(in_channels=9), dict(in_channels=3)]
+    "options", [dict(addition_embed_type="text"), dict(in_channels=9), dict(in_channels=3)]
 )
 def test_other_layouts_have_no_family_and_ask_for_settings(options):
     config = config_of(**options)
     assert family_of(config) is None
     with pytest.raises(
-        ValueError, match="known: Toyscapes, Stable Diffusion 1.x.; pass num_masks, feature_layer, processing"
+        ValueError,
+        match="known: Toyscapes, Stable Diffusion 1.x, Stable Diffusion 2.x.; pass num_masks, feature_layer, processing",
     ):
         resolve(config, 8, None)
     assert len({family.name for family in FAMILIES}) == len(FAMILIES)

@@ -64,18 +64,47 @@ def tokenizer(folder: Path) -> CLIPTokenizer:
     return CLIPTokenizer.from_pretrained(folder, model_max_length=77)
 
 
-def networks(sample_size: int = 32) -> tuple[UNet2DConditionModel, AutoencoderKL, CLIPTextModel]:
+# What relatives of Stable Diffusion 1.x have otherwise: (the U-Net, the scheduler, numbers in a text's embedding)
+LAYOUTS: dict[str, tuple[dict, dict, int]] = {
+    "1.x": ({}, {}, 768),
+    "2.x": (  # linear projections, heads by level; predicts v in the 768-pixel model
+        dict(use_linear_projection=True, attention_head_dim=(1, 2, 4, 4), cross_attention_dim=1024),
+        dict(prediction_type="v_prediction"),
+        1024,
+    ),
+    "tiny-sd": (  # distilled: three levels of one layer, and no middle
+        dict(
+            block_out_channels=WIDTHS[:3],
+            layers_per_block=1,
+            mid_block_type=None,
+            down_block_types=("CrossAttnDownBlock2D",) * 3,
+            up_block_types=("CrossAttnUpBlock2D",) * 3,
+        ),
+        {},
+        768,
+    ),
+    "LCM": (dict(time_cond_proj_dim=16), {}, 768),  # knows the strength of guidance, if it is told
+}
+
+
+def networks(
+    sample_size: int = 32, layout: str = "1.x"
+) -> tuple[UNet2DConditionModel, AutoencoderKL, CLIPTextModel]:
     """U-Net, VAE and text encoder in the default dtype, from torch's present random state."""
+    other, _, width = LAYOUTS[layout]
     unet = UNet2DConditionModel(
-        sample_size=sample_size,
-        in_channels=4,
-        out_channels=4,
-        block_out_channels=WIDTHS,
-        layers_per_block=2,
-        cross_attention_dim=768,
-        attention_head_dim=8,
-        down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
-        up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
+        **dict(
+            sample_size=sample_size,
+            in_channels=4,
+            out_channels=4,
+            block_out_channels=WIDTHS,
+            layers_per_block=2,
+            cross_attention_dim=768,
+            attention_head_dim=8,
+            down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
+            up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
+        )
+        | other
     )
     vae = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,
@@ -90,31 +119,34 @@ def networks(sample_size: int = 32) -> tuple[UNet2DConditionModel, AutoencoderKL
     ids = vocabulary()[0]
     text = CLIPTextConfig(
         vocab_size=len(ids),
-        hidden_size=768,
-        intermediate_size=768,
+        hidden_size=width,
+        intermediate_size=width,
         num_hidden_layers=2,
-        num_attention_heads=12,
+        num_attention_heads=width // 64,
         max_position_embeddings=77,
         hidden_act="quick_gelu",
-        projection_dim=768,
+        projection_dim=width,
         bos_token_id=ids["<|startoftext|>"],
         eos_token_id=ids["<|endoftext|>"],
     )
     return unet, vae, CLIPTextModel(text)
 
 
-def save(folder: Path | str, sample_size: int = 32, seed: int = 0, **default_settings) -> Path:
+def save(
+    folder: Path | str, sample_size: int = 32, seed: int = 0, layout: str = "1.x", **default_settings
+) -> Path:
     """Write the checkpoint into ``folder`` in safetensors, weights from ``seed``, and return the folder.
 
     Args:
         sample_size: side of the latents that the U-Net's config claims to be trained on; pictures are processed at eight
             times that many pixels. 32 is half of Stable Diffusion's: 8 × 8 cells in the paper's block instead of 16 × 16.
+        layout: one of :data:`LAYOUTS`.
         **default_settings: EmerDiff's, kept with the checkpoint as a fine-tune would keep its own; published ones have none.
     """
     folder = Path(folder)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        unet, vae, text_encoder = networks(sample_size)
+        unet, vae, text_encoder = networks(sample_size, layout)
     scheduler = PNDMScheduler(
         num_train_timesteps=1000,
         beta_start=0.00085,
@@ -123,6 +155,7 @@ def save(folder: Path | str, sample_size: int = 32, seed: int = 0, **default_set
         set_alpha_to_one=False,
         skip_prk_steps=True,
         steps_offset=1,
+        **LAYOUTS[layout][1],
     )
     StableDiffusionPipeline(
         vae=vae,

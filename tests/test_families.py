@@ -1,0 +1,75 @@
+"""Relatives of Stable Diffusion 1.x: a folder of each layout is recognised, inverts exactly, segments as the brute force does."""
+
+import numpy as np
+import pytest
+import torch
+
+from emerdiff_lib import load_pipeline
+from emerdiff_lib.benchmark import reference
+from emerdiff_lib.checkpoints import family_of
+from emerdiff_lib.modulation import modulated_latents, signed_offsets
+
+from . import tiny_stable_diffusion
+from .conftest import seeded
+
+NAMES = {"1.x": "Stable Diffusion 1.x", "2.x": "Stable Diffusion 2.x", "tiny-sd": "Stable Diffusion 1.x"}
+LAYERS = {"tiny-sd": ("up_blocks.0.attentions.0", "up_blocks.0.attentions.1")}
+USUAL = ("up_blocks.1.attentions.0", "up_blocks.1.attentions.2")
+
+
+@pytest.fixture(scope="module", params=tiny_stable_diffusion.LAYOUTS)
+def model(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("family") / "model"
+    tiny_stable_diffusion.save(folder, sample_size=16, layout=request.param)
+    pipe = load_pipeline(folder, "cpu", "float32")
+    pipe.set_progress_bar_config(disable=True)
+    return request.param, pipe
+
+
+@pytest.fixture(scope="module")
+def picture():
+    return np.random.default_rng(0).integers(0, 256, (48, 80, 3), np.uint8)
+
+
+def test_the_layout_is_recognised(model):
+    layout, pipe = model
+    assert family_of(pipe.unet.config).name == NAMES.get(layout, "Stable Diffusion 1.x")
+    settings = pipe.resolve()
+    feature, modulation = (f"{block}.transformer_blocks.0.attn2" for block in LAYERS.get(layout, USUAL))
+    assert settings.features.feature_layer == feature
+    assert settings.perturbation.modulation_layer == modulation
+    assert (settings.features.num_masks, settings.perturbation.modulation_timestep) == (30, 281)
+    assert settings.inversion.processing_resolution == 128
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (48, 80)])
+def test_it_segments_pictures_of_any_shape_without_a_further_argument(model, picture, shape):
+    _, pipe = model
+    image = np.resize(picture, (*shape, 3))
+    out = pipe(image, 3, num_inference_steps=10, generator=seeded())
+    assert out.labels.shape == shape and len(out.coarse_masks) == 3
+    assert pipe(image, 3, mode="pixel", num_inference_steps=10, generator=seeded()).labels.shape == shape
+
+
+@torch.no_grad()
+def test_it_inverts_exactly(model, picture):
+    _, pipe = model
+    trajectory = pipe.invert(picture, num_inference_steps=10, start_timestep=501, generator=seeded())
+    error = (pipe.replay(trajectory) - trajectory.clean_latents).norm() / trajectory.clean_latents.norm()
+    assert error < 1e-4
+
+
+@pytest.mark.parametrize("placement", ["after_projection", "before_projection"])
+@torch.no_grad()
+def test_modulation_is_the_brute_force_s(model, picture, placement):
+    _, pipe = model
+    trajectory = pipe.invert(picture, num_inference_steps=10, start_timestep=301, generator=seeded())
+    coarse = pipe.coarse(trajectory, 3, modulation_timestep=301)
+    denoiser, used = pipe.denoiser(10), coarse.settings.replace(offset_placement=placement).perturbation
+    rows = modulated_latents(denoiser, [trajectory], signed_offsets(coarse.masks[:1], 10.0), used)
+    maps = reference.stored_maps(denoiser, trajectory, 301)
+    for row, strength in ((1, 10.0), (2, -10.0)):
+        alone = reference.modulated_latents(
+            denoiser, trajectory, maps, coarse.masks[0], strength, used.modulation_layer, 301, placement
+        )
+        torch.testing.assert_close(rows[row : row + 1], alone, atol=1e-3, rtol=1e-3)
