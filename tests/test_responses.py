@@ -1,5 +1,7 @@
 """Responses of small masks, kept once: what follows from them against sums, loops and the network itself."""
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -265,3 +267,28 @@ def test_masks_of_one_s_own_are_refused(pipe, scene, coarse):
         pipe(scene.image, coarse_masks=coarse.masks, mode="pixel", generator=seeded())
     with pytest.raises(ValueError, match="num_parts=1 "):
         pipe(scene.image, num_parts=1)
+
+
+@pytest.mark.slow
+def test_memory_is_bounded_at_the_size_of_stable_diffusion():
+    """256 cells at 512 × 512 pixels, 201 MB of codes: segments and difference maps take less than 1.5 GB besides."""
+    script = """
+import resource, numpy as np, torch
+from PIL import Image
+from emerdiff_lib import EmerDiffPipeline, ImageResponses
+used = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+settings = EmerDiffPipeline.from_pretrained("toyscapes").resolve(mode="pixel")
+parts, size = torch.eye(256).bool().reshape(256, 16, 16), (512, 512)
+codes = torch.zeros(256, 3, *size, dtype=torch.int8)
+for k in range(256):
+    y, x = k // 16 * 32, k % 16 * 32
+    codes[k, :, max(0, y - 16) : y + 48, max(0, x - 16) : x + 48] = 100
+image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8))
+responses = ImageResponses(parts, codes, torch.ones(256), torch.randn(16, 16, 1280), image, size, settings)
+before = used()
+responses.segments(30)
+responses.difference_maps(torch.rand(30, 16, 16) < 0.1)
+print((used() - before) / 1e9)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert float(done.stdout.split()[-1]) < 1.5
