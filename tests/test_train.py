@@ -193,6 +193,21 @@ def test_captions_name_classes_by_their_size():
     assert captions.caption(labels, ["sky", "car", "road"], 2, least=0.2) == "sky"
 
 
+def test_a_labelled_folder_becomes_captions(tmp_path):
+    for part in ("images", "labels"):
+        (tmp_path / "train" / part).mkdir(parents=True)
+    labels = np.zeros((8, 8), np.uint8)
+    labels[:3], labels[0] = 1, 255
+    Image.fromarray(labels).save(tmp_path / "train" / "labels" / "a.png")
+    Image.new("RGB", (8, 8)).save(tmp_path / "train" / "images" / "a.jpg")
+    images, output = tmp_path / "train" / "images", tmp_path / "metadata.jsonl"
+    given = ["--dataset", "folder", "--root", str(tmp_path), "--images", str(images), "--output", str(output)]
+    captions.main([*given, "--class-names", "road", "sky"])
+    assert read_captions(output) == {"a.jpg": "road and sky"}
+    with pytest.raises(ValueError, match="toyscapes"):
+        captions.main(["--dataset", "toyscapes", *given[2:]])
+
+
 def test_every_word_of_a_caption_has_a_token_of_its_own():
     words = architecture.words_of(["A road, a Tree", "a sky"])
     tokenizer = architecture.build_tokenizer(words)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--images", type=Path, required=True, help="the folder that --images of the trainer names"
     )
+    parser.add_argument("--class-names", nargs="*", help="instead of the data set's own, in their order")
     parser.add_argument("--output", type=Path, required=True, help="metadata.jsonl")
     args = parser.parse_args(argv)
     data, lines = open_dataset(args.dataset, args.root, args.split), []
@@ -42,10 +44,11 @@ def main(argv: list[str] | None = None) -> None:
         raise ValueError(
             f"--dataset={args.dataset!r} is no folder of pictures; choose one that is read from files."
         )
+    names = args.class_names or list(data.class_names)
     for index in tqdm(range(len(data)), desc="captions"):
         sample = data[index]
-        path = Path(data.pairs[index][1]).relative_to(args.images).as_posix()
-        text = caption(sample.labels, list(data.class_names), data.ignore_index)
+        path = os.path.relpath(os.path.realpath(data.pairs[index][1]), os.path.realpath(args.images))
+        text = caption(sample.labels, names, data.ignore_index)
         lines.append(json.dumps({"file_name": path, "text": text}))
     write_atomically(args.output, "\n".join(lines) + "\n")
     print(f"{len(lines)} captions in {args.output}.")
