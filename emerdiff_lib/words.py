@@ -291,31 +291,48 @@ def token_positions(tokenizer: PreTrainedTokenizerBase, prompt: str, word: str) 
 # -- naming -----------------------------------------------------------------------------------------------------------
 
 
-def name_places(words: TextAligned, image: Image.Image, vocabulary: Vocabulary) -> np.ndarray:
-    """(H, W) int32 classes by the embeddings alone: every pixel by the bilinear mean of its places' scores."""
-    scores = words.scores(words.features(image, vocabulary), vocabulary).permute(2, 0, 1)
+def name_places(
+    words: TextAligned, image: Image.Image, vocabulary: Vocabulary, features: torch.Tensor | None = None
+) -> np.ndarray:
+    """(H, W) int32 classes by the embeddings alone: every pixel by the bilinear mean of its places' scores.
+
+    Args:
+        features: what ``words.features(image, vocabulary)`` gives, where it is known already.
+    """
+    features = words.features(image, vocabulary) if features is None else features
+    scores = words.scores(features, vocabulary).permute(2, 0, 1)
     enlarged = F.interpolate(scores[None], size=(image.height, image.width), mode="bilinear")[0]
     return vocabulary.labels(enlarged.permute(1, 2, 0))
 
 
 def name_segments(
-    words: TextAligned, image: Image.Image, vocabulary: Vocabulary, labels: np.ndarray, masks: torch.Tensor
+    words: TextAligned,
+    image: Image.Image,
+    vocabulary: Vocabulary,
+    labels: np.ndarray,
+    masks: torch.Tensor,
+    features: torch.Tensor | None = None,
 ) -> np.ndarray:
     """(H, W) int32 classes by the paper's recipe: features averaged inside each mask, which is then classified.
 
     Args:
         labels: (H, W) segments 0 … K−1; ``masks``: (K, h, w) their cells, bool or shares.
+        features: as for :func:`name_places`.
     """
-    features = words.features(image, vocabulary)
+    features = words.features(image, vocabulary) if features is None else features
     shares = F.interpolate(masks[:, None].float(), size=features.shape[:2], mode="bilinear")[:, 0]
     return vocabulary.labels(words.scores(mask_embeddings(features, shares), vocabulary))[labels]
 
 
 def name_pixels(
-    words: TextAligned, responses: ImageResponses, vocabulary: Vocabulary, guide_radius: float | None = None
+    words: TextAligned,
+    responses: ImageResponses,
+    vocabulary: Vocabulary,
+    features: torch.Tensor | None = None,
+    guide_radius: float | None = None,
 ) -> np.ndarray:
     """(H, W) int32 classes: the same features spread over pixels by pixel mode's responses, every pixel by itself."""
-    features = words.features(responses.image, vocabulary)
+    features = words.features(responses.image, vocabulary) if features is None else features
     pixels = responses.features(features, guide_radius)
     labels = torch.from_numpy(vocabulary.labels(words.scores(pixels, vocabulary)))
     size = (responses.image.height, responses.image.width)
