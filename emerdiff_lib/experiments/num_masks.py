@@ -26,7 +26,7 @@ from ..runs.identity import model_identity, versions
 from ..runs.samples import dataset_identity, sample_identity, sample_items
 from ..runs.store import JsonStore, Results
 from ..runs.task import Item, Task
-from ..settings import whole
+from ..settings import check_known, whole
 from .rivals import check_settings
 from .selection import command, execution, finish, first_pictures
 
@@ -45,6 +45,11 @@ def check_candidates(candidates: Iterable[int], num_masks: int) -> list[int]:
             f"candidates {list(candidates)} leave no choice beside num_masks={num_masks}; give more."
         )
     return found
+
+
+def check_mode(mode: str) -> str:
+    """Returns a mode that pushes the masks that it is given; in pixel mode K is free, and nothing is to be chosen before."""
+    return check_known("mode", mode, ("exact", "fast"))
 
 
 def segment(
