@@ -1,8 +1,8 @@
 """Open vocabulary: class names in, a named label map out (paper, Sec. 4.3, Table 3).
 
 Dense text-aligned features say of every coarse place how well words fit it. They come from any CLIP of ``transformers``
-(:class:`MaskClip`), from the diffusion model's own attention to words (:class:`WordAttention`), or from whatever two functions
-one has (:class:`DenseFeatures`). The paper averages them inside each mask and classifies the mask; with pixel mode's
+(:class:`MaskClip`), from the diffusion model itself (:class:`WordAttention`, :class:`DenoisingError`), or from whatever two
+functions one has (:class:`DenseFeatures`). The paper averages them inside each mask and classifies the mask; with pixel mode's
 responses they are features like any others, and every pixel is classified by itself.
 """
 
@@ -260,6 +260,47 @@ class WordAttention(TextAligned):
     def scores(self, features: torch.Tensor, vocabulary: Vocabulary) -> torch.Tensor:
         best = vocabulary.best(features.float())
         return best / best.sum(-1, keepdim=True).clamp(min=1e-12)
+
+
+class DenoisingError(TextAligned):
+    """How much better the noise is predicted at every place when a word is said: a diffusion classifier (Li et al., ICCV 2023,
+    arXiv 2303.16203), place by place.
+
+    Args:
+        pipe: whose U-Net and text encoder are asked.
+        timestep: at which the picture is noised; words decide where much is open.
+        prompt: a sentence with ``{}`` for a class's word; one call of the network for each word.
+        draws: of noise; ``seed`` of them.
+    """
+
+    def __init__(
+        self,
+        pipe: EmerDiffPipeline,
+        timestep: int = 681,
+        prompt: str = "a picture of a {}",
+        draws: int = 8,
+        seed: int = 0,
+    ):
+        self.pipe, self.timestep, self.prompt, self.draws, self.seed = pipe, timestep, prompt, draws, seed
+
+    @torch.no_grad()
+    def features(self, image: Image.Image, vocabulary: Vocabulary) -> torch.Tensor:
+        """(h, w, words): squared error without a word minus that with it, on the latents' grid, in units of its deviation."""
+        generator, clean = torch.Generator().manual_seed(self.seed), self.pipe.encode(image)
+        noise = torch.cat([torch.randn(clean.shape, generator=generator) for _ in range(self.draws)])
+        plain, noise = self.pipe.denoiser(prompt=""), noise.to(clean.device)
+        noisy = plain.add_noise(clean, noise, self.timestep)
+
+        def error(prompt: str) -> torch.Tensor:
+            _, predicted = self.pipe.denoiser(prompt=prompt).predict(noisy, self.timestep)
+            return (predicted - noise).square().sum(1).mean(0).cpu()
+
+        without = error("")
+        gains = torch.stack([without - error(self.prompt.format(word)) for word in vocabulary.words], -1)
+        return gains / gains.std().clamp(min=1e-12)
+
+    def scores(self, features: torch.Tensor, vocabulary: Vocabulary) -> torch.Tensor:
+        return torch.softmax(vocabulary.best(features.float()), -1)
 
 
 class ProbabilityCapture:

@@ -9,6 +9,7 @@ from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
 
 from emerdiff_lib.train import architecture
 from emerdiff_lib.words import (
+    DenoisingError,
     DenseFeatures,
     MaskClip,
     Vocabulary,
@@ -200,6 +201,29 @@ def test_words_of_the_diffusion_model_itself_look_at_what_they_name(pipe, scene)
     assert scores.shape == (16, 16, 2)
     torch.testing.assert_close(scores.sum(-1), torch.ones(16, 16))
     assert torch.equal(words.features(scene.image, vocabulary), features)
+
+
+@torch.no_grad()
+def test_the_denoising_error_is_that_of_single_predictions(pipe, scene):
+    words, vocabulary = DenoisingError(pipe, draws=2), Vocabulary.of(["tree", "boat"])
+    found = words.features(scene.image, vocabulary)
+    clean = pipe.encode(scene.image)
+    generator, gains = seeded(), []
+    noises = [torch.randn(clean.shape, generator=generator) for _ in range(2)]
+    for word in vocabulary.words:
+        total = 0
+        for noise in noises:
+            noisy = pipe.denoiser().add_noise(clean, noise, 681)
+            told, untold = (
+                (pipe.denoiser(prompt=prompt).unet_output(noisy, 681) - noise).square().sum(1)[0]
+                for prompt in (f"a picture of a {word}", "")
+            )
+            total = total + (untold - told) / 2
+        gains.append(total)
+    expected = torch.stack(gains, -1)
+    torch.testing.assert_close(found, expected / expected.std(), atol=1e-3, rtol=1e-3)
+    assert found.shape == (32, 32, 2)
+    torch.testing.assert_close(words.scores(found, vocabulary).sum(-1), torch.ones(32, 32))
 
 
 def test_features_of_another_shape_are_refused(halves):

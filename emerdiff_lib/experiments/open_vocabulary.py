@@ -27,7 +27,16 @@ from ..runs.identity import digest, fingerprint, model_identity, versions
 from ..runs.samples import dataset_identity, sample_identity, sample_items
 from ..runs.store import JsonStore, Results
 from ..runs.task import Item, Task
-from ..words import MaskClip, TextAligned, Vocabulary, WordAttention, name_pixels, name_places, name_segments
+from ..words import (
+    DenoisingError,
+    MaskClip,
+    TextAligned,
+    Vocabulary,
+    WordAttention,
+    name_pixels,
+    name_places,
+    name_segments,
+)
 from .rivals import check_settings
 from .selection import command, execution, finish, first_pictures
 
@@ -39,6 +48,7 @@ ALONE, COARSE, EMERDIFF, SEGMENTS, PIXELS = WAYS = (
     "pixel by pixel",
 )
 OWN = "the model's attention to words"
+ERROR = "the model's denoising error"
 CLIP = "MaskCLIP"
 # What captions of Toyscapes call its coarse classes
 TOYSCAPES_NAMES = {
@@ -176,7 +186,7 @@ def name_all(
     how: Execution | None = None,
 ) -> Results:
     """The pictures at ``positions``, by the model's own attention and, if one is named, by a CLIP."""
-    words: dict[str, TextAligned] = {OWN: WordAttention(pipe)}
+    words: dict[str, TextAligned] = {OWN: WordAttention(pipe), ERROR: DenoisingError(pipe)}
     models: dict[str, Any] = {}
     if clip:
         words[CLIP] = masked = MaskClip.from_pretrained(clip)
