@@ -8,6 +8,7 @@ filter should follow each other.
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable
 from typing import Any
 
@@ -164,17 +165,32 @@ def main(argv: list[str] | None = None) -> pd.DataFrame:
         usual = f"{GAUSSIAN} → {GUIDED}"
         table = compare({"order of the filters": refinement_orders(study)}, {"order of the filters": usual})
         notes = advice(table)
+    title = f"How the defaults of {args.model} were chosen: {args.question}"
+    return publish(study, args, "defaults", args.question, title, "the defaults", table, notes)
+
+
+def publish(
+    study: Study,
+    args: argparse.Namespace,
+    module: str,
+    name: str,
+    title: str,
+    around: str,
+    table: pd.DataFrame,
+    notes: list[str],
+) -> pd.DataFrame:
+    """Print :func:`compare`'s table and write ``name``.json, unless this is a shard: a share of the scenes answers nothing."""
     print(table.round(1).to_string())
     print("\n".join(notes), flush=True)
-    if not how.shard:  # a share of the scenes answers nothing
+    if not study.how.shard:
         given = f"--question {args.question} --first-scene {args.first_scene} --num-scenes {args.num_scenes}"
         write_manifest(
-            args.output / f"{args.question}.json",
-            title=f"How the defaults of {args.model} were chosen: {args.question}",
-            question="Which values around the defaults are best on validation scenes?",
-            command=f"python -m emerdiff_lib.experiments.defaults --model {args.model} {given}",
+            args.output / f"{name}.json",
+            title=title,
+            question=f"Which values around {around} are best on validation scenes?",
+            command=f"python -m emerdiff_lib.experiments.{module} --model {args.model} {given}",
             settings=study.usual,
-            seeds={"tuning": seeds},
+            seeds={"tuning": study.seeds},
             tables={"one setting at a time": table},
             notes=notes,
         )

@@ -24,8 +24,7 @@ from ..pixels import RECIPE
 from ..settings import check_known
 from .ablation_sweeps import Sweep, changed
 from .ablations import Study, read_scenes_command, scenes_command
-from .defaults import advice, compare
-from .manifest import write_manifest
+from .defaults import advice, compare, publish
 from .names import EMERDIFF
 from .selection import bar
 
@@ -137,21 +136,8 @@ def main(argv: list[str] | None = None) -> pd.DataFrame:
         }
         table["s"] = pd.Series(seconds)
     notes = advice(table)
-    print(table.round(1).to_string())
-    print("\n".join(notes), flush=True)
-    if not how.shard:  # a share of the scenes answers nothing
-        given = f"--question {args.question} --first-scene {args.first_scene} --num-scenes {args.num_scenes}"
-        write_manifest(
-            args.output / f"pixel_{args.question}.json",
-            title=f"How pixel mode was chosen: {args.question}",
-            question="Which values around those of pixel mode are best on validation scenes?",
-            command=f"python -m emerdiff_lib.experiments.pixel_choices --model {args.model} {given}",
-            settings=study.usual,
-            seeds={"tuning": seeds},
-            tables={"one number at a time": table},
-            notes=notes,
-        )
-    return table
+    title, name = f"How pixel mode was chosen: {args.question}", f"pixel_{args.question}"
+    return publish(study, args, "pixel_choices", name, title, "those of pixel mode", table, notes)
 
 
 if __name__ == "__main__":
