@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, AutoencoderTiny, DiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, DiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextModel, PreTrainedTokenizerBase
 
 from . import checkpoints, weights
@@ -25,13 +25,11 @@ class FrozenModel(DiffusionPipeline):
     """The networks of a latent diffusion model of the Stable Diffusion 1.x kind, none of whose weights ever changes.
 
     Args:
-        tiny_decoder: for ``readout="tiny_decoder"``.
         default_settings: this checkpoint's own, by flat name (:data:`emerdiff_lib.settings.NAMES`);
             ``save_pretrained`` keeps them in ``model_index.json``.
     """
 
     model_cpu_offload_seq = "text_encoder->unet->vae"
-    _optional_components = ["tiny_decoder"]
     model_name = "custom components"  # replaced by what from_pretrained was asked for
 
     def __init__(
@@ -41,7 +39,6 @@ class FrozenModel(DiffusionPipeline):
         tokenizer: PreTrainedTokenizerBase,
         unet: UNet2DConditionModel,
         scheduler,
-        tiny_decoder: AutoencoderTiny | None = None,
         default_settings: dict[str, Any] | None = None,
     ):
         super().__init__()
@@ -52,7 +49,6 @@ class FrozenModel(DiffusionPipeline):
             tokenizer=tokenizer,
             unet=unet,
             scheduler=scheduler,
-            tiny_decoder=tiny_decoder,
         )
         check_names(default_settings or {})
         self.register_to_config(default_settings=default_settings)
@@ -139,11 +135,9 @@ class FrozenModel(DiffusionPipeline):
         if steps is not None:  # no more than there are from t_m on
             visited = [t for t in denoiser.timesteps if t <= wanted["modulation_timestep"]]
             settings = settings.replace(denoising_steps=min(steps, len(visited)))
-        if settings.shortcuts.readout == "tiny_decoder" and self.tiny_decoder is None:
-            raise ValueError(
-                'readout="tiny_decoder" needs one; pass tiny_decoder=AutoencoderTiny.from_pretrained("madebyollin/taesd") '
-                "to from_pretrained (that one is for Stable Diffusion 1.x)."
-            )
+        parts = settings.assignment.num_parts
+        if parts is not None:  # fewer than segments would leave nothing to tell some of them apart
+            settings = settings.replace(num_parts=max(parts, settings.features.num_masks))
         return settings
 
     # -- images, latents, predictions -------------------------------------------------------------------------------
@@ -163,22 +157,14 @@ class FrozenModel(DiffusionPipeline):
     @torch.no_grad()
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Latents (B, C, h, w) → images (B, 3, H, W) float32 in [0, 1], as many rows at a time as memory allows."""
-        return self._decode(self.vae, latents)
-
-    @torch.no_grad()
-    def decode_tiny(self, latents: torch.Tensor) -> torch.Tensor:
-        """As :meth:`decode`, with the ``AutoencoderTiny`` that the pipeline was given."""
-        return self._decode(self.tiny_decoder, latents)
-
-    def _decode(self, vae, latents: torch.Tensor) -> torch.Tensor:
         pixels = latents.shape[2] * latents.shape[3] * self.vae_scale_factor**2
         most = (
             8 if self._execution_device.type == "cpu" else 64
         )  # a CPU's caches like small batches of large pictures
-        rows = affordable_rows(vae, max(self.vae.config.block_out_channels[:2]), pixels, most=most)
-        scaled = (latents / vae.config.scaling_factor).to(vae.dtype)
+        rows = affordable_rows(self.vae, max(self.vae.config.block_out_channels[:2]), pixels, most=most)
+        scaled = (latents / self.vae.config.scaling_factor).to(self.vae.dtype)
         return torch.cat(
-            [(vae.decode(part).sample.float() / 2 + 0.5).clamp(0, 1) for part in scaled.split(rows)]
+            [(self.vae.decode(part).sample.float() / 2 + 0.5).clamp(0, 1) for part in scaled.split(rows)]
         )
 
     def denoiser(self, num_inference_steps: int | None = None, prompt: str | None = "") -> Denoiser:
@@ -200,7 +186,7 @@ class FrozenModel(DiffusionPipeline):
     # -- memory -----------------------------------------------------------------------------------------------------
 
     def default_mask_batch_size(self, trajectory: Trajectory, shortcuts: Shortcuts) -> int:
-        """Masks (or coded passes) whose rows fit into free memory together."""
+        """Masks whose rows fit into free memory together."""
         rows = affordable_rows(self.unet, *self._unet_row(trajectory.clean_latents))
         return max(1, (rows - 1) // (1 if shortcuts.one_sided else 2))
 
@@ -208,12 +194,8 @@ class FrozenModel(DiffusionPipeline):
         """How many images like this one can be modulated in one batch, with all their masks; at least 1."""
         most = 64 if self._execution_device.type == "cpu" else 256
         rows = affordable_rows(self.unet, *self._unet_row(coarse.trajectory.clean_latents), most=most)
-        shortcuts, pushed = (
-            coarse.settings.shortcuts,
-            coarse.settings.assignment.num_parts or len(coarse.masks),
-        )
-        passes = min(shortcuts.coded_passes or pushed, pushed)
-        return max(1, rows // (1 + passes * (1 if shortcuts.one_sided else 2)))
+        pushed = coarse.settings.assignment.num_parts or len(coarse.masks)
+        return max(1, rows // (1 + pushed * (1 if coarse.settings.shortcuts.one_sided else 2)))
 
     def batches(
         self, stages: Iterable[CoarseMasks], mask_batch_size: int | None = None

@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from accelerate.utils.memory import should_reduce_batch_size
 
 from .attention import Modulation, branching, layer_grid, lockstep
-from .coding import code_matrix, neighbourhoods
 from .denoiser import Denoiser
 from .inversion import Trajectory, reverse_coefficients, reverse_mean_and_std
 from .settings import Perturbation, Shortcuts
@@ -84,9 +83,9 @@ def resize_offsets(offsets: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor
     return offsets.flatten(1)
 
 
-def signed_offsets(patterns: torch.Tensor, strength: float, one_sided: bool = False) -> torch.Tensor:
-    """(P, h, w) masks or patterns → (1 + P or 2P, h, w): zero, then +λ·M of every mask unless one-sided, then −λ·M."""
-    positive = strength * patterns.float()
+def signed_offsets(masks: torch.Tensor, strength: float, one_sided: bool = False) -> torch.Tensor:
+    """(P, h, w) masks → (1 + P or 2P, h, w): zero, then +λ·M of every mask unless one-sided, then −λ·M."""
+    positive = strength * masks.float()
     return torch.cat([torch.zeros_like(positive[:1]), *([] if one_sided else [positive]), -positive])
 
 
@@ -136,7 +135,7 @@ def difference_maps(
         perturbation: what is done, where and how strongly.
         shortcuts: what to leave out.
         chunk_size: masks of each image per batch, halved whenever memory runs out; the result does not depend on it.
-        progress: a ``tqdm`` factory, called with ``total`` = number of masks (or coded passes).
+        progress: a ``tqdm`` factory, called with ``total`` = number of masks.
 
     Returns:
         G × (K, H, W) float32 on the CPU, unfiltered: in [0, √3] from images, at the size of the latents (and in their
@@ -145,43 +144,27 @@ def difference_maps(
     Raises:
         ValueError: the maps are not finite.
     """
-    passes = shortcuts.coded_passes
-    codes = [code_matrix(m, passes) if passes and passes < len(m) else None for m in masks]
-    patterns = [
-        m if c is None else torch.einsum("pk,khw->phw", c, m.float())
-        for m, c in zip(masks, codes, strict=True)
-    ]
     responses = signed_responses(
-        denoiser, decode, trajectories, patterns, perturbation, shortcuts, chunk_size, progress
+        denoiser, decode, trajectories, masks, perturbation, shortcuts, chunk_size, progress
     )
-    magnitude = lambda response: torch.linalg.vector_norm(response, dim=1).cpu()
-    parts: list[list[torch.Tensor]] = []
-    for found in responses:
-        # a mask's own response shrinks to its magnitude at once; coded ones are needed whole
-        parts.append([magnitude(r) if c is None else r.cpu() for r, c in zip(found, codes, strict=True)])
-    results = []
-    for whole, code, mask in zip(map(torch.cat, zip(*parts, strict=True)), codes, masks, strict=True):
-        if code is not None:
-            whole = magnitude(torch.einsum("pk,pchw->kchw", code, whole) / len(code))
-            whole = whole * neighbourhoods(mask, tuple(whole.shape[1:]))
-        results.append(whole)
-    return results
+    lengths = [[torch.linalg.vector_norm(one, dim=1).cpu() for one in found] for found in responses]
+    return [torch.cat(each) for each in zip(*lengths, strict=True)]
 
 
 def signed_responses(
     denoiser: Denoiser,
     decode: Decode,
     trajectories: list[Trajectory],
-    patterns: list[torch.Tensor],
+    masks: list[torch.Tensor],
     perturbation: Perturbation,
     shortcuts: Shortcuts = Shortcuts(),  # noqa: B008
     chunk_size: int = 8,
     progress: Callable | None = None,
 ) -> Iterator[list[torch.Tensor]]:
-    """I⁻ − I⁺ (or I⁻ − I, one-sided) of masks or signed patterns, some of every image at a time.
+    """I⁻ − I⁺ (or I⁻ − I, one-sided) of every mask, some of every image at a time.
 
     Args:
-        patterns: (P, h, w) of each image, of the same P.
+        masks: (P, h, w) of each image, of the same P.
         others: as for :func:`difference_maps`.
 
     Yields:
@@ -196,7 +179,7 @@ def signed_responses(
         strength = scaled_strength(denoiser, strength, timesteps, trajectories[0].method)
 
     def respond(part: slice) -> list[torch.Tensor]:
-        offsets = torch.cat([signed_offsets(p[part], strength, shortcuts.one_sided) for p in patterns])
+        offsets = torch.cat([signed_offsets(m[part], strength, shortcuts.one_sided) for m in masks])
         latents = modulated_latents(denoiser, trajectories, offsets, perturbation, timesteps)
         found = [image_differences(rows, decode, shortcuts) for rows in latents.chunk(len(trajectories))]
         if not all(bool(torch.isfinite(one).all()) for one in found):
@@ -206,15 +189,15 @@ def signed_responses(
             )
         return found
 
-    with progress(total=len(patterns[0])) if progress else nullcontext() as bar:
-        for found in _chunked(respond, len(patterns[0]), chunk_size):
+    with progress(total=len(masks[0])) if progress else nullcontext() as bar:
+        for found in _chunked(respond, len(masks[0]), chunk_size):
             yield found
             if bar is not None:
                 bar.update(len(found[0]))
 
 
 def image_differences(rows: torch.Tensor, decode: Decode, shortcuts: Shortcuts) -> torch.Tensor:
-    """I⁻ − I⁺ of every pattern (or I⁻ − I, one-sided), (P, channels, H, W), from one image's rows of latents x₀."""
+    """I⁻ − I⁺ of every mask (or I⁻ − I, one-sided), (P, channels, H, W), from one image's rows of latents x₀."""
     read = (lambda latents: latents) if shortcuts.readout == "latents" else decode
     if shortcuts.one_sided:
         seen = read(rows)

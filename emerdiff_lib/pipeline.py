@@ -234,7 +234,7 @@ class EmerDiffPipeline(FrozenModel):
             responses: Callable = partial(
                 difference_maps if num_parts is None else signed_responses,
                 self.denoiser(what.inversion.num_inference_steps, what.inversion.prompt),
-                self.decode_tiny if what.shortcuts.readout == "tiny_decoder" else self.decode,
+                self.decode,
                 [one.trajectory for one in stages],
                 masks,
                 what.perturbation,

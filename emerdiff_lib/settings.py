@@ -12,15 +12,14 @@ from typing import Any
 
 INVERSIONS = ("ddpm", "ddim")
 PLACEMENTS = ("after_projection", "before_projection")
-READOUTS = ("image", "latents", "tiny_decoder")
+READOUTS = ("image", "latents")
 
-# What a mode sets; every other setting is the checkpoint's. Notebook 09 says why "fast" is what it is.
+# What a mode sets; every other setting is the checkpoint's. experiments/pixel_choices.py walks around "pixel" and "fast".
 MODES: dict[str, dict[str, Any]] = {
     "exact": {
         "denoising_steps": None,
         "one_sided": False,
         "readout": "image",
-        "coded_passes": None,
         "guide_radius": 0.0,
         "num_parts": None,
     },
@@ -28,7 +27,6 @@ MODES: dict[str, dict[str, Any]] = {
         "denoising_steps": 2,
         "one_sided": True,
         "readout": "image",
-        "coded_passes": None,
         "guide_radius": 1.0,
         "num_parts": 64,
         "modulation_strength": 3.0,
@@ -37,9 +35,9 @@ MODES: dict[str, dict[str, Any]] = {
         "denoising_steps": 2,
         "one_sided": True,
         "readout": "latents",
-        "coded_passes": 8,
         "guide_radius": 1.5,
-        "num_parts": None,
+        "num_parts": 16,
+        "modulation_strength": 3.0,
     },
 }
 
@@ -184,13 +182,6 @@ class Perturbation(_Checked):
     attention_injection: bool = _checked(flag, True)
 
 
-def _power_of_two(name: str, value: Any) -> int | None:
-    number = whole(1, optional=True)(name, value)
-    if number is not None and number & (number - 1):
-        raise ValueError(f"{name}={value!r} is not possible; choose a power of two: 4, 8, 16 …")
-    return number
-
-
 @dataclass(frozen=True)
 class Shortcuts(_Checked):
     """What modulated denoising leaves out; nothing by default. Each has a measured price (notebook 09).
@@ -200,17 +191,12 @@ class Shortcuts(_Checked):
             λ is scaled so that the first, larger step moves the latents as far as a step of the full trajectory would.
             None keeps every inference step.
         one_sided: compare −λ with the unmodulated image instead of with +λ: half of the rows.
-        readout: "image" decodes every row; "tiny_decoder" does so with the pipeline's AutoencoderTiny; "latents"
-            compares latents: no decoding at all.
-        coded_passes: a power of two: where there are more masks than this, as many rows carry all of them at once, with
-            signs ±1; a mask's response is told from the others' by its signs and its neighbourhood. None: a row per
-            mask.
+        readout: "image" decodes every row; "latents" compares latents: no decoding at all.
     """
 
     denoising_steps: int | None = _checked(whole(1, optional=True), None)
     one_sided: bool = _checked(flag, False)
     readout: str = _checked(choice(READOUTS), "image")
-    coded_passes: int | None = _checked(_power_of_two, None)
 
 
 @dataclass(frozen=True)
@@ -231,9 +217,9 @@ class Assignment(_Checked):
     """How responses become segments.
 
     Attributes:
-        num_parts: P: every pixel gets a feature of its own, its share in each of P small masks times their features, and K
-            segments are made of those (:mod:`emerdiff_lib.pixels`); refinement is then of features. None: every pixel takes
-            the mask that moved it most (paper).
+        num_parts: P, at least K: every pixel gets a feature of its own, its share in each of P small masks times their
+            features, and K segments are made of those (:mod:`emerdiff_lib.pixels`); refinement is then of features.
+            None: every pixel takes the mask that moved it most (paper).
     """
 
     num_parts: int | None = _checked(whole(2, optional=True), None)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, AutoencoderTiny, DiffusionPipeline, SchedulerMixin, UNet2DConditionModel
+from diffusers import AutoencoderKL, DiffusionPipeline, SchedulerMixin, UNet2DConditionModel
 from transformers import CLIPTextModel, PreTrainedTokenizerBase
 
 from .checkpoints import FAMILIES, PICKLES
@@ -37,7 +37,7 @@ def read_index(source: str, **options: Any) -> dict[str, list[str]]:
             f"{source}/model_index.json has default_settings={own_settings!r}; they are names with values, {{…}}."
         )
     kind, named = index.get("_class_name", "no pipeline"), {}
-    for name in (*COMPONENTS, "tiny_decoder"):
+    for name in COMPONENTS:
         match index.get(name):
             case [str(library), str(found)]:
                 named[name] = [library, found]
@@ -57,7 +57,7 @@ def read_index(source: str, **options: Any) -> dict[str, list[str]]:
             f"{source} takes its {own[0] if own else f'pipeline from {kind}'}, which is not run; EmerDiff takes it from "
             "diffusers or transformers, in a class that it knows, and runs no code that comes with a model."
         )
-    return {name: named[name] for name in COMPONENTS}
+    return named
 
 
 def _is_known(name: str, library: str, kind: str) -> bool:
@@ -68,8 +68,7 @@ def _is_known(name: str, library: str, kind: str) -> bool:
         found = getattr(importlib.import_module(library), kind, None)
     except ImportError:  # a class whose own requirements are missing here
         return False
-    wanted = (COMPONENTS | {"tiny_decoder": AutoencoderTiny})[name]
-    return isinstance(found, type) and issubclass(found, wanted)
+    return isinstance(found, type) and issubclass(found, COMPONENTS[name])
 
 
 def load_components(

@@ -58,7 +58,11 @@ EVALUATION, LOST, MASKS = "06_evaluation", "07_small_objects_and_boundaries", "1
         (MASKS, {"candidates": [1, 2]}, r"candidate=1 is not possible; it is a whole number of at least 2\."),
         (MASKS, {"candidates": []}, r"candidates=\[\] is not possible; it is a list, .*"),
         (MASKS, {"picture": 1000}, r"picture=1000 is not possible; it is a whole number from 0 to 999\."),
-        (MASKS, {"mode": "slow"}, r"mode='slow' is unknown; choose one of 'exact', 'fast'\."),
+        (
+            MASKS,
+            {"settings": {"num_parts": 20}},
+            r"num_parts=20 .* is not possible here: .* use mode 'exact', .*",
+        ),
     ],
 )
 def test_what_cannot_be_evaluated_is_one_sentence(name, given, sentence):

@@ -8,7 +8,6 @@ from scipy.ndimage import gaussian_filter
 from emerdiff_lib import Toyscapes
 from emerdiff_lib.attention import LockstepAttention, attention_layers, layer_grid, lockstep, shared_attention
 from emerdiff_lib.benchmark import reference
-from emerdiff_lib.coding import code_matrix
 from emerdiff_lib.modulation import (
     difference_maps,
     modulated_latents,
@@ -196,26 +195,6 @@ def test_fewer_steps_are_even_exact_and_scaled(pipe, trajectory):
         10 * ordinary / ((1 - a) / a) ** 0.5
     )
     assert scaled_strength(denoiser, 10.0, [101, 81], "ddpm") == pytest.approx(10.0)
-
-
-def test_small_responses_add_up_so_codes_can_be_undone(pipe, trajectory, masks):
-    """Two passes for three masks: the outer two share a code and are told apart by where they are."""
-    weak = dict(strength=0.05, shortcuts=Shortcuts(denoising_steps=3, one_sided=True))
-    plain = maps_of(pipe, trajectory, masks, **weak)
-    weak["shortcuts"] = Shortcuts(denoising_steps=3, one_sided=True, coded_passes=2)
-    coded = maps_of(pipe, trajectory, masks, **weak)
-    inside = torch.nn.functional.interpolate(masks[:, None].float(), size=(128, 128))[:, 0].bool()
-    assert (coded - plain)[inside].norm() / plain[inside].norm() < 0.2
-    assert (coded.argmax(0) == plain.argmax(0)).float().mean() > 0.95
-    with pytest.raises(ValueError, match="power of two"):
-        code_matrix(masks, 6)
-
-
-def test_codes_are_shared_only_by_masks_that_do_not_touch():
-    stripes = torch.stack([torch.arange(16)[None].expand(4, 16) // 2 == k for k in range(8)])
-    codes = code_matrix(stripes, 4)
-    assert all((codes[:, k] @ codes[:, k + 1]).item() == 0 for k in range(7))
-    assert set((codes.T @ codes).flatten().tolist()) == {0.0, 4.0}
 
 
 def test_one_sided_is_half_of_paired_where_responses_are_linear(pipe, trajectory, masks):

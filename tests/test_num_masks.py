@@ -28,7 +28,7 @@ def test_every_candidate_is_what_the_pipeline_makes_of_the_same_masks(pipe, samp
     coarse = pipe.coarse(sample.image, 4, generator=seeded(sample.seed), **QUICK)
     for k in CANDIDATES:
         masks = cluster_queries(coarse.queries, k, sample.seed)
-        output = pipe(sample.image, trajectory=coarse.trajectory, coarse_masks=masks, mode="fast", **QUICK)
+        output = pipe(sample.image, trajectory=coarse.trajectory, coarse_masks=masks, **QUICK)
         assert np.array_equal(labels[study.DIRECT][k], output.labels)
     assert picks == {rule: choose_num_masks(coarse.queries, CANDIDATES, rule)[0] for rule in RULES}
 

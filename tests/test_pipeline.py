@@ -169,7 +169,7 @@ def test_bfloat16_runs_and_agrees_roughly(scene, output):
         (dict(num_masks="12"), "num_masks='12' .* whole number"),
         (dict(num_masks=True), "num_masks=True .* whole number"),
         (dict(num_inference_steps=50.0), "num_inference_steps=50.0 .* whole number"),
-        (dict(coded_passes=8.0), "coded_passes=8.0 .* whole number"),
+        (dict(num_parts=8.0), "num_parts=8.0 .* whole number"),
         (dict(prompt=["a", "b"]), "prompt=.* one string"),
         (dict(generator=5), r"torch.Generator\(\).manual_seed\(5\)"),
         (dict(filter_sigma=float("inf")), "filter_sigma=inf .* finite"),
@@ -206,7 +206,8 @@ def test_fast_mode_is_its_shortcuts_and_they_can_be_overridden(pipe, scene):
         denoising_steps=2,
         one_sided=True,
         readout="latents",
-        coded_passes=8,
+        num_parts=16,
+        modulation_strength=3.0,
         guide_radius=1.5,
         generator=seeded(),
         **quick,
@@ -214,12 +215,14 @@ def test_fast_mode_is_its_shortcuts_and_they_can_be_overridden(pipe, scene):
     assert np.array_equal(fast.labels, spelt.labels)
     assert fast.settings["denoising_steps"] == 2 and fast.settings["readout"] == "latents"
     exact = pipe(scene.image, generator=seeded(), **quick)
-    assert np.array_equal(exact.coarse_masks, fast.coarse_masks)
     assert exact.settings["denoising_steps"] is None and not np.array_equal(exact.labels, fast.labels)
     decoded = pipe(
         scene.image, mode="fast", readout="image", output_difference_maps=True, generator=seeded(), **quick
     )
     assert decoded.settings["readout"] == "image" and decoded.difference_maps.shape == (3, 128, 128)
+    assert (
+        pipe.resolve(num_masks=20, mode="fast").assignment.num_parts == 20
+    )  # at least as many parts as segments
 
 
 def test_images_of_a_list_share_batches_and_come_out_as_alone(pipe):
@@ -233,38 +236,15 @@ def test_images_of_a_list_share_batches_and_come_out_as_alone(pipe):
     assert together[2].labels.shape == (96, 128)
 
 
-def test_tiny_decoder_is_used_where_there_is_one(pipe, scene):
-    from diffusers import AutoencoderTiny
-
-    with pytest.raises(ValueError, match="taesd"):
-        pipe(scene.image, readout="tiny_decoder")
-    torch.manual_seed(0)
-    tiny = AutoencoderTiny(
-        latent_channels=8,
-        encoder_block_out_channels=(8, 8, 8),
-        decoder_block_out_channels=(8, 8, 8),
-        num_encoder_blocks=(1, 1, 1),
-        num_decoder_blocks=(1, 1, 1),
-    )
-    with_tiny = EmerDiffPipeline(**(pipe.components | {"tiny_decoder": tiny}))
-    with_tiny.set_progress_bar_config(disable=True)
-    quick = dict(num_masks=2, modulation_timestep=21, output_difference_maps=True)
-    output = with_tiny(scene.image, readout="tiny_decoder", generator=seeded(), **quick)
-    full = with_tiny(scene.image, generator=seeded(), **quick)
-    assert output.difference_maps.shape == (2, 128, 128) and not np.allclose(
-        output.difference_maps, full.difference_maps
-    )
-
-
 @pytest.mark.parametrize(
     ("faulty", "message"),
     [
-        (dict(readout="pixels"), "choose one of 'image', 'latents', 'tiny_decoder'"),
+        (dict(readout="pixels"), "choose one of 'image', 'latents'"),
         (dict(denoising_steps=0), "at least 1"),
         (dict(guide_radius=float("nan")), "guide_radius=nan"),
         (dict(guide_radius=-1), "at least 0"),
         (dict(denoising_steps=2, inversion="ddim"), "inversion='ddpm'"),
-        (dict(coded_passes=3), "power of two"),
+        (dict(num_parts=1), "num_parts=1 .* at least 2"),
         (dict(mode="turbo"), "'exact', 'pixel', 'fast'"),
     ],
 )

@@ -11,6 +11,7 @@ from emerdiff_lib.experiments.manifest import read_manifest
 from emerdiff_lib.experiments.names import EMERDIFF
 from emerdiff_lib.experiments.published import published
 from emerdiff_lib.pixels import RECIPE
+from emerdiff_lib.settings import MODES
 
 QUICK = {
     "mode": "pixel",
@@ -32,6 +33,8 @@ def test_every_walk_starts_at_what_is_used(pipe, study, question):
         usual = sweep.points[sweep.default]
         if "recipe" in usual:
             assert usual["recipe"][name] == asdict(RECIPE)[name]
+        elif question == "fast":
+            assert usual == MODES["fast"] and sweep.points[EMERDIFF]["modulation_strength"] == 10.0
         else:
             assert all(study.usual[key] == value for key, value in usual.items())
         for changes in sweep.points.values():

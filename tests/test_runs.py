@@ -14,11 +14,13 @@ from collections import Counter
 from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
+from threading import RLock
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tqdm.auto import tqdm
 
 from emerdiff_lib import EmerDiffPipeline, Toyscapes
 from emerdiff_lib.datasets import open_dataset
@@ -356,9 +358,14 @@ def test_killed_at_random_moments_a_run_ends_as_if_undisturbed(texts, tmp_path, 
         (texts / f"{number:02}.txt").write_text("word " * (number + 1))
     run(Words(tmp_path / "calm", store=store), items(texts), **QUIET)
     rng, kept = random.Random(0), 0
+
+    def forked(task):
+        tqdm.set_lock(RLock())  # or one killed while it holds the lock that forks share would stop everybody
+        run(task, items(texts), **QUIET)
+
     for _ in range(20):
         task = Words(tmp_path / "killed", seconds=0.004, store=store)
-        child = get_context("fork").Process(target=lambda task=task: run(task, items(texts), **QUIET))
+        child = get_context("fork").Process(target=forked, args=(task,))
         child.start()
         time.sleep(rng.uniform(0.005, 0.06))
         os.kill(child.pid, signal.SIGKILL)

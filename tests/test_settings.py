@@ -41,9 +41,9 @@ def test_to_json_and_back():
 
 def test_a_given_value_wins_over_the_mode_over_own_over_family():
     family, own = BASE | {"denoising_steps": 9, "num_masks": 1}, {"num_masks": 2, "one_sided": False}
-    flat = layered({"mode": "fast", "coded_passes": 4, "num_masks": None}, own, family)
+    flat = layered({"mode": "fast", "num_parts": 4, "num_masks": None}, own, family)
     assert flat["denoising_steps"] == MODES["fast"]["denoising_steps"] and flat["one_sided"] is True
-    assert flat["coded_passes"] == 4 and flat["num_masks"] == 2 and flat["processing_resolution"] == 64
+    assert flat["num_parts"] == 4 and flat["num_masks"] == 2 and flat["processing_resolution"] == 64
     exact = Settings.from_dict(flat).replace(mode="exact")
     assert exact.shortcuts == Shortcuts() and exact.mode == "exact" and exact.features.num_masks == 2
 
@@ -70,15 +70,6 @@ def test_no_other_strength_than_a_finite_positive_number_gets_through(value):
     with pytest.raises(ValueError, match="modulation_strength="):
         Perturbation("a", 1, value)
     assert Perturbation("a", 1, 3).modulation_strength == 3.0
-
-
-@pytest.mark.parametrize(
-    "value", [v for v in ODD if v is not None] + [3, 6, 12, 8.0], ids=lambda v: type(v).__name__
-)
-def test_no_other_number_of_passes_than_a_power_of_two_gets_through(value):
-    with pytest.raises(ValueError, match="coded_passes="):
-        Shortcuts(coded_passes=value)
-    assert Shortcuts(coded_passes=8).coded_passes == 8
 
 
 def test_radius_and_sigma_have_bounds():

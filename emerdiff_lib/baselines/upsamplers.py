@@ -41,7 +41,7 @@ def guided(features: torch.Tensor, image: np.ndarray, radius_in_cells: float = 1
 
 
 def joint_bilateral(
-    features: torch.Tensor, image: np.ndarray, reach: int = 2, space: float = 1.0, colour: float = 0.1
+    features: torch.Tensor, image: np.ndarray, reach: int = 2, space: float = 1.0, colour: float = 0.05
 ) -> torch.Tensor:
     """Joint bilateral upsampling (Kopf et al. 2007): the mean of near cells, weighted by distance and by how alike colours are.
 
@@ -76,7 +76,7 @@ def adaptive(features: torch.Tensor, image: np.ndarray) -> torch.Tensor:
 
 
 def random_walk_features(
-    features: torch.Tensor, image: np.ndarray, beta: float = 130.0, pull: float = 0.02
+    features: torch.Tensor, image: np.ndarray, beta: float = 500.0, pull: float = 0.02
 ) -> torch.Tensor:
     """Features that solve the random walker's equation (Grady 2006): alike along like colours, and true to the cells.
 
@@ -119,7 +119,7 @@ def self_attention(
 
 
 def optimised(
-    features: torch.Tensor, image: np.ndarray, steps: int = 300, samples: int = 8, seed: int = 0
+    features: torch.Tensor, image: np.ndarray, steps: int = 100, samples: int = 8, seed: int = 0
 ) -> torch.Tensor:
     """An upsampler fitted to this one picture, without weights from elsewhere (in the spirit of FeatUp's implicit one).
 

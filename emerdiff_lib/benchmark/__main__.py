@@ -73,8 +73,10 @@ def main(argv: list[str] | None = None) -> dict[str, pd.DataFrame]:
     notes = [str(machine), *words.of_comparison(comparison, memory)]
     seeds = range(args.first_scene, args.first_scene + args.num_scenes)
     if seeds:
-        table = front.front(front.evaluate(pipe, seeds, args.output, **given))
-        notes += words.of_front(show(f"Quality against cost, {len(seeds)} scenes", table))
+        results = front.evaluate(pipe, seeds, args.output, **given)
+        notes += words.of_front(show(f"Quality against cost, {len(seeds)} scenes", front.front(results)))
+        beyond = front.beyond_filters(results)
+        notes += words.of_filters(show("What denoising adds to a guided filter, points", beyond))
     if args.stable_diffusion:
         table = stable_diffusion.at_full_size(machine, device=pipe.unet.device)
         show("Stable Diffusion 1.4's size, 512 × 512, bfloat16, random weights", table)

@@ -175,14 +175,13 @@ def modulation_cost(
     clean = torch.empty(1, *latent_shape, device=device)
     trajectory = Trajectory("ddpm", steps, drawn, clean, len(denoiser.timesteps))
     visited = shortened(steps, start, shortcuts.denoising_steps)
-    passes = min(shortcuts.coded_passes or num_masks, num_masks)
 
     def batch(size: int):
         offsets = signed_offsets(torch.ones(size, *grid, device=device), 1.0, shortcuts.one_sided)
         rows = modulated_latents(denoiser, [trajectory], offsets, perturbation, visited)
         image_differences(rows, decode, shortcuts)
 
-    whole, rest = divmod(passes, chunk_size)
+    whole, rest = divmod(num_masks, chunk_size)
     cost = Cost()
     for size, times in ((chunk_size, whole), (rest, 1)):
         if size and times:

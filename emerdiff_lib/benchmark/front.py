@@ -11,10 +11,18 @@ import pandas as pd
 import torch
 
 from ..assignment import assign_bilinear
-from ..baselines import guided_masks
+from ..baselines import guided_masks, upsamplers
 from ..evaluation.metrics import boundary_scores, contingency_table, mean_iou
-from ..evaluation.protocols import Record, bootstrap, miou_statistic, oracle
-from ..experiments.names import BILINEAR, BILINEAR_GUIDED, EMERDIFF, EMERDIFF_FAST, EMERDIFF_GUIDED
+from ..evaluation.protocols import Record, bootstrap, mean_statistic, miou_statistic, oracle
+from ..experiments.names import (
+    BILINEAR,
+    BILINEAR_GUIDED,
+    EMERDIFF,
+    EMERDIFF_FAST,
+    EMERDIFF_GUIDED,
+    EMERDIFF_PIXEL,
+    PIXELS_GUIDED,
+)
 from ..pipeline import EmerDiffPipeline
 from ..runs.harness import results_of
 from ..runs.identity import model_identity, versions
@@ -37,18 +45,21 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "3 steps": dict(denoising_steps=3),
     "1 step (x̂₀)": dict(denoising_steps=1),
     "latents, guided": dict(readout="latents", guide_radius=GUIDE_RADIUS),
-    "8 coded passes": dict(coded_passes=8),
     "6 steps, one-sided": dict(denoising_steps=6, one_sided=True),
-    "4 steps, one-sided": dict(denoising_steps=4, one_sided=True),
     "2 steps, one-sided": dict(denoising_steps=2, one_sided=True),
-    "6 steps, one-sided, guided": dict(denoising_steps=6, one_sided=True, guide_radius=GUIDE_RADIUS),
-    "fast with 6 steps": dict(mode="fast", denoising_steps=6),
-    "fast with 3 steps": dict(mode="fast", denoising_steps=3),
-    "fast, a row per mask": dict(mode="fast", coded_passes=2**20),
-    "fast with 1 step": dict(mode="fast", denoising_steps=1),
+    "2 steps, one-sided, guided": dict(denoising_steps=2, one_sided=True, guide_radius=GUIDE_RADIUS),
+    "2 steps, one-sided, latents, guided": dict(
+        denoising_steps=2, one_sided=True, readout="latents", guide_radius=GUIDE_RADIUS
+    ),
+    EMERDIFF_PIXEL: dict(mode="pixel"),
+    "pixel, both sides": dict(mode="pixel", one_sided=False),
+    "pixel, 6 steps": dict(mode="pixel", denoising_steps=6),
+    "pixel, latents": dict(mode="pixel", readout="latents"),
+    "pixel, 24 parts": dict(mode="pixel", num_parts=24),
     EMERDIFF_FAST: dict(mode="fast"),
 }
-KINDS = ("no denoising", "denoising", "denoising, then guided filter")
+KINDS = ("no denoising", "difference maps", "difference maps, then guided filter", "pixel features")
+NETWORK_FREE = (BILINEAR, BILINEAR_GUIDED, PIXELS_GUIDED)
 
 
 def choose(names: Iterable[str] = ()) -> dict[str, dict[str, Any]]:
@@ -105,10 +116,10 @@ def evaluate(
 def evaluate_scene(
     pipe: EmerDiffPipeline, scene: Scene, variants: Mapping[str, dict] = VARIANTS, **settings: Any
 ) -> list[dict]:
-    """One scene under every variant, and its coarse masks brought to pixels without the network.
+    """One scene under every variant, and its coarse masks and features brought to pixels without the network.
 
     Args:
-        variants: {name: settings of the perturbation's shortcuts and of the refinement}; exact mode is always added.
+        variants: {name: settings of shortcuts, assignment and refinement, or a mode}; exact mode is always added.
         **settings: of the pipeline, for all of them.
 
     Returns:
@@ -120,6 +131,9 @@ def evaluate_scene(
     free = {
         BILINEAR: lambda: assign_bilinear(coarse.masks, coarse.size),
         BILINEAR_GUIDED: lambda: guided_masks(coarse.masks, picture, GUIDE_RADIUS),
+        PIXELS_GUIDED: lambda: (
+            upsamplers.cluster_upsampled(coarse.queries, picture, upsamplers.guided, len(coarse.masks)).labels
+        ),
     }
     found = {}
     for name, run in free.items():
@@ -138,7 +152,7 @@ def evaluate_scene(
             "scene": scene.seed,
             "variant": name,
             "seconds": seconds,
-            "table": contingency_table(labels, scene.coarse_labels, len(coarse.masks), classes).tolist(),
+            "table": contingency_table(labels, scene.coarse_labels, int(labels.max()) + 1, classes).tolist(),
             "boundary F": boundary_scores(labels, scene.labels, 2)[2],
             "as exact": float((labels == exact).mean()),
         }
@@ -154,15 +168,9 @@ def front(results: list[dict]) -> pd.DataFrame:
     where exact gains nothing), the share of labels "as exact" mode's, and the variant's "kind".
     """
     rows = pd.DataFrame(results)
-    confusion = lambda name: np.stack(
-        [
-            oracle(Record(np.array(table), np.zeros((len(table), 1))))
-            for table in rows[rows.variant == name]["table"]
-        ]
-    )
-    base, columns = confusion(BILINEAR), {}
+    base, columns = _confusions(rows, BILINEAR), {}
     for name, some in rows.groupby("variant", sort=False):
-        confusions = confusion(name)
+        confusions = _confusions(rows, name)
         gain, low, high = bootstrap(miou_statistic(confusions, minus=base), len(some))
         columns[name] = {
             "s / image": some["seconds"].median(),
@@ -181,10 +189,40 @@ def front(results: list[dict]) -> pd.DataFrame:
     return table.sort_values("s / image", ascending=False, kind="stable")
 
 
+def beyond_filters(results: list[dict]) -> pd.DataFrame:
+    """What modulated denoising adds to a guided filter: paired differences of modes to filtered masks and filtered features.
+
+    Returns:
+        A row per (variant, rival): the difference in points of oracle "mIoU" and of "boundary F", each with the "low" and
+        "high" of its 95 % bootstrap interval over scenes.
+    """
+    rows, found = pd.DataFrame(results), {}
+    edges = lambda name: rows[rows.variant == name]["boundary F"].to_numpy()
+    modes = [n for n in (EMERDIFF, EMERDIFF_GUIDED, EMERDIFF_PIXEL, EMERDIFF_FAST) if n in set(rows.variant)]
+    for name in modes:
+        for rival in (BILINEAR_GUIDED, PIXELS_GUIDED):
+            statistics = {
+                "mIoU": miou_statistic(_confusions(rows, name), minus=_confusions(rows, rival)),
+                "boundary F": mean_statistic(edges(name), edges(rival)),
+            }
+            row = found.setdefault((name, rival), {})
+            for score, statistic in statistics.items():
+                value, low, high = bootstrap(statistic, len(edges(name)))
+                row |= {score: 100 * value, f"{score} low": 100 * low, f"{score} high": 100 * high}
+    return pd.DataFrame(found).T.rename_axis(["variant", "minus"])
+
+
+def _confusions(rows: pd.DataFrame, variant: str) -> np.ndarray:
+    """(N, C, C) of the oracle, scene by scene."""
+    tables = [np.array(table) for table in rows[rows.variant == variant]["table"]]
+    return np.stack([oracle(Record(table, np.zeros((len(table), 1)))) for table in tables])
+
+
 def kind_of(variant: str) -> str:
     """Which of :data:`KINDS` a row of :func:`front` is."""
-    if variant in (BILINEAR, BILINEAR_GUIDED):
+    if variant in NETWORK_FREE:
         return KINDS[0]
     changes = VARIANTS.get(variant, {})
-    guided = changes.get("guide_radius") or (changes.get("mode") == "fast" and GUIDE_RADIUS)
-    return KINDS[2] if guided else KINDS[1]
+    if MODES[changes.get("mode", "exact")]["num_parts"] is not None:
+        return KINDS[3]
+    return KINDS[2] if changes.get("guide_radius") else KINDS[1]

@@ -1,4 +1,4 @@
-"""Time and memory of one image: the reference point, exact and fast side by side; curves; and memory at its peak."""
+"""Time and memory of one image: the reference point and every mode side by side; curves; and memory at its peak."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from ..experiments.names import EMERDIFF, EMERDIFF_FAST
+from ..experiments.names import EMERDIFF, EMERDIFF_FAST, EMERDIFF_PIXEL
 from ..images import ImageInput
 from ..pipeline import EmerDiffPipeline
 from ..settings import whole
@@ -20,13 +20,13 @@ from .costs import Cost, Machine, count, modulation_cost, run_times
 from .peak import PeakMemory
 
 REFERENCE = "reference point"
-NAME_OF_MODE = {"exact": EMERDIFF, "fast": EMERDIFF_FAST}
+NAME_OF_MODE = {"exact": EMERDIFF, "pixel": EMERDIFF_PIXEL, "fast": EMERDIFF_FAST}
 
 
 def against_reference(
     pipe: EmerDiffPipeline, coarse: CoarseMasks, machine: Machine, repeats: int = 3
 ) -> pd.DataFrame:
-    """One image from its coarse masks to labels, by the reference point, the exact and the fast mode.
+    """One image from its coarse masks to labels, by the reference point and in every mode.
 
     Args:
         coarse: made by :func:`coarse_for_reference`.
@@ -35,9 +35,9 @@ def against_reference(
 
     Returns:
         A row per implementation: "seconds" (median) and "times faster" than the reference point; "same labels", the share
-        of pixels labelled as by it, and "difference", the largest one between their difference maps (NaN where latents
-        were compared); "GFLOP", "predicted s" and "utilisation" (share of the measured rate of matrix products) of the
-        library's own, without the filters behind the maps.
+        of pixels labelled as by it, and "difference", the largest one between their difference maps (both NaN where segments
+        are none of its masks); "GFLOP", "predicted s" and "utilisation" (share of the measured rate of matrix products) of
+        the library's own, without what follows the network.
 
     Raises:
         ValueError: ``repeats`` is not at least 1.
@@ -60,12 +60,10 @@ def against_reference(
         seconds[name] += run_times(lambda: once(name), 1, pipe.unet.device, warm_up=False)  # noqa: B023
     table = pd.DataFrame({"seconds": {name: float(np.median(taken[1:])) for name, taken in seconds.items()}})
     table["times faster"] = table.loc[REFERENCE, "seconds"] / table["seconds"]
-    table["same labels"] = [float((labels[name] == labels[REFERENCE]).mean()) for name in table.index]
-    maps = {name: found.difference_maps for name, found in responses.items()}
-    table["difference"] = [
-        float((each - maps[REFERENCE]).abs().max()) if each.shape == maps[REFERENCE].shape else np.nan
-        for each in maps.values()
-    ]
+    maps = {name: r.difference_maps for name, r in responses.items() if isinstance(r, Responses)}
+    for name, each in maps.items():
+        table.loc[name, "same labels"] = float((labels[name] == labels[REFERENCE]).mean())
+        table.loc[name, "difference"] = float((each - maps[REFERENCE]).abs().max())
     for mode, name in NAME_OF_MODE.items():
         cost = cost_of(pipe, coarse, mode=mode)
         table.loc[name, "GFLOP"] = cost.flops / 1e9
@@ -116,7 +114,7 @@ def cost_of(pipe: EmerDiffPipeline, coarse: CoarseMasks, **settings: Any) -> Cos
         pipe.decode,
         tuple(coarse.trajectory.clean_latents.shape[1:]),
         tuple(coarse.masks.shape[1:]),
-        len(coarse.masks),
+        used.assignment.num_parts or len(coarse.masks),
         used.perturbation,
         pipe.default_mask_batch_size(coarse.trajectory, used.shortcuts),
         used.shortcuts,
@@ -124,7 +122,7 @@ def cost_of(pipe: EmerDiffPipeline, coarse: CoarseMasks, **settings: Any) -> Cos
 
 
 def arithmetic(pipe: EmerDiffPipeline, coarse: CoarseMasks) -> pd.Series:
-    """GFLOP of one U-Net row, of one decoding, and of modulated denoising without any saving, exact and fast."""
+    """GFLOP of one U-Net row, of one decoding, and of modulated denoising without any saving, and in every mode."""
     how, clean = coarse.settings.inversion, coarse.trajectory.clean_latents
     denoiser, t_m = (
         pipe.denoiser(how.num_inference_steps, how.prompt),

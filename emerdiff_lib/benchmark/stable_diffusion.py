@@ -112,7 +112,7 @@ def at_full_size(
         dtype: one that the machine was measured in.
 
     Returns:
-        A row for the measured run, with its utilisation and peak memory, and one for the paper's K and t_m in either mode,
+        A row for the measured run, with its utilisation and peak memory, and one for the paper's K and t_m in every mode,
         whose "seconds" are the prediction scaled by how far off that was on the measured run.
     """
     unet, vae = networks(dtype, "meta")
@@ -145,7 +145,7 @@ def at_full_size(
 def predicted(settings: Settings, unet: UNet2DConditionModel, vae: AutoencoderKL) -> Cost:
     """Modulated denoising of all masks in one batch, counted without computing it."""
     shape, grid = _sizes(settings, unet)
-    masks = settings.features.num_masks
+    masks = settings.assignment.num_parts or settings.features.num_masks
     return modulation_cost(
         denoiser(unet), decoder(vae), shape, grid, masks, settings.perturbation, masks, settings.shortcuts
     )

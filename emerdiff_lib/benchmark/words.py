@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import pandas as pd
 
-from ..experiments.names import BILINEAR, BILINEAR_GUIDED, EMERDIFF, EMERDIFF_FAST, EMERDIFF_GUIDED
+from ..experiments.names import (
+    BILINEAR,
+    BILINEAR_GUIDED,
+    EMERDIFF,
+    EMERDIFF_FAST,
+    EMERDIFF_GUIDED,
+    EMERDIFF_PIXEL,
+    PIXELS_GUIDED,
+)
 from .front import KINDS
 
 
 def of_comparison(comparison: pd.DataFrame, memory: pd.DataFrame) -> list[str]:
     """About :func:`.measure.against_reference` and :func:`.measure.peak_memory`."""
-    exact, fast = comparison.loc[EMERDIFF], comparison.loc[EMERDIFF_FAST]
+    exact, others = comparison.loc[EMERDIFF], comparison["times faster"]
     off = exact["seconds"] / exact["predicted s"] - 1
     least, most = memory.to_numpy().min(), memory.to_numpy().max()
     more = memory.index.max() / memory.index.min()
@@ -19,19 +27,19 @@ def of_comparison(comparison: pd.DataFrame, memory: pd.DataFrame) -> list[str]:
         f"{exact['same labels']:.2%} of the labels are the same and no difference map is off by more than "
         f"{exact['difference']:.0e}. It runs at {exact['utilisation']:.0%} of the rate of matrix products and takes "
         f"{off:+.0%} against the cost model.",
-        f"Fast mode is {fast['times faster']:.0f} times as fast as the reference point; {fast['same labels']:.0%} of its "
-        "labels are the same.",
+        f"Pixel mode is {others[EMERDIFF_PIXEL]:.1f} times as fast as the reference point, fast mode {others[EMERDIFF_FAST]:.0f} "
+        "times.",
         f"Memory rises by {least:.0f} to {most:.0f} MiB over the K and t_m tried, where K alone grows {more:.0f}-fold.",
     ]
 
 
 def of_arithmetic(gflop: pd.Series) -> str:
     """About :func:`.measure.arithmetic`."""
-    naive = gflop.drop([EMERDIFF, EMERDIFF_FAST]).iloc[-1]
+    naive = gflop.drop([EMERDIFF, EMERDIFF_PIXEL, EMERDIFF_FAST]).iloc[-1]
     return (
         f"Sharing saves {1 - gflop[EMERDIFF] / naive:.0%} of the arithmetic; most of the rest are convolutions, which every "
-        "row needs. What exact mode gains beyond that is rate: many rows at once instead of one by one. The shortcuts of "
-        f"fast mode leave {gflop[EMERDIFF_FAST] / naive:.1%} of the arithmetic."
+        "row needs. What exact mode gains beyond that is rate: many rows at once instead of one by one. Pixel mode does "
+        f"{gflop[EMERDIFF_PIXEL] / naive:.1%} of the arithmetic, fast mode {gflop[EMERDIFF_FAST] / naive:.1%}."
     )
 
 
@@ -56,6 +64,19 @@ def of_curves(curves: pd.DataFrame) -> list[str]:
     return sentences
 
 
+def of_filters(table: pd.DataFrame) -> list[str]:
+    """About :func:`.front.beyond_filters`: what a mode adds to the picture's colours, without which no mode should be sold."""
+    rivals = {BILINEAR_GUIDED: "guided-filtered masks", PIXELS_GUIDED: "guided-filtered features"}
+    sentences = []
+    for (name, rival), row in table.drop(index=EMERDIFF, level=0).iterrows():
+        told = [
+            f"{row[score]:+.1f} [{row[f'{score} low']:+.1f}, {row[f'{score} high']:+.1f}] in {score}"
+            for score in ("mIoU", "boundary F")
+        ]
+        sentences.append(f"{name} minus {rivals[rival]}, without any denoising: {' and '.join(told)}.")
+    return sentences
+
+
 def of_front(table: pd.DataFrame) -> list[str]:
     """About :func:`.front.front`, as far as its rows go."""
     exact, free, filtered = table.loc[EMERDIFF], table.loc[BILINEAR], table.loc[BILINEAR_GUIDED]
@@ -66,14 +87,12 @@ def of_front(table: pd.DataFrame) -> list[str]:
         f"points of mIoU over bilinear masks ({pair(free)}). The guided filter gains {filtered['gain']:+.1f} on those masks "
         f"without any denoising ({pair(filtered)})."
     ]
-    if EMERDIFF_FAST in table.index:
-        fast = table.loc[EMERDIFF_FAST]
-        beyond = fast["mIoU"] - filtered["mIoU"], fast["boundary F"] - filtered["boundary F"]
-        sentences.append(
-            f"Fast mode takes {fast['s / image']:.2f} s, {fast['times faster']:.1f} times faster ({pair(fast)}), and gives "
-            f"{fast['as exact']:.0%} of the labels as exact mode does. Beyond the guided filter alone it gains "
-            f"{beyond[0]:+.1f} points of mIoU and {beyond[1]:+.1f} of boundary F."
-        )
+    for name in (EMERDIFF_PIXEL, EMERDIFF_FAST):
+        if name in table.index:
+            row, what = table.loc[name], name.removeprefix("EmerDiff, ")
+            sentences.append(
+                f"{what.capitalize()} mode takes {row['s / image']:.2f} s, {row['times faster']:.1f} times faster ({pair(row)})."
+            )
     if EMERDIFF_GUIDED in table.index:
         guided = table.loc[EMERDIFF_GUIDED]
         sentences.append(

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..attention import attention_layers, layer_grid
 from ..pipeline import EmerDiffPipeline
-from ..settings import check_known
+from ..settings import MODES, check_known
 
 CAPTION = "the scene's caption"  # as a prompt: each scene's own
 FEATURES = ("smoothed", "with positions")
@@ -141,6 +141,18 @@ def sweeps(pipe: EmerDiffPipeline, **settings: Any) -> dict[str, Sweep]:
         ),
         "differences": sweep(
             "I⁻ − I⁺, or I⁻ − I", {"paired": {"one_sided": False}, "one-sided": {"one_sided": True}}
+        ),
+        "mode": sweep(
+            "mode: from responses to segments", {name: {"mode": name} | MODES[name] for name in MODES}
+        ),
+        "num_parts": sweep(
+            "small masks pushed in pixel mode",
+            {
+                f"{p}": {"mode": "pixel"} | MODES["pixel"] | {"num_parts": p}
+                for p in (16, 32, 64, 128)
+                if p <= cells
+            },
+            logarithmic=True,
         ),
         "prompt": sweep("text condition", {"empty": {"prompt": ""}, "caption": {"prompt": CAPTION}}),
     }

@@ -50,7 +50,7 @@ from .strength import label_free_hints
 
 # What masks, responses and labels depend on, one after the other, once a scene is inverted
 _COARSE = ("prompt", *(one.name for one in fields(FeatureSettings)))
-_RESPONSE = tuple(one.name for kind in (Perturbation, Shortcuts, Assignment) for one in fields(kind))
+_RESPONSE = ("mode", *(one.name for kind in (Perturbation, Shortcuts, Assignment) for one in fields(kind)))
 _REFINEMENT = tuple(one.name for one in fields(Refinement))
 
 
@@ -205,7 +205,7 @@ class Bench:
             for EmerDiff and for the same coarse masks upsampled bilinearly, {"table": pixels of (mask, coarse class),
             "boundary_f": boundary F within 2 px of the fine labels}; "embeddings" (K, d) of the masks; "hints", see
             :func:`.strength.label_free_hints`; "layer_rms", the root mean square of the modulated layer's own output at t_m,
-            which λ is added to; "seconds" {"coarse", "modulate"}. Lists and numbers, for JSON.
+            which λ is added to; "seconds" {"coarse", "modulate", "assign"}. Lists and numbers, for JSON.
         """
         settings = dict(settings)
         if settings["prompt"] == CAPTION:
@@ -221,7 +221,8 @@ class Bench:
         return self.scored(embeddings, {EMERDIFF: labels, BILINEAR: bilinear}) | {
             "hints": label_free_hints(self.scene.image, out.difference_maps, labels, bilinear),
             "layer_rms": self._once("rms", at, lambda: self._layer_rms(**at)),
-            "seconds": {"coarse": sum(coarse.seconds.values()), "modulate": responses.seconds["modulate"]},
+            "seconds": {"coarse": sum(coarse.seconds.values())}
+            | {name: responses.seconds[name] for name in ("modulate", "assign") if name in responses.seconds},
         }
 
     def _labels(self, responses: Responses | ImageResponses, settings: dict[str, Any]) -> np.ndarray:

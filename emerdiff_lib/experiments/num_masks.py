@@ -26,7 +26,7 @@ from ..runs.identity import model_identity, versions
 from ..runs.samples import dataset_identity, sample_identity, sample_items
 from ..runs.store import JsonStore, Results
 from ..runs.task import Item, Task
-from ..settings import check_known, whole
+from ..settings import Settings, whole
 from .rivals import check_settings
 from .selection import command, execution, finish, first_pictures
 
@@ -47,9 +47,14 @@ def check_candidates(candidates: Iterable[int], num_masks: int) -> list[int]:
     return found
 
 
-def check_mode(mode: str) -> str:
-    """Returns a mode that pushes the masks that it is given; in pixel mode K is free, and nothing is to be chosen before."""
-    return check_known("mode", mode, ("exact", "fast"))
+def check_masks_pushed(settings: Settings) -> Settings:
+    """Returns settings that push the masks that they are given; else raises a ValueError: with parts, K is free."""
+    if settings.assignment.num_parts is not None:
+        raise ValueError(
+            f"num_parts={settings.assignment.num_parts} (mode={settings.mode!r}) is not possible here: one set of responses "
+            "serves every K then (notebook 13), and nothing is to be chosen before; use mode 'exact', with or without shortcuts."
+        )
+    return settings
 
 
 def segment(
@@ -57,7 +62,6 @@ def segment(
     sample: Sample,
     candidates: list[int],
     num_masks: int,
-    mode: str = "fast",
     **settings: Any,
 ) -> tuple[dict[str, dict[int, np.ndarray]], dict[str, int]]:
     """One picture under every candidate.
@@ -69,7 +73,7 @@ def segment(
         {way: {K: (H, W) labels}} for the three :data:`WAYS`, and the candidate that each of :data:`RULES` picks.
     """
     coarse = pipe.coarse(
-        sample.image, num_masks, generator=torch.Generator().manual_seed(sample.seed), mode=mode, **settings
+        sample.image, num_masks, generator=torch.Generator().manual_seed(sample.seed), **settings
     )
     labels: dict[str, dict[int, np.ndarray]] = {way: {} for way in WAYS}
     for k in candidates:
@@ -78,7 +82,6 @@ def segment(
             coarse.trajectory,
             coarse_masks=masks,
             generator=torch.Generator().manual_seed(sample.seed),
-            mode=mode,
             **settings,
         )
         labels[DIRECT][k] = pipe.assign(pipe.respond(own))
@@ -104,10 +107,9 @@ class Numbers(Task):
         num_masks: int,
         output_dir: Path | str,
         settings: dict[str, Any],
-        mode: str,
     ):
         self.pipe, self.data, self.candidates, self.num_masks = pipe, data, candidates, num_masks
-        self.settings = {"mode": mode} | settings
+        self.settings = settings
         identity = {
             "study": "how many masks",
             "candidates": candidates,
@@ -140,7 +142,6 @@ def study(
     num_masks: int,
     output_dir: Path | str,
     settings: dict[str, Any] | None = None,
-    mode: str = "fast",
     how: Execution | None = None,
     label: str = "pictures",
 ) -> Results:
@@ -153,7 +154,7 @@ def study(
     Raises:
         ValueError: for settings that the pipeline refuses, or if every picture failed.
     """
-    task = Numbers(pipe, data, candidates, num_masks, output_dir, settings or {}, mode)
+    task = Numbers(pipe, data, candidates, num_masks, output_dir, settings or {})
     return results_of(task, sample_items(data, positions), how, label=label)
 
 
@@ -303,7 +304,7 @@ def main(argv: list[str] | None = None) -> pd.DataFrame:
     args = parser.parse_args(argv)
     how, pipe = execution(args), load_pipeline(args.model, args.device, args.dtype)
     settings = check_settings(pipe, args.num_masks, args.settings)
-    num_masks = pipe.resolve(**settings).features.num_masks
+    num_masks = check_masks_pushed(pipe.resolve(**settings)).features.num_masks
     settings = {name: value for name, value in settings.items() if name != "num_masks"}
     candidates, found = check_candidates(args.candidates, num_masks), {}
     for folder, split, limit in (("report", args.split, args.limit), ("fit", args.fit_split, args.fit_limit)):

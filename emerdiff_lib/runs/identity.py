@@ -49,8 +49,6 @@ def fingerprint(module: torch.nn.Module) -> str:
 def model_identity(pipe: FrozenModel) -> dict[str, Any]:
     """Every network by weights and configuration, the tokenizer, the scheduler, and the dtypes."""
     networks = {"unet": pipe.unet, "vae": pipe.vae, "text_encoder": pipe.text_encoder}
-    if pipe.tiny_decoder is not None:
-        networks["tiny_decoder"] = pipe.tiny_decoder
     found = {name: f"{fingerprint(net)}-{digest(_config(net))}" for name, net in networks.items()}
     tokenizer = pipe.tokenizer
     text = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else tokenizer.get_vocab()
