@@ -37,7 +37,10 @@ def test_every_setting_of_the_paper_is_swept_around_the_defaults(pipe):
     for name, sweep in found.items():
         unchanged = [label for label, changes in sweep.points.items() if changes.items() <= usual.items()]
         assert unchanged[:1] == [sweep.default] if sweep.default else unchanged == [], name
-    assert [name for name, sweep in found.items() if sweep.default is None] == ["feature_timestep", "num_parts"]
+    assert [name for name, sweep in found.items() if sweep.default is None] == [
+        "feature_timestep",
+        "num_parts",
+    ]
     assert not set(found["layer"].paper_best) - set(found["layer"].points)
 
 
