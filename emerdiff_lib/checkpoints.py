@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,8 +30,9 @@ class Family:
     Attributes:
         name: as people call it.
         matches: config of a U-Net → whether it has the layout.
-        level: which of the U-Net's levels is the paper's 16 × 16 one; level i halves the latents' grid i times.
-        modulation: which attention of that level's upward block is modulated, by index; queries are the first one's.
+        level: which of the U-Net's levels takes the place of the paper's 16 × 16 one; level i halves the latents' grid i times.
+        modulation: which attention of that level's upward block is modulated, by index; queries are the first one's. Where an
+            attention is several transformer blocks deep, queries are the first one's and modulation is the last one's.
         settings: the other defaults, by flat name.
     """
 
@@ -42,22 +44,40 @@ class Family:
 
     def defaults(self, unet_config: Mapping[str, Any], vae_scale_factor: int) -> dict[str, Any]:
         """Flat settings for one checkpoint of the family; images are processed at the size it was trained at."""
-        block = len(unet_config["block_out_channels"]) - 1 - self.level
         layers = unet_config["layers_per_block"]
         layers = layers if isinstance(layers, int) else list(layers)[self.level]
-        attention = f"up_blocks.{block}.attentions.{{}}.transformer_blocks.0.attn2"
-        sides = unet_config["sample_size"]
-        side = sides if isinstance(sides, int) else round((sides[0] * sides[1]) ** 0.5)
-        return self.settings | {
-            "processing_resolution": side * vae_scale_factor,
-            "feature_layer": attention.format(0),
-            "modulation_layer": attention.format(range(layers + 1)[self.modulation]),
+        block = len(unet_config["block_out_channels"]) - 1 - self.level
+        last = range(layers + 1)[self.modulation]
+        depth = _transformer_blocks(unet_config, block, last)
+        layer = "up_blocks.{}.attentions.{}.transformer_blocks.{}.attn2".format
+        found = {
+            "feature_layer": layer(block, 0, 0),
+            "modulation_layer": layer(block, last, depth - 1),
         }
+        if (sides := unet_config["sample_size"]) is not None:
+            side = sides if isinstance(sides, int) else round((sides[0] * sides[1]) ** 0.5)
+            found["processing_resolution"] = side * vae_scale_factor
+        return self.settings | found
+
+
+def _transformer_blocks(config: Mapping[str, Any], block: int, attention: int) -> int:
+    """How many of them an attention of an upward block is deep; by block, or by block and attention."""
+    depths = config.get("transformer_layers_per_block", 1)
+    if upward := config.get("reverse_transformer_layers_per_block"):
+        depths = upward
+    elif not isinstance(depths, int):
+        depths = list(reversed(depths))
+    depth = depths if isinstance(depths, int) else depths[block]
+    return depth if isinstance(depth, int) else depth[attention]
 
 
 def _conditioned_on_text_alone(config: Mapping[str, Any]) -> bool:
     extras = ("addition_embed_type", "encoder_hid_dim", "class_embed_type")
     return config["sample_size"] is not None and not any(config.get(name) for name in extras)
+
+
+def _told_of_sizes(config: Mapping[str, Any]) -> bool:
+    return config["sample_size"] is not None and config.get("addition_embed_type") == "text_time"
 
 
 def _attends(config: Mapping[str, Any], level: int) -> bool:
@@ -105,12 +125,54 @@ FAMILIES = (
         modulation=-1,
         settings=PAPERS,
     ),
+    Family(  # also SDXL-Turbo, and SSD-1B; attention is deep, and its coarsest grid is 32 × 32 for a megapixel
+        "Stable Diffusion XL",
+        lambda c: _told_of_sizes(c) and c["in_channels"] == 4 and _attends(c, 2) and not _attends(c, 0),
+        level=2,
+        modulation=-1,
+        settings=PAPERS,
+    ),
 )
+CELLS = 16  # on a side of the paper's grid
 
 
 def family_of(unet_config: Mapping[str, Any]) -> Family | None:
     """The first row whose layout the U-Net has, or None for an architecture that the table does not know."""
     return next((family for family in FAMILIES if family.matches(unet_config)), None)
+
+
+def best_guess(unet_config: Mapping[str, Any]) -> Family | None:
+    """A row for a U-Net that the table does not know: the paper's settings, on the upward block whose grid is nearest to the
+    paper's; None where no upward block has cross-attention."""
+    levels = [
+        level for level in range(len(unet_config["block_out_channels"])) if _attends(unet_config, level)
+    ]
+    if not levels:
+        return None
+    sides = unet_config["sample_size"]
+    side = min(sides) if isinstance(sides, list | tuple) else sides or 4 * CELLS
+    level = min(levels, key=lambda level: abs(math.log(side / 2**level / CELLS)))
+    return Family("none of those known", lambda _: True, level, modulation=-1, settings=PAPERS)
+
+
+def describe_guess(guess: Family, unet_config: Mapping[str, Any], layers: Sequence[str]) -> str:
+    """What was found in a U-Net that no family matches, and what is taken of it.
+
+    Args:
+        guess: from :func:`best_guess`; ``layers``: the U-Net's cross-attention layers.
+    """
+    chosen, last = guess.defaults(unet_config, 1), len(unet_config["block_out_channels"]) - 1
+    found = [
+        f"level {last - block} ({len(own)} in up_blocks.{block})"
+        for block in range(last + 1)
+        if (own := [name for name in layers if name.startswith(f"up_blocks.{block}.")])
+    ]
+    return (
+        f"This U-Net is of no family that is known ({', '.join(f.name for f in FAMILIES)}). Cross-attention on its way up: "
+        f"{', '.join(found)}, where level i halves the latents' grid i times. Queries are taken from "
+        f"{chosen['feature_layer']}, and {chosen['modulation_layer']} is modulated; set feature_layer and modulation_layer to "
+        "choose others."
+    )
 
 
 def resolve(
@@ -121,14 +183,16 @@ def resolve(
     Raises:
         ValueError: a name or value that is not possible, or a setting that none of these has.
     """
-    family = family_of(unet_config)
+    family = family_of(unet_config) or best_guess(unet_config)
     defaults = family.defaults(unet_config, vae_scale_factor) if family else {}
     flat = layered(given, layered(own or {}), defaults)
     if missing := [name for name in REQUIRED if name not in flat]:
+        why = (
+            "does not say at which size it was trained" if family else "has no cross-attention on its way up"
+        )
         raise ValueError(
-            f"There are no defaults for this architecture (known: {', '.join(f.name for f in FAMILIES)}); pass "
-            f"{', '.join(missing)} yourself, or keep them with the checkpoint: "
-            "pipe.register_to_config(default_settings={...}), then pipe.save_pretrained(folder)."
+            f"This U-Net {why}, so that not all settings have a default; pass {', '.join(missing)} yourself, or keep "
+            "them with the checkpoint: pipe.register_to_config(default_settings={...}), then pipe.save_pretrained(folder)."
         )
     return Settings.from_dict(flat)
 
@@ -177,17 +241,23 @@ def missing_model(name: str | Path) -> FileNotFoundError:
     )
 
 
-def check_networks(unet: torch.nn.Module) -> None:
-    """Raises a ValueError for U-Nets that need more than noisy latents, a timestep and a text embedding."""
+def check_networks(unet: torch.nn.Module, text_encoder_2: torch.nn.Module | None = None) -> None:
+    """Raises a ValueError for U-Nets that need more than noisy latents, a timestep and what texts give."""
     config: Any = unet.config
     if config.in_channels != config.out_channels:
         raise ValueError(
             f"This U-Net takes {config.in_channels} channels and gives {config.out_channels} (an inpainting or depth "
             "model?); use the text-to-image checkpoint that it was made from."
         )
-    if config.addition_embed_type is not None or config.encoder_hid_dim_type is not None:
+    if config.addition_embed_type not in (None, "text_time") or config.encoder_hid_dim_type is not None:
+        kinds = [k for k in (config.addition_embed_type, config.encoder_hid_dim_type) if k]
         raise ValueError(
-            "This U-Net needs added conditions (SDXL, unCLIP …), which EmerDiff does not give it yet."
+            f"This U-Net is conditioned on more than text ({', '.join(kinds)}: unCLIP, IF …), which EmerDiff does not give it."
+        )
+    if (config.addition_embed_type == "text_time") != (text_encoder_2 is not None):
+        raise ValueError(
+            "A U-Net that is told sizes (Stable Diffusion XL) and a second text encoder belong together; one of them is missing: "
+            "download the whole model again."
         )
 
 

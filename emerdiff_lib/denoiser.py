@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
 
+from .conditioning import Conditioning
 from .settings import whole
 
 
@@ -45,7 +46,7 @@ class Denoiser:
     Args:
         unet: the network; its dtype and device are used.
         scheduler_config: the checkpoint's scheduler config (noise schedule and prediction type are read from it).
-        prompt_embeds: (1, tokens, d) text embedding, used for every row; None where only the schedule is needed.
+        conditioning: a prompt and whatever else the U-Net is told; None where only the schedule is needed.
         num_inference_steps: N.
 
     Raises:
@@ -56,10 +57,10 @@ class Denoiser:
         self,
         unet: UNet2DConditionModel,
         scheduler_config,
-        prompt_embeds: torch.Tensor | None,
+        conditioning: Conditioning | None,
         num_inference_steps: int,
     ):
-        self.unet, self.prompt_embeds = unet, prompt_embeds
+        self.unet, self.conditioning = unet, conditioning
         self.scheduler = schedule(scheduler_config, num_inference_steps)
         self.timesteps: list[int] = self.scheduler.timesteps.tolist()
         self.stride = self.scheduler.config.num_train_timesteps // num_inference_steps  # Δ
@@ -96,10 +97,8 @@ class Denoiser:
     def unet_output(self, latents: torch.Tensor, timesteps: int | list[int]) -> torch.Tensor:
         """The network's raw output for (B, C, h, w) latents at one timestep, or at one per row, in the latents' dtype."""
         timesteps = torch.as_tensor(timesteps, device=self.unet.device).expand(len(latents))
-        prompt = self.prompt_embeds.expand(len(latents), -1, -1)
-        return self.unet(latents.to(self.unet.dtype), timesteps, encoder_hidden_states=prompt).sample.to(
-            latents.dtype
-        )
+        told = self.conditioning.keywords(latents)
+        return self.unet(latents.to(self.unet.dtype), timesteps, **told).sample.to(latents.dtype)
 
     def predict(self, latents: torch.Tensor, timestep: int) -> tuple[torch.Tensor, torch.Tensor]:
         """(x̂₀, ε) for (B, C, h, w) latents at one timestep."""

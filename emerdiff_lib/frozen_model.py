@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DiffusionPipeline, UNet2DConditionModel
-from transformers import CLIPTextModel, PreTrainedTokenizerBase
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, PreTrainedTokenizerBase
 
 from . import checkpoints, weights
 from . import images as image_io
-from .attention import check_layer
+from .attention import attention_layers, check_layer
+from .conditioning import Conditioning, encode_prompt, encode_prompt_twice
 from .denoiser import Denoiser, inference_timesteps
 from .inversion import Trajectory
 from .memory import affordable_rows
@@ -25,11 +27,14 @@ class FrozenModel(DiffusionPipeline):
     """The networks of a latent diffusion model of the Stable Diffusion 1.x kind, none of whose weights ever changes.
 
     Args:
+        text_encoder_2, tokenizer_2: of Stable Diffusion XL.
+        force_zeros_for_empty_prompt: of Stable Diffusion XL, see :func:`~.conditioning.encode_prompt_twice`.
         default_settings: this checkpoint's own, by flat name (:data:`emerdiff_lib.settings.NAMES`);
             ``save_pretrained`` keeps them in ``model_index.json``.
     """
 
-    model_cpu_offload_seq = "text_encoder->unet->vae"
+    model_cpu_offload_seq = "text_encoder->text_encoder_2->unet->vae"
+    _optional_components = ["text_encoder_2", "tokenizer_2"]
     model_name = "custom components"  # replaced by what from_pretrained was asked for
 
     def __init__(
@@ -39,21 +44,32 @@ class FrozenModel(DiffusionPipeline):
         tokenizer: PreTrainedTokenizerBase,
         unet: UNet2DConditionModel,
         scheduler,
+        text_encoder_2: CLIPTextModelWithProjection | None = None,
+        tokenizer_2: PreTrainedTokenizerBase | None = None,
+        force_zeros_for_empty_prompt: bool = True,
         default_settings: dict[str, Any] | None = None,
     ):
         super().__init__()
-        checkpoints.check_networks(unet)
+        checkpoints.check_networks(unet, text_encoder_2)
         self.register_modules(
             vae=vae,
             text_encoder=text_encoder,
             tokenizer=tokenizer,
             unet=unet,
             scheduler=scheduler,
+            text_encoder_2=text_encoder_2,
+            tokenizer_2=tokenizer_2,
         )
         check_names(default_settings or {})
-        self.register_to_config(default_settings=default_settings)
-        for module in (vae, text_encoder, unet):
-            module.requires_grad_(False)
+        if checkpoints.family_of(unet.config) is None and (guess := checkpoints.best_guess(unet.config)):
+            layers = attention_layers(unet, "attn2")
+            warnings.warn(checkpoints.describe_guess(guess, unet.config, layers), stacklevel=2)
+        self.register_to_config(
+            default_settings=default_settings, force_zeros_for_empty_prompt=force_zeros_for_empty_prompt
+        )
+        for module in (vae, text_encoder, text_encoder_2, unet):
+            if module is not None:
+                module.requires_grad_(False)
         for module in (vae, unet):  # convolutions run about a third faster
             module.to(memory_format=torch.channels_last)
         self.vae_scale_factor = 2 ** (len(vae.config.block_out_channels) - 1)
@@ -173,15 +189,22 @@ class FrozenModel(DiffusionPipeline):
             num_inference_steps = self.resolve().inversion.num_inference_steps
         if prompt is None:
             return Denoiser(self.unet, self.scheduler.config, None, num_inference_steps)
-        tokens = self.tokenizer(
+        return Denoiser(self.unet, self.scheduler.config, self.conditioning(prompt), num_inference_steps)
+
+    @torch.no_grad()
+    def conditioning(self, prompt: str) -> Conditioning:
+        """What the U-Net is told of a prompt."""
+        dtype = self.unet.dtype
+        if self.text_encoder_2 is None:
+            return encode_prompt(prompt, self.tokenizer, self.text_encoder, dtype)
+        return encode_prompt_twice(
             prompt,
-            padding="max_length",
-            max_length=self.tokenizer.model_max_length,
-            truncation=True,
-            return_tensors="pt",
+            (self.tokenizer, self.tokenizer_2),
+            (self.text_encoder, self.text_encoder_2),
+            dtype,
+            self.config.force_zeros_for_empty_prompt,
+            self.vae_scale_factor,
         )
-        embeds = self.text_encoder(tokens.input_ids.to(self._execution_device))[0].to(self.unet.dtype)
-        return Denoiser(self.unet, self.scheduler.config, embeds, num_inference_steps)
 
     # -- memory -----------------------------------------------------------------------------------------------------
 

@@ -10,12 +10,22 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DiffusionPipeline, SchedulerMixin, UNet2DConditionModel
-from transformers import CLIPTextModel, PreTrainedTokenizerBase
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, PreTrainedTokenizerBase
 
 from .checkpoints import FAMILIES, PICKLES
 
-NETWORKS = {"vae": AutoencoderKL, "text_encoder": CLIPTextModel, "unet": UNet2DConditionModel}
-COMPONENTS = NETWORKS | {"tokenizer": PreTrainedTokenizerBase, "scheduler": SchedulerMixin}
+NETWORKS = {
+    "vae": AutoencoderKL,
+    "text_encoder": CLIPTextModel,
+    "text_encoder_2": CLIPTextModelWithProjection,
+    "unet": UNet2DConditionModel,
+}
+COMPONENTS = NETWORKS | {
+    "tokenizer": PreTrainedTokenizerBase,
+    "tokenizer_2": PreTrainedTokenizerBase,
+    "scheduler": SchedulerMixin,
+}
+OPTIONAL = ("text_encoder_2", "tokenizer_2")  # of Stable Diffusion XL
 
 
 def read_index(source: str, **options: Any) -> dict[str, list[str]]:
@@ -41,14 +51,12 @@ def read_index(source: str, **options: Any) -> dict[str, list[str]]:
         match index.get(name):
             case [str(library), str(found)]:
                 named[name] = [library, found]
-    absent = [name for name in COMPONENTS if name not in named]
-    foreign = [
-        name for name in ("text_encoder_2", "text_encoder_3", "prior", "transformer") if index.get(name)
-    ]
+    absent = [name for name in COMPONENTS if name not in named and name not in OPTIONAL]
+    foreign = [name for name in ("text_encoder_3", "prior", "transformer") if index.get(name)]
     if absent or foreign:
         why = f"lacks {', '.join(absent)}" if absent else f"has {', '.join(foreign)}"
         raise ValueError(
-            f"{source} is a {kind} that {why}; EmerDiff reads latent diffusion models with one text encoder and a "
+            f"{source} is a {kind} that {why}; EmerDiff reads latent diffusion models with CLIP text encoders and a "
             f"U-Net, of these families: {', '.join(f.name for f in FAMILIES)}."
         )
     own = [f"{name} from {'.'.join(entry)}" for name, entry in named.items() if not _is_known(name, *entry)]

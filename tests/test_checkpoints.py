@@ -9,7 +9,7 @@ from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
 from emerdiff_lib import EmerDiffPipeline, load_pipeline
-from emerdiff_lib.checkpoints import FAMILIES, TOYSCAPES_FOLDER, family_of, resolve
+from emerdiff_lib.checkpoints import FAMILIES, TOYSCAPES_FOLDER, check_networks, family_of, resolve
 
 from .conftest import seeded
 
@@ -100,18 +100,64 @@ def test_families_are_recognised_by_layout_whatever_the_widths(options, block, l
     assert (settings.features.num_masks, settings.perturbation.modulation_timestep) == (30, 281)
 
 
+def test_an_unknown_unet_gets_the_block_whose_grid_is_nearest_to_the_paper_s(pipe):
+    """Five levels with attention on 16 × 16 and 8 × 8 of a 64 × 64 grid: 16 × 16 is level 2, the third block upwards."""
+    config = SD | dict(
+        block_out_channels=(8, 8, 8, 8, 8),
+        down_block_types=("DownBlock2D",) * 2 + ("CrossAttnDownBlock2D",) * 2 + ("DownBlock2D",),
+        up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 2 + ("UpBlock2D",) * 2,
+        sample_size=64,
+        in_channels=8,
+        out_channels=8,
+        cross_attention_dim=pipe.unet.config.cross_attention_dim,
+    )
+    unet = UNet2DConditionModel(**config)
+    assert family_of(unet.config) is None and len({family.name for family in FAMILIES}) == len(FAMILIES)
+    with pytest.warns(UserWarning) as said:
+        found = EmerDiffPipeline(**(pipe.components | {"unet": unet}))
+    settings = found.resolve()
+    assert settings.features.feature_layer == "up_blocks.2.attentions.0.transformer_blocks.0.attn2"
+    assert settings.perturbation.modulation_layer == "up_blocks.2.attentions.2.transformer_blocks.0.attn2"
+    assert settings.features.num_masks == 30 and settings.inversion.processing_resolution == 4 * 64
+    (message,) = [str(one.message) for one in said if "no family that is known" in str(one.message)]
+    assert "level 3 (3 in up_blocks.1), level 2 (3 in up_blocks.2)" in message
+    assert f"Queries are taken from {settings.features.feature_layer}, and" in message
+
+
 @pytest.mark.parametrize(
-    "options", [dict(addition_embed_type="text"), dict(in_channels=9), dict(in_channels=3)]
+    ("options", "message"),
+    [
+        (
+            dict(up_block_types=("UpBlock2D",) * 4),
+            "has no cross-attention on its way up, .* pass num_masks, feature_layer, ",
+        ),
+        (dict(sample_size=None), "at which size it was trained, .* pass processing_resolution yourself"),
+    ],
 )
-def test_other_layouts_have_no_family_and_ask_for_settings(options):
-    config = config_of(**options)
-    assert family_of(config) is None
-    with pytest.raises(
-        ValueError,
-        match="known: Toyscapes, Stable Diffusion 1.x, Stable Diffusion 2.x.; pass num_masks, feature_layer, processing",
-    ):
-        resolve(config, 8, None)
-    assert len({family.name for family in FAMILIES}) == len(FAMILIES)
+def test_what_cannot_be_guessed_is_asked_for(options, message):
+    with pytest.raises(ValueError, match=message):
+        resolve(config_of(**options), 8, None)
+
+
+@pytest.mark.parametrize(
+    ("options", "second", "message"),
+    [
+        (dict(addition_embed_type="text", addition_embed_type_num_heads=8), None, "more than text .text:"),
+        (
+            dict(
+                addition_embed_type="text_time",
+                projection_class_embeddings_input_dim=8,
+                addition_time_embed_dim=1,
+            ),
+            None,
+            "one of them is missing",
+        ),
+        (dict(), "a text encoder", "one of them is missing"),
+    ],
+)
+def test_conditions_that_cannot_be_met_are_named(options, second, message):
+    with pytest.raises(ValueError, match=message):
+        check_networks(UNet2DConditionModel(**(SD | options)), second)
 
 
 # -- reading --------------------------------------------------------------------------------------------------------
@@ -158,8 +204,8 @@ def test_damaged_weights_are_named(folder, length):
         ("{}", "lacks vae"),
         ('"text"', "model_index.json cannot be read"),
         (
-            dict(_class_name="StableDiffusionXLPipeline", text_encoder_2=["transformers", "CLIPTextModel"]),
-            "is a StableDiffusionXLPipeline that has text_encoder_2",
+            dict(_class_name="StableDiffusion3Pipeline", text_encoder_3=["transformers", "T5EncoderModel"]),
+            "is a StableDiffusion3Pipeline that has text_encoder_3",
         ),
         (dict(unet=[None, None], transformer=["diffusers", "FluxTransformer2DModel"]), "lacks unet"),
     ],

@@ -12,9 +12,19 @@ from emerdiff_lib.modulation import modulated_latents, signed_offsets
 from . import tiny_stable_diffusion
 from .conftest import seeded
 
-NAMES = {"1.x": "Stable Diffusion 1.x", "2.x": "Stable Diffusion 2.x", "tiny-sd": "Stable Diffusion 1.x"}
-LAYERS = {"tiny-sd": ("up_blocks.0.attentions.0", "up_blocks.0.attentions.1")}
-USUAL = ("up_blocks.1.attentions.0", "up_blocks.1.attentions.2")
+NAMES = {"2.x": "Stable Diffusion 2.x", "XL": "Stable Diffusion XL", "SSD-1B": "Stable Diffusion XL"}
+LAYERS = {
+    "tiny-sd": (
+        "up_blocks.0.attentions.0.transformer_blocks.0",
+        "up_blocks.0.attentions.1.transformer_blocks.0",
+    ),
+    "XL": ("up_blocks.0.attentions.0.transformer_blocks.0", "up_blocks.0.attentions.2.transformer_blocks.2"),
+    "SSD-1B": (
+        "up_blocks.0.attentions.0.transformer_blocks.0",
+        "up_blocks.0.attentions.2.transformer_blocks.3",
+    ),
+}
+USUAL = ("up_blocks.1.attentions.0.transformer_blocks.0", "up_blocks.1.attentions.2.transformer_blocks.0")
 
 
 @pytest.fixture(scope="module", params=tiny_stable_diffusion.LAYOUTS)
@@ -35,7 +45,7 @@ def test_the_layout_is_recognised(model):
     layout, pipe = model
     assert family_of(pipe.unet.config).name == NAMES.get(layout, "Stable Diffusion 1.x")
     settings = pipe.resolve()
-    feature, modulation = (f"{block}.transformer_blocks.0.attn2" for block in LAYERS.get(layout, USUAL))
+    feature, modulation = (f"{block}.attn2" for block in LAYERS.get(layout, USUAL))
     assert settings.features.feature_layer == feature
     assert settings.perturbation.modulation_layer == modulation
     assert (settings.features.num_masks, settings.perturbation.modulation_timestep) == (30, 281)

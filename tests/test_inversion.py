@@ -4,6 +4,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler
 
+from emerdiff_lib.conditioning import Conditioning
 from emerdiff_lib.denoiser import Denoiser
 from emerdiff_lib.inversion import invert_ddim, invert_ddpm, replay
 
@@ -35,7 +36,7 @@ class GaussianUNet:
 
 def gaussian_denoiser(prediction="epsilon", scale=1.0, steps=50):
     config = DDIMScheduler(**SCHEDULE, prediction_type=prediction).config
-    return Denoiser(GaussianUNet(scale, prediction), config, torch.zeros(1, 2, 8), steps)
+    return Denoiser(GaussianUNet(scale, prediction), config, Conditioning(torch.zeros(1, 2, 8)), steps)
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "sample", "v_prediction"])

@@ -120,7 +120,10 @@ def test_word_attention_is_the_softmax_of_the_layers_queries_and_keys(pipe, scen
         for hook in hooks:
             hook.remove()
     assert dict(pipe.unet.attn_processors) == before
-    expected, depth = np.zeros((256, denoiser.prompt_embeds.shape[1])), seen["to_q"].shape[-1] // module.heads
+    expected, depth = (
+        np.zeros((256, denoiser.conditioning.prompt_embeds.shape[1])),
+        seen["to_q"].shape[-1] // module.heads,
+    )
     for row in range(2):
         for head in range(module.heads):
             part = slice(head * depth, (head + 1) * depth)

@@ -15,8 +15,14 @@ import sys
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from diffusers import (
+    AutoencoderKL,
+    PNDMScheduler,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 WORDS = (
     "a",
@@ -64,6 +70,18 @@ def tokenizer(folder: Path) -> CLIPTokenizer:
     return CLIPTokenizer.from_pretrained(folder, model_max_length=77)
 
 
+XL = dict(  # no attention on the finest grid, deep attention on the others; told a pooled text and sizes
+    block_out_channels=WIDTHS[:3],
+    cross_attention_dim=128,
+    attention_head_dim=(1, 2, 4),
+    transformer_layers_per_block=(1, 2, 3),  # Stable Diffusion XL: 1, 2, 10
+    use_linear_projection=True,
+    addition_embed_type="text_time",
+    addition_time_embed_dim=8,
+    projection_class_embeddings_input_dim=64 + 6 * 8,  # 1280 + 6 · 256
+    down_block_types=("DownBlock2D",) + ("CrossAttnDownBlock2D",) * 2,
+    up_block_types=("CrossAttnUpBlock2D",) * 2 + ("UpBlock2D",),
+)
 # What relatives of Stable Diffusion 1.x have otherwise: (the U-Net, the scheduler, numbers in a text's embedding)
 LAYOUTS: dict[str, tuple[dict, dict, int]] = {
     "1.x": ({}, {}, 768),
@@ -82,6 +100,17 @@ LAYOUTS: dict[str, tuple[dict, dict, int]] = {
         ),
         {},
         768,
+    ),
+    "XL": (XL, {}, 64),
+    "SSD-1B": (  # distilled from XL: depths of every attention, up and down alike no more, none in the middle
+        XL
+        | dict(
+            transformer_layers_per_block=(1, (2, 2), (3, 3)),
+            reverse_transformer_layers_per_block=((3, 3, 4), (2, 1, 1), 1),
+            mid_block_type="UNetMidBlock2D",
+        ),
+        {},
+        64,
     ),
     "LCM": (dict(time_cond_proj_dim=16), {}, 768),  # knows the strength of guidance, if it is told
 }
@@ -116,8 +145,12 @@ def networks(
         sample_size=8 * sample_size,
         scaling_factor=0.18215,
     )
+    return unet, vae, CLIPTextModel(text_config(width))
+
+
+def text_config(width: int) -> CLIPTextConfig:
     ids = vocabulary()[0]
-    text = CLIPTextConfig(
+    return CLIPTextConfig(
         vocab_size=len(ids),
         hidden_size=width,
         intermediate_size=width,
@@ -129,7 +162,6 @@ def networks(
         bos_token_id=ids["<|startoftext|>"],
         eos_token_id=ids["<|endoftext|>"],
     )
-    return unet, vae, CLIPTextModel(text)
 
 
 def save(
@@ -147,6 +179,7 @@ def save(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         unet, vae, text_encoder = networks(sample_size, layout)
+        second = CLIPTextModelWithProjection(text_config(64))
     scheduler = PNDMScheduler(
         num_train_timesteps=1000,
         beta_start=0.00085,
@@ -157,18 +190,22 @@ def save(
         steps_offset=1,
         **LAYOUTS[layout][1],
     )
-    StableDiffusionPipeline(
+    parts = dict(
         vae=vae,
         unet=unet,
         text_encoder=text_encoder,
         tokenizer=tokenizer(folder / "tokenizer"),
         scheduler=scheduler,
-        safety_checker=None,
         feature_extractor=None,
-        requires_safety_checker=False,
-    ).save_pretrained(folder)
-    # as published: vocab.json and merges.txt alone
-    (folder / "tokenizer" / "tokenizer.json").unlink(missing_ok=True)
+    )
+    if unet.config.addition_embed_type:
+        words = tokenizer(folder / "tokenizer_2")
+        StableDiffusionXLPipeline(**parts, text_encoder_2=second, tokenizer_2=words).save_pretrained(folder)
+    else:
+        without = dict(safety_checker=None, requires_safety_checker=False)
+        StableDiffusionPipeline(**parts, **without).save_pretrained(folder)
+    for words in folder.glob("tokenizer*/tokenizer.json"):  # as published: vocab.json and merges.txt alone
+        words.unlink()
     if default_settings:
         index = json.loads((folder / "model_index.json").read_text()) | {"default_settings": default_settings}
         (folder / "model_index.json").write_text(json.dumps(index, indent=2))

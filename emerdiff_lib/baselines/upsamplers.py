@@ -119,7 +119,7 @@ def self_attention(
 
 
 def optimised(
-    features: torch.Tensor, image: np.ndarray, steps: int = 100, samples: int = 8, seed: int = 0
+    features: torch.Tensor, image: np.ndarray, steps: int = 60, samples: int = 8, seed: int = 0
 ) -> torch.Tensor:
     """An upsampler fitted to this one picture, without weights from elsewhere (in the spirit of FeatUp's implicit one).
 

@@ -9,6 +9,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from .. import checkpoints
 from ..attention import layer_grid
+from ..conditioning import Conditioning
 from ..denoiser import Denoiser
 from ..inversion import Trajectory
 from ..modulation import Decode, difference_maps
@@ -82,7 +83,7 @@ def text_encoder() -> CLIPTextModel:
 def denoiser(unet: UNet2DConditionModel, num_inference_steps: int = 50) -> Denoiser:
     """With a random text embedding of the usual 77 tokens."""
     prompt = torch.randn(1, 77, UNET["cross_attention_dim"], dtype=unet.dtype, device=unet.device)
-    return Denoiser(unet, PNDMScheduler(**SCHEDULER).config, prompt, num_inference_steps)
+    return Denoiser(unet, PNDMScheduler(**SCHEDULER).config, Conditioning(prompt), num_inference_steps)
 
 
 def decoder(vae: AutoencoderKL) -> Decode:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from .._version import __version__
 from ..frozen_model import FrozenModel
@@ -48,15 +49,21 @@ def fingerprint(module: torch.nn.Module) -> str:
 
 def model_identity(pipe: FrozenModel) -> dict[str, Any]:
     """Every network by weights and configuration, the tokenizer, the scheduler, and the dtypes."""
-    networks = {"unet": pipe.unet, "vae": pipe.vae, "text_encoder": pipe.text_encoder}
+    parts = {name: part for name, part in pipe.components.items() if part is not None}
+    networks = {name: part for name, part in parts.items() if isinstance(part, torch.nn.Module)}
     found = {name: f"{fingerprint(net)}-{digest(_config(net))}" for name, net in networks.items()}
-    tokenizer = pipe.tokenizer
-    text = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else tokenizer.get_vocab()
-    sides = [tokenizer.padding_side, tokenizer.truncation_side]
-    found["tokenizer"] = digest([text, tokenizer.model_max_length, tokenizer.special_tokens_map, sides])
+    found |= {name: _tokenizer(part) for name, part in parts.items() if name.startswith("tokenizer")}
+    if len([name for name in networks if name.startswith("text_encoder")]) > 1:
+        found["empty prompt"] = "zeros" if pipe.config.force_zeros_for_empty_prompt else "encoded"
     found["scheduler"] = digest([type(pipe.scheduler).__name__, _config(pipe.scheduler)])
     dtypes = {name: str(net.dtype).removeprefix("torch.") for name, net in networks.items()}
     return found | {"dtype": dtypes["unet"] if len(set(dtypes.values())) == 1 else dtypes}
+
+
+def _tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
+    text = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else tokenizer.get_vocab()
+    sides = [tokenizer.padding_side, tokenizer.truncation_side]
+    return digest([text, tokenizer.model_max_length, tokenizer.special_tokens_map, sides])
 
 
 def _config(part: Any) -> dict[str, Any]:

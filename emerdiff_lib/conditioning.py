@@ -1,0 +1,80 @@
+"""What a U-Net is told besides noisy latents and a timestep: a prompt, and in some families more."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """One row's, for every row.
+
+    Attributes:
+        prompt_embeds: (1, tokens, d), what cross-attention attends to.
+        added: {name: (1, …)} of the U-Net's ``added_cond_kwargs``, such as SDXL's pooled "text_embeds".
+        pixels_per_latent: where given, the U-Net is told the picture's size as well, in pixels: SDXL's "time_ids", those of a
+            picture that was neither scaled nor cropped.
+    """
+
+    prompt_embeds: torch.Tensor
+    added: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    pixels_per_latent: int | None = None
+
+    def keywords(self, latents: torch.Tensor) -> dict[str, Any]:
+        """Of the U-Net's call on (B, C, h, w) latents."""
+        rows = len(latents)
+        found: dict[str, Any] = {"encoder_hidden_states": self.prompt_embeds.expand(rows, -1, -1)}
+        added = {name: value.expand(rows, *value.shape[1:]) for name, value in self.added.items()}
+        if self.pixels_per_latent is not None:
+            size = [side * self.pixels_per_latent for side in latents.shape[2:]]
+            ids = torch.tensor([*size, 0, 0, *size], device=latents.device, dtype=self.prompt_embeds.dtype)
+            added["time_ids"] = ids.expand(rows, -1)
+        return found | ({"added_cond_kwargs": added} if added else {})
+
+
+def encode_prompt(
+    prompt: str, tokenizer: PreTrainedTokenizerBase, text_encoder: PreTrainedModel, dtype: torch.dtype
+) -> Conditioning:
+    """The last hidden states of one CLIP text encoder, as Stable Diffusion 1.x and 2.x take them."""
+    return Conditioning(_encoded(prompt, tokenizer, text_encoder)[0].to(dtype))
+
+
+def encode_prompt_twice(
+    prompt: str,
+    tokenizers: tuple[PreTrainedTokenizerBase, PreTrainedTokenizerBase],
+    text_encoders: tuple[PreTrainedModel, PreTrainedModel],
+    dtype: torch.dtype,
+    zeros_if_empty: bool,
+    pixels_per_latent: int,
+) -> Conditioning:
+    """The last but one hidden states of two CLIP text encoders side by side, and the second one's pooled embedding (SDXL).
+
+    Args:
+        zeros_if_empty: the checkpoint's ``force_zeros_for_empty_prompt``: without a prompt it was trained on zeros.
+    """
+    both = [
+        _encoded(prompt, tokenizer, text_encoder, output_hidden_states=True)
+        for tokenizer, text_encoder in zip(tokenizers, text_encoders, strict=True)
+    ]
+    embeds, pooled = torch.cat([one.hidden_states[-2] for one in both], -1), both[1].text_embeds
+    if zeros_if_empty and not prompt:
+        embeds, pooled = torch.zeros_like(embeds), torch.zeros_like(pooled)
+    return Conditioning(embeds.to(dtype), {"text_embeds": pooled.to(dtype)}, pixels_per_latent)
+
+
+def _encoded(
+    prompt: str, tokenizer: PreTrainedTokenizerBase, text_encoder: PreTrainedModel, **options: Any
+) -> Any:
+    tokens = tokenizer(
+        prompt,
+        padding="max_length",
+        max_length=tokenizer.model_max_length,
+        truncation=True,
+        return_tensors="pt",
+    )
+    return text_encoder(tokens.input_ids.to(text_encoder.device), **options)
