@@ -77,6 +77,9 @@ def test_the_commands_write_manifests(tmp_path):
         given = ["--question", question, "--num-scenes", "1", "--output", str(tmp_path)]
         pixel_choices.main(settings + given)
         assert read_manifest(tmp_path / f"pixel_{question}.json")["notes"]
+    pixel_choices.main([*settings, *given, "--question", "recipe", "--numbers", "reach", "floor"])
+    manifest = read_manifest(tmp_path / "pixel_recipe_reach_floor.json")
+    assert manifest["command"].endswith("--numbers reach floor") and len(manifest["notes"]) == 2
     tangents.main([*settings, "--num-scenes", "1", "--output", str(tmp_path)])
     assert read_manifest(tmp_path / "tangents.json")["notes"]
 

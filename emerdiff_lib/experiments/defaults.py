@@ -184,6 +184,8 @@ def publish(
     print("\n".join(notes), flush=True)
     if not study.how.shard:
         given = f"--question {args.question} --first-scene {args.first_scene} --num-scenes {args.num_scenes}"
+        if numbers := vars(args).get("numbers"):
+            given += f" --numbers {' '.join(numbers)}"
         write_manifest(
             args.output / f"{name}.json",
             title=title,

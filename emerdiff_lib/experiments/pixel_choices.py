@@ -131,6 +131,7 @@ def _seconds(results: list[dict]) -> float:
 def main(argv: list[str] | None = None) -> pd.DataFrame:
     parser = scenes_command(__doc__, "runs/pixel-choices", first_scene=1240, num_scenes=24)
     parser.add_argument("--question", default="recipe", help=f"one of {', '.join(QUESTIONS)}")
+    parser.add_argument("--numbers", nargs="+", default=[], help="of that question; all by default")
     args = parser.parse_args(argv)
     check_known("question", args.question, QUESTIONS)
     pipe, seeds, settings, how = read_scenes_command(args)
@@ -138,7 +139,9 @@ def main(argv: list[str] | None = None) -> pd.DataFrame:
     if args.question == "rivals":
         found, defaults = rivals(study)
     else:
-        chosen = study.sweeps = walks(pipe, study.usual, args.question)
+        known = walks(pipe, study.usual, args.question)
+        numbers = [check_known("number", name, known) for name in args.numbers]
+        chosen = study.sweeps = {name: known[name] for name in numbers or known}
         study.compute(chosen)  # scene by scene, so that all recipes share a scene's responses
         found = {name: study.run(name) for name in chosen}
         defaults = {name: str(sweep.default) for name, sweep in chosen.items()}
@@ -149,7 +152,8 @@ def main(argv: list[str] | None = None) -> pd.DataFrame:
         }
         table["s"] = pd.Series(seconds)
     notes = fast_enough(table) if args.question == "fast" else advice(table)
-    title, name = f"How pixel mode was chosen: {args.question}", f"pixel_{args.question}"
+    title = f"How pixel mode was chosen: {', '.join([args.question, *args.numbers])}"
+    name = "_".join(["pixel", args.question, *args.numbers])
     return publish(study, args, "pixel_choices", name, title, "those of pixel mode", table, notes)
 
 
