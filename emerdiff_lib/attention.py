@@ -24,11 +24,22 @@ _SUFFIX = ".processor"
 
 
 def attention_layers(unet: UNet2DConditionModel, kind: str | None = None) -> list[str]:
-    """Names of the attention layers in the order of the forward pass; ``kind`` "attn1" (self) or "attn2" (cross)."""
+    """Names of the attention layers in the order of the forward pass; ``kind`` "attn1" (self) or "attn2" (cross).
+
+    Joint attention, to the picture's own places and to words at once (unCLIP, DeepFloyd IF), counts as cross-attention.
+    """
     names = [name.removesuffix(_SUFFIX) for name in unet.attn_processors]
-    names = [name for name in names if kind is None or name.endswith(kind)]
+    names = [
+        name
+        for name in names
+        if kind is None or name.endswith(kind) or kind == "attn2" and _is_joint(unet, name)
+    ]
     stage = {"down_blocks": 0, "mid_block": 1, "up_blocks": 2}
     return sorted(names, key=lambda name: stage[name.split(".")[0]])
+
+
+def _is_joint(unet: UNet2DConditionModel, name: str) -> bool:
+    return unet.get_submodule(name).added_kv_proj_dim is not None
 
 
 def check_layer(unet: UNet2DConditionModel, argument: str, name: str) -> str:
@@ -74,7 +85,7 @@ class QueryCapture:
         self.processor, self.queries = processor, None
 
     def __call__(self, attn: Attention, hidden_states: torch.Tensor, *args, **kwargs) -> torch.Tensor:
-        self.queries = attn.to_q(hidden_states)
+        self.queries = attn.to_q(_places(attn, hidden_states))
         return self.processor(attn, hidden_states, *args, **kwargs)
 
 
@@ -123,25 +134,28 @@ class LockstepAttention:
         attention_mask=None,
         **kwargs,
     ) -> torch.Tensor:
+        joint = attn.added_kv_proj_dim is not None
         if (
             attention_mask is not None
-            or attn.norm_cross
-            or attn.group_norm is not None
             or attn.spatial_norm is not None
+            or (attn.only_cross_attention if joint else attn.norm_cross or attn.group_norm is not None)
         ):
             raise NotImplementedError(
                 "This attention layer has masks or norms of its own: EmerDiff does not handle it."
             )
-        rows = len(hidden_states) // self.images
-        # rows that queries, and in self-attention keys, are taken from
-        source = hidden_states[::rows] if self.injection else hidden_states
-        cross = encoder_hidden_states is not None
-        context = (
-            encoder_hidden_states[:1].expand(len(source), -1, -1) if cross else source
-        )  # one prompt for all
+        places, rows = _places(attn, hidden_states), len(hidden_states) // self.images
+        # rows that queries, and keys of places, are taken from
+        source = places[::rows] if self.injection else places
         heads = lambda a: a.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
-        query, key = heads(attn.to_q(source)), heads(attn.to_k(context))
-        value = heads(attn.to_v(context if cross else hidden_states))
+        query = heads(attn.to_q(source))
+        if encoder_hidden_states is None:
+            key, value = heads(attn.to_k(source)), heads(attn.to_v(places))
+        else:
+            words = encoder_hidden_states[:1]  # one prompt for all
+            if joint:
+                key, value = (heads(a) for a in _joint_keys_and_values(attn, words, source, places))
+            else:
+                key, value = (heads(f(words)).expand(len(source), -1, -1, -1) for f in (attn.to_k, attn.to_v))
         if len(value) == len(query):
             output = F.scaled_dot_product_attention(query, key, value, scale=attn.scale)
         else:
@@ -154,10 +168,28 @@ class LockstepAttention:
         output = self._all_rows(attn.to_out[1](attn.to_out[0](output)), rows)
         if modulation is not None and modulation.placement == "after_projection":
             output = output + modulation.offsets[..., None].to(output.dtype)
-        return output
+        return hidden_states + output.transpose(1, 2).reshape(hidden_states.shape) if joint else output
 
     def _all_rows(self, output: torch.Tensor, rows: int) -> torch.Tensor:
         return output if len(output) == self.images * rows else output.repeat_interleave(rows, 0)
+
+
+def _places(attn: Attention, hidden_states: torch.Tensor) -> torch.Tensor:
+    """(B, tokens, d) that queries are made of; joint attention is given feature maps (B, d, h, w) and normalises them itself."""
+    if attn.added_kv_proj_dim is None:
+        return hidden_states
+    return attn.group_norm(hidden_states.flatten(2)).transpose(1, 2)
+
+
+def _joint_keys_and_values(
+    attn: Attention, words: torch.Tensor, source: torch.Tensor, places: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Keys of ``source`` and values of ``places`` (B, tokens, d), those of the words (1, tokens, d) before them."""
+    if attn.norm_cross:
+        words = attn.norm_encoder_hidden_states(words)
+    before = lambda project, count: project(words).expand(count, -1, -1)
+    key, value = before(attn.add_k_proj, len(source)), before(attn.add_v_proj, len(places))
+    return torch.cat([key, attn.to_k(source)], 1), torch.cat([value, attn.to_v(places)], 1)
 
 
 def shared_attention(

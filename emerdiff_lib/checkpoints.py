@@ -50,6 +50,8 @@ class Family:
         last = range(layers + 1)[self.modulation]
         depth = _transformer_blocks(unet_config, block, last)
         layer = "up_blocks.{}.attentions.{}.transformer_blocks.{}.attn2".format
+        if unet_config["up_block_types"][block].startswith("Simple"):  # joint attention, on its own
+            layer = "up_blocks.{}.attentions.{}".format
         found = {
             "feature_layer": layer(block, 0, 0),
             "modulation_layer": layer(block, last, depth - 1),
@@ -82,7 +84,8 @@ def _told_of_sizes(config: Mapping[str, Any]) -> bool:
 
 def _attends(config: Mapping[str, Any], level: int) -> bool:
     levels = len(config["block_out_channels"])
-    return level < levels and config["up_block_types"][levels - 1 - level] == "CrossAttnUpBlock2D"
+    kind = config["up_block_types"][levels - 1 - level] if level < levels else ""
+    return kind in ("CrossAttnUpBlock2D", "SimpleCrossAttnUpBlock2D")
 
 
 def _attends_at_three_levels(config: Mapping[str, Any]) -> bool:
@@ -128,6 +131,24 @@ FAMILIES = (
     Family(  # also SDXL-Turbo, and SSD-1B; attention is deep, and its coarsest grid is 32 × 32 for a megapixel
         "Stable Diffusion XL",
         lambda c: _told_of_sizes(c) and c["in_channels"] == 4 and _attends(c, 2) and not _attends(c, 0),
+        level=2,
+        modulation=-1,
+        settings=PAPERS,
+    ),
+    Family(  # unCLIP: joint attention to places and to tokens made of an image's embedding
+        "Kandinsky 2.2",
+        lambda c: (
+            c["sample_size"] is not None and c.get("encoder_hid_dim_type") == "image_proj" and _attends(c, 2)
+        ),
+        level=2,
+        modulation=-1,
+        settings=PAPERS,
+    ),
+    Family(  # the first stage, of 64 × 64 pixels: joint attention to places and words, no VAE
+        "DeepFloyd IF",
+        lambda c: (
+            c["sample_size"] is not None and c.get("encoder_hid_dim_type") == "text_proj" and _attends(c, 2)
+        ),
         level=2,
         modulation=-1,
         settings=PAPERS,
@@ -241,18 +262,34 @@ def missing_model(name: str | Path) -> FileNotFoundError:
     )
 
 
-def check_networks(unet: torch.nn.Module, text_encoder_2: torch.nn.Module | None = None) -> None:
-    """Raises a ValueError for U-Nets that need more than noisy latents, a timestep and what texts give."""
+def check_networks(
+    unet: torch.nn.Module,
+    vae: torch.nn.Module | None,
+    text_encoder: torch.nn.Module | None,
+    text_encoder_2: torch.nn.Module | None = None,
+) -> None:
+    """Raises a ValueError for networks that do not belong together, and for U-Nets that are told what nothing here can tell."""
     config: Any = unet.config
-    if config.in_channels != config.out_channels:
+    if config.out_channels not in (
+        config.in_channels,
+        2 * config.in_channels,
+    ):  # some learn variances besides
         raise ValueError(
             f"This U-Net takes {config.in_channels} channels and gives {config.out_channels} (an inpainting or depth "
             "model?); use the text-to-image checkpoint that it was made from."
         )
-    if config.addition_embed_type not in (None, "text_time") or config.encoder_hid_dim_type is not None:
-        kinds = [k for k in (config.addition_embed_type, config.encoder_hid_dim_type) if k]
+    kinds = (config.addition_embed_type, config.encoder_hid_dim_type)
+    if kinds not in ((None, None), ("text_time", None), ("image", "image_proj"), ("text", "text_proj")):
+        told = " and ".join(repr(k) for k in kinds if k)
+        raise ValueError(f"This U-Net is conditioned on {told}, which EmerDiff does not know how to give it.")
+    if vae is None and config.in_channels != 3:
         raise ValueError(
-            f"This U-Net is conditioned on more than text ({', '.join(kinds)}: unCLIP, IF …), which EmerDiff does not give it."
+            f"This U-Net takes {config.in_channels} channels, which are no pixels, and there is no VAE; download the whole model."
+        )
+    if (text_encoder is None) != (config.encoder_hid_dim_type == "image_proj"):
+        raise ValueError(
+            "A text encoder is missing, or does not belong here: unCLIP models are told of images, all others of words; "
+            "download the whole model again."
         )
     if (config.addition_embed_type == "text_time") != (text_encoder_2 is not None):
         raise ValueError(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import CLIPVisionModelWithProjection, PreTrainedModel, PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -15,32 +15,31 @@ class Conditioning:
     """One row's, for every row.
 
     Attributes:
-        prompt_embeds: (1, tokens, d), what cross-attention attends to.
-        added: {name: (1, …)} of the U-Net's ``added_cond_kwargs``, such as SDXL's pooled "text_embeds".
+        prompt_embeds: (1, tokens, d), what cross-attention attends to; None where the U-Net makes that of ``added``.
+        added: {name: (1, …)} of the U-Net's ``added_cond_kwargs``: SDXL's pooled "text_embeds", or unCLIP's "image_embeds".
         pixels_per_latent: where given, the U-Net is told the picture's size as well, in pixels: SDXL's "time_ids", those of a
             picture that was neither scaled nor cropped.
     """
 
-    prompt_embeds: torch.Tensor
+    prompt_embeds: torch.Tensor | None
     added: Mapping[str, torch.Tensor] = field(default_factory=dict)
     pixels_per_latent: int | None = None
 
     def keywords(self, latents: torch.Tensor) -> dict[str, Any]:
         """Of the U-Net's call on (B, C, h, w) latents."""
-        rows = len(latents)
-        found: dict[str, Any] = {"encoder_hidden_states": self.prompt_embeds.expand(rows, -1, -1)}
+        rows, embeds = len(latents), self.prompt_embeds
+        found = {"encoder_hidden_states": None if embeds is None else embeds.expand(rows, -1, -1)}
         added = {name: value.expand(rows, *value.shape[1:]) for name, value in self.added.items()}
         if self.pixels_per_latent is not None:
             size = [side * self.pixels_per_latent for side in latents.shape[2:]]
-            ids = torch.tensor([*size, 0, 0, *size], device=latents.device, dtype=self.prompt_embeds.dtype)
-            added["time_ids"] = ids.expand(rows, -1)
+            added["time_ids"] = torch.tensor([[*size, 0, 0, *size]], device=latents.device).expand(rows, -1)
         return found | ({"added_cond_kwargs": added} if added else {})
 
 
 def encode_prompt(
     prompt: str, tokenizer: PreTrainedTokenizerBase, text_encoder: PreTrainedModel, dtype: torch.dtype
 ) -> Conditioning:
-    """The last hidden states of one CLIP text encoder, as Stable Diffusion 1.x and 2.x take them."""
+    """The last hidden states of one text encoder: CLIP's for Stable Diffusion 1.x and 2.x, T5's for DeepFloyd IF."""
     return Conditioning(_encoded(prompt, tokenizer, text_encoder)[0].to(dtype))
 
 
@@ -67,6 +66,23 @@ def encode_prompt_twice(
     return Conditioning(embeds.to(dtype), {"text_embeds": pooled.to(dtype)}, pixels_per_latent)
 
 
+def no_image(
+    image_encoder: CLIPVisionModelWithProjection | None, width: int, unet: torch.nn.Module
+) -> Conditioning:
+    """What unCLIP is told where no picture is to be varied: the embedding of a black one, as Kandinsky's pipelines have it; zeros
+    where its image encoder, which is part of the prior, is not there.
+
+    Args:
+        width: of an image's embedding.
+    """
+    embeds = torch.zeros(1, width, device=unet.device)
+    if image_encoder is not None:
+        side = image_encoder.config.image_size
+        black = torch.zeros(1, 3, side, side, device=image_encoder.device, dtype=image_encoder.dtype)
+        embeds = image_encoder(black).image_embeds
+    return Conditioning(None, {"image_embeds": embeds.to(unet.device, unet.dtype)})
+
+
 def _encoded(
     prompt: str, tokenizer: PreTrainedTokenizerBase, text_encoder: PreTrainedModel, **options: Any
 ) -> Any:
@@ -77,4 +93,6 @@ def _encoded(
         truncation=True,
         return_tensors="pt",
     )
+    if text_encoder.config.model_type == "t5":  # padding means nothing to T5, and stands for the end to CLIP
+        options["attention_mask"] = tokens.attention_mask.to(text_encoder.device)
     return text_encoder(tokens.input_ids.to(text_encoder.device), **options)

@@ -95,10 +95,12 @@ class Denoiser:
         return alpha_bar.sqrt().item() * latents + (1 - alpha_bar).sqrt().item() * noise
 
     def unet_output(self, latents: torch.Tensor, timesteps: int | list[int]) -> torch.Tensor:
-        """The network's raw output for (B, C, h, w) latents at one timestep, or at one per row, in the latents' dtype."""
+        """The network's output for (B, C, h, w) latents at one timestep, or at one per row, in the latents' dtype; without the
+        variances that some learn besides."""
         timesteps = torch.as_tensor(timesteps, device=self.unet.device).expand(len(latents))
         told = self.conditioning.keywords(latents)
-        return self.unet(latents.to(self.unet.dtype), timesteps, **told).sample.to(latents.dtype)
+        output = self.unet(latents.to(self.unet.dtype), timesteps, **told).sample
+        return output[:, : latents.shape[1]].to(latents.dtype)
 
     def predict(self, latents: torch.Tensor, timestep: int) -> tuple[torch.Tensor, torch.Tensor]:
         """(x̂₀, ε) for (B, C, h, w) latents at one timestep."""

@@ -9,48 +9,66 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DiffusionPipeline, UNet2DConditionModel
-from transformers import CLIPTextModel, CLIPTextModelWithProjection, PreTrainedTokenizerBase
+from diffusers import DiffusionPipeline, UNet2DConditionModel
+from transformers import (
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPVisionModelWithProjection,
+    PreTrainedTokenizerBase,
+    T5EncoderModel,
+)
 
 from . import checkpoints, weights
 from . import images as image_io
 from .attention import attention_layers, check_layer
-from .conditioning import Conditioning, encode_prompt, encode_prompt_twice
+from .conditioning import Conditioning, encode_prompt, encode_prompt_twice, no_image
 from .denoiser import Denoiser, inference_timesteps
 from .inversion import Trajectory
+from .latents import Autoencoder, reduction, to_latents, to_pixels
 from .memory import affordable_rows
 from .settings import Settings, Shortcuts, check_names, whole
 from .stages import CoarseMasks
 
 
 class FrozenModel(DiffusionPipeline):
-    """The networks of a latent diffusion model of the Stable Diffusion 1.x kind, none of whose weights ever changes.
+    """The networks of a diffusion model with a U-Net, none of whose weights ever changes.
 
     Args:
+        vae: None for models of pixels (DeepFloyd IF's first stage); Kandinsky's "movq" is one too.
+        text_encoder, tokenizer: None for unCLIP (Kandinsky 2.2), which is told of images.
         text_encoder_2, tokenizer_2: of Stable Diffusion XL.
+        image_encoder: of unCLIP, see :func:`~.conditioning.no_image`.
         force_zeros_for_empty_prompt: of Stable Diffusion XL, see :func:`~.conditioning.encode_prompt_twice`.
         default_settings: this checkpoint's own, by flat name (:data:`emerdiff_lib.settings.NAMES`);
             ``save_pretrained`` keeps them in ``model_index.json``.
     """
 
-    model_cpu_offload_seq = "text_encoder->text_encoder_2->unet->vae"
-    _optional_components = ["text_encoder_2", "tokenizer_2"]
+    model_cpu_offload_seq = "text_encoder->text_encoder_2->image_encoder->unet->vae"
+    _optional_components = [
+        "vae",
+        "text_encoder",
+        "tokenizer",
+        "text_encoder_2",
+        "tokenizer_2",
+        "image_encoder",
+    ]
     model_name = "custom components"  # replaced by what from_pretrained was asked for
 
     def __init__(
         self,
-        vae: AutoencoderKL,
-        text_encoder: CLIPTextModel,
-        tokenizer: PreTrainedTokenizerBase,
+        vae: Autoencoder | None,
+        text_encoder: CLIPTextModel | T5EncoderModel | None,
+        tokenizer: PreTrainedTokenizerBase | None,
         unet: UNet2DConditionModel,
         scheduler,
         text_encoder_2: CLIPTextModelWithProjection | None = None,
         tokenizer_2: PreTrainedTokenizerBase | None = None,
+        image_encoder: CLIPVisionModelWithProjection | None = None,
         force_zeros_for_empty_prompt: bool = True,
         default_settings: dict[str, Any] | None = None,
     ):
         super().__init__()
-        checkpoints.check_networks(unet, text_encoder_2)
+        checkpoints.check_networks(unet, vae, text_encoder, text_encoder_2)
         self.register_modules(
             vae=vae,
             text_encoder=text_encoder,
@@ -59,6 +77,7 @@ class FrozenModel(DiffusionPipeline):
             scheduler=scheduler,
             text_encoder_2=text_encoder_2,
             tokenizer_2=tokenizer_2,
+            image_encoder=image_encoder,
         )
         check_names(default_settings or {})
         if checkpoints.family_of(unet.config) is None and (guess := checkpoints.best_guess(unet.config)):
@@ -67,12 +86,13 @@ class FrozenModel(DiffusionPipeline):
         self.register_to_config(
             default_settings=default_settings, force_zeros_for_empty_prompt=force_zeros_for_empty_prompt
         )
-        for module in (vae, text_encoder, text_encoder_2, unet):
-            if module is not None:
+        for module in self.components.values():
+            if isinstance(module, torch.nn.Module):
                 module.requires_grad_(False)
-        for module in (vae, unet):  # convolutions run about a third faster
-            module.to(memory_format=torch.channels_last)
-        self.vae_scale_factor = 2 ** (len(vae.config.block_out_channels) - 1)
+        for module in (vae, unet):
+            if module is not None:  # convolutions run about a third faster
+                module.to(memory_format=torch.channels_last)
+        self.vae_scale_factor = reduction(vae)
         self.size_multiple = self.vae_scale_factor * 2 ** (len(unet.config.block_out_channels) - 1)
 
     @classmethod
@@ -160,28 +180,25 @@ class FrozenModel(DiffusionPipeline):
 
     @torch.no_grad()
     def encode(self, image: image_io.ImageInput, processing_resolution: int | None = None) -> torch.Tensor:
-        """Latents x₀ = mode of the VAE's posterior × scaling factor, (1, C, h, w) float32.
+        """Latents x₀ (:func:`~.latents.to_latents`), (1, C, h, w) float32.
 
         The image is processed at about ``processing_resolution``² pixels; by default, at the size the model was made for.
         """
         image = image_io.load_image(image)
         resolution = self.resolve(processing_resolution=processing_resolution).inversion.processing_resolution
         size = image_io.processing_size((image.height, image.width), resolution, self.size_multiple)
-        pixels = image_io.to_tensor(image, size).to(self._execution_device, self.vae.dtype)
-        return self.vae.encode(pixels).latent_dist.mode().float() * self.vae.config.scaling_factor
+        return to_latents(self.vae, image_io.to_tensor(image, size).to(self._execution_device))
 
     @torch.no_grad()
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Latents (B, C, h, w) → images (B, 3, H, W) float32 in [0, 1], as many rows at a time as memory allows."""
-        pixels = latents.shape[2] * latents.shape[3] * self.vae_scale_factor**2
-        most = (
-            8 if self._execution_device.type == "cpu" else 64
-        )  # a CPU's caches like small batches of large pictures
-        rows = affordable_rows(self.vae, max(self.vae.config.block_out_channels[:2]), pixels, most=most)
-        scaled = (latents / self.vae.config.scaling_factor).to(self.vae.dtype)
-        return torch.cat(
-            [(self.vae.decode(part).sample.float() / 2 + 0.5).clamp(0, 1) for part in scaled.split(rows)]
-        )
+        rows = len(latents)
+        if self.vae is not None:
+            pixels = latents.shape[2] * latents.shape[3] * self.vae_scale_factor**2
+            # a CPU's caches like small batches of large pictures
+            most = 8 if self._execution_device.type == "cpu" else 64
+            rows = affordable_rows(self.vae, max(self.vae.config.block_out_channels[:2]), pixels, most=most)
+        return torch.cat([(to_pixels(self.vae, p) / 2 + 0.5).clamp(0, 1) for p in latents.split(rows)])
 
     def denoiser(self, num_inference_steps: int | None = None, prompt: str | None = "") -> Denoiser:
         """The U-Net with this prompt and N inference steps (default: the checkpoint's); without one, only its schedule."""
@@ -193,8 +210,18 @@ class FrozenModel(DiffusionPipeline):
 
     @torch.no_grad()
     def conditioning(self, prompt: str) -> Conditioning:
-        """What the U-Net is told of a prompt."""
+        """What the U-Net is told of a prompt.
+
+        Raises:
+            ValueError: a prompt for a model that is told of images instead.
+        """
         dtype = self.unet.dtype
+        if self.text_encoder is None:
+            if prompt:
+                raise ValueError(
+                    f"prompt={prompt!r} cannot be used: this model is told of images, not of words (unCLIP); leave it empty."
+                )
+            return no_image(self.image_encoder, self.unet.config.encoder_hid_dim, self.unet)
         if self.text_encoder_2 is None:
             return encode_prompt(prompt, self.tokenizer, self.text_encoder, dtype)
         return encode_prompt_twice(

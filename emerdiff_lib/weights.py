@@ -5,31 +5,48 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DiffusionPipeline, SchedulerMixin, UNet2DConditionModel
-from transformers import CLIPTextModel, CLIPTextModelWithProjection, PreTrainedTokenizerBase
+from diffusers import AutoencoderKL, DiffusionPipeline, SchedulerMixin, UNet2DConditionModel, VQModel
+from transformers import (
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPVisionModelWithProjection,
+    PreTrainedTokenizerBase,
+    T5EncoderModel,
+)
 
 from .checkpoints import FAMILIES, PICKLES
 
-NETWORKS = {
-    "vae": AutoencoderKL,
-    "text_encoder": CLIPTextModel,
-    "text_encoder_2": CLIPTextModelWithProjection,
-    "unet": UNet2DConditionModel,
+NETWORKS: dict[str, tuple[type, ...]] = {
+    "vae": (AutoencoderKL, VQModel),
+    "text_encoder": (CLIPTextModel, T5EncoderModel),
+    "text_encoder_2": (CLIPTextModelWithProjection,),
+    "image_encoder": (CLIPVisionModelWithProjection,),
+    "unet": (UNet2DConditionModel,),
 }
 COMPONENTS = NETWORKS | {
-    "tokenizer": PreTrainedTokenizerBase,
-    "tokenizer_2": PreTrainedTokenizerBase,
-    "scheduler": SchedulerMixin,
+    "tokenizer": (PreTrainedTokenizerBase,),
+    "tokenizer_2": (PreTrainedTokenizerBase,),
+    "scheduler": (SchedulerMixin,),
 }
-OPTIONAL = ("text_encoder_2", "tokenizer_2")  # of Stable Diffusion XL
+FOLDERS = {"vae": ("vae", "movq")}  # Kandinsky's name for it
 
 
-def read_index(source: str, **options: Any) -> dict[str, list[str]]:
-    """{component: [library, class]} of a diffusers folder or hub id.
+@dataclass(frozen=True)
+class Entry:
+    """Where a component is, and its class: ``folder`` in the model's, ``kind`` in ``library``."""
+
+    folder: str
+    library: str
+    kind: str
+
+
+def read_index(source: str, **options: Any) -> dict[str, Entry]:
+    """{component: where it is} of a diffusers folder or hub id.
 
     Raises:
         ValueError: the index cannot be read, belongs to another kind of pipeline, or names code of the model's own.
@@ -48,18 +65,19 @@ def read_index(source: str, **options: Any) -> dict[str, list[str]]:
         )
     kind, named = index.get("_class_name", "no pipeline"), {}
     for name in COMPONENTS:
-        match index.get(name):
-            case [str(library), str(found)]:
-                named[name] = [library, found]
-    absent = [name for name in COMPONENTS if name not in named and name not in OPTIONAL]
+        for folder in FOLDERS.get(name, (name,)):
+            match index.get(folder):
+                case [str(library), str(found)]:
+                    named[name] = Entry(folder, library, found)
+    absent = [name for name in _needed(index, named) if name not in named]
     foreign = [name for name in ("text_encoder_3", "prior", "transformer") if index.get(name)]
     if absent or foreign:
         why = f"lacks {', '.join(absent)}" if absent else f"has {', '.join(foreign)}"
         raise ValueError(
-            f"{source} is a {kind} that {why}; EmerDiff reads latent diffusion models with CLIP text encoders and a "
-            f"U-Net, of these families: {', '.join(f.name for f in FAMILIES)}."
+            f"{source} is a {kind} that {why}; EmerDiff reads diffusion models with a U-Net and at most two text "
+            f"encoders, of these families: {', '.join(f.name for f in FAMILIES)}."
         )
-    own = [f"{name} from {'.'.join(entry)}" for name, entry in named.items() if not _is_known(name, *entry)]
+    own = [f"{n} from {e.library}.{e.kind}" for n, e in named.items() if not _is_known(n, e)]
     if own or not isinstance(kind, str):
         raise ValueError(
             f"{source} takes its {own[0] if own else f'pipeline from {kind}'}, which is not run; EmerDiff takes it from "
@@ -68,12 +86,20 @@ def read_index(source: str, **options: Any) -> dict[str, list[str]]:
     return named
 
 
-def _is_known(name: str, library: str, kind: str) -> bool:
+def _needed(index: Mapping[str, Any], named: Mapping[str, Entry]) -> list[str]:
+    """What a model has to have: an autoencoder unless it is of pixels, a text encoder unless its autoencoder is Kandinsky's."""
+    pixels = str(index.get("_class_name")).startswith("IF") or index.get("vae") == [None, None]
+    unclip = "vae" in named and named["vae"].kind == VQModel.__name__
+    needed = {"vae": not pixels, "text_encoder": not unclip, "tokenizer": not unclip}
+    return [*(name for name, is_needed in needed.items() if is_needed), "unet", "scheduler"]
+
+
+def _is_known(name: str, entry: Entry) -> bool:
     """Whether a component's class is what it has to be; only then is its library imported and its class used."""
-    if library not in ("diffusers", "transformers"):
+    if entry.library not in ("diffusers", "transformers"):
         return False
     try:
-        found = getattr(importlib.import_module(library), kind, None)
+        found = getattr(importlib.import_module(entry.library), entry.kind, None)
     except ImportError:  # a class whose own requirements are missing here
         return False
     return isinstance(found, type) and issubclass(found, COMPONENTS[name])
@@ -82,7 +108,7 @@ def _is_known(name: str, library: str, kind: str) -> bool:
 def load_components(
     source: str, dtype: torch.dtype, given: Mapping[str, Any], **options: Any
 ) -> dict[str, Any]:
-    """VAE, text encoder, U-Net, tokenizer and scheduler, without those in ``given``.
+    """All that is there of a model, without what is in ``given``; None for a VAE or text encoder that it does not need.
 
     Raises:
         ValueError: a component is damaged, pickled, brought as code, not finite, or short of tensors (which the libraries
@@ -91,16 +117,19 @@ def load_components(
     """
     plain = {key: value for key, value in options.items() if key != "variant"}
     parts: dict[str, Any] = {}
-    for name, (library, kind) in read_index(source, **plain).items():
+    for name, entry in read_index(source, **plain).items():
         if name in given:
             continue
-        load = getattr(importlib.import_module(library), kind).from_pretrained
+        load = getattr(importlib.import_module(entry.library), entry.kind).from_pretrained
         if name in NETWORKS:
-            parts[name] = _load_network(load, source, name, dtype, **options)
+            network = _load_network(load, source, entry.folder, dtype, **options)
+            if dtype == torch.float16 and getattr(network.config, "force_upcast", False):
+                network.float()  # Stable Diffusion XL's autoencoder overflows in float16
+            parts[name] = network
         else:
             with _reading(source, name):
-                parts[name] = load(source, subfolder=name, **plain)
-    return parts
+                parts[name] = load(source, subfolder=entry.folder, **plain)
+    return {"vae": None, "text_encoder": None, "tokenizer": None} | parts
 
 
 def _load_network(load: Any, source: str, name: str, dtype: torch.dtype, **options: Any) -> torch.nn.Module:

@@ -142,7 +142,11 @@ def test_what_cannot_be_guessed_is_asked_for(options, message):
 @pytest.mark.parametrize(
     ("options", "second", "message"),
     [
-        (dict(addition_embed_type="text", addition_embed_type_num_heads=8), None, "more than text .text:"),
+        (
+            dict(addition_embed_type="text", addition_embed_type_num_heads=8),
+            None,
+            "conditioned on 'text', which",
+        ),
         (
             dict(
                 addition_embed_type="text_time",
@@ -157,7 +161,7 @@ def test_what_cannot_be_guessed_is_asked_for(options, message):
 )
 def test_conditions_that_cannot_be_met_are_named(options, second, message):
     with pytest.raises(ValueError, match=message):
-        check_networks(UNet2DConditionModel(**(SD | options)), second)
+        check_networks(UNet2DConditionModel(**(SD | options)), "a VAE", "a text encoder", second)
 
 
 # -- reading --------------------------------------------------------------------------------------------------------
@@ -215,6 +219,14 @@ def test_other_pipelines_are_refused_in_one_sentence(folder, index, message):
     file.write_text(index if isinstance(index, str) else json.dumps(json.loads(file.read_text()) | index))
     with pytest.raises(ValueError, match=message):
         EmerDiffPipeline.from_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("part", "message"), [("vae", "there is no VAE"), ("text_encoder", "A text encoder is missing")]
+)
+def test_a_network_that_is_missing_is_named(pipe, part, message):
+    with pytest.raises(ValueError, match=message):
+        EmerDiffPipeline(**(pipe.components | {part: None}))
 
 
 def test_an_inpainting_unet_is_refused(pipe):

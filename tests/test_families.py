@@ -3,28 +3,45 @@
 import numpy as np
 import pytest
 import torch
+from diffusers import IFPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
 
 from emerdiff_lib import load_pipeline
 from emerdiff_lib.benchmark import reference
 from emerdiff_lib.checkpoints import family_of
 from emerdiff_lib.modulation import modulated_latents, signed_offsets
+from emerdiff_lib.runs.identity import model_identity
 
 from . import tiny_stable_diffusion
 from .conftest import seeded
 
-NAMES = {"2.x": "Stable Diffusion 2.x", "XL": "Stable Diffusion XL", "SSD-1B": "Stable Diffusion XL"}
+NAMES = {
+    "2.x": "Stable Diffusion 2.x",
+    "XL": "Stable Diffusion XL",
+    "SSD-1B": "Stable Diffusion XL",
+    "Kandinsky 2.2": "Kandinsky 2.2",
+    "IF": "DeepFloyd IF",
+}
+JOINT = ("up_blocks.1.attentions.0", "up_blocks.1.attentions.2")
 LAYERS = {
     "tiny-sd": (
-        "up_blocks.0.attentions.0.transformer_blocks.0",
-        "up_blocks.0.attentions.1.transformer_blocks.0",
+        "up_blocks.0.attentions.0.transformer_blocks.0.attn2",
+        "up_blocks.0.attentions.1.transformer_blocks.0.attn2",
     ),
-    "XL": ("up_blocks.0.attentions.0.transformer_blocks.0", "up_blocks.0.attentions.2.transformer_blocks.2"),
+    "XL": (
+        "up_blocks.0.attentions.0.transformer_blocks.0.attn2",
+        "up_blocks.0.attentions.2.transformer_blocks.2.attn2",
+    ),
+    "Kandinsky 2.2": JOINT,
+    "IF": JOINT,
     "SSD-1B": (
-        "up_blocks.0.attentions.0.transformer_blocks.0",
-        "up_blocks.0.attentions.2.transformer_blocks.3",
+        "up_blocks.0.attentions.0.transformer_blocks.0.attn2",
+        "up_blocks.0.attentions.2.transformer_blocks.3.attn2",
     ),
 }
-USUAL = ("up_blocks.1.attentions.0.transformer_blocks.0", "up_blocks.1.attentions.2.transformer_blocks.0")
+USUAL = (
+    "up_blocks.1.attentions.0.transformer_blocks.0.attn2",
+    "up_blocks.1.attentions.2.transformer_blocks.0.attn2",
+)
 
 
 @pytest.fixture(scope="module", params=tiny_stable_diffusion.LAYOUTS)
@@ -45,11 +62,11 @@ def test_the_layout_is_recognised(model):
     layout, pipe = model
     assert family_of(pipe.unet.config).name == NAMES.get(layout, "Stable Diffusion 1.x")
     settings = pipe.resolve()
-    feature, modulation = (f"{block}.attn2" for block in LAYERS.get(layout, USUAL))
+    feature, modulation = LAYERS.get(layout, USUAL)
     assert settings.features.feature_layer == feature
     assert settings.perturbation.modulation_layer == modulation
     assert (settings.features.num_masks, settings.perturbation.modulation_timestep) == (30, 281)
-    assert settings.inversion.processing_resolution == 128
+    assert settings.inversion.processing_resolution == 16 * pipe.vae_scale_factor
 
 
 @pytest.mark.parametrize("shape", [(64, 64), (48, 80)])
@@ -67,6 +84,53 @@ def test_it_inverts_exactly(model, picture):
     trajectory = pipe.invert(picture, num_inference_steps=10, start_timestep=501, generator=seeded())
     error = (pipe.replay(trajectory) - trajectory.clean_latents).norm() / trajectory.clean_latents.norm()
     assert error < 1e-4
+
+
+def test_what_is_saved_is_read_again(model, picture, tmp_path):
+    layout, pipe = model
+    again = load_pipeline(pipe.save_pretrained(tmp_path) or tmp_path, "cpu", "float32")
+    again.set_progress_bar_config(disable=True)
+    assert model_identity(again) == model_identity(pipe)
+    quick = dict(mode="fast", num_inference_steps=4)
+    labels = [one(picture, 2, generator=seeded(), **quick).labels for one in (pipe, again)]
+    assert np.array_equal(*labels)
+
+
+@torch.no_grad()
+def test_the_unet_is_told_what_the_family_s_own_pipeline_tells_it(model):
+    """Against diffusers' own encoding of an empty prompt."""
+    layout, pipe = model
+    if layout == "Kandinsky 2.2":
+        with pytest.raises(ValueError, match="told of images, not of words"):
+            pipe.denoiser(prompt="a tree")
+        told = pipe.conditioning("")
+        assert told.prompt_embeds is None and told.added["image_embeds"].shape == (1, 48)
+        return
+    kind = {"XL": StableDiffusionXLPipeline, "SSD-1B": StableDiffusionXLPipeline, "IF": IFPipeline}.get(
+        layout, StableDiffusionPipeline
+    )
+    names = [
+        n
+        for n in ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "vae", "unet", "scheduler")
+        if getattr(pipe, n, None) is not None
+    ]
+    parts = {name: getattr(pipe, name) for name in names}
+    if kind is not StableDiffusionXLPipeline:
+        parts |= dict(safety_checker=None, feature_extractor=None, requires_safety_checker=False)
+    if kind is IFPipeline:
+        parts |= dict(watermarker=None)
+    theirs = kind(**parts)
+    for prompt in ("", "a picture of a tree"):
+        guided = dict(do_classifier_free_guidance=not prompt, device="cpu", num_images_per_prompt=1)
+        found = (
+            theirs.encode_prompt("a road", **guided) if not prompt else theirs.encode_prompt(prompt, **guided)
+        )
+        told = pipe.conditioning(prompt)
+        torch.testing.assert_close(told.prompt_embeds, found[0 if prompt else 1])
+        if "text_embeds" in told.added:
+            torch.testing.assert_close(told.added["text_embeds"], found[2 if prompt else 3])
+            ids = told.keywords(torch.zeros(2, 4, 6, 10))["added_cond_kwargs"]["time_ids"]
+            assert ids.tolist() == [[48, 80, 0, 0, 48, 80]] * 2
 
 
 @pytest.mark.parametrize("placement", ["after_projection", "before_projection"])

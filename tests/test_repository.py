@@ -27,7 +27,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 # A new module needs a place here.
 FLOORS = (
     {"_large_pages", "_version", "files", "memory", "settings", "threads", "timing"},
-    {"images", "checkpoints", "conditioning", "evaluation"},
+    {"images", "checkpoints", "conditioning", "evaluation", "latents"},
     {"denoiser", "toyscapes", "weights"},
     {"attention", "inversion"},
     {"features", "stages"},

@@ -17,12 +17,24 @@ from pathlib import Path
 import torch
 from diffusers import (
     AutoencoderKL,
+    DDPMScheduler,
+    IFPipeline,
+    KandinskyV22Pipeline,
     PNDMScheduler,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
+    VQModel,
 )
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    T5Config,
+    T5EncoderModel,
+    T5Tokenizer,
+)
 
 WORDS = (
     "a",
@@ -82,6 +94,11 @@ XL = dict(  # no attention on the finest grid, deep attention on the others; tol
     down_block_types=("DownBlock2D",) + ("CrossAttnDownBlock2D",) * 2,
     up_block_types=("CrossAttnUpBlock2D",) * 2 + ("UpBlock2D",),
 )
+JOINT = dict(
+    down_block_types=("ResnetDownsampleBlock2D",) + ("SimpleCrossAttnDownBlock2D",) * 3,
+    mid_block_type="UNetMidBlock2DSimpleCrossAttn",
+    up_block_types=("SimpleCrossAttnUpBlock2D",) * 3 + ("ResnetUpsampleBlock2D",),
+)
 # What relatives of Stable Diffusion 1.x have otherwise: (the U-Net, the scheduler, numbers in a text's embedding)
 LAYOUTS: dict[str, tuple[dict, dict, int]] = {
     "1.x": ({}, {}, 768),
@@ -112,13 +129,45 @@ LAYOUTS: dict[str, tuple[dict, dict, int]] = {
         {},
         64,
     ),
+    "Kandinsky 2.2": (  # unCLIP: joint attention to places and an image's tokens; learns variances besides
+        dict(
+            out_channels=8,
+            cross_attention_dim=64,
+            attention_head_dim=16,
+            encoder_hid_dim=48,
+            encoder_hid_dim_type="image_proj",
+            addition_embed_type="image",
+            resnet_time_scale_shift="scale_shift",
+            **JOINT,
+        ),
+        dict(beta_schedule="linear", variance_type="learned_range"),
+        0,
+    ),
+    "IF": (  # of pixels: no autoencoder, T5's words
+        dict(
+            in_channels=3,
+            out_channels=6,
+            cross_attention_dim=64,
+            cross_attention_norm="group_norm",
+            attention_head_dim=16,
+            encoder_hid_dim=32,
+            encoder_hid_dim_type="text_proj",
+            addition_embed_type="text",
+            addition_embed_type_num_heads=4,
+            act_fn="gelu",
+            resnet_time_scale_shift="scale_shift",
+            **JOINT,
+        ),
+        dict(beta_schedule="squaredcos_cap_v2", variance_type="learned_range"),
+        0,
+    ),
     "LCM": (dict(time_cond_proj_dim=16), {}, 768),  # knows the strength of guidance, if it is told
 }
 
 
 def networks(
     sample_size: int = 32, layout: str = "1.x"
-) -> tuple[UNet2DConditionModel, AutoencoderKL, CLIPTextModel]:
+) -> tuple[UNet2DConditionModel, AutoencoderKL, CLIPTextModel | None]:
     """U-Net, VAE and text encoder in the default dtype, from torch's present random state."""
     other, _, width = LAYOUTS[layout]
     unet = UNet2DConditionModel(
@@ -145,7 +194,28 @@ def networks(
         sample_size=8 * sample_size,
         scaling_factor=0.18215,
     )
-    return unet, vae, CLIPTextModel(text_config(width))
+    return unet, vae, CLIPTextModel(text_config(width)) if width else None
+
+
+def movq() -> VQModel:
+    return VQModel(
+        block_out_channels=(32, 32, 32, 32),  # its spatial norms want multiples of 32
+        down_block_types=("DownEncoderBlock2D",) * 3 + ("AttnDownEncoderBlock2D",),
+        up_block_types=("AttnUpDecoderBlock2D",) + ("UpDecoderBlock2D",) * 3,
+        num_vq_embeddings=32,
+        vq_embed_dim=4,
+        latent_channels=4,
+        norm_num_groups=8,
+        norm_type="spatial",
+    )
+
+
+def t5() -> tuple[T5EncoderModel, T5Tokenizer]:
+    special = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
+    words = [("▁" + word, -1.0) for word in WORDS]
+    tokenizer = T5Tokenizer(vocab=special + [("▁", -2.0)] + words, extra_ids=0, model_max_length=77)
+    config = T5Config(vocab_size=len(tokenizer), d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4)
+    return T5EncoderModel(config), tokenizer
 
 
 def text_config(width: int) -> CLIPTextConfig:
@@ -180,16 +250,20 @@ def save(
         torch.manual_seed(seed)
         unet, vae, text_encoder = networks(sample_size, layout)
         second = CLIPTextModelWithProjection(text_config(64))
-    scheduler = PNDMScheduler(
-        num_train_timesteps=1000,
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        set_alpha_to_one=False,
-        skip_prk_steps=True,
-        steps_offset=1,
-        **LAYOUTS[layout][1],
-    )
+        words, t5_tokenizer = t5()
+        vq = movq()
+    noise = dict(num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+    noise |= LAYOUTS[layout][1]
+    if layout == "Kandinsky 2.2":
+        KandinskyV22Pipeline(unet, DDPMScheduler(**noise), vq).save_pretrained(folder)
+        return folder
+    if layout == "IF":
+        parts = dict(
+            safety_checker=None, feature_extractor=None, watermarker=None, requires_safety_checker=False
+        )
+        IFPipeline(t5_tokenizer, words, unet, DDPMScheduler(**noise), **parts).save_pretrained(folder)
+        return folder
+    scheduler = PNDMScheduler(set_alpha_to_one=False, skip_prk_steps=True, steps_offset=1, **noise)
     parts = dict(
         vae=vae,
         unet=unet,

@@ -21,13 +21,20 @@ class StoredMaps:
         self.offset, self.placement = None, "after_projection"
 
     def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, **kwargs):
-        context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
-        value = attn.head_to_batch_dim(attn.to_v(context))
+        joint, given = attn.added_kv_proj_dim is not None, hidden_states
+        if joint:  # feature maps, of which the layer attends to places and words at once
+            hidden_states = attn.group_norm(given.flatten(2)).transpose(1, 2)
+        context = hidden_states if joint or encoder_hidden_states is None else encoder_hidden_states
+        key, value = attn.to_k(context), attn.to_v(context)
+        if joint:
+            words = encoder_hidden_states
+            if attn.norm_cross:
+                words = attn.norm_encoder_hidden_states(words)
+            key = torch.cat([attn.add_k_proj(words), key], 1)
+            value = torch.cat([attn.add_v_proj(words), value], 1)
+        value = attn.head_to_batch_dim(value)
         if self.recording or self.name not in self.maps:
-            query, key = (
-                attn.head_to_batch_dim(attn.to_q(hidden_states)),
-                attn.head_to_batch_dim(attn.to_k(context)),
-            )
+            query, key = attn.head_to_batch_dim(attn.to_q(hidden_states)), attn.head_to_batch_dim(key)
             probabilities = attn.get_attention_scores(query, key)
         else:
             probabilities = self.maps[self.name]
@@ -39,7 +46,7 @@ class StoredMaps:
         output = attn.to_out[1](attn.to_out[0](output))
         if self.offset is not None and self.placement == "after_projection":
             output = output + self.offset
-        return output
+        return given + output.transpose(1, 2).reshape(given.shape) if joint else output
 
 
 def stored_maps(
