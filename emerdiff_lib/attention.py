@@ -26,20 +26,13 @@ _SUFFIX = ".processor"
 def attention_layers(unet: UNet2DConditionModel, kind: str | None = None) -> list[str]:
     """Names of the attention layers in the order of the forward pass; ``kind`` "attn1" (self) or "attn2" (cross).
 
-    Joint attention, to the picture's own places and to words at once (unCLIP, DeepFloyd IF), counts as cross-attention.
+    Joint attention (:func:`is_joint`) is both.
     """
     names = [name.removesuffix(_SUFFIX) for name in unet.attn_processors]
-    names = [
-        name
-        for name in names
-        if kind is None or name.endswith(kind) or kind == "attn2" and _is_joint(unet, name)
-    ]
+    joint = lambda name: is_joint(unet.get_submodule(name))
+    names = [name for name in names if kind is None or name.endswith(kind) or joint(name)]
     stage = {"down_blocks": 0, "mid_block": 1, "up_blocks": 2}
     return sorted(names, key=lambda name: stage[name.split(".")[0]])
-
-
-def _is_joint(unet: UNet2DConditionModel, name: str) -> bool:
-    return unet.get_submodule(name).added_kv_proj_dim is not None
 
 
 def check_layer(unet: UNet2DConditionModel, argument: str, name: str) -> str:
@@ -85,7 +78,7 @@ class QueryCapture:
         self.processor, self.queries = processor, None
 
     def __call__(self, attn: Attention, hidden_states: torch.Tensor, *args, **kwargs) -> torch.Tensor:
-        self.queries = attn.to_q(_places(attn, hidden_states))
+        self.queries = attn.to_q(places_of(attn, hidden_states))
         return self.processor(attn, hidden_states, *args, **kwargs)
 
 
@@ -134,7 +127,7 @@ class LockstepAttention:
         attention_mask=None,
         **kwargs,
     ) -> torch.Tensor:
-        joint = attn.added_kv_proj_dim is not None
+        joint = is_joint(attn)
         if (
             attention_mask is not None
             or attn.spatial_norm is not None
@@ -143,19 +136,13 @@ class LockstepAttention:
             raise NotImplementedError(
                 "This attention layer has masks or norms of its own: EmerDiff does not handle it."
             )
-        places, rows = _places(attn, hidden_states), len(hidden_states) // self.images
+        places, rows = places_of(attn, hidden_states), len(hidden_states) // self.images
         # rows that queries, and keys of places, are taken from
         source = places[::rows] if self.injection else places
         heads = lambda a: a.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
         query = heads(attn.to_q(source))
-        if encoder_hidden_states is None:
-            key, value = heads(attn.to_k(source)), heads(attn.to_v(places))
-        else:
-            words = encoder_hidden_states[:1]  # one prompt for all
-            if joint:
-                key, value = (heads(a) for a in _joint_keys_and_values(attn, words, source, places))
-            else:
-                key, value = (heads(f(words)).expand(len(source), -1, -1, -1) for f in (attn.to_k, attn.to_v))
+        words = None if encoder_hidden_states is None else encoder_hidden_states[:1]  # one prompt for all
+        key, value = (heads(a) for a in keys_and_values(attn, source, places, words))
         if len(value) == len(query):
             output = F.scaled_dot_product_attention(query, key, value, scale=attn.scale)
         else:
@@ -174,21 +161,33 @@ class LockstepAttention:
         return output if len(output) == self.images * rows else output.repeat_interleave(rows, 0)
 
 
-def _places(attn: Attention, hidden_states: torch.Tensor) -> torch.Tensor:
-    """(B, tokens, d) that queries are made of; joint attention is given feature maps (B, d, h, w) and normalises them itself."""
-    if attn.added_kv_proj_dim is None:
-        return hidden_states
-    return attn.group_norm(hidden_states.flatten(2)).transpose(1, 2)
+def is_joint(attn: Attention) -> bool:
+    """Whether a layer attends to the picture's own places and to words at once, as in unCLIP and DeepFloyd IF."""
+    return attn.added_kv_proj_dim is not None
 
 
-def _joint_keys_and_values(
-    attn: Attention, words: torch.Tensor, source: torch.Tensor, places: torch.Tensor
+def places_of(attn: Attention, hidden_states: torch.Tensor) -> torch.Tensor:
+    """(B, tokens, d) that queries are made of; a joint layer is given feature maps (B, d, h, w) and normalises them itself."""
+    return attn.group_norm(hidden_states.flatten(2)).transpose(1, 2) if is_joint(attn) else hidden_states
+
+
+def keys_and_values(
+    attn: Attention, source: torch.Tensor, places: torch.Tensor, words: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Keys of ``source`` and values of ``places`` (B, tokens, d), those of the words (1, tokens, d) before them."""
+    """(B, tokens, d) each, before the split into heads: of the words alone, of places alone, or of words and then places.
+
+    Args:
+        source, places: (B, places, d) that keys and values are made of.
+        words: (1, words, d), for all rows; None in self-attention.
+    """
+    if words is None:
+        return attn.to_k(source), attn.to_v(places)
+    if not is_joint(attn):
+        return attn.to_k(words).expand(len(source), -1, -1), attn.to_v(words).expand(len(source), -1, -1)
     if attn.norm_cross:
         words = attn.norm_encoder_hidden_states(words)
-    before = lambda project, count: project(words).expand(count, -1, -1)
-    key, value = before(attn.add_k_proj, len(source)), before(attn.add_v_proj, len(places))
+    key = attn.add_k_proj(words).expand(len(source), -1, -1)
+    value = attn.add_v_proj(words).expand(len(places), -1, -1)
     return torch.cat([key, attn.to_k(source)], 1), torch.cat([value, attn.to_v(places)], 1)
 
 

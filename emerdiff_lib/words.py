@@ -20,7 +20,13 @@ from PIL import Image
 from transformers import AutoTokenizer, CLIPModel, PreTrainedTokenizerBase
 from transformers.image_processing_base import ImageProcessingMixin
 
-from .attention import attention_layers, attention_processors, layer_grid
+from .attention import (
+    attention_layers,
+    attention_processors,
+    keys_and_values,
+    layer_grid,
+    places_of,
+)
 from .clustering import mask_embeddings
 from .images import to_guide
 from .pipeline import EmerDiffPipeline
@@ -304,16 +310,18 @@ class DenoisingError(TextAligned):
 
 
 class ProbabilityCapture:
-    """Runs another processor and keeps softmax(QKᵀ/√d) of a cross-attention layer, the mean over rows and heads."""
+    """Runs another processor and keeps softmax(QKᵀ/√d) of a cross-attention layer, the mean over rows and heads; of joint
+    attention, what goes to words."""
 
     def __init__(self, processor):
         self.processor, self.probabilities = processor, None
 
     def __call__(self, attn, hidden_states, encoder_hidden_states=None, *args, **kwargs):
         heads = lambda a: a.unflatten(-1, (attn.heads, -1)).transpose(1, 2).float()
-        query, key = heads(attn.to_q(hidden_states)), heads(attn.to_k(encoder_hidden_states))
+        places, words = places_of(attn, hidden_states), encoder_hidden_states[:1]
+        query, key = heads(attn.to_q(places)), heads(keys_and_values(attn, places, places, words)[0])
         scores = query @ key.transpose(-2, -1) * attn.scale  # (B, heads, places, tokens)
-        self.probabilities = torch.softmax(scores, -1).mean((0, 1)).cpu()
+        self.probabilities = torch.softmax(scores, -1).mean((0, 1))[:, : words.shape[1]].cpu()
         return self.processor(attn, hidden_states, encoder_hidden_states, *args, **kwargs)
 
 

@@ -4,12 +4,16 @@ import numpy as np
 import pytest
 import torch
 from diffusers import IFPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
+from PIL import Image
 
 from emerdiff_lib import load_pipeline
+from emerdiff_lib.baselines import diffcut, kmeans_activations
+from emerdiff_lib.baselines.diffseg import aggregated_attention
 from emerdiff_lib.benchmark import reference
 from emerdiff_lib.checkpoints import family_of
 from emerdiff_lib.modulation import modulated_latents, signed_offsets
 from emerdiff_lib.runs.identity import model_identity
+from emerdiff_lib.words import Vocabulary, WordAttention
 
 from . import tiny_stable_diffusion
 from .conftest import seeded
@@ -131,6 +135,23 @@ def test_the_unet_is_told_what_the_family_s_own_pipeline_tells_it(model):
             torch.testing.assert_close(told.added["text_embeds"], found[2 if prompt else 3])
             ids = told.keywords(torch.zeros(2, 4, 6, 10))["added_cond_kwargs"]["time_ids"]
             assert ids.tolist() == [[48, 80, 0, 0, 48, 80]] * 2
+
+
+@torch.no_grad()
+def test_rivals_and_words_read_its_attention(model, picture):
+    layout, pipe = model
+    attention = aggregated_attention(pipe.denoiser(), pipe.encode(picture), 300)
+    height, width = attention.shape[:2]
+    assert attention.shape == (height, width, height, width)
+    torch.testing.assert_close(attention.sum((2, 3)), torch.ones(height, width))
+    assert attention.flatten(2).std(2).min() > 0  # no layer was passed over
+    assert kmeans_activations(picture, pipe, 3).labels.shape == picture.shape[:2]
+    assert diffcut(picture, pipe, 3).labels.shape == picture.shape[:2]
+    if pipe.text_encoder is not None:
+        image, vocabulary = Image.fromarray(picture), Vocabulary({"tree": ["tree"], "road": ["road"]})
+        words = WordAttention(pipe, draws=1)
+        found = words.features(image, vocabulary)
+        assert found.shape[2] == 2 and found.min() > 0 and found.sum(2).max() < 1
 
 
 @pytest.mark.parametrize("placement", ["after_projection", "before_projection"])

@@ -8,7 +8,14 @@ import torch.nn.functional as F
 from diffusers import UNet2DConditionModel
 from sklearn.cluster import KMeans
 
-from ..attention import attention_layers, attention_processors, layer_grid
+from ..attention import (
+    attention_layers,
+    attention_processors,
+    is_joint,
+    keys_and_values,
+    layer_grid,
+    places_of,
+)
 from ..checkpoints import family_of
 from ..denoiser import Denoiser
 from ..pipeline import EmerDiffPipeline
@@ -92,17 +99,22 @@ def aggregated_attention(denoiser: Denoiser, latents: torch.Tensor, timestep: in
 
 
 class _KeepProbabilities:
-    """Self-attention that keeps its probabilities, averaged over heads: (tokens, tokens)."""
+    """Self-attention that keeps its probabilities, averaged over heads: (places, places); of joint attention, those of places."""
 
     def __init__(self):
         self.probabilities: torch.Tensor | None = None
 
     def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, **kwargs):
-        projections = (attn.to_q, attn.to_k, attn.to_v)
-        query, key, value = (attn.head_to_batch_dim(project(hidden_states)) for project in projections)
+        places = places_of(attn, hidden_states)
+        key, value = keys_and_values(attn, places, places, encoder_hidden_states)
+        query, key, value = (attn.head_to_batch_dim(a) for a in (attn.to_q(places), key, value))
         probabilities = attn.get_attention_scores(query, key)
-        self.probabilities = probabilities.float().mean(0)
-        return attn.to_out[1](attn.to_out[0](attn.batch_to_head_dim(probabilities @ value)))
+        own = probabilities[..., -places.shape[1] :].float()
+        self.probabilities = (own / own.sum(-1, keepdim=True)).mean(0)
+        output = attn.to_out[1](attn.to_out[0](attn.batch_to_head_dim(probabilities @ value)))
+        return (
+            hidden_states + output.transpose(1, 2).reshape(hidden_states.shape) if is_joint(attn) else output
+        )
 
 
 def kl_distance(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:

@@ -73,7 +73,7 @@ def sweeps(pipe: EmerDiffPipeline, **settings: Any) -> dict[str, Sweep]:
 
     each = lambda name, values: {f"{value:g}": {name: value} for value in sorted(values)}
     pairs = {(a, b): f"{short[a]} · {short[b]}" for a in layers for b in layers}
-    return {
+    found = {
         "num_masks": sweep(
             "number of masks K",
             each("num_masks", counts),
@@ -154,8 +154,11 @@ def sweeps(pipe: EmerDiffPipeline, **settings: Any) -> dict[str, Sweep]:
             },
             logarithmic=True,
         ),
-        "prompt": sweep("text condition", {"empty": {"prompt": ""}, "caption": {"prompt": CAPTION}}),
     }
+    if pipe.text_encoder is not None:
+        texts = {"empty": {"prompt": ""}, "caption": {"prompt": CAPTION}}
+        found["prompt"] = sweep("text condition", texts)
+    return found
 
 
 def swept_layers(pipe: EmerDiffPipeline, usual: dict[str, Any]) -> list[str]:
