@@ -25,7 +25,7 @@ from .files import write_atomically
 from .images import to_tensor
 from .pixels import RECIPE, Recipe, Superpixels, feature_superpixels, label_shares
 from .refinement import guide_radius_in_pixels, guided_filter, pixel_adaptive, resize_maps
-from .settings import Settings, whole
+from .settings import Settings, real, whole
 from .stages import CoarseMasks
 
 _FALLBACK = 1e-6  # weight of plain lengths, which decide where nothing else is left
@@ -190,6 +190,28 @@ class ImageResponses:
         if tuple(labels.shape) == self.size:
             return labels.numpy()
         return assign_bilinear(labels == torch.arange(int(labels.max()) + 1)[:, None, None], self.size)
+
+    def segment_at(self, point: tuple[float, float], granularity: float = 0.5) -> np.ndarray:
+        """(H, W) bool at the picture's own size: what lies at a point, finer or coarser; a coarser one holds all finer ones.
+
+        Args:
+            point: (x, y) in pixels of the picture.
+            granularity: from 0, the superpixel there, to 1, all that it is joined to in the end; of R superpixels, neighbours
+                without contrast join until R^(1 − granularity) are left.
+
+        Raises:
+            ValueError: a point outside of the picture, or another granularity.
+        """
+        (x, y), (height, width) = point, self.size
+        x, y = real(0, width)("x", x), real(0, height)("y", y)
+        superpixels = self.superpixels()
+        count = round(len(superpixels.areas) ** (1 - real(0, 1)("granularity", granularity)))
+        labels = superpixels.joined(count)
+        rows, columns = (
+            np.arange(own) * here // own for own, here in zip(self.size, labels.shape, strict=True)
+        )
+        enlarged = labels[rows[:, None], columns[None]]
+        return enlarged == enlarged[min(int(y), height - 1), min(int(x), width - 1)]
 
     def cells_of(self, labels: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """Of segments (H, W) 0 … K−1: the (K, h, w) bool cells that lie in each for the most part, and (K, d) mean queries."""

@@ -7,11 +7,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import distance_transform_edt
 from scipy.spatial.distance import cdist
+from skimage.measure import label as connected_components
 from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score
 
 from emerdiff_lib import ImageResponses
+from emerdiff_lib.evaluation.regions import find_regions
 from emerdiff_lib.pixels import RECIPE, Recipe, border_contrast, classify_pixels, feature_superpixels
 from emerdiff_lib.responses import quantise
 from emerdiff_lib.stages import Responses
@@ -173,6 +176,36 @@ def test_segments_for_any_number_follow_from_one_set(found, scene):
     for bad in (0, -1, 2.5, True):
         with pytest.raises(ValueError, match="num_segments"):
             found.segments(bad)
+
+
+def test_what_lies_at_a_point_grows_with_granularity(found, scene):
+    regions = find_regions(scene.coarse_labels, 0.02, 0.5)
+    best = []
+    for region in regions:
+        depth = distance_transform_edt(np.pad(region.mask, 1))[1:-1, 1:-1]
+        row, column = np.unravel_index(depth.argmax(), depth.shape)
+        point = column + 0.5, row + 0.5
+        cuts = [found.segment_at(point, g) for g in np.linspace(0, 1, 11)]
+        assert all(cut[row, column] for cut in cuts)
+        assert all((cut <= coarser).all() for cut, coarser in zip(cuts, cuts[1:], strict=False))
+        assert all(connected_components(cut).max() == 1 for cut in cuts)
+        best.append(max((cut & region.mask).sum() / (cut | region.mask).sum() for cut in cuts))
+    assert np.mean(best) > 0.5 and max(best) > 0.9 and cuts[-1].all()
+
+
+@pytest.mark.parametrize(
+    ("point", "granularity", "message"), [((129, 0), 0, "x=129"), ((0, 0), 2, "granularity=2")]
+)
+def test_points_beside_the_picture_are_refused(found, point, granularity, message):
+    with pytest.raises(ValueError, match=message):
+        found.segment_at(point, granularity)
+
+
+def test_a_point_of_a_picture_of_another_size_is_found(pipe, scene):
+    large = scene.image.resize((300, 200))
+    responses = pipe.respond(pipe.coarse(large, 3, mode="fast", generator=seeded()))
+    cut = responses.segment_at((299.9, 199.9), 0.3)
+    assert cut.shape == (200, 300) and cut[199, 299]
 
 
 def test_borders_are_compared_as_loops_do():

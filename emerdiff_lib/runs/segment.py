@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
 
-from ..export import save_output
+from ..export import check_formats, save_output, write_formats
 from ..pipeline import EmerDiffOutput, EmerDiffPipeline
 from ..settings import flag, whole
 from .harness import Execution, Report, run
@@ -26,6 +27,7 @@ class Segmentation(Task):
 
     Args:
         batches: ``mask_batch_size``, which is no part of a result's identity.
+        formats: :data:`~emerdiff_lib.export.FORMATS` to write besides this library's own files.
         **settings: of the pipeline, by flat name.
     """
 
@@ -36,6 +38,7 @@ class Segmentation(Task):
         seed: int = 0,
         output_difference_maps: bool = False,
         batches: dict[str, Any] | None = None,
+        formats: Sequence[str] = (),
         **settings: Any,
     ):
         self.pipe, self.seed, self.batches, self.settings = pipe, seed, batches or {}, settings
@@ -45,9 +48,10 @@ class Segmentation(Task):
             "settings": pipe.resolve(**settings).to_dict(),
             "seed": seed,
             "output_difference_maps": output_difference_maps,
+            "formats": sorted(check_formats(formats)),
             "versions": versions(),
         }
-        self.store: FolderStore = FolderStore(output_dir, identity, write)
+        self.store: FolderStore = FolderStore(output_dir, identity, partial(write, formats=tuple(formats)))
 
     def picture(self, item: Item) -> dict[str, Any]:
         return item.what.identity()
@@ -58,9 +62,10 @@ class Segmentation(Task):
         return self.pipe(image, generator=generator, **self.settings, **maps, **self.batches), image
 
 
-def write(result: tuple[EmerDiffOutput, Image.Image], folder: Path) -> None:
+def write(result: tuple[EmerDiffOutput, Image.Image], folder: Path, formats: Sequence[str] = ()) -> None:
     """A segmentation and its picture as files."""
     save_output(*result, folder)
+    write_formats(*result, folder, formats)
 
 
 def segment_all(
@@ -71,6 +76,7 @@ def segment_all(
     *,
     output_difference_maps: bool = False,
     mask_batch_size: int | None = None,
+    formats: Sequence[str] = (),
     execution: Execution | None = None,
     **settings: Any,
 ) -> tuple[dict[str, Path], Report]:
@@ -79,6 +85,7 @@ def segment_all(
     The files of a picture that was asked for by itself go into ``output_dir`` itself.
 
     Args:
+        formats: names of :data:`~emerdiff_lib.export.FORMATS`, written besides this library's own files.
         execution: how the run is carried out.
 
     Returns:
@@ -93,7 +100,7 @@ def segment_all(
     inputs = {os.path.realpath(source.path.parent) for source in sources if source.path and not source.record}
     if os.path.realpath(expanded("output_dir", output_dir)) in inputs:
         raise ValueError(f"output_dir={str(output_dir)!r} holds the picture itself; choose another folder.")
-    task = Segmentation(pipe, output_dir, seed, output_difference_maps, batches, **settings)
+    task = Segmentation(pipe, output_dir, seed, output_difference_maps, batches, formats, **settings)
     items = [Item(source.record, source) for source in sources]
     report = run(task, items, execution, label="images")
     if report.failures and not sources[0].record:

@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image
 from safetensors.numpy import load, save
 
-from .plotting import colourise, overlay, segment_palette
-from .stages import EmerDiffOutput
+from ..plotting import colourise, overlay, segment_palette
+from ..stages import EmerDiffOutput
 
 
 def save_output(output: EmerDiffOutput, image: Image.Image, folder: str | Path) -> list[Path]:

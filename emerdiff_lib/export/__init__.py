@@ -1,0 +1,17 @@
+"""Segmentations as files: this library's own, and those that others read."""
+
+from .files import load_output, save_output
+from .formats import FORMATS, check_formats, to_transformers, write_formats
+from .shapes import polygons, prompts, segment_table
+
+__all__ = [
+    "FORMATS",
+    "check_formats",
+    "load_output",
+    "polygons",
+    "prompts",
+    "save_output",
+    "segment_table",
+    "to_transformers",
+    "write_formats",
+]
