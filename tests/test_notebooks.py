@@ -53,6 +53,8 @@ OTHER = {
         num_masks=4,
         modulation_timestep=81,
         output_difference_maps=True,
+        formats=["palette", "coco", "table"],
+        points=[[40, 60], [10, 10]],
         settings={"denoising_steps": 2, "one_sided": True, "filter_sigma": 0.0, "guide_radius": 1.5},
     ),
     "05_ablations": dict(num_scenes=2, sweep_names=["attention_injection"]),

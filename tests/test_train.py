@@ -96,6 +96,27 @@ def test_training_continues_from_exported_weights(trained, tmp_path):
         main([*SCENES, "--output", str(tmp_path / "other"), "--init-from", str(tmp_path / "nowhere")])
 
 
+def test_a_relative_shares_the_autoencoder_and_differs_in_what_is_asked(trained, tmp_path):
+    given = ["--init-from", str(trained / "model"), "--fresh-unet", "--widths", "8", "16", "32", "32"]
+    options = [
+        *SCENES,
+        "--autoencoder-steps",
+        "0",
+        "--prediction-type",
+        "v_prediction",
+        "--empty-captions",
+        "1",
+    ]
+    main([*options, *given, "--output", str(tmp_path), "--steps", "2"])
+    pipe, other = load_pipeline(tmp_path / "model"), load_pipeline(trained / "model")
+    for name, weight in pipe.vae.state_dict().items():
+        torch.testing.assert_close(weight, other.vae.state_dict()[name])
+    assert pipe.unet.config.block_out_channels == [8, 16, 32, 32]
+    assert pipe.scheduler.config.prediction_type == "v_prediction"
+    assert pipe.default_settings() == other.default_settings()
+    assert "--prediction-type v_prediction" in (tmp_path / "model" / "README.md").read_text()
+
+
 def test_a_folder_of_pictures_becomes_a_model(trained, photos, tmp_path, capsys):
     """Its own words, from weights with others: the text encoder starts anew, and says so."""
     given = [*TINY, "--images", str(photos), "--size", "64", "--crops", "2", "--steps", "2"]
@@ -174,6 +195,8 @@ def test_caption_files_are_read_or_named(photos, tmp_path):
         (["--autoencoder-steps", "0"], "keeps the autoencoder"),
         (["--batch-size", "0"], "--batch-size=0"),
         (["--zoom", "0"], "--zoom=0"),
+        (["--fresh-unet"], "takes the autoencoder of --init-from"),
+        (["--widths", "8", "16", "24", "32"], "multiples of 8, and then three of 16"),
         (["--low-timesteps", "2"], "--low-timesteps=2"),
     ],
 )

@@ -27,7 +27,10 @@ from .precision import PRECISIONS, fastest
 from .sources import FolderCrops, Latents, Source, ToyscapesScenes
 
 # What a run that goes on must have in common with its beginning
-_FIXED = ("images", "captions", "size", "crops", "zoom", "num_scenes", "batch_size", "seed", "low_timesteps")
+_FIXED = (
+    *("images", "captions", "size", "crops", "zoom", "num_scenes", "batch_size", "seed", "low_timesteps"),
+    *("widths", "prediction_type", "empty_captions"),
+)
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -45,6 +48,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     )
     add("--output", type=Path, default=Path("runs/toyscapes"), help="holds all that a run writes")
     add("--init-from", type=Path, help="diffusers folder to start from: fresh optimiser, short warm-up")
+    add("--fresh-unet", action="store_true", help="take only the autoencoder of --init-from")
     add("--size", type=int, default=128, help="side of the pictures in pixels, a multiple of 32")
     add("--crops", type=int, default=4, help="crops of a folder's picture in an epoch, each used twice")
     add(
@@ -61,7 +65,14 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--learning-rate", type=float, default=8e-4, help="1.5e-3 diverges")
     add("--warmup-steps", type=int, default=200)
     add("--cooldown", type=float, default=0.5, help="last share of the steps, in which the rate decays")
-    add("--empty-captions", type=float, default=0.12, help="share of captions that are left out")
+    add("--widths", type=int, nargs=4, default=list(architecture.WIDTHS), help="of the U-Net's levels")
+    add("--prediction-type", choices=architecture.PREDICTIONS, default="epsilon", help="of the U-Net")
+    add(
+        "--empty-captions",
+        type=float,
+        default=0.12,
+        help="share of captions that are left out; 1: a model without words",
+    )
     add(
         "--low-timesteps",
         type=float,
@@ -92,6 +103,12 @@ def check(args: argparse.Namespace) -> argparse.Namespace:
         real(0, 1)(f"--{name.replace('_', '-')}", getattr(args, name))
     if args.size < 32 or args.size % 32:
         raise ValueError(f"--size={args.size} is not possible; choose a multiple of 32: 128, 160, 192 …")
+    if any(width < 8 or width % (8 if level == 0 else 16) for level, width in enumerate(args.widths)):
+        raise ValueError(
+            f"--widths {args.widths} are not possible; give multiples of 8, and then three of 16."
+        )
+    if args.fresh_unet and args.init_from is None:
+        raise ValueError("--fresh-unet takes the autoencoder of --init-from; give one.")
     if args.captions is not None and args.images is None:
         raise ValueError("--captions belong to pictures; give their folder with --images.")
     if args.images is None and args.size != ToyscapesScenes.size:
@@ -119,9 +136,9 @@ def remembered(args: argparse.Namespace) -> str:
     path, now = args.output / "run.json", {name: str(getattr(args, name)) for name in _FIXED}
     if path.exists():
         before = json.loads(path.read_text())
-        if wrong := [name for name in _FIXED if before[name] != now[name]]:
+        if wrong := [name for name in _FIXED if before.get(name) != now[name]]:
             raise ValueError(
-                f"{args.output} holds a run with --{wrong[0].replace('_', '-')} {before[wrong[0]]}, not {now[wrong[0]]}; "
+                f"{args.output} holds a run with --{wrong[0].replace('_', '-')} {before.get(wrong[0])}, not {now[wrong[0]]}; "
                 "choose another --output."
             )
         return str(before["precision"])
@@ -146,10 +163,11 @@ def main(argv: list[str] | None = None) -> None:
         source = source_of(args)
 
     tokenizer = architecture.build_tokenizer(source.words)
-    vae, unet = architecture.build_autoencoder(args.size), architecture.build_unet(args.size)
+    vae, unet = architecture.build_autoencoder(args.size), architecture.build_unet(args.size, args.widths)
     text_encoder = architecture.build_text_encoder(len(tokenizer))
     if args.init_from is not None:
-        load_weights(args.init_from, vae=vae, unet=unet, text_encoder=text_encoder)
+        rest = {} if args.fresh_unet else {"unet": unet, "text_encoder": text_encoder}
+        load_weights(args.init_from, vae=vae, **rest)
     vae, unet = (module.to(memory_format=torch.channels_last) for module in (vae, unet))
 
     vae, first = train_autoencoder(args, accelerator, vae, source)
@@ -160,7 +178,8 @@ def main(argv: list[str] | None = None) -> None:
         args, accelerator, vae, unet, text_encoder, tokenizer, latents
     )
     if accelerator.is_main_process:
-        folder = export(args.output / "model", vae, unet, text_encoder, tokenizer)
+        parts = vae, unet, text_encoder, tokenizer
+        folder = export(args.output / "model", *parts, args.prediction_type)
         write_card(folder, args, source, precision, first, second)
         size = sum(file.stat().st_size for file in folder.rglob("*.safetensors")) / 1e6
         accelerator.print(f"exported {folder} ({size:.1f} MB of fp16 safetensors)")

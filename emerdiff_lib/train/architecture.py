@@ -6,7 +6,7 @@ where EmerDiff looks (see the model card).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, PNDMScheduler, UNet2DConditionModel
@@ -15,6 +15,8 @@ from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
 
 UNKNOWN, BEGIN, END = "<unknown>", "<begin>", "<end>"
 MAX_TOKENS = 64
+WIDTHS = (24, 96, 128, 128)  # of the U-Net's levels
+PREDICTIONS = ("epsilon", "v_prediction")
 NOISE_SCHEDULE = dict(
     num_train_timesteps=1000,
     beta_start=0.00085,
@@ -85,16 +87,19 @@ def build_text_encoder(vocabulary_size: int) -> CLIPTextModel:
     )
 
 
-def build_unet(size: int) -> UNet2DConditionModel:
+def build_unet(size: int, widths: Sequence[int] = WIDTHS) -> UNet2DConditionModel:
     """Levels at a quarter of the picture's side and a half, a quarter, an eighth of that; attention at all but the first.
 
     32, 16, 8 and 4 cells for 128 pixels.
+
+    Args:
+        widths: channels of the four levels, multiples of 8; of the lower three, of 16.
     """
     return UNet2DConditionModel(
         sample_size=size // 4,
         in_channels=8,
         out_channels=8,
-        block_out_channels=(24, 96, 128, 128),
+        block_out_channels=tuple(widths),
         layers_per_block=1,
         cross_attention_dim=64,
         attention_head_dim=(1, 2, 2, 2),
@@ -104,10 +109,11 @@ def build_unet(size: int) -> UNet2DConditionModel:
     )
 
 
-def training_scheduler() -> DDPMScheduler:
-    return DDPMScheduler(**NOISE_SCHEDULE)
+def training_scheduler(prediction_type: str = PREDICTIONS[0]) -> DDPMScheduler:
+    return DDPMScheduler(**NOISE_SCHEDULE, prediction_type=prediction_type)
 
 
-def sampling_scheduler() -> PNDMScheduler:
+def sampling_scheduler(prediction_type: str = PREDICTIONS[0]) -> PNDMScheduler:
     """What ``StableDiffusionPipeline`` samples with, as in Stable Diffusion 1.x."""
-    return PNDMScheduler(**NOISE_SCHEDULE, skip_prk_steps=True, set_alpha_to_one=False)
+    options = dict(skip_prk_steps=True, set_alpha_to_one=False, prediction_type=prediction_type)
+    return PNDMScheduler(**NOISE_SCHEDULE, **options)

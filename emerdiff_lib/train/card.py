@@ -27,6 +27,9 @@ def write_card(
         "learning-rate": args.learning_rate,
         "autoencoder-learning-rate": args.autoencoder_learning_rate,
         "low-timesteps": args.low_timesteps,
+        "empty-captions": args.empty_captions,
+        "widths": " ".join(map(str, args.widths)),
+        "prediction-type": args.prediction_type,
         "seed": args.seed,
     }
     given = " ".join(f"--{name} {value}" for name, value in options.items() if value is not None)

@@ -1,4 +1,4 @@
-"""The U-Net, together with the text encoder: ε-prediction in the latents of a finished autoencoder."""
+"""The U-Net, together with the text encoder: ε- or v-prediction in the latents of a finished autoencoder."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def train_denoiser(
     tokenizer: PreTrainedTokenizerFast,
     latents: Latents,
 ) -> tuple[UNet2DConditionModel, CLIPTextModel, Stage]:
-    """ε-prediction, most timesteps from [0, 1000), some from [0, 400); returns the averages and their stage."""
+    """Most timesteps from [0, 1000), some from [0, 400); returns the averages and their stage."""
     stage = Stage("denoiser", args, accelerator, [unet, text_encoder], args.steps, args.learning_rate, 1e-2)
     model, encoder = stage.modules
     empty = architecture.tokenize(tokenizer, [""])
     scheduler, scale, device = (
-        architecture.training_scheduler(),
+        architecture.training_scheduler(args.prediction_type),
         vae.config.scaling_factor,
         accelerator.device,
     )
@@ -50,7 +50,10 @@ def train_denoiser(
         noisy = scheduler.add_noise(clean, noise, timesteps).to(device, memory_format=torch.channels_last)
         with accelerator.autocast():
             prediction = model(noisy, timesteps.to(device), encoder(text).last_hidden_state).sample
-        return F.mse_loss(prediction.float(), noise.to(device))
+        wanted = (
+            noise if args.prediction_type == "epsilon" else scheduler.get_velocity(clean, noise, timesteps)
+        )
+        return F.mse_loss(prediction.float(), wanted.to(device))
 
     def picture(step, averaged_unet, averaged_encoder):
         pipeline = StableDiffusionPipeline(
@@ -58,7 +61,7 @@ def train_denoiser(
             text_encoder=averaged_encoder,
             tokenizer=tokenizer,
             unet=averaged_unet,
-            scheduler=architecture.sampling_scheduler(),
+            scheduler=architecture.sampling_scheduler(args.prediction_type),
             safety_checker=None,
             feature_extractor=None,
             requires_safety_checker=False,
@@ -74,7 +77,8 @@ def train_denoiser(
                 output_type="pt",
             ).images
         save_sheet([*(images.float() * 2 - 1)], stage.folder / f"samples-{step:06}.png")
-        export(args.output / "model", vae, averaged_unet, averaged_encoder, tokenizer)
+        parts = vae, averaged_unet, averaged_encoder, tokenizer
+        export(args.output / "model", *parts, args.prediction_type)
 
     stage.run(loss_of_step, picture)
     stage.ema.copy_to(stage.parameters)

@@ -47,7 +47,9 @@ def load_weights(folder: Path, **modules: torch.nn.Module) -> None:
             module.load_state_dict(found)
 
 
-def export(folder: Path, vae, unet, text_encoder, tokenizer) -> Path:
+def export(
+    folder: Path, vae, unet, text_encoder, tokenizer, prediction_type: str = architecture.PREDICTIONS[0]
+) -> Path:
     """Write what ``StableDiffusionPipeline.from_pretrained(folder)`` loads, with its EmerDiff defaults; returns the folder."""
     half = {
         name: copy.deepcopy(module).half()
@@ -56,7 +58,7 @@ def export(folder: Path, vae, unet, text_encoder, tokenizer) -> Path:
     pipeline = StableDiffusionPipeline(
         **half,
         tokenizer=tokenizer,
-        scheduler=architecture.sampling_scheduler(),
+        scheduler=architecture.sampling_scheduler(prediction_type),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
