@@ -1,0 +1,70 @@
+"""Models held against each other: tables against direct means, and the untrained control."""
+
+import numpy as np
+import pytest
+import torch
+
+from emerdiff_lib.evaluation.metrics import mean_iou
+from emerdiff_lib.experiments import cross_model
+from emerdiff_lib.experiments.shift_tables import confusions
+from emerdiff_lib.runs.harness import Execution
+
+QUICK = {"num_masks": 4, "modulation_timestep": 41, "noise_ensemble_size": 1}
+
+
+@pytest.fixture(scope="module")
+def found(pipe, tmp_path_factory):
+    models = {"toyscapes": pipe, cross_model.UNTRAINED: cross_model.untrained(pipe)}
+    return cross_model.measure(
+        models, range(1000, 1003), tmp_path_factory.mktemp("models"), QUICK, Execution()
+    )
+
+
+def test_the_control_has_the_architecture_and_none_of_the_knowledge(pipe, found):
+    control = cross_model.untrained(pipe, seed=0)
+    again = cross_model.untrained(pipe, seed=0)
+    for (name, a), b, c in zip(
+        control.unet.state_dict().items(),
+        again.unet.state_dict().values(),
+        pipe.unet.state_dict().values(),
+        strict=True,
+    ):
+        assert torch.equal(a, b) and a.shape == c.shape, name
+    assert control.default_settings() == pipe.default_settings() and control.vae is pipe.vae
+    table = cross_model.table(found, draws=50)
+    value = table["value"].unstack()
+    assert (
+        value.loc["toyscapes", cross_model.FEATURES]
+        > value.loc[cross_model.UNTRAINED, cross_model.FEATURES] + 5
+    )
+    # a filter of the picture knows nothing of the model
+    assert value[cross_model.CONTROL].nunique() == 1
+    assert table.loc["toyscapes", "− first"].tolist() == [0.0] * 4
+
+
+def test_the_table_is_of_sums_and_means(found):
+    table = cross_model.table(found, draws=50)
+    for name, results in found.items():
+        row = table["value"].loc[name]
+        own, nothing = (
+            mean_iou(confusions(results, kind).sum(0)) for kind in ("own cells", "position cells")
+        )
+        assert row[cross_model.FEATURES] == pytest.approx(100 * (own - nothing))
+        assert row[cross_model.WHOLE] == pytest.approx(100 * mean_iou(confusions(results, "own").sum(0)))
+        gains = [r["boundary F"]["modulated"] - r["boundary F"]["bilinear"] for r in results]
+        assert row[cross_model.CORRESPONDENCE] == pytest.approx(100 * np.mean(gains))
+    (sentence,) = cross_model.describe(table)
+    assert sentence.startswith("untrained against toyscapes, points: ")
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ([], "whose first is a model"),
+        (["untrained"], "whose first is a model"),
+        (["toyscapes", "toyscapes"], "named twice"),
+    ],
+)
+def test_lists_that_make_no_comparison_are_refused(names, message):
+    with pytest.raises(ValueError, match=message):
+        cross_model.load_models(names)
