@@ -95,15 +95,15 @@ class ImageResponses:
             masks = F.interpolate(masks[:, None], size=self.parts.shape[1:], mode="area")[:, 0]
         parts = self.parts.float().flatten(1)
         shares = masks.flatten(1) @ parts.T / parts.sum(1)
-        moved = [torch.einsum("kp,pcn->kcn", shares, some) for some in self._decoded()]
+        moved = [torch.einsum("kp,pcn->kcn", shares, some) for some in self.decoded()]
         return torch.cat(moved, 2).unflatten(2, self.codes.shape[2:])
 
     def difference_maps(self, masks: torch.Tensor | np.ndarray) -> torch.Tensor:
         """dᵏ (K, H, W) float32 of any masks (Eq. 4): the length of their responses, at the processing size."""
         return resize_maps(torch.linalg.vector_norm(self.responses_to(masks), dim=1), self.processing_size)
 
-    def _decoded(self) -> Iterator[torch.Tensor]:
-        """(P, 3, n) float32 responses of some pixels after the other."""
+    def decoded(self) -> Iterator[torch.Tensor]:
+        """(P, 3, n) float32 signed responses of some pixels after the other, row by row."""
         for codes in self.codes.flatten(2).split(_PIXELS, dim=2):
             yield _decode(codes, self.scales)
 
@@ -116,7 +116,7 @@ class ImageResponses:
     def _weights(self, recipe: Recipe = RECIPE) -> Iterator[torch.Tensor]:
         """(P, n) shares of some pixels after the other."""
         colours = F.interpolate(self.guide[None], size=self.codes.shape[2:], mode="area")[0].flatten(1)
-        for some, seen in zip(self._decoded(), colours.split(_PIXELS, dim=1), strict=True):
+        for some, seen in zip(self.decoded(), colours.split(_PIXELS, dim=1), strict=True):
             yield shares(some, self._likeness(seen, recipe.colour), recipe.floor)
 
     def _likeness(self, colours: torch.Tensor, width: float) -> torch.Tensor | None:

@@ -37,7 +37,7 @@ FLOORS = (
     {"responses", "frozen_model"},
     {"pipeline"},
     {"loading", "plotting", "datasets", "words"},
-    {"baselines", "export", "train"},
+    {"baselines", "explorer", "export", "train"},
     {"runs"},
     {"experiments", "benchmark"},  # one floor: these two may know each other
 )
@@ -57,6 +57,7 @@ NEVER = {  # beyond the floors: what some rooms must not know, of ours and of ot
 }
 PLOTS = {
     "plotting",
+    "explorer",
     "export",
     "runs",
     "experiments",
@@ -153,7 +154,7 @@ def test_every_import_is_declared_and_every_dependency_is_used():
     workbook = {distribution(requirement) for requirement in EXTRAS["workbook"]}
     used = set()
     for name in modules():
-        declared = core | workbook if room(name) == "plotting" else core
+        declared = core | workbook if room(name) in ("plotting", "explorer") else core
         declared = (
             declared | {"ray"} if name == "runs.engines" else declared
         )  # imported where it is asked for
@@ -172,6 +173,8 @@ def test_the_library_imports_without_jupyter_and_plots():
         "papermill",
         "IPython",
         "ipywidgets",
+        "anywidget",
+        "traitlets",
         "jupyterlab",
         "nbformat",
         "pytest",

@@ -1,0 +1,194 @@
+"""The explorer: what it is given against the responses themselves, and its page in a real browser without server or network."""
+
+import base64
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from emerdiff_lib.explorer import Explorer, explore, page, payload, save_page
+from emerdiff_lib.responses import quantise
+
+from .conftest import seeded
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+NUMBERS = range(2, 21)
+
+
+@pytest.fixture(scope="module")
+def responses(pipe, scene):
+    return pipe.respond(pipe.coarse(scene.image, 6, generator=seeded(), num_parts=24, mode="pixel"))
+
+
+def arrays_of(data):
+    return {
+        name: np.frombuffer(base64.b64decode(array["base64"]), array["dtype"])
+        for name, array in data["arrays"].items()
+    }
+
+
+def test_the_payload_is_the_responses(responses):
+    data = payload(responses, NUMBERS)
+    header, arrays = data["header"], arrays_of(data)
+    height, width = header["size"]
+    labels = arrays["superpixels"].reshape(height, width)
+    for row, k in zip(arrays["groups"].reshape(len(NUMBERS), -1), NUMBERS, strict=True):
+        assert np.array_equal(row[labels], responses.segments(k))
+    signed = torch.cat(list(responses.decoded()), 2).unflatten(2, responses.codes.shape[2:])
+    codes, _ = quantise(signed)  # 24 parts at 128 × 128 are more than travel: on a coarser grid
+    assert header["codesSize"][0] < codes.shape[2] and arrays["codes"].size <= 700_000
+    assert np.array_equal(arrays["partOfCell"].reshape(16, 16), responses.parts.int().argmax(0))
+    assert header["k"] == 6 and header["parts"] == 24
+
+
+def test_the_page_is_small_and_stands_alone(responses, tmp_path):
+    path = save_page(responses, tmp_path / "new" / "page.html", NUMBERS, title="A <scene>")
+    content = path.read_text("utf-8")
+    assert len(content) < 2e6 and content == page(responses, NUMBERS, "A <scene>")
+    assert (
+        "http://" not in content and "https://" not in content and "<title>A &lt;scene&gt;</title>" in content
+    )
+
+
+def test_the_widget_shows_the_page_where_there_is_no_kernel(pipe, scene, responses):
+    widget = explore(pipe, scene.image, NUMBERS, num_masks=6, num_parts=24, generator=seeded())
+    assert isinstance(widget, Explorer) and widget.data == payload(responses, NUMBERS)
+    bundle = widget._repr_mimebundle_()
+    data = bundle[0] if isinstance(bundle, tuple) else bundle
+    assert "application/vnd.jupyter.widget-view+json" in data and data["text/html"].startswith(
+        "<iframe srcdoc="
+    )
+    with pytest.raises(ValueError, match="choose 'pixel' or 'fast'"):
+        explore(pipe, scene.image, mode="exact", num_masks=2, modulation_timestep=41, noise_ensemble_size=1)
+    with pytest.raises(ValueError, match="number of segments=1"):
+        payload(responses, [1])
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if CHROMIUM is None:
+        pytest.skip("no Chromium is installed (apt-get install chromium)")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as play:
+        started = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def opened(browser, responses, tmp_path):
+    """The page from disk, with no network, and what its console complained of."""
+    context = browser.new_context(offline=True, viewport={"width": 1000, "height": 800})
+    tab, errors = context.new_page(), []
+    tab.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    tab.on("pageerror", lambda error: errors.append(str(error)))
+    tab.goto(save_page(responses, tmp_path / "page.html", NUMBERS).as_uri())
+    tab.wait_for_selector("[data-drawn]")
+    yield tab
+    context.close()
+    assert not errors
+
+
+def picture(tab, index):
+    """(H, W, 3) what a canvas shows."""
+    found = tab.evaluate(
+        """index => { const canvas = document.querySelectorAll("canvas")[index];
+        const {width, height} = canvas; const data = canvas.getContext("2d").getImageData(0, 0, width, height).data;
+        return {width, height, data: Array.from(data)}; }""",
+        index,
+    )
+    return np.array(found["data"], np.uint8).reshape(found["height"], found["width"], 4)[..., :3]
+
+
+def after(tab, act):
+    """Runs ``act`` and waits for the next drawing."""
+    before = tab.get_attribute("#explorer", "data-drawn")
+    act()
+    tab.wait_for_function(
+        "before => document.querySelector('#explorer').dataset.drawn !== before", arg=before
+    )
+
+
+def at(tab, x, y, size=128):
+    box = tab.locator("canvas").first.bounding_box()
+    return box["x"] + (x + 0.5) * box["width"] / size, box["y"] + (y + 0.5) * box["height"] / size
+
+
+def test_a_click_names_the_segment_that_is_there(opened, responses):
+    labels = responses.segments(6)
+    for x, y in ((10, 100), (90, 20)):
+        after(opened, lambda: opened.mouse.click(*at(opened, x, y)))  # noqa: B023
+        segment = labels[y, x]
+        said = opened.text_content(".emerdiff-status")
+        assert f"Pixel ({x}, {y}), in segment {segment} of 6: {(labels == segment).sum()} pixels" in said
+
+
+def test_the_slider_changes_the_segments_at_once(opened, responses):
+    before = picture(opened, 0)
+    after(opened, lambda: opened.locator("input[type=range]").first.fill("15"))
+    assert opened.text_content("output") == "15" and not np.array_equal(before, picture(opened, 0))
+    labels = np.array(opened.evaluate("Array.from(explorer.responses.labels(15))")).reshape(128, 128)
+    assert np.array_equal(labels, responses.segments(15))
+    print(opened.get_attribute("#explorer", "data-milliseconds"), "ms")
+
+
+def test_the_numbers_are_the_library_s(opened, responses):
+    """The page's grid of responses is coarser, so that pixels at a border may be told from others than in the library."""
+    alike = []
+    for x, y in np.random.default_rng(0).integers(0, 128, (30, 2)).tolist():
+        mine = responses.cells_behind(y, x).numpy().ravel()
+        theirs = np.array(opened.evaluate(f"explorer.responses.cellsBehind({x}, {y})"))
+        assert theirs.sum() == pytest.approx(1)
+        alike.append(np.corrcoef(mine, theirs)[0, 1])
+    assert np.median(alike) > 0.98 and np.mean(alike) > 0.85
+    mask = np.zeros((1, 16, 16), np.float32)
+    mask[0, 8:12, 4:9] = 1
+    height, width = opened.evaluate("explorer.responses.codesSize")
+    coarser = F.interpolate(responses.responses_to(mask), size=(height, width), mode="area")
+    mine = torch.linalg.vector_norm(coarser, dim=1).flatten().numpy()
+    theirs = np.array(
+        opened.evaluate("m => Array.from(explorer.responses.differenceMap(m))", mask.ravel().tolist())
+    )
+    np.testing.assert_allclose(theirs, mine, atol=0.02 * mine.max())
+    rows, columns = (np.arange(128) * side // 128 for side in (height, width))
+    part = int(responses.parts[:, 8, 4].int().argmax())
+    theirs = np.array(opened.evaluate("Array.from(explorer.responses.pixelsBehind(8 * 16 + 4))"))
+    mine = responses.pixels_behind(8, 4).numpy()
+    assert np.corrcoef(mine.ravel(), theirs.reshape(height, width)[rows][:, columns].ravel())[0, 1] > 0.8, (
+        part
+    )
+
+
+def test_a_drag_paints_a_mask_whose_answer_is_shown(opened):
+    after(opened, lambda: opened.select_option("select", "mask"))
+    empty = picture(opened, 1)
+    opened.mouse.move(*at(opened, 30, 90))
+    opened.mouse.down()
+    after(opened, lambda: opened.mouse.move(*at(opened, 60, 90), steps=8))
+    opened.mouse.up()
+    cells = opened.evaluate("Array.from(explorer.state.mask)")
+    assert {cell // 16 for cell in cells} == {11} and len(cells) >= 4
+    assert empty.max() < 10 < picture(opened, 1).max()
+    assert f"My mask has {len(cells)} cells" in opened.text_content(".emerdiff-status")
+    after(opened, lambda: opened.click("text=Clear my mask"))
+    assert opened.evaluate("explorer.state.mask.size") == 0 and picture(opened, 1).max() < 10
+
+
+def test_keys_do_what_the_mouse_does(opened):
+    canvas = opened.locator("canvas").first
+    canvas.focus()
+    x, y = opened.evaluate("[explorer.state.x, explorer.state.y]")
+    after(opened, lambda: canvas.press("ArrowRight"))
+    after(opened, lambda: canvas.press("Shift+ArrowUp"))
+    assert opened.evaluate("[explorer.state.x, explorer.state.y]") == [x + 1, y - 8]
+    after(opened, lambda: canvas.press("Enter"))
+    assert opened.evaluate("explorer.state.mask.size") == 1
+    after(opened, lambda: canvas.press("Backspace"))
+    assert opened.evaluate("explorer.state.mask.size") == 0
+    assert json.loads(json.dumps(opened.get_attribute("canvas", "aria-label"))).startswith(
+        "Picture with its segments"
+    )
