@@ -5,7 +5,8 @@ attention maps, and *modulation* of one cross-attention output inside a mask.
 
 Injection never stores an attention map. All trajectories run in lockstep, with the unmodulated one as row 0 of every
 image's rows, and every other row attends with row 0's queries and keys: the attention probabilities are the original ones,
-only the values are a row's own. Cross-attention values come from the prompt, so its output is row 0's for everybody.
+only the values are a row's own. Cross-attention values come from the prompt, so its output is row 0's for everybody; joint
+attention, to words and places at once, has both kinds of values.
 """
 
 from __future__ import annotations

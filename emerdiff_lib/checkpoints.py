@@ -282,6 +282,10 @@ def check_networks(
     if kinds not in ((None, None), ("text_time", None), ("image", "image_proj"), ("text", "text_proj")):
         told = " and ".join(repr(k) for k in kinds if k)
         raise ValueError(f"This U-Net is conditioned on {told}, which EmerDiff does not know how to give it.")
+    if config.class_embed_type is not None or config.num_class_embeds is not None:
+        raise ValueError(
+            "This U-Net is conditioned on classes (class embeddings), which EmerDiff does not give it."
+        )
     if vae is None and config.in_channels != 3:
         raise ValueError(
             f"This U-Net takes {config.in_channels} channels, which are no pixels, and there is no VAE; download the whole model."
@@ -295,6 +299,15 @@ def check_networks(
         raise ValueError(
             "A U-Net that is told sizes (Stable Diffusion XL) and a second text encoder belong together; one of them is missing: "
             "download the whole model again."
+        )
+
+
+def check_scheduler(config: Mapping[str, Any]) -> None:
+    """Raises a ValueError for schedulers of another kind of noise than DDPM's (EDM, rectified flow)."""
+    if not any(config.get(name) is not None for name in ("beta_schedule", "trained_betas")):
+        kind = config.get("_class_name", "its scheduler")
+        raise ValueError(
+            f"{kind} has no schedule of β (beta_schedule), as EDM and flow models; EmerDiff inverts DDPM's noise only."
         )
 
 

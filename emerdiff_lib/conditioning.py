@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from transformers import CLIPVisionModelWithProjection, PreTrainedModel, PreTrainedTokenizerBase
 
+T5_TOKENS = 77
+
 
 @dataclass(frozen=True)
 class Conditioning:
@@ -69,8 +71,8 @@ def encode_prompt_twice(
 def no_image(
     image_encoder: CLIPVisionModelWithProjection | None, width: int, unet: torch.nn.Module
 ) -> Conditioning:
-    """What unCLIP is told where no picture is to be varied: the embedding of a black one, as Kandinsky's pipelines have it; zeros
-    where its image encoder, which is part of the prior, is not there.
+    """What unCLIP is told where no picture is to be varied: the embedding of zeros in place of one, as Kandinsky's pipelines have
+    it; zeros themselves where its image encoder, which is part of the prior, is not there.
 
     Args:
         width: of an image's embedding.
@@ -78,21 +80,22 @@ def no_image(
     embeds = torch.zeros(1, width, device=unet.device)
     if image_encoder is not None:
         side = image_encoder.config.image_size
-        black = torch.zeros(1, 3, side, side, device=image_encoder.device, dtype=image_encoder.dtype)
-        embeds = image_encoder(black).image_embeds
+        nothing = torch.zeros(1, 3, side, side, device=image_encoder.device, dtype=image_encoder.dtype)
+        embeds = image_encoder(nothing).image_embeds
     return Conditioning(None, {"image_embeds": embeds.to(unet.device, unet.dtype)})
 
 
 def _encoded(
     prompt: str, tokenizer: PreTrainedTokenizerBase, text_encoder: PreTrainedModel, **options: Any
 ) -> Any:
+    t5 = text_encoder.config.model_type == "t5"  # DeepFloyd IF's, which was trained on such texts
     tokens = tokenizer(
-        prompt,
+        prompt.lower().strip() if t5 else prompt,
         padding="max_length",
-        max_length=tokenizer.model_max_length,
+        max_length=T5_TOKENS if t5 else tokenizer.model_max_length,
         truncation=True,
         return_tensors="pt",
     )
-    if text_encoder.config.model_type == "t5":  # padding means nothing to T5, and stands for the end to CLIP
+    if t5:  # padding means nothing to T5, and stands for the end to CLIP
         options["attention_mask"] = tokens.attention_mask.to(text_encoder.device)
     return text_encoder(tokens.input_ids.to(text_encoder.device), **options)

@@ -69,6 +69,7 @@ class FrozenModel(DiffusionPipeline):
     ):
         super().__init__()
         checkpoints.check_networks(unet, vae, text_encoder, text_encoder_2)
+        checkpoints.check_scheduler(scheduler.config)
         self.register_modules(
             vae=vae,
             text_encoder=text_encoder,
@@ -80,7 +81,9 @@ class FrozenModel(DiffusionPipeline):
             image_encoder=image_encoder,
         )
         check_names(default_settings or {})
-        if checkpoints.family_of(unet.config) is None and (guess := checkpoints.best_guess(unet.config)):
+        own_layers = {"feature_layer", "modulation_layer"} <= set(default_settings or {})
+        is_known = checkpoints.family_of(unet.config) is not None or own_layers
+        if not is_known and (guess := checkpoints.best_guess(unet.config)):
             layers = attention_layers(unet, "attn2")
             warnings.warn(checkpoints.describe_guess(guess, unet.config, layers), stacklevel=2)
         self.register_to_config(

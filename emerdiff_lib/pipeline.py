@@ -26,10 +26,10 @@ from .timing import stopwatch
 
 
 class EmerDiffPipeline(FrozenModel):
-    """Pixel-level segmentation with a frozen latent diffusion model of the Stable Diffusion 1.x kind.
+    """Pixel-level segmentation with a frozen diffusion model that has a U-Net (:data:`~.checkpoints.FAMILIES`).
 
     Load it with :meth:`from_pretrained`, then call it on an image, or go stage by stage: :meth:`invert` →
-    :meth:`coarse` → :meth:`respond` → :meth:`assign`. Components are those of ``StableDiffusionPipeline``.
+    :meth:`coarse` → :meth:`respond` → :meth:`assign`. Components are named as in ``StableDiffusionPipeline``.
     """
 
     @torch.no_grad()

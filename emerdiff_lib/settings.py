@@ -22,6 +22,7 @@ MODES: dict[str, dict[str, Any]] = {
         "readout": "image",
         "guide_radius": 0.0,
         "num_parts": None,
+        "modulation_strength": 10.0,
     },
     "pixel": {
         "denoising_steps": 2,

@@ -122,14 +122,18 @@ def load_components(
             continue
         load = getattr(importlib.import_module(entry.library), entry.kind).from_pretrained
         if name in NETWORKS:
-            network = _load_network(load, source, entry.folder, dtype, **options)
-            if dtype == torch.float16 and getattr(network.config, "force_upcast", False):
-                network.float()  # Stable Diffusion XL's autoencoder overflows in float16
-            parts[name] = network
+            parts[name] = _load_network(load, source, entry.folder, dtype, **options)
         else:
             with _reading(source, name):
                 parts[name] = load(source, subfolder=entry.folder, **plain)
-    return {"vae": None, "text_encoder": None, "tokenizer": None} | parts
+    if (
+        dtype == torch.float16
+        and "text_encoder_2" in parts
+        and "vae" in parts
+        and parts["vae"].config.force_upcast
+    ):
+        parts["vae"].float()  # Stable Diffusion XL's autoencoder overflows in float16
+    return {name: None for name in ("vae", "text_encoder", "tokenizer") if name not in given} | parts
 
 
 def _load_network(load: Any, source: str, name: str, dtype: torch.dtype, **options: Any) -> torch.nn.Module:

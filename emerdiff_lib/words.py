@@ -238,6 +238,7 @@ class WordAttention(TextAligned):
         draws: int = 4,
         seed: int = 0,
     ):
+        pipe.conditioning(prompt.format("word"))  # a model that reads no words says so
         self.pipe, self.prompt, self.draws, self.seed = pipe, prompt, draws, seed
         self.timestep = pipe.resolve().features.feature_timestep if timestep is None else timestep
 

@@ -1,16 +1,19 @@
 """Checkpoints: their own defaults, their families by layout, and weights that are read whole or refused."""
 
+import copy
 import json
 import shutil
+import warnings
 
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import EDMEulerScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
 from emerdiff_lib import EmerDiffPipeline, load_pipeline
 from emerdiff_lib.checkpoints import FAMILIES, TOYSCAPES_FOLDER, check_networks, family_of, resolve
 
+from . import tiny_stable_diffusion
 from .conftest import seeded
 
 SD = dict(
@@ -157,6 +160,7 @@ def test_what_cannot_be_guessed_is_asked_for(options, message):
             "one of them is missing",
         ),
         (dict(), "a text encoder", "one of them is missing"),
+        (dict(num_class_embeds=10), None, "conditioned on classes"),
     ],
 )
 def test_conditions_that_cannot_be_met_are_named(options, second, message):
@@ -227,6 +231,49 @@ def test_other_pipelines_are_refused_in_one_sentence(folder, index, message):
 def test_a_network_that_is_missing_is_named(pipe, part, message):
     with pytest.raises(ValueError, match=message):
         EmerDiffPipeline(**(pipe.components | {part: None}))
+
+
+def test_components_of_one_s_own_are_taken(pipe):
+    parts = {name: getattr(pipe, name) for name in ("vae", "tokenizer", "text_encoder", "unet")}
+    again = EmerDiffPipeline.from_pretrained("toyscapes", **parts)
+    assert all(getattr(again, name) is part for name, part in parts.items())
+
+
+def test_noise_of_another_kind_is_refused(pipe):
+    with pytest.raises(ValueError, match="has no schedule of β"):
+        EmerDiffPipeline(**(pipe.components | {"scheduler": EDMEulerScheduler()}))
+
+
+def test_half_precision_stays_but_for_the_autoencoder_that_overflows(tmp_path):
+    assert load_pipeline(dtype="float16").vae.dtype == torch.float16
+    for layout, dtype in (("1.x", torch.float16), ("XL", torch.float32)):
+        folder = tiny_stable_diffusion.save(tmp_path / layout, 16, layout=layout)
+        pipe = load_pipeline(folder, "cpu", "float16")
+        assert (pipe.vae.dtype, pipe.unet.dtype) == (dtype, torch.float16)
+
+
+def test_latents_with_statistics_of_their_own_come_back(pipe, scene):
+    """Mean and deviation by channel, as some relatives of Stable Diffusion XL have them: other numbers, the same picture."""
+    plain = pipe.encode(scene.image)
+    mean, deviation = [0.1 * c for c in range(8)], [1.0 + 0.1 * c for c in range(8)]
+    vae = copy.deepcopy(pipe.vae)
+    vae.register_to_config(latents_mean=mean, latents_std=deviation)
+    other = EmerDiffPipeline(**(pipe.components | {"vae": vae}))
+    mean, deviation = (torch.tensor(v).reshape(1, -1, 1, 1) for v in (mean, deviation))
+    expected = (plain - mean * pipe.vae.config.scaling_factor) / deviation
+    torch.testing.assert_close(other.encode(scene.image), expected)
+    torch.testing.assert_close(other.decode(expected), pipe.decode(plain))
+
+
+def test_a_layer_of_one_s_own_needs_no_warning(pipe):
+    own = pipe.default_settings()
+    layers = {name: own[name] for name in ("feature_layer", "modulation_layer")}
+    config = SD | dict(in_channels=8, out_channels=8, cross_attention_dim=64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        EmerDiffPipeline(
+            **(pipe.components | {"unet": UNet2DConditionModel(**config)}), default_settings=layers
+        )
 
 
 def test_an_inpainting_unet_is_refused(pipe):

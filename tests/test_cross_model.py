@@ -6,6 +6,7 @@ import torch
 
 from emerdiff_lib.evaluation.metrics import mean_iou
 from emerdiff_lib.experiments import cross_model
+from emerdiff_lib.experiments.manifest import read_manifest
 from emerdiff_lib.experiments.shift_tables import confusions
 from emerdiff_lib.runs.harness import Execution
 
@@ -68,3 +69,13 @@ def test_the_table_is_of_sums_and_means(found):
 def test_lists_that_make_no_comparison_are_refused(names, message):
     with pytest.raises(ValueError, match=message):
         cross_model.load_models(names)
+
+
+def test_the_command_writes_a_manifest(tmp_path, found, pipe, monkeypatch):
+    monkeypatch.setattr(cross_model, "measure", lambda *_: found)
+    output = ["--output", str(tmp_path), "--first-scene", "1000", "--num-scenes", "3"]
+    cross_model.main(output)
+    manifest = read_manifest(tmp_path / "cross_model.json")
+    assert manifest["notes"] and "--models toyscapes untrained" in manifest["command"]
+    with pytest.raises(ValueError, match="name all that are compared with --models"):
+        cross_model.main(["--model", "toyscapes", *output])

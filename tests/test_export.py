@@ -1,6 +1,7 @@
 """Exports, each opened by the one that it is for."""
 
 import json
+import time
 
 import numpy as np
 import pandas as pd
@@ -203,7 +204,28 @@ def test_transformers_dictionary_is_that_of_its_own_post_processing(output):
     assert set(found["segments_info"][0]) == {"id", "label_id", "was_fused", "score"}
 
 
-def test_equal_segmentations_make_equal_files(output, image, folder, tmp_path):
+def test_pictures_and_labels_of_other_types(output, image, tmp_path):
+    """Grey and transparent pictures, and labels as a PNG holds them, up to the last of a byte."""
+    for mode in ("L", "RGBA", "P"):
+        write_formats(output, Image.fromarray(image).convert(mode), tmp_path / mode, ["table", "crops"])
+        assert Image.open(tmp_path / mode / "crop_0001.png").size == (12, 10)
+    labels = np.array([[254, 255]], np.uint8)
+    assert [one["segment"] for one in prompts(labels)] == [254, 255]
+
+
+def test_more_segments_than_a_palette_has_are_refused_before_anything_is_written(image, tmp_path):
+    many = np.arange(300, dtype=np.int32).reshape(15, 20)
+    other = EmerDiffOutput(
+        many, many, np.ones((300, 4, 6), bool), np.zeros((300, 2), np.float32), None, {}, {}
+    )
+    with pytest.raises(ValueError, match="there are 300 segments; leave 'palette' out"):
+        write_formats(other, image[:15, :20], tmp_path / "new", ["coco", "palette"])
+    assert not (tmp_path / "new").exists()
+    write_formats(other, image[:15, :20], tmp_path / "new", ["coco", "polygons", "table"])
+
+
+def test_equal_segmentations_make_equal_files(output, image, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(time, "time", lambda: 2e9)
     write_formats(output, image, tmp_path, FORMATS)
     for path in tmp_path.iterdir():
         assert path.read_bytes() == (folder / path.name).read_bytes(), path.name

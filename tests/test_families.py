@@ -124,7 +124,7 @@ def test_the_unet_is_told_what_the_family_s_own_pipeline_tells_it(model):
     if kind is IFPipeline:
         parts |= dict(watermarker=None)
     theirs = kind(**parts)
-    for prompt in ("", "a picture of a tree"):
+    for prompt in ("", "A picture of a Tree"):
         guided = dict(do_classifier_free_guidance=not prompt, device="cpu", num_images_per_prompt=1)
         found = (
             theirs.encode_prompt("a road", **guided) if not prompt else theirs.encode_prompt(prompt, **guided)
@@ -147,7 +147,10 @@ def test_rivals_and_words_read_its_attention(model, picture):
     assert attention.flatten(2).std(2).min() > 0  # no layer was passed over
     assert kmeans_activations(picture, pipe, 3).labels.shape == picture.shape[:2]
     assert diffcut(picture, pipe, 3).labels.shape == picture.shape[:2]
-    if pipe.text_encoder is not None:
+    if pipe.text_encoder is None:
+        with pytest.raises(ValueError, match="told of images, not of words"):
+            WordAttention(pipe)
+    else:
         image, vocabulary = Image.fromarray(picture), Vocabulary({"tree": ["tree"], "road": ["road"]})
         words = WordAttention(pipe, draws=1)
         found = words.features(image, vocabulary)

@@ -1,6 +1,10 @@
 """How many masks: groups are unions of masks, and the tables follow from the scores of single pictures."""
 
+import ast
+from pathlib import Path
+
 import numpy as np
+import papermill
 import pytest
 
 from emerdiff_lib.clustering import RULES, choose_num_masks, cluster_queries
@@ -153,3 +157,8 @@ def test_a_study_goes_on_where_it_stopped(pipe, tmp_path, monkeypatch):
     assert calls == ["000001", "000000"] and list(first) == list(again)
     assert [r["name"] for r in again] == ["000000", "000001"] and len(study.score_rows(again)) == 2 * 6
     assert run([0], (2, 3, 4)).report.states == {"recomputed": 1} and calls[2:] == ["000000"]
+
+
+def test_the_command_and_the_notebook_save_the_same():
+    notebook = papermill.inspect_notebook(Path(__file__).parents[1] / "notebooks" / "14_how_many_masks.ipynb")
+    assert ast.literal_eval(notebook["settings"]["default"]) == study.SHORTCUTS

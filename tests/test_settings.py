@@ -45,6 +45,7 @@ def test_a_given_value_wins_over_the_mode_over_own_over_family():
     assert flat["denoising_steps"] == MODES["fast"]["denoising_steps"] and flat["one_sided"] is True
     assert flat["num_parts"] == 4 and flat["num_masks"] == 2 and flat["processing_resolution"] == 64
     exact = Settings.from_dict(flat).replace(mode="exact")
+    assert exact.perturbation.modulation_strength == 10.0  # fast mode's is 3
     assert exact.shortcuts == Shortcuts() and exact.mode == "exact" and exact.features.num_masks == 2
 
 

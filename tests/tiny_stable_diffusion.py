@@ -14,6 +14,7 @@ import json
 import sys
 from pathlib import Path
 
+import sentencepiece
 import torch
 from diffusers import (
     AutoencoderKL,
@@ -210,10 +211,22 @@ def movq() -> VQModel:
     )
 
 
-def t5() -> tuple[T5EncoderModel, T5Tokenizer]:
-    special = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
-    words = [("▁" + word, -1.0) for word in WORDS]
-    tokenizer = T5Tokenizer(vocab=special + [("▁", -2.0)] + words, extra_ids=0, model_max_length=77)
+def t5(folder: Path) -> tuple[T5EncoderModel, T5Tokenizer]:
+    """Text encoder, and a tokenizer from ``spiece.model``, which is written into ``folder`` (made if missing)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "spiece.model").open("wb") as file:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter([" ".join(WORDS)] * 20),
+            model_writer=file,
+            vocab_size=60,
+            hard_vocab_limit=False,
+            pad_id=0,
+            eos_id=1,
+            unk_id=2,
+            bos_id=-1,
+            minloglevel=2,
+        )
+    tokenizer = T5Tokenizer.from_pretrained(folder, extra_ids=0, model_max_length=512)
     config = T5Config(vocab_size=len(tokenizer), d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4)
     return T5EncoderModel(config), tokenizer
 
@@ -250,7 +263,6 @@ def save(
         torch.manual_seed(seed)
         unet, vae, text_encoder = networks(sample_size, layout)
         second = CLIPTextModelWithProjection(text_config(64))
-        words, t5_tokenizer = t5()
         vq = movq()
     noise = dict(num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
     noise |= LAYOUTS[layout][1]
@@ -261,7 +273,11 @@ def save(
         parts = dict(
             safety_checker=None, feature_extractor=None, watermarker=None, requires_safety_checker=False
         )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            words, t5_tokenizer = t5(folder / "tokenizer")
         IFPipeline(t5_tokenizer, words, unet, DDPMScheduler(**noise), **parts).save_pretrained(folder)
+        (folder / "tokenizer" / "tokenizer.json").unlink()  # as published: spiece.model alone
         return folder
     scheduler = PNDMScheduler(set_alpha_to_one=False, skip_prk_steps=True, steps_offset=1, **noise)
     parts = dict(

@@ -124,7 +124,7 @@ def evaluate_scene(
 
     Returns:
         For each, for JSON: "scene", "variant", "seconds" of the whole picture, "table" (K, C) of pixels per coarse class,
-        "boundary F" (2 px, fine classes) in [0, 1], and the share of labels that are "as exact" mode's.
+        "boundary F" (2 px, fine classes) in [0, 1], and the share of labels that are "as exact" mode's (NaN for segments that are none of its masks).
     """
     coarse = pipe.coarse(scene.image, generator=torch.Generator().manual_seed(scene.seed), **settings)
     before, picture = sum(coarse.seconds.values()), np.array(scene.image)
@@ -154,7 +154,9 @@ def evaluate_scene(
             "seconds": seconds,
             "table": contingency_table(labels, scene.coarse_labels, int(labels.max()) + 1, classes).tolist(),
             "boundary F": boundary_scores(labels, scene.labels, 2)[2],
-            "as exact": float((labels == exact).mean()),
+            "as exact": np.nan
+            if kind_of(name) == KINDS[3] or name == PIXELS_GUIDED
+            else float((labels == exact).mean()),
         }
         for name, (labels, seconds) in found.items()
     ]

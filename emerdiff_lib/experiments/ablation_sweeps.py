@@ -162,10 +162,13 @@ def sweeps(pipe: EmerDiffPipeline, **settings: Any) -> dict[str, Sweep]:
 
 
 def swept_layers(pipe: EmerDiffPipeline, usual: dict[str, Any]) -> list[str]:
-    """Cross-attention layers of the block that the queries are from, and the modulated one."""
+    """Cross-attention layers of the block that the queries are from, the first of each deep attention, and the modulated one."""
     block = usual["feature_layer"].split(".attentions.")[0] + "."
     own = (usual["feature_layer"], usual["modulation_layer"])
-    return [name for name in attention_layers(pipe.unet, "attn2") if name.startswith(block) or name in own]
+    first = lambda name: (
+        name.startswith(block) and ".transformer_blocks." not in name.replace(".transformer_blocks.0.", ".")
+    )
+    return [name for name in attention_layers(pipe.unet, "attn2") if first(name) or name in own]
 
 
 def nearest_timestep(pipe: EmerDiffPipeline, num_inference_steps: int) -> Callable[[int], int]:

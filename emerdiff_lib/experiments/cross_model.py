@@ -24,6 +24,7 @@ from ..pipeline import EmerDiffPipeline
 from ..runs.harness import Execution
 from . import domain_shift
 from .ablations import scene_seeds, scenes_command
+from .manifest import write_manifest
 from .selection import execution
 from .shift_tables import REFERENCE, WAYS, confusions
 
@@ -41,9 +42,8 @@ def untrained(pipe: EmerDiffPipeline, seed: int = 0) -> EmerDiffPipeline:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         unet = UNet2DConditionModel.from_config(pipe.unet.config).to(pipe.unet.device, pipe.unet.dtype)
-    other = EmerDiffPipeline(
-        **(pipe.components | {"unet": unet.eval()}), default_settings=pipe.config.default_settings
-    )
+    kept = {name: pipe.config[name] for name in ("default_settings", "force_zeros_for_empty_prompt")}
+    other = EmerDiffPipeline(**(pipe.components | {"unet": unet.eval()}), **kept)
     other.model_name = f"{pipe.model_name}, {UNTRAINED}"
     other.set_progress_bar_config(disable=True)
     return other
@@ -137,7 +137,8 @@ def describe(table: pd.DataFrame) -> list[str]:
 
 
 def command() -> argparse.ArgumentParser:
-    parser = scenes_command(__doc__, "runs/cross-model", first_scene=600, num_scenes=12)
+    parser = scenes_command(__doc__, "runs/cross-model", first_scene=1700, num_scenes=12)
+    parser.set_defaults(model="")
     parser.add_argument(
         "--models", nargs="+", default=["toyscapes", UNTRAINED], help=f"folders, names, or {UNTRAINED!r}"
     )
@@ -146,12 +147,27 @@ def command() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> pd.DataFrame:
     args = command().parse_args(argv)
+    if args.model:
+        raise ValueError(f"--model {args.model} is one model; name all that are compared with --models.")
     seeds, how = scene_seeds(args.first_scene, args.num_scenes), execution(args)
     settings = args.settings if args.num_masks is None else {"num_masks": args.num_masks} | args.settings
     models = load_models(args.models, args.device, args.dtype)
     found = table(measure(models, seeds, args.output, settings, how))
+    notes = describe(found)
     print(found.round(1).to_string())
-    print("\n".join(describe(found)))
+    print("\n".join(notes))
+    if not how.shard:
+        given = f"--models {' '.join(map(str, args.models))} --first-scene {args.first_scene} --num-scenes {args.num_scenes}"
+        write_manifest(
+            args.output / "cross_model.json",
+            title="Models held against each other",
+            question="What do EmerDiff's semantics come from?",
+            command=f"python -m emerdiff_lib.experiments.cross_model {given}",
+            settings={name: pipe.resolve(**settings).to_dict() for name, pipe in models.items()},
+            seeds=seeds,
+            tables={"Points, with 95 % intervals": found},
+            notes=notes,
+        )
     return found
 
 

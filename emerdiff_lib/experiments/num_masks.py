@@ -31,6 +31,11 @@ from .rivals import check_settings
 from .selection import command, execution, finish, first_pictures
 
 CANDIDATES = (2, 3, 4, 5, 6, 8, 10, 12, 16, 24)
+SHORTCUTS = {
+    "denoising_steps": 2,
+    "one_sided": True,
+    "guide_radius": 1.5,
+}  # what 14 saves; they cost little (09)
 DIRECT, ANYWHERE, TOUCHING = "k-means with K", "grouped anywhere", "grouped where they touch"
 WAYS = (DIRECT, ANYWHERE, TOUCHING)
 HINDSIGHT = "best for each picture, with labels"
@@ -52,7 +57,7 @@ def check_masks_pushed(settings: Settings) -> Settings:
     if settings.assignment.num_parts is not None:
         raise ValueError(
             f"num_parts={settings.assignment.num_parts} (mode={settings.mode!r}) is not possible here: one set of responses "
-            "serves every K then (notebook 13), and nothing is to be chosen before; use mode 'exact', with or without shortcuts."
+            "serves every K then (notebook 13), and nothing is to be chosen before; leave num_parts out."
         )
     return settings
 
@@ -294,6 +299,7 @@ def _verdict(value: float, low: float, high: float) -> str:
 
 def main(argv: list[str] | None = None) -> pd.DataFrame:
     parser = command(__doc__, "runs/how-many-masks")
+    parser.set_defaults(settings=SHORTCUTS)
     parser.add_argument("--dataset", default="toyscapes", help="as notebook 06 names them")
     parser.add_argument("--root", default="", help="folder with the data set's official layout")
     parser.add_argument("--split", default="test", help="the split that is reported")

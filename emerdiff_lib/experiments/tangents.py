@@ -22,6 +22,7 @@ from ..attention import attention_layers, attention_processors, layer_grid
 from ..clustering import part_masks
 from ..denoiser import Denoiser
 from ..inversion import Trajectory, reverse_mean_and_std
+from ..latents import to_pixels
 from ..modulation import resize_offsets, shortened
 from ..pipeline import EmerDiffPipeline
 from ..responses import ImageResponses, quantise
@@ -136,10 +137,9 @@ def tangent_responses(pipe: EmerDiffPipeline, coarse: CoarseMasks) -> ImageRespo
     parts = part_masks(coarse.queries, used.assignment.num_parts or len(coarse.masks))
     t_m = used.perturbation.modulation_timestep
     visited = shortened(trajectory.timesteps, t_m, used.shortcuts.denoising_steps)
-    scale = pipe.vae.config.scaling_factor
     found = image_tangents(
         pipe.denoiser(used.inversion.num_inference_steps, used.inversion.prompt),
-        lambda latents: pipe.vae.decode(latents / scale).sample / 2 + 0.5,
+        lambda latents: to_pixels(pipe.vae, latents) / 2 + 0.5,
         trajectory,
         parts,
         used.perturbation,

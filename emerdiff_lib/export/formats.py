@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
+from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
-from zipfile import ZipFile, ZipInfo
+from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile, ZipInfo
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from PIL import Image
 from pycocotools import mask as coco_masks
 
 from ..files import write_atomically
+from ..images import ImageInput, load_image
 from ..plotting import segment_palette
 from ..settings import check_known
 from ..stages import EmerDiffOutput
@@ -27,10 +29,6 @@ PALETTE_SIZE = 256  # of an 8-bit PNG
 def _palette_png(output: EmerDiffOutput, image: np.ndarray, folder: Path) -> None:
     """``labels_palette.png``: 8-bit, pixel value = segment, that viewers show in colours."""
     count = len(output.coarse_masks)
-    if count > PALETTE_SIZE:
-        raise ValueError(
-            f"A palette has {PALETTE_SIZE} colours, and there are {count} segments; leave 'palette' out."
-        )
     picture = Image.fromarray(output.labels.astype(np.uint8))
     picture.putpalette(segment_palette(count).astype(np.uint8).tobytes())
     picture.save(folder / "labels_palette.png")
@@ -100,7 +98,12 @@ def _arrays(output: EmerDiffOutput) -> dict[str, np.ndarray]:
 
 def _npz(output: EmerDiffOutput, image: np.ndarray, folder: Path) -> None:
     """``arrays.npz``: every array of the output, compressed."""
-    np.savez_compressed(folder / "arrays.npz", **_arrays(output))
+    members = {}
+    for name, array in _arrays(output).items():
+        buffer = BytesIO()
+        np.save(buffer, array)
+        members[f"{name}.npy"] = buffer.getvalue()
+    _write_zip(folder / "arrays.npz", members, ZIP_DEFLATED)
 
 
 def _zarr(output: EmerDiffOutput, image: np.ndarray, folder: Path) -> None:
@@ -109,10 +112,9 @@ def _zarr(output: EmerDiffOutput, image: np.ndarray, folder: Path) -> None:
         group = zarr.open_group(scratch, mode="w")
         for name, array in _arrays(output).items():
             group.create_array(name, data=array)
-        with ZipFile(folder / "arrays.zarr.zip", "w") as archive:
-            for path in sorted(Path(scratch).rglob("*")):
-                if path.is_file():  # without the hour, so that equal arrays make equal files
-                    archive.writestr(ZipInfo(path.relative_to(scratch).as_posix()), path.read_bytes())
+        paths = [path for path in sorted(Path(scratch).rglob("*")) if path.is_file()]
+        members = {path.relative_to(scratch).as_posix(): path.read_bytes() for path in paths}
+    _write_zip(folder / "arrays.zarr.zip", members, ZIP_STORED)
 
 
 def _prompts(output: EmerDiffOutput, image: np.ndarray, folder: Path) -> None:
@@ -142,7 +144,7 @@ def check_formats(formats: Iterable[str]) -> list[str]:
 
 
 def write_formats(
-    output: EmerDiffOutput, image: Image.Image | np.ndarray, folder: Path | str, formats: Iterable[str]
+    output: EmerDiffOutput, image: ImageInput, folder: Path | str, formats: Iterable[str]
 ) -> None:
     """Write a segmentation into ``folder`` (made if missing) in each of the ``formats``.
 
@@ -152,10 +154,15 @@ def write_formats(
     Raises:
         ValueError: an unknown format, a picture of another size, or more segments than a format can hold.
     """
-    names, folder, pixels = check_formats(formats), Path(folder).expanduser(), np.asarray(image)
+    names, folder, pixels = check_formats(formats), Path(folder).expanduser(), np.asarray(load_image(image))
     if pixels.shape[:2] != output.labels.shape:
         raise ValueError(
             f"The picture is {pixels.shape[:2]}, the labels are {output.labels.shape}; pass the one that was segmented."
+        )
+    if "palette" in names and len(output.coarse_masks) > PALETTE_SIZE:
+        count = len(output.coarse_masks)
+        raise ValueError(
+            f"A palette has {PALETTE_SIZE} colours, and there are {count} segments; leave 'palette' out."
         )
     folder.mkdir(parents=True, exist_ok=True)
     for name in names:
@@ -169,7 +176,14 @@ def to_transformers(output: EmerDiffOutput) -> dict[str, Any]:
         {"id": segment + 1, "label_id": segment, "was_fused": False, "score": 1.0}
         for segment in boxes(output.labels)
     ]
-    return {"segmentation": torch.from_numpy(output.labels + 1), "segments_info": info}
+    return {"segmentation": torch.from_numpy(output.labels.astype(np.int32) + 1), "segments_info": info}
+
+
+def _write_zip(path: Path, members: dict[str, bytes], compression: int) -> None:
+    """Without the hour, so that equal arrays make equal files."""
+    with ZipFile(path, "w", compression) as archive:
+        for name, content in members.items():
+            archive.writestr(ZipInfo(name), content, compression)
 
 
 def _write_json(path: Path, content: Any) -> None:

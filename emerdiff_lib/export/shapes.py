@@ -18,7 +18,7 @@ from ..stages import EmerDiffOutput
 def boxes(labels: np.ndarray) -> dict[int, tuple[int, int, int, int]]:
     """{segment: (x, y, width, height)} of the segments that there are."""
     found = {}
-    for segment, window in enumerate(find_objects(labels + 1)):
+    for segment, window in enumerate(find_objects(labels.astype(np.int32) + 1)):
         if window is not None:
             rows, columns = window
             found[segment] = (columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start)
@@ -33,7 +33,7 @@ def segment_table(output: EmerDiffOutput, image: np.ndarray) -> pd.DataFrame:
         image: (H, W, 3) uint8, the picture that was segmented.
     """
     rows = []
-    for region in regionprops(output.labels + 1, intensity_image=image):
+    for region in regionprops(output.labels.astype(np.int32) + 1, intensity_image=image):
         segment, (cy, cx) = region.label - 1, region.centroid
         x, y, width, height = _box(region)
         row = {"segment": segment, "area": int(region.area), "share": region.area / output.labels.size}

@@ -136,9 +136,9 @@ def remembered(args: argparse.Namespace) -> str:
     path, now = args.output / "run.json", {name: str(getattr(args, name)) for name in _FIXED}
     if path.exists():
         before = json.loads(path.read_text())
-        if wrong := [name for name in _FIXED if before.get(name) != now[name]]:
+        if wrong := [name for name in _FIXED if before.get(name, now[name]) != now[name]]:
             raise ValueError(
-                f"{args.output} holds a run with --{wrong[0].replace('_', '-')} {before.get(wrong[0])}, not {now[wrong[0]]}; "
+                f"{args.output} holds a run with --{wrong[0].replace('_', '-')} {before[wrong[0]]}, not {now[wrong[0]]}; "
                 "choose another --output."
             )
         return str(before["precision"])

@@ -33,6 +33,7 @@ def write_card(
         "seed": args.seed,
     }
     given = " ".join(f"--{name} {value}" for name, value in options.items() if value is not None)
+    given += " --fresh-unet" if args.fresh_unet else ""
     sheets = sorted((autoencoder.folder).glob("reconstructions-*.png"))
     psnr = sheets[-1].stem.rsplit("-", 1)[-1] if sheets else "not measured"
     rows = [_row("autoencoder", autoencoder, args), _row("U-Net and text encoder", denoiser, args)]
