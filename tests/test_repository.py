@@ -217,7 +217,9 @@ def test_a_plain_install_has_no_jupyter_and_the_tests_have_everything():
     names = {distribution(requirement) for requirement in PROJECT["dependencies"]}
     assert not names & {"jupyterlab", "papermill", "ipywidgets", "ipykernel", "matplotlib", "seaborn"}
     assert {"jupyterlab", "papermill"} <= {distribution(requirement) for requirement in EXTRAS["workbook"]}
-    assert "emerdiff-workbook[workbook,ray]" in EXTRAS["test"] and "emerdiff-workbook[test]" in EXTRAS["dev"]
+    assert (
+        "emerdiff-workbook[workbook,ray,if]" in EXTRAS["test"] and "emerdiff-workbook[test]" in EXTRAS["dev"]
+    )
 
 
 def test_types_and_weights_are_packed():

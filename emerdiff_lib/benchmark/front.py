@@ -124,7 +124,8 @@ def evaluate_scene(
 
     Returns:
         For each, for JSON: "scene", "variant", "seconds" of the whole picture, "table" (K, C) of pixels per coarse class,
-        "boundary F" (2 px, fine classes) in [0, 1], and the share of labels that are "as exact" mode's (NaN for segments that are none of its masks).
+        "boundary F" (2 px, fine classes) in [0, 1], and the share of labels that are "as exact" mode's (NaN for segments
+        that are none of its masks).
     """
     coarse = pipe.coarse(scene.image, generator=torch.Generator().manual_seed(scene.seed), **settings)
     before, picture = sum(coarse.seconds.values()), np.array(scene.image)
