@@ -297,7 +297,7 @@ def read_scenes_command(
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = scenes_command(__doc__, "runs/ablations", first_scene=300, num_scenes=12)
+    parser = scenes_command(__doc__, "runs/ablations", first_scene=300, num_scenes=10)
     parser.add_argument("--sweeps", nargs="*", default=[], help="which; all by default")
     args = parser.parse_args(argv)
     pipe, seeds, settings, how = read_scenes_command(args)
