@@ -265,7 +265,7 @@ def test_03_says_what_its_numbers_say():
     for measure in ("share inside", "in cells"):
         assert change[measure][0] > change[measure][1]
     first, last = change["won beyond the cells"]
-    assert 52 <= first <= 60 and last > first  # nearly half go to others; the response spreads
+    assert 60 <= first <= 66 and last > first  # more than a third go to others; the response spreads
     small = re.search(r"Won by small .*: (\d+)% at 81, (\d+)% at 481", said)
     assert small and int(small[1]) > int(small[2])  # small ones drown
 
