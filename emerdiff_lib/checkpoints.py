@@ -52,7 +52,7 @@ class Family:
         layer = "up_blocks.{}.attentions.{}.transformer_blocks.{}.attn2".format
         if unet_config["up_block_types"][block].startswith("Simple"):  # joint attention, on its own
             layer = "up_blocks.{}.attentions.{}".format
-        found = {
+        found: dict[str, Any] = {
             "feature_layer": layer(block, 0, 0),
             "modulation_layer": layer(block, last, depth - 1),
         }

@@ -200,7 +200,7 @@ def test_names_are_text_in_what_04_says_it_learnt():
         "[x](http://y) **z**": "x",
     }
     show = {"Markdown": shown.append, "report": report, "results": {}, "record": None}
-    setup = next(cell.source for cell in cells if "check_parameters(globals())" in cell.source)
+    setup = next(cell.source for cell in cells if "import check_parameters" in cell.source)
     imports = [node for node in ast.parse(setup).body if isinstance(node, ast.Import | ast.ImportFrom)]
     exec(compile(ast.Module(imports, []), "imports", "exec"), show)
     exec(cell, show | {"Markdown": shown.append})
