@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from nbconvert import HTMLExporter
 
 from emerdiff_lib.explorer import Explorer, explore, page, payload, save_page
 from emerdiff_lib.responses import quantise
@@ -257,3 +258,23 @@ def test_it_answers_in_jupyterlab(browser, responses, lab, tmp_path):
     tab.wait_for_function("() => document.querySelector('.emerdiff-status').textContent.includes('of 15')")
     tab.close()
     assert not errors
+
+
+def test_the_committed_notebook_answers_when_exported(browser, tmp_path):
+    """13 as nbconvert exports it, from disk and without a network."""
+    content, _ = HTMLExporter().from_filename(
+        Path(__file__).parents[1] / "notebooks" / "13_pixel_features.ipynb"
+    )
+    (tmp_path / "13.html").write_text(content, "utf-8")
+    context = browser.new_context(offline=True, viewport={"width": 1200, "height": 900})
+    tab = context.new_page()
+    tab.goto((tmp_path / "13.html").as_uri(), wait_until="domcontentloaded")
+    frame = tab.frame_locator("iframe[title='EmerDiff explorer']")
+    canvas = frame.locator("canvas").first
+    canvas.scroll_into_view_if_needed()
+    for x, y in ((10, 10), (100, 120)):
+        frame.locator("[data-drawn]").wait_for()
+        box = canvas.bounding_box()
+        canvas.click(position={"x": (x + 0.5) * box["width"] / 128, "y": (y + 0.5) * box["height"] / 128})
+        frame.get_by_text(f"Pixel ({x}, {y}), in segment").wait_for()
+    context.close()
