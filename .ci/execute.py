@@ -20,15 +20,19 @@ ROOT = Path(__file__).parents[1]
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
+def is_kept(output: nbformat.NotebookNode) -> bool:
+    """Neither a warning nor a progress bar; a widget that is a page as well stays as the page."""
+    data = output.get("data", {})
+    is_widget = data.pop(WIDGET, None) is not None
+    return output.get("name") != "stderr" and (not is_widget or "text/html" in data)
+
+
 def cleaned(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     """Without stderr, widgets, times and versions; in place."""
     for cell in notebook.cells:
         cell.metadata = {"tags": cell.metadata["tags"]} if "tags" in cell.metadata else {}
         if cell.cell_type == "code":
-            for output in cell.outputs:
-                if output.get("data", {}).pop(WIDGET, None) and "text/html" not in output.data:
-                    output.name = "stderr"  # a progress bar
-            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+            cell.outputs = [output for output in cell.outputs if is_kept(output)]
     notebook.metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},

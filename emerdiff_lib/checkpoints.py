@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,9 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 # -- families: what a layout is used with ---------------------------------------------------------------------------
 
 
+PAPERS = {"num_masks": 30, "feature_timestep": 1, "modulation_timestep": 281}  # Sec. 4 and App. A
+
+
 @dataclass(frozen=True)
 class Family:
     """A row of the table: U-Nets of this layout, whatever their widths and depths, get these settings.
@@ -38,9 +41,9 @@ class Family:
 
     name: str
     matches: Callable[[Mapping[str, Any]], bool]
-    level: int
-    modulation: int
-    settings: dict[str, Any]
+    level: int = 2
+    modulation: int = -1
+    settings: Mapping[str, Any] = field(default_factory=PAPERS.copy)
 
     def defaults(self, unet_config: Mapping[str, Any], vae_scale_factor: int) -> dict[str, Any]:
         """Flat settings for one checkpoint of the family; images are processed at the size it was trained at."""
@@ -59,7 +62,7 @@ class Family:
         if (sides := unet_config["sample_size"]) is not None:
             side = sides if isinstance(sides, int) else round((sides[0] * sides[1]) ** 0.5)
             found["processing_resolution"] = side * vae_scale_factor
-        return self.settings | found
+        return {**self.settings, **found}
 
 
 def _transformer_blocks(config: Mapping[str, Any], block: int, attention: int) -> int:
@@ -96,8 +99,6 @@ def _attends_at_three_levels(config: Mapping[str, Any]) -> bool:
     )
 
 
-PAPERS = {"num_masks": 30, "feature_timestep": 1, "modulation_timestep": 281}  # Sec. 4 and App. A
-
 FAMILIES = (
     Family(
         "Toyscapes",
@@ -117,41 +118,26 @@ FAMILIES = (
     Family(  # also LCM checkpoints, and distilled ones of fewer layers (tiny-sd)
         "Stable Diffusion 1.x",
         lambda c: _attends_at_three_levels(c) and not c.get("use_linear_projection"),
-        level=2,
-        modulation=-1,
-        settings=PAPERS,
     ),
     Family(  # also SD-Turbo; the 768-pixel model predicts v and has 24 × 24 cells at that level
         "Stable Diffusion 2.x",
         lambda c: _attends_at_three_levels(c) and bool(c.get("use_linear_projection")),
-        level=2,
-        modulation=-1,
-        settings=PAPERS,
     ),
     Family(  # also SDXL-Turbo, and SSD-1B; attention is deep, and its coarsest grid is 32 × 32 for a megapixel
         "Stable Diffusion XL",
         lambda c: _told_of_sizes(c) and c["in_channels"] == 4 and _attends(c, 2) and not _attends(c, 0),
-        level=2,
-        modulation=-1,
-        settings=PAPERS,
     ),
     Family(  # unCLIP: joint attention to places and to tokens made of an image's embedding
         "Kandinsky 2.2",
         lambda c: (
             c["sample_size"] is not None and c.get("encoder_hid_dim_type") == "image_proj" and _attends(c, 2)
         ),
-        level=2,
-        modulation=-1,
-        settings=PAPERS,
     ),
     Family(  # the first stage, of 64 × 64 pixels: joint attention to places and words, no VAE
         "DeepFloyd IF",
         lambda c: (
             c["sample_size"] is not None and c.get("encoder_hid_dim_type") == "text_proj" and _attends(c, 2)
         ),
-        level=2,
-        modulation=-1,
-        settings=PAPERS,
     ),
 )
 CELLS = 16  # on a side of the paper's grid
@@ -173,7 +159,7 @@ def best_guess(unet_config: Mapping[str, Any]) -> Family | None:
     sides = unet_config["sample_size"]
     side = min(sides) if isinstance(sides, list | tuple) else sides or 4 * CELLS
     level = min(levels, key=lambda level: abs(math.log(side / 2**level / CELLS)))
-    return Family("none of those known", lambda _: True, level, modulation=-1, settings=PAPERS)
+    return Family("none of those known", lambda _: True, level)
 
 
 def describe_guess(guess: Family, unet_config: Mapping[str, Any], layers: Sequence[str]) -> str:
