@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import confusion_matrix
 
 from emerdiff_lib.datasets import open_dataset
 from emerdiff_lib.experiments import open_vocabulary as study
+from emerdiff_lib.runs.harness import Execution
 from emerdiff_lib.words import DenseFeatures, Vocabulary, name_places
 
 SETTINGS = {"num_masks": 4, "modulation_timestep": 41, "noise_ensemble_size": 1, "num_parts": 12}
@@ -16,50 +18,96 @@ def data():
     return open_dataset("toyscapes", split="validation")
 
 
-@pytest.fixture
-def words():
-    """Brightness: light places are the first word's, dark ones the second's."""
+def brightness(pipe=None):
+    """Light places are the first word's, dark ones the second's."""
 
     def of_image(image):
         grid = np.asarray(image.convert("L").resize((16, 16))) / 255.0
         return torch.from_numpy(np.stack([grid, 1 - grid], -1))
 
-    return DenseFeatures(
-        of_image, lambda texts: torch.tensor([[float("clouds" in t), float("car" in t)] for t in texts])
-    )
+    of_texts = lambda texts: torch.tensor([[float("clouds" in t), float("car" in t)] for t in texts])
+    return {"light": DenseFeatures(of_image, of_texts)}
 
 
-def test_every_way_is_counted_pixel_by_pixel(pipe, data, words, tmp_path):
-    vocabulary = study.vocabulary_of(data)
-    task = study.Naming(pipe, data, {"light": words}, {}, vocabulary, tmp_path, SETTINGS)
-    items = study.sample_items(data, range(2))
-    results = study.results_of(task, items)
-    assert [list(r["counts"]["light"]) for r in results] == [list(study.WAYS)] * 2
+def named_by_light(pipe, data, folder, vocabularies, ways=study.WAYS, count=2, how=None):
+    task = study.Naming(pipe, data, brightness, {}, vocabularies, folder, SETTINGS, ways)
+    results = study.results_of(task, study.sample_items(data, range(count)), how)
+    return {
+        name: study.Named(results, tuple(data.class_names), v.names, name) for name, v in vocabularies.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("named")
+
+
+@pytest.fixture(scope="module")
+def named(pipe, data, folder):
+    return named_by_light(pipe, data, folder, {study.CLASSES: study.vocabulary_of(data)})[study.CLASSES]
+
+
+def test_every_way_is_counted_pixel_by_pixel(pipe, data, named, folder):
+    assert named.kinds == ["light"] and named.ways == list(study.WAYS)
     sample = data[0]
-    found = name_places(words, sample.image, vocabulary)
+    found = name_places(brightness()["light"], sample.image, study.vocabulary_of(data))
+    counts = named.counts("light", study.ALONE)[0]
     for index in range(len(data.class_names)):
         right = ((sample.labels == index) & (found == index)).sum()
-        expected = [right, (sample.labels == index).sum(), (found == index).sum()]
-        assert results[0]["counts"]["light"][study.ALONE][index] == expected
-    again = study.results_of(task, items)
-    assert again.report.states == {"kept": 2}
-    table = study.table(results, draws=50)
-    counts = study.stacked(results, "light", study.PIXELS).sum(0)
-    right, true, seen = counts.T
+        assert counts[index].tolist() == [right, (sample.labels == index).sum(), (found == index).sum()]
+    np.testing.assert_array_equal(
+        named.confusions("light", study.ALONE)[0][:, :-1],
+        confusion_matrix(sample.labels.ravel(), found.ravel(), labels=range(len(data.class_names))),
+    )
+    again = named_by_light(pipe, data, folder, {study.CLASSES: study.vocabulary_of(data)})
+    assert again[study.CLASSES].results.report.states == {"kept": 2}
+
+
+def test_the_tables_are_those_of_the_counts(data, named):
+    table = study.table(named, draws=50)
+    right, true, seen = named.counts("light", study.PIXELS).sum(0).T
     iou = right[true > 0] / (true + seen - right)[true > 0]
     assert table.loc[("light", study.PIXELS), "mIoU"] == pytest.approx(100 * iou.mean())
     assert table.loc[("light", study.ALONE), ["gain", "low", "high"]].tolist() == [0, 0, 0]
     gain = table.loc[("light", study.PIXELS), "mIoU"] - table.loc[("light", study.ALONE), "mIoU"]
     assert table.loc[("light", study.PIXELS), "gain"] == pytest.approx(gain)
-    classes = study.by_class(results, data.class_names)
-    assert classes.shape == (5, 10)
+    assert study.by_class(named).shape == (5, 10)
+    one = study.by_vocabulary([named], study.PIXELS)
+    assert one.loc[study.CLASSES, "light"] == pytest.approx(100 * iou.mean())
+    shares = study.called(named, "light", study.PIXELS)
+    present = [name for name, count in zip(data.class_names, true, strict=True) if count]
+    np.testing.assert_allclose(shares.loc[present].sum(1), 100)
+    assert shares.loc["sky", "sky"] == pytest.approx(100 * right[0] / true[0])
 
 
-def test_none_of_these_is_right_nowhere(pipe, data, words, tmp_path):
-    vocabulary = Vocabulary(study.TOYSCAPES_NAMES, threshold=1.0)
-    task = study.Naming(pipe, data, {"light": words}, {}, vocabulary, tmp_path, SETTINGS)
-    counts = np.array(task._counts(data[0].labels, np.full((128, 128), 10)))
-    assert counts[:, 0].sum() == 0 and counts[:, 2].sum() == 0 and counts[:, 1].sum() == 128 * 128
+def test_one_pass_serves_many_vocabularies_and_a_threshold_refuses(pipe, data, tmp_path, named):
+    words = {name: study.TOYSCAPES_NAMES[name] for name in ("sky", "car")}
+    thresholds = {0.0: "0", 0.9: "0.9", 1.0: "1"}
+    said = {title: Vocabulary(words, threshold=t) for t, title in thresholds.items()}
+    found = named_by_light(pipe, data, tmp_path, said, [study.ALONE])
+    by_threshold = {t: found[title] for t, title in thresholds.items()}
+    others = [name for name in data.class_names if name not in words]
+    curve = study.nothing_curve(by_threshold, others, "light", study.ALONE).set_index("threshold")
+    assert curve.loc[0.0, "named"] == 100 and curve.loc[0.0, "refused"] == 0
+    assert curve["refused"].is_monotonic_increasing and curve["named"].is_monotonic_decreasing
+    sky = [(data[i].labels == 0, brightness()["light"]) for i in range(2)]
+    said_sky = [name_places(w, data[i].image, said["0"]) for i, (_, w) in enumerate(sky)]
+    right = sum(((s == 0) & true).sum() for s, (true, _) in zip(said_sky, sky, strict=True))
+    cars = [data[i].labels == data.class_names.index("car") for i in range(2)]
+    right += sum(((s == 1) & true).sum() for s, true in zip(said_sky, cars, strict=True))
+    known = sum(true.sum() for true, _ in sky) + sum(true.sum() for true in cars)
+    assert curve.loc[0.0, "right"] == pytest.approx(100 * right / known)
+    with pytest.raises(ValueError, match="data set's own classes"):
+        found["0"].counts("light", study.ALONE)
+
+
+def test_other_processes_make_the_features_themselves(pipe, data, tmp_path, named):
+    two = named_by_light(
+        pipe, data, tmp_path, {study.CLASSES: study.vocabulary_of(data)}, how=Execution("local", 2)
+    )
+    for way in study.WAYS:
+        one, other = (n.confusions("light", way) for n in (named, two[study.CLASSES]))
+        np.testing.assert_array_equal(one, other)
 
 
 def test_the_vocabulary_is_the_data_set_s_in_the_words_of_captions(pipe, data):
@@ -69,7 +117,12 @@ def test_the_vocabulary_is_the_data_set_s_in_the_words_of_captions(pipe, data):
     assert all(word in known for word in vocabulary.words)
 
 
+def test_features_that_are_not_there_are_refused(pipe):
+    with pytest.raises(ValueError, match="there are 'the model's attention|there are "):
+        study.text_aligned(pipe, "", ["nonsense"])
+
+
 @pytest.mark.slow
 def test_the_command_prints_the_table(tmp_path, capsys):
-    study.main(["--limit", "2", "--num-masks", "4", "--output", str(tmp_path)])
+    study.main(["--limit", "2", "--num-masks", "4", "--clip", "", "--output", str(tmp_path)])
     assert study.OWN in capsys.readouterr().out

@@ -291,7 +291,10 @@ def test_the_pipeline_s_pixel_mode(pipe, scene):
 
 def test_chunks_make_no_difference(pipe, coarse, found):
     again = pipe.respond(coarse, mask_batch_size=5)
-    one, other = signed(found), signed(again)  # codes of the weakest jump: another sum's rounding, under a square root
+    one, other = (
+        signed(found),
+        signed(again),
+    )  # codes of the weakest jump: another sum's rounding, under a square root
     scales = found.scales[:, None, None, None].double()
     rounding = ((one.abs() / scales).sqrt() + 1 / 508) * scales / 127
     assert ((one - other).abs() <= 2 * rounding + 1e-4 * scales).all()
