@@ -16,6 +16,12 @@ from transformers.utils import logging as transformers_logging
 from .settings import REQUIRED, Settings, layered
 
 TOYSCAPES_FOLDER = Path(__file__).parent / "toyscapes" / "checkpoint"
+# Small models that differ from the first in one thing (notebook 10); they share the bundled model's autoencoder
+RELATIVES_FOLDER = TOYSCAPES_FOLDER.parent / "relatives"
+RELATIVES = tuple(
+    f"toyscapes-{name}"
+    for name in ("reference", "no-captions", "v-prediction", "other-seed", "wide-top", "half-training")
+)
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -208,7 +214,7 @@ def resolve(
 
 
 def locate(name: str | Path) -> str:
-    """The folder or hub id that a model name stands for: "toyscapes" is the bundled model.
+    """The folder or hub id that a model name stands for: "toyscapes" is the bundled model, :data:`RELATIVES` come with it.
 
     Raises:
         FileNotFoundError: the bundled weights are missing, or a path does not hold a diffusers folder.
@@ -221,6 +227,8 @@ def locate(name: str | Path) -> str:
                 "`python -m emerdiff_lib.train` and pass its folder."
             )
         return str(TOYSCAPES_FOLDER)
+    if str(name) in RELATIVES:
+        return str(RELATIVES_FOLDER / str(name).removeprefix("toyscapes-"))
     folder = Path(name).expanduser()
     if folder.is_file():
         trust = "if you trust who made it, for a pickle runs code; " if folder.suffix in PICKLES else ""

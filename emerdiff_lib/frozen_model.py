@@ -103,7 +103,8 @@ class FrozenModel(DiffusionPipeline):
         """Load a checkpoint from safetensors.
 
         Args:
-            name: "toyscapes" (bundled), a diffusers folder, or a hub id such as "CompVis/stable-diffusion-v1-4".
+            name: "toyscapes" (bundled), one of :data:`~.checkpoints.RELATIVES`, a diffusers folder, or a hub id such as
+                "CompVis/stable-diffusion-v1-4".
             **kwargs: as for ``DiffusionPipeline.from_pretrained``: ``dtype`` (float32 by default; its name will do),
                 ``variant`` …
 
@@ -114,6 +115,8 @@ class FrozenModel(DiffusionPipeline):
         source, dtype = checkpoints.locate(name), checkpoints.check_dtype(kwargs.pop("dtype", torch.float32))
         where = ("variant", "revision", "cache_dir", "local_files_only", "token", "force_download", "proxies")
         options = {key: kwargs[key] for key in where if key in kwargs}
+        if str(name) in checkpoints.RELATIVES and "vae" not in kwargs:
+            kwargs["vae"] = weights.load_components(checkpoints.locate("toyscapes"), dtype, {})["vae"]
         try:
             with checkpoints.quietly(source):
                 parts = weights.load_components(source, dtype, kwargs, **options)
@@ -183,9 +186,9 @@ class FrozenModel(DiffusionPipeline):
 
     @torch.no_grad()
     def encode(self, image: image_io.ImageInput, processing_resolution: int | None = None) -> torch.Tensor:
-        """Latents x₀ (:func:`~.latents.to_latents`), (1, C, h, w) float32.
+        """Latents x₀ by :func:`~.latents.to_latents`: (1, C, h, w) float32.
 
-        The image is processed at about ``processing_resolution``² pixels; by default, at the size the model was made for.
+        The image is processed at about ``processing_resolution`` squared pixels; by default, at the size the model was made for.
         """
         image = image_io.load_image(image)
         resolution = self.resolve(processing_resolution=processing_resolution).inversion.processing_resolution

@@ -152,7 +152,7 @@ class EmerDiffPipeline(FrozenModel):
 
         Args:
             image: an image, which is inverted as far as the settings need, or its trajectory.
-            num_masks, coarse_masks, generator, **settings: as for the pipeline itself.
+            num_masks, coarse_masks, generator, settings: as for the pipeline itself.
         """
         check_generator(generator)
         given = image if isinstance(image, Trajectory) else None

@@ -36,14 +36,14 @@ _PIXELS = 2**16  # whose responses are decoded at a time
 class ImageResponses:
     """The image's signed responses to each of P small masks, quantised to a byte.
 
-    The square root of a response is what is rounded, so that weak ones keep their proportions: with u = |r| / scale, the error
+    The square root of a response is what is rounded, so that weak ones keep their proportions: with u = ``|r| / scale``, the error
     is at most (√u + 1/508) · scale / 127.
 
     Attributes:
         parts: (P, h, w) bool, a partition of the grid.
         codes: (P, 3, H, W) int8 at the processing size (where latents were compared: of their channels and size);
             r = sign(code) · (code / 127)² · scale.
-        scales: (P,) float32, the largest |r| of each part.
+        scales: (P,) float32, the largest ``|r|`` of each part.
         queries: (h, w, d) float32, the features that pixels get shares of unless others are given.
         image: the picture, at its own size; ``processing_size``: (H, W) of its pixels below.
         settings: all settings.

@@ -1,6 +1,7 @@
 """Shared fixtures. Nothing here reaches for a network."""
 
 import os
+import shutil
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Tests that call parts of the library directly would crawl on busy cores: OpenMP's threads spin (emerdiff_lib/threads.py)
@@ -32,3 +33,17 @@ def scene():
 def trajectory(pipe, scene):
     """A short trajectory, so that tests which replay it stay quick."""
     return pipe.invert(scene.image, start_timestep=101, generator=seeded())
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Debian's Chromium; what needs it is skipped where there is none."""
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no Chromium is installed (apt-get install chromium)")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as play:
+        started = play.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield started
+        started.close()

@@ -3,7 +3,6 @@
 import base64
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -24,7 +23,6 @@ from emerdiff_lib.responses import quantise
 
 from .conftest import seeded
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 NUMBERS = range(2, 21)
 
 
@@ -75,18 +73,6 @@ def test_the_widget_shows_the_page_where_there_is_no_kernel(pipe, scene, respons
         explore(pipe, scene.image, mode="exact", num_masks=2, modulation_timestep=41, noise_ensemble_size=1)
     with pytest.raises(ValueError, match="number of segments=1"):
         payload(responses, [1])
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if CHROMIUM is None:
-        pytest.skip("no Chromium is installed (apt-get install chromium)")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as play:
-        started = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield started
-        started.close()
 
 
 @pytest.fixture

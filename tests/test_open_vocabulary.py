@@ -7,6 +7,7 @@ from sklearn.metrics import confusion_matrix
 
 from emerdiff_lib.datasets import open_dataset
 from emerdiff_lib.experiments import open_vocabulary as study
+from emerdiff_lib.experiments import word_tables
 from emerdiff_lib.runs.harness import Execution
 from emerdiff_lib.words import DenseFeatures, Vocabulary, name_places
 
@@ -64,17 +65,17 @@ def test_every_way_is_counted_pixel_by_pixel(pipe, data, named, folder):
 
 
 def test_the_tables_are_those_of_the_counts(data, named):
-    table = study.table(named, draws=50)
+    table = word_tables.table(named, draws=50)
     right, true, seen = named.counts("light", study.PIXELS).sum(0).T
     iou = right[true > 0] / (true + seen - right)[true > 0]
     assert table.loc[("light", study.PIXELS), "mIoU"] == pytest.approx(100 * iou.mean())
     assert table.loc[("light", study.ALONE), ["gain", "low", "high"]].tolist() == [0, 0, 0]
     gain = table.loc[("light", study.PIXELS), "mIoU"] - table.loc[("light", study.ALONE), "mIoU"]
     assert table.loc[("light", study.PIXELS), "gain"] == pytest.approx(gain)
-    assert study.by_class(named).shape == (5, 10)
-    one = study.by_vocabulary([named], study.PIXELS)
+    assert word_tables.by_class(named).shape == (5, 10)
+    one = word_tables.by_vocabulary([named], study.PIXELS)
     assert one.loc[study.CLASSES, "light"] == pytest.approx(100 * iou.mean())
-    shares = study.called(named, "light", study.PIXELS)
+    shares = word_tables.called(named, "light", study.PIXELS)
     present = [name for name, count in zip(data.class_names, true, strict=True) if count]
     np.testing.assert_allclose(shares.loc[present].sum(1), 100)
     assert shares.loc["sky", "sky"] == pytest.approx(100 * right[0] / true[0])
@@ -87,7 +88,7 @@ def test_one_pass_serves_many_vocabularies_and_a_threshold_refuses(pipe, data, t
     found = named_by_light(pipe, data, tmp_path, said, [study.ALONE])
     by_threshold = {t: found[title] for t, title in thresholds.items()}
     others = [name for name in data.class_names if name not in words]
-    curve = study.nothing_curve(by_threshold, others, "light", study.ALONE).set_index("threshold")
+    curve = word_tables.nothing_curve(by_threshold, others, "light", study.ALONE).set_index("threshold")
     assert curve.loc[0.0, "named"] == 100 and curve.loc[0.0, "refused"] == 0
     assert curve["refused"].is_monotonic_increasing and curve["named"].is_monotonic_decreasing
     sky = [(data[i].labels == 0, brightness()["light"]) for i in range(2)]

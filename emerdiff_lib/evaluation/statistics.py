@@ -1,9 +1,11 @@
 """What is kept of many pictures: sums from which every table follows, in little memory, the same in any order.
 
-fitting = Fitting.of(results)                       # a first pass; parts of a data set are fitted apart and merged
-statistics = Statistics()
-for result in results:                              # a second pass; parts are counted apart and merged
-    statistics.update(result, places(fitting))
+Two passes::
+
+    fitting = Fitting.of(results)                       # a first pass; parts of a data set are fitted apart and merged
+    statistics = Statistics()
+    for result in results:                              # a second pass; parts are counted apart and merged
+        statistics.update(result, places(fitting))
 """
 
 from __future__ import annotations

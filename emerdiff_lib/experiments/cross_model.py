@@ -17,6 +17,7 @@ import pandas as pd
 import torch
 from diffusers import UNet2DConditionModel
 
+from ..checkpoints import family_of
 from ..evaluation.metrics import mean_iou
 from ..evaluation.protocols import bootstrap
 from ..loading import load_pipeline
@@ -71,6 +72,31 @@ def load_models(
             untrained(found[next(iter(found))]) if name == UNTRAINED else load_pipeline(name, device, dtype)
         )
     return found
+
+
+def overview(models: Mapping[str, EmerDiffPipeline], settings: dict[str, Any] | None = None) -> pd.DataFrame:
+    """A row per model: its family, size, what it predicts and reads, and where the method looks and pushes."""
+    rows = {}
+    for name, pipe in models.items():
+        used, family = pipe.resolve(**(settings or {})), family_of(pipe.unet.config)
+        weights = sum(parameter.numel() for parameter in pipe.unet.parameters())
+        rows[name] = {
+            "layout": family.name if family else "unknown",
+            "U-Net, million weights": weights / 1e6,
+            "predicts": pipe.scheduler.config.prediction_type,
+            "reads": "words" if pipe.tokenizer is not None else "no words",
+            "pixels": used.inversion.processing_resolution,
+            "queries": _place(used.features.feature_layer),
+            "t_f": used.features.feature_timestep,
+            "modulated": _place(used.perturbation.modulation_layer),
+            "t_m": used.perturbation.modulation_timestep,
+        }
+    return pd.DataFrame(rows).T.rename_axis("model")
+
+
+def _place(layer: str) -> str:
+    """A layer's name without what all layers of one transformer block share."""
+    return layer.removesuffix(".attn2").removesuffix(".transformer_blocks.0")
 
 
 def measure(

@@ -8,30 +8,32 @@ true classes.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
 import torch
+from PIL import Image
 
 from ..assignment import assign_bilinear
-from ..datasets import LabelledDataset, Sample, open_dataset
-from ..evaluation.metrics import iou_of_counts, mean_iou_of_counts
-from ..evaluation.protocols import bootstrap, counts_statistic
+from ..datasets import LabelledDataset, open_dataset
+from ..evaluation.metrics import contingency_table
 from ..loading import load_pipeline
 from ..pipeline import EmerDiffPipeline
 from ..pixels import label_shares
+from ..responses import ImageResponses
 from ..runs.harness import Execution, results_of
 from ..runs.identity import digest, fingerprint, model_identity, versions
 from ..runs.samples import dataset_identity, sample_identity, sample_items
-from ..runs.store import JsonStore, Results
+from ..runs.store import JsonStore
 from ..runs.task import Item, Task
+from ..toyscapes.objects import CLASS_NAMES, COARSE_CLASS_NAMES, FINE_TO_COARSE
 from ..words import (
     BUNDLED,
-    NOTHING,
+    TEMPLATES,
     DenoisingError,
     MaskClip,
     TextAligned,
@@ -43,18 +45,11 @@ from ..words import (
 )
 from .rivals import check_settings
 from .selection import command, execution, finish, first_pictures
+from .word_tables import ALONE, CLASSES, COARSE, EMERDIFF, PIXELS, SEGMENTS, WAYS, Named, table
 
-ALONE, COARSE, EMERDIFF, SEGMENTS, PIXELS = WAYS = (
-    "alone",
-    "in coarse masks",
-    "in EmerDiff's masks",
-    "in pixel mode's segments",
-    "pixel by pixel",
-)
 OWN = "the model's attention to words"
 ERROR = "the model's denoising error"
 CLIP = "MaskCLIP"
-CLASSES = "class names"  # of a data set, with their synonyms
 # What captions of Toyscapes call its coarse classes
 TOYSCAPES_NAMES = {
     "sky": ["clouds", "sun", "moon"],
@@ -77,6 +72,82 @@ def vocabulary_of(data: LabelledDataset, threshold: float = 0.0) -> Vocabulary:
         names = {name: TOYSCAPES_NAMES[name] for name in data.class_names}
         return Vocabulary(names, templates=TOYSCAPES_TEMPLATES, threshold=threshold)
     return Vocabulary.of(data.class_names, threshold=threshold)
+
+
+def prompt_variants(vocabulary: Vocabulary) -> dict[str, Vocabulary]:
+    """The same classes said in other ways: without a sentence around them, in one sentence, in CLIP's, by one word each, by
+    their names alone."""
+    first = {name: words[:1] for name, words in vocabulary.classes.items()}
+    return {
+        CLASSES: vocabulary,
+        "no template": replace(vocabulary, templates=("{}",)),
+        "one template": replace(vocabulary, templates=vocabulary.templates[:1]),
+        "CLIP's templates": replace(vocabulary, templates=TEMPLATES),
+        "one word for each class": replace(vocabulary, classes=first),
+        "the data set's own names": Vocabulary.of(vocabulary.names, templates=vocabulary.templates),
+    }
+
+
+def word_by_word(vocabulary: Vocabulary, more: Iterable[str] = ()) -> Vocabulary:
+    """Every word a class of its own, and ``more`` words besides."""
+    return replace(vocabulary, classes={word: [word] for word in (*vocabulary.words, *more)})
+
+
+def own_words(data: LabelledDataset, vocabulary: Vocabulary) -> dict[str, list[str]]:
+    """{class of a data set: words that are right for it}; a part without a class of its own has those of its whole."""
+    if tuple(data.class_names) != CLASS_NAMES:
+        return {name: list(words) for name, words in vocabulary.classes.items()}
+    wholes = [COARSE_CLASS_NAMES[index] for index in FINE_TO_COARSE]
+    return {part: list(vocabulary.classes[whole]) for part, whole in zip(CLASS_NAMES, wholes, strict=True)}
+
+
+def with_thresholds(
+    vocabulary: Vocabulary, left_out: Collection[str], thresholds: Iterable[float]
+) -> dict[float, Vocabulary]:
+    """The classes but those ``left_out``, which nothing names then, with one threshold after the other.
+
+    Raises:
+        ValueError: a class that there is not, or none is left.
+    """
+    if unknown := [name for name in left_out if name not in vocabulary.classes]:
+        known = ", ".join(map(repr, vocabulary.names))
+        raise ValueError(f"left_out names {unknown[0]!r}, which is no class; choose some of {known}.")
+    kept = {name: words for name, words in vocabulary.classes.items() if name not in left_out}
+    return {float(t): replace(vocabulary, classes=kept, threshold=float(t)) for t in thresholds}
+
+
+Namer = Callable[[TextAligned, Vocabulary, torch.Tensor], np.ndarray]
+
+
+def namers_of(
+    pipe: EmerDiffPipeline,
+    image: Image.Image,
+    generator: torch.Generator | None = None,
+    settings: dict[str, Any] | None = None,
+    ways: Sequence[str] = WAYS,
+) -> dict[str, Namer]:
+    """{way: (words, vocabulary, features of the picture) → (H, W) int32 classes}; what no way needs is not computed.
+
+    Args:
+        settings: of the pipeline, except ``mode``.
+        ways: some of :data:`WAYS`.
+    """
+    namers: dict[str, Namer] = {ALONE: lambda w, v, f: name_places(w, image, v, f)}
+
+    def add(way: str, labels: np.ndarray, masks: torch.Tensor) -> None:
+        namers[way] = lambda w, v, f: name_segments(w, image, v, labels, masks, f)
+
+    if set(ways) - {ALONE}:
+        coarse = pipe.coarse(image, generator=generator, **(settings or {}))
+        add(COARSE, assign_bilinear(coarse.masks, coarse.size), coarse.masks)
+    if EMERDIFF in ways:
+        add(EMERDIFF, pipe.assign(pipe.respond(coarse)), coarse.masks)
+    if {SEGMENTS, PIXELS} & set(ways):
+        responses = cast(ImageResponses, pipe.respond(coarse, mode="pixel"))
+        segments, (_, rows, columns) = pipe.assign(responses), coarse.masks.shape
+        add(SEGMENTS, segments, label_shares(segments, (rows, columns)))
+        namers[PIXELS] = lambda w, v, f: name_pixels(w, responses, v, f)
+    return {way: namers[way] for way in WAYS if way in ways}
 
 
 class Naming(Task):
@@ -130,7 +201,8 @@ class Naming(Task):
     def compute(self, item: Item) -> dict[str, Any]:
         """{"name", "pairs": {vocabulary: {features: {way: (n, 3) true class, class found, pixels}}}}."""
         sample = self.data[item.what]
-        namers = self._namers(sample)
+        generator = torch.Generator().manual_seed(sample.seed)
+        namers = namers_of(self.pipe, sample.image, generator, self.settings, self.ways)
         known: dict[tuple, torch.Tensor] = {}
         pairs: dict[str, dict] = {}
         for title, vocabulary in self.vocabularies.items():
@@ -143,140 +215,11 @@ class Naming(Task):
                 pairs.setdefault(title, {})[kind] = counted
         return {"name": sample.name, "pairs": pairs}
 
-    def _namers(self, sample: Sample) -> dict[str, Callable[..., np.ndarray]]:
-        """{way: (words, vocabulary, features) → (H, W) classes} of a picture; the expensive part."""
-        pipe, image, ways = self.pipe, sample.image, set(self.ways)
-        namers: dict[str, Callable[..., np.ndarray]] = {ALONE: lambda w, v, f: name_places(w, image, v, f)}
-
-        def add(way: str, labels: np.ndarray, masks: torch.Tensor) -> None:
-            namers[way] = lambda w, v, f: name_segments(w, image, v, labels, masks, f)
-
-        if ways - {ALONE}:
-            generator = torch.Generator().manual_seed(sample.seed)
-            coarse = pipe.coarse(image, generator=generator, **self.settings)
-            add(COARSE, assign_bilinear(coarse.masks, coarse.size), coarse.masks)
-        if EMERDIFF in ways:
-            add(EMERDIFF, pipe.assign(pipe.respond(coarse)), coarse.masks)
-        if ways & {SEGMENTS, PIXELS}:
-            responses = pipe.respond(coarse, mode="pixel")
-            segments = pipe.assign(responses)
-            add(SEGMENTS, segments, label_shares(segments, tuple(coarse.masks.shape[1:])))
-            namers[PIXELS] = lambda w, v, f: name_pixels(w, responses, v, f)
-        return {way: namers[way] for way in self.ways}
-
     def _pairs(self, truth: np.ndarray, found: np.ndarray) -> list[list[int]]:
         """How often each class of the truth was called what, where that happened at all."""
-        known = np.ones(truth.shape, bool) if (none := self.data.ignore_index) is None else truth != none
-        both = np.stack([truth[known].astype(np.int64), found[known].astype(np.int64)], 1)
-        values, counts = np.unique(both, axis=0, return_counts=True)
-        return np.column_stack([values, counts]).tolist()
-
-
-@dataclass(frozen=True)
-class Named:
-    """What a run of :class:`Naming` found with one vocabulary.
-
-    Attributes:
-        results: of the run; ``vocabulary``: which of its vocabularies.
-        classes: the data set's; ``called``: the vocabulary's.
-    """
-
-    results: Results
-    classes: tuple[str, ...]
-    called: tuple[str, ...]
-    vocabulary: str = CLASSES
-
-    @property
-    def kinds(self) -> list[str]:
-        return list(self.results[0]["pairs"][self.vocabulary])
-
-    @property
-    def ways(self) -> list[str]:
-        return list(self.results[0]["pairs"][self.vocabulary][self.kinds[0]])
-
-    def confusions(self, kind: str, way: str) -> np.ndarray:
-        """(N, true classes, classes found + 1) pixels; the last column is "none of these"."""
-        found = np.zeros((len(self.results), len(self.classes), len(self.called) + 1), np.int64)
-        for matrix, result in zip(found, self.results, strict=True):
-            true, called, pixels = np.array(result["pairs"][self.vocabulary][kind][way]).T
-            matrix[true, called] = pixels
-        return found
-
-    def counts(self, kind: str, way: str) -> np.ndarray:
-        """(N, C, 3) right, true and predicted pixels of each class; "none of these" is right nowhere.
-
-        Raises:
-            ValueError: the vocabulary's classes are not the data set's.
-        """
-        if self.called != self.classes:
-            raise ValueError("IoU needs a vocabulary of the data set's own classes, in their order.")
-        matrices = self.confusions(kind, way)
-        predicted = matrices.sum(1)[:, :-1]
-        return np.stack([np.diagonal(matrices, axis1=1, axis2=2), matrices.sum(2), predicted], -1)
-
-
-def table(named: Named, draws: int = 1000) -> pd.DataFrame:
-    """The paper's Table 3: a row per kind of features, and way; mIoU, and its gain over the same features alone, in points."""
-    rows = []
-    for kind in named.kinds:
-        alone = named.counts(kind, ALONE)
-        for way in named.ways:
-            counts = named.counts(kind, way)
-            gain = bootstrap(counts_statistic(counts, alone), len(counts), draws)
-            row = {"features": kind, "way": way, "mIoU": 100 * float(mean_iou_of_counts(counts.sum(0)))}
-            rows.append(row | dict(zip(("gain", "low", "high"), (100 * g for g in gain), strict=True)))
-    return pd.DataFrame(rows).set_index(["features", "way"])
-
-
-def by_class(named: Named) -> pd.DataFrame:
-    """IoU of every class in percent, a row per kind of features and way."""
-    rows = {
-        (kind, way): 100 * iou_of_counts(named.counts(kind, way).sum(0))
-        for kind in named.kinds
-        for way in named.ways
-    }
-    return pd.DataFrame(rows, index=list(named.classes)).T.rename_axis(["features", "way"])
-
-
-def called(named: Named, kind: str, way: str) -> pd.DataFrame:
-    """What the pixels of each true class (rows) are called (columns), in percent; rows sum to 100."""
-    matrix = named.confusions(kind, way).sum(0)
-    shares = 100 * matrix / matrix.sum(1, keepdims=True).clip(1)
-    return pd.DataFrame(shares, index=list(named.classes), columns=[*named.called, NOTHING])
-
-
-def by_vocabulary(named: Iterable[Named], way: str = ALONE) -> pd.DataFrame:
-    """mIoU in percent: a row per vocabulary, a column per kind of features."""
-    rows = {
-        one.vocabulary: {kind: 100 * mean_iou_of_counts(one.counts(kind, way).sum(0)) for kind in one.kinds}
-        for one in named
-    }
-    return pd.DataFrame(rows).T.rename_axis("vocabulary")
-
-
-def nothing_curve(
-    named: Mapping[float, Named], left_out: Collection[str], kind: str, way: str
-) -> pd.DataFrame:
-    """What a threshold does when some classes have no word: in percent, "named" of the pixels of known classes, "right" of
-    those named, and "refused" of the pixels of classes ``left_out``.
-
-    Args:
-        named: {threshold: what was found with it}.
-    """
-    rows = []
-    for threshold, one in named.items():
-        matrix = one.confusions(kind, way).sum(0)
-        known = np.array([name not in left_out for name in one.classes])
-        right = sum(matrix[one.classes.index(name), i] for i, name in enumerate(one.called))
-        said = matrix[known, :-1].sum()
-        row = {
-            "threshold": threshold,
-            "named": said / matrix[known].sum(),
-            "right": right / said if said else np.nan,
-            "refused": matrix[~known, -1].sum() / max(1, matrix[~known].sum()),
-        }
-        rows.append({name: value if name == "threshold" else 100 * value for name, value in row.items()})
-    return pd.DataFrame(rows)
+        count = max(int(found.max()), 0) + 1
+        table = contingency_table(found, truth, count, len(self.data.class_names), self.data.ignore_index).T
+        return np.column_stack([*table.nonzero(), table[table > 0]]).tolist()
 
 
 def text_aligned(
@@ -303,6 +246,15 @@ def text_aligned(
     return found
 
 
+def clip_identity(words: Mapping[str, TextAligned]) -> dict[str, Any]:
+    """What results depend on besides the pipeline: {name: weights and size} of features that are a CLIP's."""
+    return {
+        kind: [fingerprint(one.model), one.resolution]
+        for kind, one in words.items()
+        if isinstance(one, MaskClip)
+    }
+
+
 def name_all(
     pipe: EmerDiffPipeline,
     data: LabelledDataset,
@@ -322,10 +274,7 @@ def name_all(
     """
     said = vocabularies or {CLASSES: vocabulary_of(data)}
     make = partial(text_aligned, clip=clip, kinds=tuple(kinds))
-    models = {}
-    if isinstance(masked := make(pipe).get(CLIP), MaskClip):
-        models[CLIP] = [fingerprint(masked.model), masked.resolution]
-    task = Naming(pipe, data, make, models, said, output_dir, settings or {}, ways)
+    task = Naming(pipe, data, make, clip_identity(make(pipe)), said, output_dir, settings or {}, ways)
     results = results_of(task, sample_items(data, positions), how, label="pictures")
     return {title: Named(results, tuple(data.class_names), v.names, title) for title, v in said.items()}
 

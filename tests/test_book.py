@@ -1,0 +1,128 @@
+"""The book: it builds without a warning, every link leads somewhere, and it works in a browser without a network."""
+
+import re
+import runpy
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+
+NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("site") / "html"
+    command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", str(NOTEBOOKS), str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+class Links(HTMLParser):
+    """Where a page links to, and the anchors that it has."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.links, self.anchors = [], set()
+        self.feed(page.read_text("utf-8"))
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        self.anchors |= {attrs[name] for name in ("id", "name") if attrs.get(name)}
+        self.links += [attrs[name] for name in ("href", "src") if attrs.get(name)]
+
+
+def test_every_page_is_there_and_every_link_leads_somewhere(site):
+    pages = {page: Links(page) for page in site.rglob("*.html") if "_static" not in page.parts}
+    for notebook in NOTEBOOKS.glob("*.ipynb"):
+        assert site / f"{notebook.stem}.html" in pages
+    broken = []
+    for page, found in pages.items():
+        for link in found.links:
+            parts = urlsplit(link)
+            if parts.scheme or parts.netloc or link.startswith("#") and len(link) < 2:
+                continue
+            target = (page.parent / unquote(parts.path)).resolve() if parts.path else page
+            if not target.exists():
+                broken.append(f"{page.name}: {link}")
+            elif parts.fragment and target in pages and unquote(parts.fragment) not in pages[target].anchors:
+                broken.append(f"{page.name}: {link} has no such anchor")
+    assert not broken
+
+
+def test_the_reading_order_has_every_notebook_once():
+    listed = re.findall(r"^\d\d_\w+$", (NOTEBOOKS / "index.md").read_text("utf-8"), re.MULTILINE)
+    assert sorted(listed) == sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
+
+
+def test_functions_name_the_notebooks_that_use_them(site):
+    book = runpy.run_path(str(NOTEBOOKS / "conf.py"))
+    code = "from emerdiff_lib import plotting as p, load_pipeline\nfrom emerdiff_lib.words import MaskClip\n"
+    code += "p.gallery([1])\nMaskClip.from_pretrained('x')\n"
+    names = set(book["names_used"](code))
+    places = {book["defined_at"](name) for name in names} - {None}
+    assert {
+        "emerdiff_lib.plotting.pictures.gallery",
+        "emerdiff_lib.words.MaskClip.from_pretrained",
+    } <= places
+    assert "emerdiff_lib.loading.load_pipeline" not in places  # imported and not used
+    assert "13_pixel_features" in book["usage"]()["emerdiff_lib.pipeline.EmerDiffPipeline.respond"]
+    page = (site / "api" / "emerdiff_lib.pipeline.html").read_text("utf-8")
+    (links,) = re.findall(
+        r'id="emerdiff_lib\.pipeline\.EmerDiffPipeline\.respond".*?Used in(.*?)</p>', page, re.DOTALL
+    )
+    assert "13_pixel_features.html" in links
+
+
+def test_badges_are_there_once_the_book_has_a_home(monkeypatch):
+    monkeypatch.setenv("BOOK_REPOSITORY", "https://github.com/someone/workbook/")
+    options = runpy.run_path(str(NOTEBOOKS / "conf.py"))["html_theme_options"]
+    assert options["repository_url"] == "https://github.com/someone/workbook"
+    assert set(options["launch_buttons"]) == {"notebook_interface", "colab_url", "binderhub_url"}
+
+
+@pytest.fixture
+def tab(browser):
+    context = browser.new_context(offline=True, viewport={"width": 1300, "height": 900})
+    tab, errors = context.new_page(), []
+    tab.on("pageerror", lambda error: errors.append(str(error)))
+    yield tab
+    context.close()
+    assert not errors
+
+
+def test_it_is_read_in_the_dark_on_phones_and_without_a_network(site, tab):
+    page = (site / "03_difference_maps.html").as_uri()
+    tab.goto(page)
+    formulas = "[...document.querySelectorAll('mjx-container')].filter(f => f.offsetWidth > 100).length"
+    tab.wait_for_function(formulas + " > 1")
+    paper = lambda: tab.evaluate("getComputedStyle(document.body).backgroundColor")
+    light = paper()
+    tab.locator("button.theme-switch-button").first.click()
+    tab.locator(".theme-change-button[data-mode=dark]").first.click()
+    assert light == "rgb(255, 255, 255)" and sum(map(int, re.findall(r"\d+", paper()))) < 120
+    for name in ("index", "03_difference_maps", "13_pixel_features", "api/emerdiff_lib.responses"):
+        tab.set_viewport_size({"width": 390, "height": 800})
+        tab.goto((site / f"{name}.html").as_uri())
+        assert tab.evaluate("document.documentElement.scrollWidth") <= 390, name
+
+
+def test_search_finds_a_word(site, tab):
+    tab.goto((site / "search.html").as_uri() + "?q=Hungarian")
+    tab.wait_for_selector("ul.search li a")
+    assert tab.locator("ul.search li a", has_text="Evaluation").count()
+
+
+def test_the_explorer_answers_a_click_inside_the_book(site, tab):
+    tab.goto((site / "13_pixel_features.html").as_uri(), wait_until="domcontentloaded")
+    frame = tab.frame_locator("iframe[title='EmerDiff explorer']")
+    frame.locator("[data-drawn]").wait_for()
+    canvas = frame.locator("canvas").first
+    canvas.scroll_into_view_if_needed()
+    box = canvas.bounding_box()
+    canvas.click(position={"x": 10.5 * box["width"] / 128, "y": 20.5 * box["height"] / 128})
+    frame.get_by_text("Pixel (10, 20), in segment").wait_for()
