@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,7 @@ class FrozenModel(DiffusionPipeline):
         "image_encoder",
     ]
     model_name = "custom components"  # replaced by what from_pretrained was asked for
+    _watch: Callable[..., Any] | None = None
 
     def __init__(
         self,
@@ -268,6 +270,22 @@ class FrozenModel(DiffusionPipeline):
     def _unet_row(self, latents: torch.Tensor) -> tuple[int, int]:
         """(channels, pixels) of the U-Net's widest feature maps, concatenated skips included."""
         return 4 * self.unet.config.block_out_channels[0], latents.shape[2] * latents.shape[3]
+
+    @contextmanager
+    def watched(self, watch: Callable[..., Any]) -> Iterator[None]:
+        """Within the context, ``watch`` makes the progress bars, as ``tqdm`` would; what they raise ends the work."""
+        self._watch, before = watch, self._watch
+        try:
+            yield
+        finally:
+            self._watch = before
+
+    def progress_bar(self, iterable: Any = None, total: int | None = None) -> Any:
+        return (
+            super().progress_bar(iterable, total)
+            if self._watch is None
+            else self._watch(iterable, total=total)
+        )
 
     def _bar(self, items: Sequence) -> Iterable:
         """A progress bar over more than one item."""

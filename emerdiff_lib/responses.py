@@ -36,8 +36,8 @@ _PIXELS = 2**16  # whose responses are decoded at a time
 class ImageResponses:
     """The image's signed responses to each of P small masks, quantised to a byte.
 
-    The square root of a response is what is rounded, so that weak ones keep their proportions: with u = ``|r| / scale``, the error
-    is at most (√u + 1/508) · scale / 127.
+    The square root of a response is what is rounded, so that weak ones keep their proportions: with u = ``|r| / scale``, the
+    error is at most (√u + 1/508) · scale / 127.
 
     Attributes:
         parts: (P, h, w) bool, a partition of the grid.

@@ -218,7 +218,7 @@ def test_a_plain_install_has_no_jupyter_and_the_tests_have_everything():
     assert not names & {"jupyterlab", "papermill", "ipywidgets", "ipykernel", "matplotlib", "seaborn"}
     assert {"jupyterlab", "papermill"} <= {distribution(requirement) for requirement in EXTRAS["workbook"]}
     assert (
-        "emerdiff-workbook[workbook,ray,if,book]" in EXTRAS["test"]
+        "emerdiff-workbook[workbook,ray,if,book,app]" in EXTRAS["test"]
         and "emerdiff-workbook[test]" in EXTRAS["dev"]
     )
 

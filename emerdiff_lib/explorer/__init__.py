@@ -3,5 +3,6 @@
 from .page import page, save_page
 from .payload import payload
 from .widget import Explorer, explore
+from .workbench import Workbench
 
-__all__ = ["Explorer", "explore", "page", "payload", "save_page"]
+__all__ = ["Explorer", "Workbench", "explore", "page", "payload", "save_page"]
