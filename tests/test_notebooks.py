@@ -83,6 +83,31 @@ OTHER = {
         timesteps=[21, 41],
         stable_diffusion=False,
     ),
+    "10_cross_model": dict(
+        models=["toyscapes-reference", "untrained"],
+        image="toyscapes:3",
+        num_scenes=1,
+        num_masks=4,
+        settings={"modulation_timestep": 41, "noise_ensemble_size": 1},
+    ),
+    "11_words": dict(
+        image="toyscapes:3",
+        words=["road", "house", "tree"],
+        limit=2,
+        fit_limit=1,
+        num_pictures=2,
+        learning_steps=2,
+        left_out=["car"],
+        num_masks=4,
+        settings={"modulation_timestep": 41, "noise_ensemble_size": 1},
+    ),
+    "12_paper_figures": dict(
+        images=["toyscapes:3", "toyscapes:7"],
+        first=1,
+        num_masks=4,
+        mask_counts=[2, 5],
+        settings={"modulation_timestep": 41, "noise_ensemble_size": 1},
+    ),
     "13_pixel_features": dict(
         image="toyscapes:7",
         limit=2,
@@ -97,6 +122,9 @@ OTHER = {
 # Small values for whatever a notebook has a parameter of that name for, on the tiny checkpoint's schedule of 10 steps
 TINY = dict(
     image="toyscapes:3",
+    images=["toyscapes:3"],
+    num_pictures=2,
+    learning_steps=2,
     num_scenes=2,
     num_probe_scenes=6,
     limit=2,
@@ -160,10 +188,16 @@ def test_runs_with_its_defaults(name, tmp_path):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_runs_with_other_parameters(name, tmp_path):
-    drawn = {"figure": str(tmp_path / "figures" / "overview.png")} if name == "00_start_here" else {}
-    run(name, tmp_path, **OTHER[name], **drawn)
-    if drawn:
-        assert Image.open(drawn["figure"]).width > 1000
+    figures, overview = tmp_path / "figures", tmp_path / "overview.png"
+    drawn = {"figure": str(overview)} if name == "00_start_here" else {}
+    run(name, tmp_path, **OTHER[name], figures_dir=str(figures), **drawn)
+    assert not drawn or Image.open(overview).width > 1000
+    kept = sorted(figures.glob("*.pdf"))
+    source = (FOLDER / f"{name}.ipynb").read_text("utf-8")
+    assert kept and len(kept) <= source.count("figures.show(")
+    for pdf in kept:
+        assert Image.open(pdf.with_suffix(".png")).width > 900
+        assert pdf.with_suffix(".npz").exists() or pdf.with_suffix(".csv").exists()
     if name == "04_segmentation":
         for seed in (3, 4):
             results = tmp_path / "results" / f"toyscapes-{seed:06}"
@@ -227,7 +261,8 @@ def test_the_tiny_checkpoint_is_found_to_be_stable_diffusion(tiny, tmp_path):
 @pytest.mark.parametrize("name", NAMES)
 def test_runs_with_a_stable_diffusion(name, tiny, tmp_path):
     known, small = parameters_of(name), TINY | ({"num_scenes": 0} if name == "01_inversion" else {})
-    out = run(name, tmp_path, model=str(tiny), **{key: value for key, value in small.items() if key in known})
+    given = {"models": [str(tiny), "untrained"]} if "models" in known else {"model": str(tiny)}
+    out = run(name, tmp_path, **given, **{key: value for key, value in small.items() if key in known})
     assert "up_blocks.2" not in printed(out)  # no name of Toyscapes' layers
 
 

@@ -1,12 +1,15 @@
 """Figures from arrays and tables, never from pipelines: one style, colours that all can tell apart, labels that do not collide.
 
 ``use_style()`` once, then pictures (:func:`show`, :func:`gallery`, …), charts (:func:`line_with_bands`, :func:`heatmap`, …) or
-axes of your own in ``figsize(columns)``; ``save_figure(figure, path)`` for a paper.
+axes of your own in ``figsize(columns)``; ``save_figure(figure, path)`` for a paper,
+or ``FigureFolder(folder).show(name)`` for all of a notebook's, with the numbers behind them.
 """
 
+from . import paper
 from .charts import fate_bars, heatmap, intervals, line_with_bands
 from .colours import CHART_COLOURS, FOUND, LOST, NEUTRAL, VISIONS, segment_palette, simulate
 from .diagrams import unet_diagram
+from .folder import FigureFolder
 from .legends import class_legend, legend_below, shared_legend
 from .pictures import (
     attention_on_picture,
@@ -28,6 +31,7 @@ __all__ = [
     "COLUMN",
     "COLUMN_WIDE",
     "FOUND",
+    "FigureFolder",
     "LOST",
     "NEUTRAL",
     "STYLE",
@@ -52,6 +56,7 @@ __all__ = [
     "plain_markdown",
     "looks",
     "overlay",
+    "paper",
     "pca_image",
     "save_figure",
     "segment_palette",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -115,9 +117,25 @@ def save_figure(figure: Figure, path: Path | str, vision: str = "normal") -> Pat
         raise ValueError(f"vision={vision!r} is shown in pixels: give {path.name} the suffix .png.")
     path.parent.mkdir(parents=True, exist_ok=True)
     dates = {".pdf": {"CreationDate": None}, ".svg": {"Date": None}}
-    with mpl.rc_context({name: STYLE[name] for name in ("pdf.fonttype", "ps.fonttype", "svg.fonttype")}):
+    fonts = {name: STYLE[name] for name in ("pdf.fonttype", "ps.fonttype", "svg.fonttype")}
+    pictures = _whole_pictures(figure) if path.suffix.lower() in dates else nullcontext()
+    with mpl.rc_context(fonts), pictures:
         figure.savefig(path, dpi=STYLE["savefig.dpi"], metadata=dates.get(path.suffix.lower()))
     if vision != "normal":
         seen = simulate(files.imread(path)[..., :3], vision)
         files.imsave(path, seen, dpi=STYLE["savefig.dpi"])
     return path
+
+
+@contextmanager
+def _whole_pictures(figure: Figure) -> Iterator[None]:
+    """Within the context, pictures are embedded pixel by pixel as they are, not brought to the figure's resolution."""
+    images = [image for ax in figure.axes for image in ax.images]
+    before = [image.get_interpolation() for image in images]
+    try:
+        for image in images:
+            image.set_interpolation("none")
+        yield
+    finally:
+        for image, kind in zip(images, before, strict=True):
+            image.set_interpolation(kind)
