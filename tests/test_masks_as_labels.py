@@ -1,4 +1,4 @@
-"""Masks in place of labels: the data set that is made, the segmenter that learns from it, and the scores, each against what it is."""
+"""Masks in place of labels: the data set that is made, the segmenter that learns from it, and its scores, against the truth."""
 
 import numpy as np
 import pytest
