@@ -203,6 +203,7 @@ def test_runs_with_other_parameters(name, tmp_path):
             results = tmp_path / "results" / f"toyscapes-{seed:06}"
             record = json.loads((results / "settings.json").read_text())
             assert record["settings"]["denoising_steps"] == 2 and record["settings"]["guide_radius"] == 1.5
+            assert "arXiv 2401.11739" in record["citation"]
             assert record["settings"]["num_masks"] == 4 and sum(record["pixels_per_mask"]) == 128 * 128
             labels = np.asarray(Image.open(results / "labels.png"))
             assert labels.shape == (128, 128) and labels.max() < 4 and (results / "overlay.png").exists()
@@ -273,7 +274,9 @@ def test_runs_on_a_picture_of_the_readers(name, tmp_path, scene):
     small = {key: value for key, value in OTHER[name].items() if key != "prompt"}
     small |= {"image": str(tmp_path / "photo.png")} | ({"num_scenes": 0} if "num_scenes" in small else {})
     out = run(name, tmp_path, **small)
-    assert "ground truth" in printed(out) or name == "01_inversion"  # which needs none
+    said = printed(out)
+    assert "ground truth" in said or name == "01_inversion"  # which needs none
+    assert "drawn Toyscapes scenes and nothing else" in said  # what the bundled model does not know
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -20,6 +20,7 @@ from typing import Any
 
 import pandas as pd
 
+from .._version import CITATION
 from ..files import write_atomically
 from .manifest import parse_seeds, read_manifest
 
@@ -78,6 +79,8 @@ def render(
         "",
         "Generated from the manifests in `notebooks/results/`, not written by hand. After running a study again, copy its",
         "`manifest.json` there and run `python -m emerdiff_lib.experiments.results notebooks/results --output RESULTS.md`.",
+        "",
+        f"Cite: {CITATION.removesuffix('.').replace('; segmented by', '; measured by')}.",
         "",
         "Shares are in percent and differences in points unless a table says otherwise. Everything is on Toyscapes, a toy "
         "world, with its bundled model unless a section names another.",

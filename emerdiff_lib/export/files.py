@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 from safetensors.numpy import load, save
 
+from .._version import CITATION
 from ..plotting import colourise, overlay, segment_palette
 from ..stages import EmerDiffOutput
 
@@ -23,7 +24,7 @@ def save_output(output: EmerDiffOutput, image: Image.Image, folder: str | Path) 
     ``overlay.png``               the picture with masks and boundaries
     ``baseline_labels.png``       label map of the bilinear baseline
     ``masks.safetensors``         coarse_masks (K, h, w) uint8, mask_embeddings (K, d) float32, difference_maps if any
-    ``settings.json``             every setting, pixels per mask
+    ``settings.json``             every setting, pixels per mask, what to cite
     ============================  ===================================================================================
 
     Equal segmentations give equal files: seconds, which differ every time, are in none of them.
@@ -56,7 +57,7 @@ def save_output(output: EmerDiffOutput, image: Image.Image, folder: str | Path) 
         content
     )  # readable as its neighbours are; save_file makes it private
     areas = np.bincount(output.labels.ravel(), minlength=count).tolist()
-    record = {"settings": output.settings, "pixels_per_mask": areas}
+    record = {"settings": output.settings, "pixels_per_mask": areas, "citation": CITATION}
     (folder / "settings.json").write_text(json.dumps(record, indent=2) + "\n")
     return [*paths, folder / "masks.safetensors", folder / "settings.json"]
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import ast
 import difflib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from PIL import Image
 
+from ..checkpoints import RELATIVES
 from ..settings import flag, real, text, whole
 from ..toyscapes import Scene
 from .pictures import find_images
@@ -47,8 +48,23 @@ class Picture:
     scene: Scene | None
 
 
-def open_picture(image: str) -> Picture:
+FOREIGN = (
+    "The bundled model has seen drawn Toyscapes scenes and nothing else: of other pictures it knows edges and colours, hardly "
+    "what they show. For photographs, give a Stable Diffusion's folder: -p model FOLDER (README)."
+)
+
+
+def say_if_foreign(model: str, are_scenes: Iterable[bool]) -> None:
+    """Prints :data:`FOREIGN` where a bundled model is to look at pictures that are no Toyscapes scenes."""
+    if str(model) in ("toyscapes", *RELATIVES) and not all(are_scenes):
+        print(FOREIGN)
+
+
+def open_picture(image: str, model: str = "") -> Picture:
     """The one picture that a notebook's ``image`` parameter names: "toyscapes:46" or a file.
+
+    Args:
+        model: as the notebook names it; :func:`say_if_foreign`.
 
     Raises:
         ValueError, FileNotFoundError: nothing, or more than one picture, is there.
@@ -59,7 +75,9 @@ def open_picture(image: str) -> Picture:
             f"image={image!r} names {len(sources)} pictures and this notebook looks at one; choose one of them, or run "
             "04_segmentation.ipynb for all."
         )
-    return Picture(sources[0].name, sources[0].load(), sources[0].scene())
+    picture = Picture(sources[0].name, sources[0].load(), sources[0].scene())
+    say_if_foreign(model, [picture.scene is not None])
+    return picture
 
 
 def merged_settings(named: Mapping[str, Any], further: Mapping[str, Any]) -> dict[str, Any]:
