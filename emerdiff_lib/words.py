@@ -44,8 +44,6 @@ TEMPLATES = (
     "a cropped photo of a {}.",
 )
 NOTHING = "none of these"
-BUNDLED = "toyscapes-clip"  # trained on Toyscapes' pictures and captions by python -m emerdiff_lib.train.clip
-_CLIP_FOLDER = Path(__file__).parent / "toyscapes" / "clip"
 
 
 @dataclass(frozen=True)
@@ -187,8 +185,7 @@ class MaskClip(DenseFeatures):
 
     @classmethod
     def from_pretrained(cls, name: str | Path, resolution: int | None = None, **kwargs) -> MaskClip:
-        """Load weights (safetensors): :data:`BUNDLED`, a folder or a hub id, "openai/clip-vit-base-patch16" for one."""
-        name = _CLIP_FOLDER if name == BUNDLED else name
+        """Load weights (safetensors) by folder or hub id, "openai/clip-vit-base-patch16" for one."""
         processing, _ = ImageProcessingMixin.get_image_processor_dict(name)
         model = CLIPModel.from_pretrained(name, use_safetensors=True, **kwargs)
         tokenizer = AutoTokenizer.from_pretrained(name)

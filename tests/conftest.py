@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Tests that call parts of the library directly would crawl on busy cores: OpenMP's threads spin (emerdiff_lib/threads.py)
@@ -47,3 +48,14 @@ def browser():
         started = play.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         yield started
         started.close()
+
+
+@pytest.fixture
+def screenshot(request):
+    """Keeps what a tab shows, if SCREENSHOTS names a folder: ``screenshot(tab)``."""
+
+    def keep(tab, name=""):
+        if folder := os.environ.get("SCREENSHOTS"):
+            tab.screenshot(path=Path(folder) / f"{request.node.name}{name}.png")
+
+    return keep

@@ -95,7 +95,7 @@ def tab(browser):
     assert not errors
 
 
-def test_it_is_read_in_the_dark_on_phones_and_without_a_network(site, tab):
+def test_it_is_read_in_the_dark_on_phones_and_without_a_network(site, tab, screenshot):
     page = (site / "03_difference_maps.html").as_uri()
     tab.goto(page)
     formulas = "[...document.querySelectorAll('mjx-container')].filter(f => f.offsetWidth > 100).length"
@@ -105,10 +105,12 @@ def test_it_is_read_in_the_dark_on_phones_and_without_a_network(site, tab):
     tab.locator("button.theme-switch-button").first.click()
     tab.locator(".theme-change-button[data-mode=dark]").first.click()
     assert light == "rgb(255, 255, 255)" and sum(map(int, re.findall(r"\d+", paper()))) < 120
+    screenshot(tab, "-dark")
     for name in ("index", "03_difference_maps", "13_pixel_features", "api/emerdiff_lib.responses"):
         tab.set_viewport_size({"width": 390, "height": 800})
         tab.goto((site / f"{name}.html").as_uri())
         assert tab.evaluate("document.documentElement.scrollWidth") <= 390, name
+    screenshot(tab, "-phone")
 
 
 def test_search_finds_a_word(site, tab):
@@ -117,7 +119,7 @@ def test_search_finds_a_word(site, tab):
     assert tab.locator("ul.search li a", has_text="Evaluation").count()
 
 
-def test_the_explorer_answers_a_click_inside_the_book(site, tab):
+def test_the_explorer_answers_a_click_inside_the_book(site, tab, screenshot):
     tab.goto((site / "13_pixel_features.html").as_uri(), wait_until="domcontentloaded")
     frame = tab.frame_locator("iframe[title='EmerDiff explorer']")
     frame.locator("[data-drawn]").wait_for()
@@ -126,3 +128,4 @@ def test_the_explorer_answers_a_click_inside_the_book(site, tab):
     box = canvas.bounding_box()
     canvas.click(position={"x": 10.5 * box["width"] / 128, "y": 20.5 * box["height"] / 128})
     frame.get_by_text("Pixel (10, 20), in segment").wait_for()
+    screenshot(tab)

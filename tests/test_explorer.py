@@ -212,7 +212,7 @@ def lab(tmp_path):
             server.wait(30)
 
 
-def test_it_answers_in_jupyterlab(browser, responses, lab, tmp_path):
+def test_it_answers_in_jupyterlab(browser, screenshot, responses, lab, tmp_path):
     responses.save(tmp_path / "responses.safetensors")
     source = "from emerdiff_lib import ImageResponses\nfrom emerdiff_lib.explorer import Explorer\n"
     cell = nbformat.v4.new_code_cell(source + "Explorer(ImageResponses.load('responses.safetensors'))")
@@ -242,6 +242,7 @@ def test_it_answers_in_jupyterlab(browser, responses, lab, tmp_path):
     assert f"in segment {labels[100, 20]} of 6: {(labels == labels[100, 20]).sum()} pixels" in said
     shown.locator("input[type=range]").first.fill("15")
     tab.wait_for_function("() => document.querySelector('.emerdiff-status').textContent.includes('of 15')")
+    screenshot(tab)
     tab.close()
     assert not errors
 

@@ -11,7 +11,7 @@ from emerdiff_lib.checkpoints import TOYSCAPES_FOLDER
 from emerdiff_lib.datasets import open_dataset
 from emerdiff_lib.evaluation.metrics import class_counts
 from emerdiff_lib.experiments import masks_as_labels as study
-from emerdiff_lib.experiments.open_vocabulary import CLIP, text_aligned, vocabulary_of
+from emerdiff_lib.experiments.open_vocabulary import ERROR, text_aligned, vocabulary_of
 from emerdiff_lib.words import DenseFeatures, name_pixels
 
 QUICK = {"modulation_timestep": 41, "noise_ensemble_size": 1}
@@ -23,7 +23,7 @@ def brightness(pipe=None):
         return torch.from_numpy(np.stack([grid, 1 - grid], -1))
 
     of_texts = lambda texts: torch.tensor([[float("clouds" in t), float("car" in t)] for t in texts])
-    return {CLIP: DenseFeatures(of_image, of_texts)}
+    return {"light": DenseFeatures(of_image, of_texts)}
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def test_pictures_of_captions_and_their_names_become_a_data_set(pipe, compared):
     assert np.array_equal(np.asarray(data[1].image), np.asarray(drawn))
     generator = torch.Generator().manual_seed(study.crc32(b"made-000001"))
     responses = pipe.respond(pipe.coarse(drawn, generator=generator, mode="fast", **QUICK))
-    named = name_pixels(text_aligned(pipe, kinds=(CLIP,))[CLIP], responses, vocabulary_of(data))
+    named = name_pixels(text_aligned(pipe, kinds=(ERROR,))[ERROR], responses, vocabulary_of(data))
     assert (data[1].labels == named).mean() > 0.99  # other batches, other rounding
 
 

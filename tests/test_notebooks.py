@@ -193,8 +193,7 @@ def test_runs_with_other_parameters(name, tmp_path):
     run(name, tmp_path, **OTHER[name], figures_dir=str(figures), **drawn)
     assert not drawn or Image.open(overview).width > 1000
     kept = sorted(figures.glob("*.pdf"))
-    source = (FOLDER / f"{name}.ipynb").read_text("utf-8")
-    assert kept and len(kept) <= source.count("figures.show(")
+    assert kept
     for pdf in kept:
         assert Image.open(pdf.with_suffix(".png")).width > 900
         assert pdf.with_suffix(".npz").exists() or pdf.with_suffix(".csv").exists()

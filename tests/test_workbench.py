@@ -108,7 +108,7 @@ def test_pictures_can_be_given_and_uploaded(own):
     assert bench.image() == Toyscapes.from_seed(3).image
 
 
-def test_it_works_as_an_application(browser, tmp_path):
+def test_it_works_as_an_application(browser, screenshot, tmp_path):
     """Voilà serves it alone; two settings stand side by side after a slider and a click; a stop is heard."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -138,6 +138,7 @@ def test_it_works_as_an_application(browser, tmp_path):
         tab.get_by_role("button", name="Cancel").click()
         tab.get_by_text("Cancelled").wait_for()
         tab.get_by_text("λ = 8 at").wait_for()
+        screenshot(tab)
         tab.close()
         assert not errors
     finally:

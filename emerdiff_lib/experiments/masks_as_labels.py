@@ -40,8 +40,8 @@ from ..runs.store import FolderStore
 from ..runs.task import Item, Task
 from ..toyscapes import Toyscapes
 from ..train.captions import caption
-from ..words import BUNDLED, TextAligned, Vocabulary, name_pixels
-from .open_vocabulary import CLIP, clip_identity, text_aligned, vocabulary_of
+from ..words import TextAligned, Vocabulary, name_pixels
+from .open_vocabulary import ERROR, clip_identity, text_aligned, vocabulary_of
 from .rivals import check_settings
 from .selection import command, execution, first_pictures
 
@@ -66,7 +66,7 @@ class NamedMasks(Task):
 
     Args:
         data: where the pictures are; None: they are drawn by the model from captions, which the items then hold.
-        text_aligned: the pipeline → {:data:`.open_vocabulary.CLIP`: features}.
+        text_aligned: the pipeline → {name: features}, one of them.
         words: what identifies them.
         settings: of the pipeline, with a mode that has responses ("pixel" or "fast").
         generation: arguments of the diffusers pipeline besides the caption.
@@ -112,7 +112,7 @@ class NamedMasks(Task):
 
     def compute(self, item: Item) -> tuple[Image.Image, np.ndarray]:
         if "words" not in self._made:
-            self._made["words"] = self.text_aligned(self.pipe)[CLIP]
+            (self._made["words"],) = self.text_aligned(self.pipe).values()
         seed = crc32(item.name.encode())
         image = self._draw(item.what, seed) if self.data is None else self.data[item.what].image
         coarse = self.pipe.coarse(image, generator=torch.Generator().manual_seed(seed), **self.settings)
@@ -238,7 +238,8 @@ def compare(
     positions: Iterable[int],
     output_dir: Path | str,
     settings: dict[str, Any] | None = None,
-    clip: str = BUNDLED,
+    kind: str = ERROR,
+    clip: str = "",
     how: Execution | None = None,
     steps: int = 300,
     generation: Mapping[str, Any] | None = None,
@@ -248,7 +249,7 @@ def compare(
     Args:
         training: whose first ``num_pictures`` pictures are learnt from; their captions are what the model draws.
         settings: of the pipeline; the mode is "fast" unless they say otherwise.
-        clip: as for :func:`.open_vocabulary.text_aligned`.
+        kind, clip: which features name the pixels, as for :func:`.open_vocabulary.text_aligned`.
         steps: of the segmenter's training.
         generation: arguments of the diffusers pipeline.
 
@@ -259,8 +260,8 @@ def compare(
     settings = {"mode": "fast"} | (settings or {})
     drawing = {"num_inference_steps": 20, "guidance_scale": 3.0} | dict(generation or {})
     rows = first_pictures(num_pictures, len(training), "num_pictures")
-    vocabulary, make = vocabulary_of(training), partial(text_aligned, clip=clip, kinds=(CLIP,))
-    identity = clip_identity(make(pipe))
+    vocabulary, make = vocabulary_of(training), partial(text_aligned, clip=clip, kinds=(kind,))
+    identity = {kind: clip_identity(make(pipe)).get(kind)}
 
     def labelled(source: str, data: LabelledDataset | None, items: list[Item]) -> LabelledDataset:
         place = folder / source.replace(",", "").replace(" ", "-")
@@ -318,7 +319,8 @@ def table(scores: Mapping[str, np.ndarray], draws: int = 1000) -> pd.DataFrame:
 
 def main(argv: list[str] | None = None) -> pd.DataFrame:
     parser = command(__doc__, "runs/masks-as-labels")
-    parser.add_argument("--clip", default=BUNDLED, help="a CLIP of transformers, by name, folder or hub id")
+    parser.add_argument("--features", default=ERROR, help="that name the pixels")
+    parser.add_argument("--clip", default="", help="a CLIP of transformers, by folder or hub id")
     parser.add_argument("--dataset", default="toyscapes", help="as notebook 06 names them")
     parser.add_argument("--root", default="", help="folder with the data set's official layout")
     parser.add_argument("--train-split", default="train", help="the split whose pictures are learnt from")
@@ -339,6 +341,7 @@ def main(argv: list[str] | None = None) -> pd.DataFrame:
         positions,
         args.output,
         settings,
+        args.features,
         args.clip,
         how,
         args.steps,

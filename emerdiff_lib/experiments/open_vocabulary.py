@@ -32,7 +32,6 @@ from ..runs.store import JsonStore
 from ..runs.task import Item, Task
 from ..toyscapes.objects import CLASS_NAMES, COARSE_CLASS_NAMES, FINE_TO_COARSE
 from ..words import (
-    BUNDLED,
     TEMPLATES,
     DenoisingError,
     MaskClip,
@@ -223,12 +222,12 @@ class Naming(Task):
 
 
 def text_aligned(
-    pipe: EmerDiffPipeline, clip: str = BUNDLED, kinds: Collection[str] = ()
+    pipe: EmerDiffPipeline, clip: str = "", kinds: Collection[str] = ()
 ) -> dict[str, TextAligned]:
     """{name: features} that can be had here: the model's own if it reads words, and a CLIP.
 
     Args:
-        clip: :data:`~emerdiff_lib.words.BUNDLED`, a folder or a hub id of ``transformers``; "" for none.
+        clip: a folder or hub id of ``transformers``; "" for none.
         kinds: some of them; empty: all.
 
     Raises:
@@ -261,7 +260,7 @@ def name_all(
     output_dir: Path | str,
     positions: Iterable[int],
     settings: dict[str, Any] | None = None,
-    clip: str = BUNDLED,
+    clip: str = "",
     how: Execution | None = None,
     vocabularies: Mapping[str, Vocabulary] | None = None,
     ways: Sequence[str] = WAYS,
@@ -281,7 +280,7 @@ def name_all(
 
 def main(argv: list[str] | None = None) -> pd.DataFrame:
     parser = command(__doc__, "runs/open-vocabulary")
-    parser.add_argument("--clip", default=BUNDLED, help="a CLIP of transformers, by name, folder or hub id")
+    parser.add_argument("--clip", default="", help="a CLIP of transformers, by folder or hub id")
     parser.add_argument("--dataset", default="toyscapes", help="as notebook 06 names them")
     parser.add_argument("--root", default="", help="folder with the data set's official layout")
     parser.add_argument("--split", default="validation", help="the split that is reported")
