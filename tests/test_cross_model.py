@@ -1,13 +1,17 @@
 """Models held against each other: tables against direct means, and the untrained control."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
+from emerdiff_lib.checkpoints import RELATIVES, locate
 from emerdiff_lib.evaluation.metrics import mean_iou
 from emerdiff_lib.experiments import cross_model
 from emerdiff_lib.experiments.manifest import read_manifest
 from emerdiff_lib.experiments.shift_tables import confusions
+from emerdiff_lib.loading import load_pipeline
 from emerdiff_lib.runs.harness import Execution
 
 QUICK = {"num_masks": 4, "modulation_timestep": 41, "noise_ensemble_size": 1}
@@ -56,6 +60,26 @@ def test_the_table_is_of_sums_and_means(found):
         assert row[cross_model.CORRESPONDENCE] == pytest.approx(100 * np.mean(gains))
     (sentence,) = cross_model.describe(table)
     assert sentence.startswith("untrained against toyscapes, points: ")
+
+
+def test_relatives_differ_from_the_reference_in_what_their_names_say(pipe):
+    models = {name: load_pipeline(name) for name in RELATIVES}
+    reference = models["toyscapes-reference"]
+    table = cross_model.overview(models)
+    assert set(table["predicts"].drop("toyscapes-v-prediction")) == {"epsilon"}
+    assert table.loc["toyscapes-v-prediction", "predicts"] == "v_prediction"
+    weights = table["U-Net, million weights"]
+    assert (
+        weights["toyscapes-wide-top"] > weights["toyscapes-reference"] == weights["toyscapes-half-training"]
+    )
+    for name, other in models.items():
+        for a, b in zip(pipe.vae.parameters(), other.vae.parameters(), strict=True):
+            assert torch.equal(a, b), name  # one autoencoder for all
+        megabytes = sum(f.stat().st_size for f in Path(locate(name)).rglob("*.safetensors")) / 1e6
+        assert megabytes < 4.2
+        if other is not reference:
+            pairs = zip(reference.unet.parameters(), other.unet.parameters(), strict=True)
+            assert not all(a.shape == b.shape and torch.equal(a, b) for a, b in pairs)
 
 
 @pytest.mark.parametrize(
