@@ -154,6 +154,9 @@ LONG = (
     "07_small_objects_and_boundaries",
     "08_domain_shift",
     "09_efficiency",
+    "10_cross_model",
+    "11_words",
+    "12_paper_figures",
     "13_pixel_features",
     "14_how_many_masks",
 )

@@ -90,9 +90,11 @@ def by_class(named: Named) -> pd.DataFrame:
 
 
 def called(named: Named, kind: str, way: str) -> pd.DataFrame:
-    """What the pixels of each true class (rows) are called (columns), in percent; rows sum to 100."""
-    matrix = named.confusions(kind, way).sum(0)
-    shares = 100 * matrix / matrix.sum(1, keepdims=True).clip(1)
+    """What the pixels of each true class (rows) are called (columns), in percent; rows sum to 100, those of classes that no
+    picture has are NaN."""
+    matrix = named.confusions(kind, way).sum(0).astype(float)
+    total = matrix.sum(1, keepdims=True)
+    shares = 100 * matrix / np.where(total > 0, total, np.nan)
     return pd.DataFrame(shares, index=list(named.classes), columns=[*named.called, NOTHING])
 
 
@@ -138,7 +140,7 @@ def reached(
     Args:
         own: {class: words that are right for it}.
     """
-    found = {name: float(shares.loc[name, list(words)].sum()) for name, words in own.items()}
+    found = {name: float(shares.loc[name, list(words)].sum(skipna=False)) for name, words in own.items()}
     return {name: share for name, share in found.items() if share >= least}
 
 
