@@ -4,7 +4,10 @@ import re
 import runpy
 import subprocess
 import sys
+import threading
+from functools import partial
 from html.parser import HTMLParser
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -113,10 +116,19 @@ def test_it_is_read_in_the_dark_on_phones_and_without_a_network(site, tab, scree
     screenshot(tab, "-phone")
 
 
-def test_search_finds_a_word(site, tab):
-    tab.goto((site / "search.html").as_uri() + "?q=Hungarian")
-    tab.wait_for_selector("ul.search li a")
-    assert tab.locator("ul.search li a", has_text="Evaluation").count()
+def test_search_finds_a_word(site, browser):
+    """From a server, as the results' surroundings are fetched, which browsers do not allow from disk."""
+    handler = partial(SimpleHTTPRequestHandler, directory=str(site))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        tab, errors = browser.new_page(), []
+        tab.on("pageerror", lambda error: errors.append(str(error)))
+        tab.goto(f"http://127.0.0.1:{server.server_port}/search.html?q=Hungarian")
+        tab.wait_for_selector("ul.search li a")
+        assert tab.locator("ul.search li a", has_text="Evaluation").count()
+        tab.close()
+        server.shutdown()
+    assert not errors
 
 
 def test_the_explorer_answers_a_click_inside_the_book(site, tab, screenshot):

@@ -199,7 +199,11 @@ def test_runs_with_other_parameters(name, tmp_path):
     assert kept
     for pdf in kept:
         assert Image.open(pdf.with_suffix(".png")).width > 900
-        assert pdf.with_suffix(".npz").exists() or pdf.with_suffix(".csv").exists()
+        assert (
+            pdf.with_suffix(".npz").exists()
+            or pdf.with_suffix(".csv").exists()
+            or pdf.stem == "01-foundation-the-u-net"  # a diagram, of no numbers
+        )
     if name == "04_segmentation":
         for seed in (3, 4):
             results = tmp_path / "results" / f"toyscapes-{seed:06}"
