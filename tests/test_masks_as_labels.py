@@ -12,18 +12,9 @@ from emerdiff_lib.datasets import open_dataset
 from emerdiff_lib.evaluation.metrics import class_counts
 from emerdiff_lib.experiments import masks_as_labels as study
 from emerdiff_lib.experiments.open_vocabulary import ERROR, text_aligned, vocabulary_of
-from emerdiff_lib.words import DenseFeatures, name_pixels
+from emerdiff_lib.words import name_pixels
 
 QUICK = {"modulation_timestep": 41, "noise_ensemble_size": 1}
-
-
-def brightness(pipe=None):
-    def of_image(image):
-        grid = np.asarray(image.convert("L").resize((16, 16))) / 255.0
-        return torch.from_numpy(np.stack([grid, 1 - grid], -1))
-
-    of_texts = lambda texts: torch.tensor([[float("clouds" in t), float("car" in t)] for t in texts])
-    return {"light": DenseFeatures(of_image, of_texts)}
 
 
 @pytest.fixture(scope="module")
@@ -115,4 +106,4 @@ def test_captions_of_other_data_sets_are_made_of_their_classes(tmp_path):
 def test_a_mode_without_responses_of_small_masks_is_refused(pipe, tmp_path):
     vocabulary = vocabulary_of(open_dataset("toyscapes"))
     with pytest.raises(ValueError, match='use "pixel" or "fast"'):
-        study.NamedMasks(pipe, None, brightness, {}, vocabulary, tmp_path, {"mode": "exact"})
+        study.NamedMasks(pipe, None, text_aligned, {}, vocabulary, tmp_path, {"mode": "exact"})
