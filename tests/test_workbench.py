@@ -113,9 +113,11 @@ def test_it_works_as_an_application(browser, screenshot, tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
+    Toyscapes.from_seed(7).image.save(tmp_path / "mine.png")
     command = [sys.executable, "-m", "emerdiff_lib.explorer", "--no-browser", "--port", str(port)]
+    command += ["--image", "mine.png"]
     with (tmp_path / "log").open("w") as log:
-        server = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        server = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, cwd=tmp_path)
     try:
         for _ in range(120):
             with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/voila/static/voila.js"):

@@ -31,6 +31,9 @@ def main(argv: list[str] | None = None) -> int:
         )
     command = [sys.executable, "-m", "voila", str(NOTEBOOK), f"--port={args.port}", "--theme=light"]
     command += ["--no-browser"] if args.no_browser else []
+    for name in ("model", "image"):  # Voilà runs the notebook where it lies
+        if (path := Path(getattr(args, name)).expanduser()).exists():
+            setattr(args, name, str(path.absolute()))
     own = {f"EMERDIFF_{name.upper()}": getattr(args, name) for name in ("model", "image", "device", "dtype")}
     return subprocess.run(command, env=os.environ | own, check=False).returncode
 
