@@ -3,13 +3,39 @@
 from __future__ import annotations
 
 import argparse
-import os
+import json
 import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
-NOTEBOOK = Path(__file__).parent / "application.ipynb"
+WORDS = """# EmerDiff explorer
+
+Pick a picture and settings, press *Compute*, then click, drag and paint: segments, the cells behind a pixel, the pixels behind
+a cell, the answer to a mask of your own. Compute the other side with other settings to compare."""
+
+
+def notebook(model: str, image: str, device: str, dtype: str) -> dict[str, Any]:
+    """What Voilà serves: a sentence and a workbench, as nbformat has it."""
+    code = (
+        "from emerdiff_lib import load_pipeline\nfrom emerdiff_lib.explorer import Workbench\n\n"
+        f"Workbench(load_pipeline({model!r}, {device!r}, {dtype!r}), {image!r})"
+    )
+    cells = [
+        {"cell_type": "markdown", "id": "words", "metadata": {}, "source": WORDS},
+        {
+            "cell_type": "code",
+            "id": "workbench",
+            "metadata": {},
+            "source": code,
+            "execution_count": None,
+            "outputs": [],
+        },
+    ]
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    return {"cells": cells, "metadata": kernel, "nbformat": 4, "nbformat_minor": 5}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -29,13 +55,15 @@ def main(argv: list[str] | None = None) -> int:
         sys.exit(
             "The application is served by Voilà, which is not installed: pip install 'emerdiff-workbook[app]'."
         )
-    command = [sys.executable, "-m", "voila", str(NOTEBOOK), f"--port={args.port}", "--theme=light"]
-    command += ["--no-browser"] if args.no_browser else []
     for name in ("model", "image"):  # Voilà runs the notebook where it lies
         if (path := Path(getattr(args, name)).expanduser()).exists():
             setattr(args, name, str(path.absolute()))
-    own = {f"EMERDIFF_{name.upper()}": getattr(args, name) for name in ("model", "image", "device", "dtype")}
-    return subprocess.run(command, env=os.environ | own, check=False).returncode
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "explorer.ipynb"
+        path.write_text(json.dumps(notebook(args.model, args.image, args.device, args.dtype)), "utf-8")
+        command = [sys.executable, "-m", "voila", str(path), f"--port={args.port}", "--theme=light"]
+        command += ["--no-browser"] if args.no_browser else []
+        return subprocess.run(command, check=False).returncode
 
 
 if __name__ == "__main__":
