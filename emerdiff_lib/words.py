@@ -201,15 +201,8 @@ class MaskClip(DenseFeatures):
             0, 1
         )
         pixels = ((pixels - self.mean) / self.std).to(self.model.device, self.model.dtype)
-        vision = self.model.vision_model
-        hidden = vision(pixels, output_hidden_states=True, interpolate_pos_encoding=True).hidden_states[-2]
-        last = vision.encoder.layers[-1]
-        hidden = hidden + last.self_attn.out_proj(last.self_attn.v_proj(last.layer_norm1(hidden)))
-        hidden = hidden + last.mlp(last.layer_norm2(hidden))
-        found = self.model.visual_projection(vision.post_layernorm(hidden))
-        return (
-            found[0, 1:].float().cpu().unflatten(0, (h, w))
-        )  # without the token that stands for the picture
+        found, _ = value_path(self.model, pixels)
+        return found[0].float().cpu().unflatten(0, (h, w))
 
     def sentences(self, texts: list[str]) -> torch.Tensor:
         """(n, d) float32."""
@@ -218,6 +211,22 @@ class MaskClip(DenseFeatures):
         )
         hidden = self.model.text_model(tokens.input_ids, tokens.attention_mask).pooler_output
         return self.model.text_projection(hidden).float().cpu()
+
+
+def value_path(model: CLIPModel, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """A feature per patch, (B, P, d), each attending to itself alone in the last layer, and CLIP's own of the picture, (B, d).
+
+    Args:
+        pixels: (B, 3, H, W), normalised; sides are multiples of the patch.
+    """
+    vision = model.vision_model
+    seen = vision(pixels, output_hidden_states=True, interpolate_pos_encoding=True)
+    hidden, last = seen.hidden_states[-2], vision.encoder.layers[-1]
+    hidden = hidden + last.self_attn.out_proj(last.self_attn.v_proj(last.layer_norm1(hidden)))
+    hidden = hidden + last.mlp(last.layer_norm2(hidden))
+    found = model.visual_projection(vision.post_layernorm(hidden))
+    # without the token that stands for the picture
+    return found[:, 1:], model.visual_projection(seen.pooler_output)
 
 
 class WordAttention(TextAligned):

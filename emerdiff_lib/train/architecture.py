@@ -87,13 +87,14 @@ def build_text_encoder(vocabulary_size: int) -> CLIPTextModel:
     )
 
 
-def build_unet(size: int, widths: Sequence[int] = WIDTHS) -> UNet2DConditionModel:
+def build_unet(size: int, widths: Sequence[int] = WIDTHS, dropout: float = 0.0) -> UNet2DConditionModel:
     """Levels at a quarter of the picture's side and a half, a quarter, an eighth of that; attention at all but the first.
 
     32, 16, 8 and 4 cells for 128 pixels.
 
     Args:
         widths: channels of the four levels, multiples of 8; of the lower three, of 16.
+        dropout: in the residual blocks, while training.
     """
     return UNet2DConditionModel(
         sample_size=size // 4,
@@ -104,6 +105,7 @@ def build_unet(size: int, widths: Sequence[int] = WIDTHS) -> UNet2DConditionMode
         cross_attention_dim=64,
         attention_head_dim=(1, 2, 2, 2),
         norm_num_groups=8,
+        dropout=dropout,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
     )

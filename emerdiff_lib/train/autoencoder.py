@@ -24,16 +24,16 @@ def train_autoencoder(
     stage = Stage(
         "autoencoder", args, accelerator, [vae], args.autoencoder_steps, args.autoencoder_learning_rate, 1e-4
     )
-    model = stage.modules[0]
+    (model,) = stage.plain()
 
     def loss_of_step(step, generator):
         pictures, _ = source.epoch(epoch_of(step, args.batch_size, source))
-        rows = torch.randint(len(pictures), (args.batch_size,), generator=generator).sort().values.numpy()
-        images = to_model_range(pictures[rows], accelerator.device)
+        rows = torch.randint(len(pictures), (args.batch_size,), generator=generator, device=generator.device)
+        images = to_model_range(pictures[rows.sort().values.cpu().numpy()], accelerator.device)
         images = images.flip(-1) if step % 2 else images
         with accelerator.autocast():
-            posterior = accelerator.unwrap_model(model).encode(images).latent_dist
-            decoded = accelerator.unwrap_model(model).decode(posterior.sample(generator)).sample.float()
+            posterior = model.encode(images).latent_dist
+            decoded = model.decode(posterior.sample(generator)).sample.float()
         edges = sum(F.l1_loss(a, b) for a, b in zip(gradients(decoded), gradients(images), strict=True))
         return (
             F.l1_loss(decoded, images)
@@ -43,11 +43,12 @@ def train_autoencoder(
 
     @torch.inference_mode()
     def picture(step, averaged):
-        images = to_model_range(source.epoch(0)[0][:16], accelerator.device)
+        known = source.held_out()[0]
+        images = to_model_range((known if len(known) else source.epoch(0)[0])[:16], accelerator.device)
         decoded = averaged.decode(averaged.encode(images).latent_dist.mode()).sample.clamp(-1, 1)
         psnr = -10 * torch.log10((decoded - images).square().mean((1, 2, 3)) / 4).mean()
         save_sheet([*images, *decoded], stage.folder / f"reconstructions-{step:06}-{psnr:.1f}dB.png")
 
     stage.run(loss_of_step, picture)
     stage.ema.copy_to(stage.parameters)
-    return accelerator.unwrap_model(model).eval().requires_grad_(False), stage
+    return model.eval().requires_grad_(False), stage

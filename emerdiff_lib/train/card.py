@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
 from ..files import write_atomically
@@ -30,6 +31,7 @@ def write_card(
         "empty-captions": args.empty_captions,
         "widths": " ".join(map(str, args.widths)),
         "prediction-type": args.prediction_type,
+        "dropout": args.dropout or None,
         "seed": args.seed,
     }
     given = " ".join(f"--{name} {value}" for name, value in options.items() if value is not None)
@@ -38,6 +40,7 @@ def write_card(
     psnr = sheets[-1].stem.rsplit("-", 1)[-1] if sheets else "not measured"
     rows = [_row("autoencoder", autoencoder, args), _row("U-Net and text encoder", denoiser, args)]
     table = "\n".join(["| | steps | samples | minutes | loss |", "|---|---|---|---|---|", *rows])
+    apart = _held_out(denoiser)
     text = f"""---
 license: {args.license}
 library_name: diffusers
@@ -59,9 +62,18 @@ No label, mask or segmentation loss took part, beyond what captions say. {args.t
 
 {table}
 
-Reconstruction of the first 16 pictures: {psnr}. Minutes are of wall time, whatever else the machine did.
+Reconstruction of the first 16 pictures (held-out ones, where there are such): {psnr}.{apart}
+Minutes are of wall time, whatever else the machine did.
 """
     write_atomically(folder / "README.md", text)
+
+
+def _held_out(denoiser: Stage) -> str:
+    log = denoiser.folder / "held-out.jsonl"
+    if not log.exists():
+        return ""
+    last = json.loads(log.read_text().splitlines()[-1])
+    return f" Loss of held-out pictures: {last['held_out']:.4f}, of as many others: {last['trained_on']:.4f}."
 
 
 def _row(name: str, stage: Stage, args: argparse.Namespace) -> str:

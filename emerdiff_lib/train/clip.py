@@ -1,8 +1,10 @@
 """Train a small CLIP on pictures and captions alone: ``python -m emerdiff_lib.train.clip --output runs/clip``.
 
 A ``transformers`` ``CLIPModel`` whose patches are the cells that EmerDiff's masks are made of, so that notebook 11 has a real
-text-aligned model. Captions name several things; a random part of each is shown, so that the text tower knows single words
-too, and every picture whose own caption holds all of that part counts as a match. Resumes after a kill.
+text-aligned model. Two losses: CLIP's own contrast, of pictures and random parts of captions (every picture whose caption
+holds all of that part counts as a match); and, as few words name most of these pictures and a contrast of whole pictures
+does not say where, one on places: a phrase's best patches tell whether the caption holds it (multiple instances, much as
+CLIPpy's maximum, arXiv 2210.09996). Both see captions alone. Resumes after a kill.
 """
 
 from __future__ import annotations
@@ -10,8 +12,11 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import random
+from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
@@ -19,11 +24,14 @@ from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
 
 from ..files import write_atomically
 from ..settings import whole
+from ..words import value_path
 from . import architecture
 from .sources import FolderCrops, Source, ToyscapesScenes, epoch_of, to_model_range
 from .stage import Stage
 
 BEGINNING, AND = "a picture of ", " and "  # of a caption, and between the things that it names
+SMALL_WORDS = frozenset(["a", "an", "the", "at", "in", "of", "on", "with", "and"])  # that name nothing
+BEST_PATCHES, PHRASES = 4, 96  # of a phrase in a picture; phrases in a step
 HALF = [0.5, 0.5, 0.5]  # mean and deviation of pixels in [0, 1], which brings them to [−1, 1]
 
 
@@ -46,6 +54,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--num-scenes", type=int, default=24_000, help="Toyscapes scenes, drawn once")
     add("--batch-size", type=int, default=96)
     add("--steps", type=int, default=4000)
+    add("--places", type=float, default=10.0, help="weight of the loss on places, beside CLIP's own")
     add("--learning-rate", type=float, default=1e-3)
     add("--warmup-steps", type=int, default=200)
     add("--cooldown", type=float, default=0.7, help="last share of the steps, in which the rate decays")
@@ -57,28 +66,28 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def build_clip(size: int, patch: int, vocabulary_size: int) -> CLIPModel:
-    """Four layers of 128 numbers for pictures, two of 96 for texts."""
+    """Six layers of 192 numbers for pictures, three of 128 for texts: 3 million parameters."""
     text = CLIPTextConfig(
         vocab_size=vocabulary_size,
-        hidden_size=96,
-        intermediate_size=256,
-        num_hidden_layers=2,
-        num_attention_heads=3,
+        hidden_size=128,
+        intermediate_size=384,
+        num_hidden_layers=3,
+        num_attention_heads=4,
         max_position_embeddings=architecture.MAX_TOKENS,
         bos_token_id=1,
         eos_token_id=2,
         pad_token_id=2,
     )
     vision = CLIPVisionConfig(
-        hidden_size=128,
-        intermediate_size=384,
-        num_hidden_layers=4,
-        num_attention_heads=4,
+        hidden_size=192,
+        intermediate_size=576,
+        num_hidden_layers=6,
+        num_attention_heads=6,
         image_size=size,
         patch_size=patch,
     )
     return CLIPModel(
-        CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=64)
+        CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=128)
     )
 
 
@@ -88,21 +97,79 @@ def parts_of(caption: str) -> list[str]:
     return [part.strip() for part in parts if part.strip()]
 
 
-def some_parts(caption: str, generator: torch.Generator) -> list[str]:
-    """A random part of what a caption names, at least one thing, in its order."""
+def phrases_of(caption: str) -> set[str]:
+    """The things that a caption names, and the words that it names them with."""
+    parts = parts_of(caption)
+    return {*parts, *(word for part in parts for word in part.split() if word not in SMALL_WORDS)}
+
+
+def some_parts(caption: str, rng: random.Random) -> list[str]:
+    """A random part of what a caption names, in its order: every second time one thing, else any number."""
     parts = parts_of(caption)
     if not parts:
         return []
-    count = int(torch.randint(1, len(parts) + 1, (), generator=generator))
-    kept = torch.randperm(len(parts), generator=generator)[:count].sort().values
-    return [parts[i] for i in kept]
+    count = 1 if rng.random() < 0.5 else rng.randint(1, len(parts))
+    return [parts[i] for i in sorted(rng.sample(range(len(parts)), count))]
 
 
-def matches(shown: list[list[str]], captions: list[str]) -> torch.Tensor:
+class Phrases:
+    """What an epoch's captions hold: (N, P) bool for the P phrases that at least ``least`` of the N captions have."""
+
+    def __init__(
+        self, captions: list[str], tokenizer: PreTrainedTokenizerFast, device: torch.device, least: int = 10
+    ):
+        self.captions = captions
+        distinct = {caption: phrases_of(caption) for caption in captions}
+        counts = Counter(phrase for caption in captions for phrase in distinct[caption])
+        self.names = sorted(
+            phrase
+            for phrase, n in counts.items()
+            if n >= min(least, len(captions)) or n == max(counts.values())
+        )
+        number = {name: i for i, name in enumerate(self.names)}
+        held = np.zeros((len(captions), len(self.names)), bool)
+        for row, caption in enumerate(captions):
+            held[row, [number[phrase] for phrase in distinct[caption] if phrase in number]] = True
+        self.held = torch.from_numpy(held).to(device)
+        self.odds = torch.logit(self.held.float().mean(0).clamp(1e-4, 1 - 1e-4))
+        # words stand alone, things with their articles
+        told = [f"a {name}" if " " not in name else name for name in self.names]
+        self.tokens = architecture.tokenize(tokenizer, [BEGINNING + name for name in told]).to(device)
+
+
+def matches(shown: list[list[str]], captions: list[str], device: torch.device | str = "cpu") -> torch.Tensor:
     """(N, N) float: rows sum to 1 over the pictures whose captions hold all that a text shows; a text's own always does."""
-    known = [set(parts_of(caption)) for caption in captions]
-    hits = torch.tensor([[float(set(text) <= own) for own in known] for text in shown])
+    held = [parts_of(caption) for caption in captions]
+    number = {part: i for i, part in enumerate(sorted({part for parts in held for part in parts}))}
+
+    def hot(rows: list[list[str]]) -> torch.Tensor:
+        table = np.zeros((len(rows), len(number)), np.float32)
+        for row, parts in enumerate(rows):
+            table[row, [number[part] for part in parts]] = 1
+        return torch.from_numpy(table).to(device)
+
+    wanted = hot(shown)
+    hits = (wanted @ hot(held).T >= wanted.sum(1, keepdim=True)).float()
     return hits / hits.sum(1, keepdim=True)
+
+
+def presence(
+    patches: torch.Tensor,
+    phrases: torch.Tensor,
+    scale: torch.Tensor,
+    bias: torch.Tensor,
+    odds: torch.Tensor,
+    held: torch.Tensor,
+) -> torch.Tensor:
+    """Binary cross-entropy of whether a caption holds a phrase, from the mean fit of its best patches.
+
+    Args:
+        patches, phrases: (N, K, d) and (P, d) unit vectors; ``odds``: (P,) logits of how many captions hold each phrase;
+            ``held``: (N, P), whether this one does.
+    """
+    fit = scale.exp() * torch.einsum("nkd,pd->npk", patches, phrases) - bias
+    best = fit.topk(min(BEST_PATCHES, fit.shape[-1]), -1).values.mean(-1)
+    return F.binary_cross_entropy_with_logits(best + odds, held.float())
 
 
 def contrast(
@@ -126,30 +193,41 @@ def train_clip(
     source: Source,
 ) -> tuple[CLIPModel, Stage]:
     """Returns the averaged model in eval mode, and its stage."""
-    stage = Stage("clip", args, accelerator, [model], args.steps, args.learning_rate, 0.05)
-    network = stage.modules[0]
+    bias = torch.nn.ParameterList([torch.nn.Parameter(torch.tensor(5.0))])
+    stage = Stage("clip", args, accelerator, [model, bias], args.steps, args.learning_rate, 0.05)
+    network, bias = stage.plain()
+    device, table = accelerator.device, None
 
     def loss_of_step(step: int, generator: torch.Generator) -> torch.Tensor:
+        nonlocal table
         pictures, captions = source.epoch(epoch_of(step, args.batch_size, source))
-        rows = torch.randint(len(pictures), (args.batch_size,), generator=generator).sort().values.tolist()
-        images = to_model_range(pictures[rows], accelerator.device)
+        if table is None or table.captions is not captions:
+            table = Phrases(captions, tokenizer, device)
+        rng = random.Random(generator.initial_seed())
+        rows = sorted(rng.choices(range(len(pictures)), k=args.batch_size))
+        images = to_model_range(pictures[rows], device)
+        images = images.flip(-1) if step % 2 else images
         own = [captions[row] for row in rows]
-        shown = [some_parts(caption, generator) for caption in own]
-        ids = architecture.tokenize(tokenizer, [BEGINNING + AND.join(text) for text in shown]).to(
-            accelerator.device
-        )
+        shown = [some_parts(caption, rng) for caption in own]
+        ids = architecture.tokenize(tokenizer, [BEGINNING + AND.join(text) for text in shown]).to(device)
+        some = torch.randperm(len(table.names), generator=generator, device=device)[:PHRASES]
         with accelerator.autocast():
-            found = network(input_ids=ids, pixel_values=images.contiguous())
-        texts, seen = (F.normalize(e.float(), dim=-1) for e in (found.text_embeds, found.image_embeds))
-        scale = accelerator.unwrap_model(network).logit_scale.clamp(max=4.6)  # 100, as in CLIP
-        return contrast(texts, seen, scale, matches(shown, own).to(accelerator.device))
+            patches, seen = value_path(network, images.contiguous())
+            hidden = network.text_model(torch.cat([ids, table.tokens[some]])).pooler_output
+            told = network.text_projection(hidden)
+        patches, seen, told = (F.normalize(e.float(), dim=-1) for e in (patches, seen, told))
+        texts, phrases = told.split([len(ids), len(some)])
+        scale = network.logit_scale.clamp(max=4.6)  # 100, as in CLIP
+        held = table.held[torch.tensor(rows, device=device)][:, some]
+        where = presence(patches, phrases, scale, bias[0], table.odds[some], held)
+        return contrast(texts, seen, scale, matches(shown, own, device)) + args.places * where
 
-    def report(step: int, averaged: CLIPModel) -> None:
+    def report(step: int, averaged: CLIPModel, _) -> None:
         export(args.output / "model", averaged, tokenizer)
 
     stage.run(loss_of_step, report)
     stage.ema.copy_to(stage.parameters)
-    return accelerator.unwrap_model(network).eval(), stage
+    return network.eval(), stage
 
 
 def export(folder: Path, model: CLIPModel, tokenizer: PreTrainedTokenizerFast) -> Path:

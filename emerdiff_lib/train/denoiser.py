@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import json
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
@@ -12,7 +14,7 @@ from transformers import CLIPTextModel, PreTrainedTokenizerFast
 
 from . import architecture
 from .packaging import export
-from .sources import Latents, epoch_of
+from .sources import Latents, encode, epoch_of
 from .stage import Stage, save_sheet
 
 
@@ -28,34 +30,61 @@ def train_denoiser(
     """Most timesteps from [0, 1000), some from [0, 400); returns the averages and their stage."""
     stage = Stage("denoiser", args, accelerator, [unet, text_encoder], args.steps, args.learning_rate, 1e-2)
     model, encoder = stage.modules
-    empty = architecture.tokenize(tokenizer, [""])
     scheduler, scale, device = (
         architecture.training_scheduler(args.prediction_type),
         vae.config.scaling_factor,
         accelerator.device,
     )
+    scheduler.alphas_cumprod = scheduler.alphas_cumprod.to(device)
+    tokens_of = Tokens(tokenizer, device)
 
-    def loss_of_step(step, generator):
-        batch = args.batch_size
-        known, captions = latents.epoch(epoch_of(step, batch, latents.source))
-        rows = torch.randint(len(known), (batch,), generator=generator)
-        tokens = architecture.tokenize(tokenizer, [captions[row] for row in rows])
-        mean, std = known[rows].float().unbind(1)
-        clean = (mean + std * torch.randn(mean.shape, generator=generator)) * scale
-        noise = torch.randn(mean.shape, generator=generator)
-        uniform, low = (torch.randint(limit, (batch,), generator=generator) for limit in (1000, 400))
-        timesteps = torch.where(torch.rand(batch, generator=generator) < args.low_timesteps, low, uniform)
-        dropped = torch.rand(batch, generator=generator) < args.empty_captions
-        text = torch.where(dropped[:, None], empty, tokens).to(device)
-        noisy = scheduler.add_noise(clean, noise, timesteps).to(device, memory_format=torch.channels_last)
+    def loss_on(unet, encoder, known, tokens, generator):
+        """Of as many latents as there are rows of tokens, drawn with the noise, its timesteps and the captions left out."""
+        count, here = len(tokens), dict(generator=generator, device=device)
+        mean, std = known.to(device).float().unbind(1)
+        clean = (mean + std * torch.randn(mean.shape, **here)) * scale
+        noise = torch.randn(mean.shape, **here)
+        uniform, low = (torch.randint(limit, (count,), **here) for limit in (1000, 400))
+        timesteps = torch.where(torch.rand(count, **here) < args.low_timesteps, low, uniform)
+        dropped = torch.rand(count, **here) < args.empty_captions
+        text = torch.where(dropped[:, None], tokens_of.empty, tokens)
+        noisy = scheduler.add_noise(clean, noise, timesteps).contiguous(memory_format=torch.channels_last)
         with accelerator.autocast():
-            prediction = model(noisy, timesteps.to(device), encoder(text).last_hidden_state).sample
+            prediction = unet(noisy, timesteps, encoder(text).last_hidden_state).sample
         wanted = (
             noise if args.prediction_type == "epsilon" else scheduler.get_velocity(clean, noise, timesteps)
         )
-        return F.mse_loss(prediction.float(), wanted.to(device))
+        return F.mse_loss(prediction.float(), wanted)
+
+    def loss_of_step(step, generator):
+        epoch = epoch_of(step, args.batch_size, latents.source)
+        known, captions = latents.epoch(epoch)
+        rows = torch.randint(len(known), (args.batch_size,), generator=generator, device=device)
+        tokens = tokens_of(captions)[rows]
+        return loss_on(model, encoder, known[rows.to(known.device)], tokens, generator)
+
+    held_out, their_captions = latents.source.held_out()
+    log = stage.folder / "held-out.jsonl"
+
+    @torch.no_grad()
+    def losses(unet, encoder):
+        """Of the held-out pictures and of as many of an epoch's: were pictures learnt by heart, they would part."""
+        epoch = epoch_of(max(stage.step - 1, 0), args.batch_size, latents.source)
+        known, captions = latents.epoch(epoch)
+        rows = torch.linspace(0, len(known) - 1, len(held_out)).long()
+        own = known[rows.to(known.device)], tokens_of(captions)[rows.to(device)]
+        others = encode(vae, held_out, accelerator), tokens_of(their_captions)
+        found = []
+        for part in (others, own):
+            generator = torch.Generator(device).manual_seed(args.seed)
+            repeated = (data.repeat_interleave(4, 0) for data in part)
+            found.append(loss_on(unet, encoder, *repeated, generator).item())
+        return {"held_out": round(found[0], 5), "trained_on": round(found[1], 5)}
 
     def picture(step, averaged_unet, averaged_encoder):
+        if len(held_out):
+            with log.open("a") as file:
+                file.write(json.dumps({"step": step, **losses(averaged_unet, averaged_encoder)}) + "\n")
         pipeline = StableDiffusionPipeline(
             vae=vae,
             text_encoder=averaged_encoder,
@@ -82,5 +111,21 @@ def train_denoiser(
 
     stage.run(loss_of_step, picture)
     stage.ema.copy_to(stage.parameters)
-    unet, text_encoder = (accelerator.unwrap_model(module).eval() for module in stage.modules)
+    unet, text_encoder = (module.eval() for module in stage.plain())
     return unet, text_encoder, stage
+
+
+class Tokens:
+    """Token ids of an epoch's captions, (N, 64) int64 on the device; each caption is read once."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, device: torch.device):
+        self.tokenizer, self.device = tokenizer, device
+        self.empty = architecture.tokenize(tokenizer, [""]).to(device)
+        self._last: tuple[list[str], torch.Tensor] | None = None
+
+    def __call__(self, captions: list[str]) -> torch.Tensor:
+        if self._last is None or self._last[0] is not captions:
+            unique, inverse = np.unique(captions, return_inverse=True)
+            ids = architecture.tokenize(self.tokenizer, unique.tolist())[torch.from_numpy(inverse)]
+            self._last = captions, ids.to(self.device)
+        return self._last[1]

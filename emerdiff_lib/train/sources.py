@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 from collections.abc import Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
@@ -56,6 +57,9 @@ class Source(Protocol):
     def captions(self, count: int) -> list[str]:
         """Some captions to try the model with."""
 
+    def held_out(self) -> tuple[np.ndarray, list[str]]:
+        """Pictures that are in no epoch, and their captions; often none."""
+
     def __len__(self) -> int:
         """N, pictures in an epoch."""
 
@@ -82,6 +86,10 @@ class ToyscapesScenes:
     def captions(self, count: int) -> list[str]:
         return self._captions[:count]
 
+    def held_out(self) -> tuple[np.ndarray, list[str]]:
+        drawn = [_picture(seed) for seed in SPLITS["validation"][:64]]
+        return np.stack([image for image, _ in drawn]), [caption for _, caption in drawn]
+
     def __len__(self) -> int:
         return len(self._captions)
 
@@ -96,10 +104,12 @@ class FolderCrops:
         size: side of a crop in pixels; ``crops``: of every picture in an epoch.
         zoom: the smallest side of a crop as a share of the picture's shorter one.
         passes: see :class:`Source`.
+        hold_out: every so many pictures, in the order of their paths, one is not trained on; 0: none.
+        workers: processes that draw an epoch while the last one is trained on; 0: this one draws it when it is needed.
 
     Raises:
         FileNotFoundError: a folder without pictures, or a caption file that is missing.
-        ValueError: a caption file that is none, or that knows none of the pictures.
+        ValueError: a caption file that is none, or that knows none of the pictures; nothing left to train on.
     """
 
     fixed = False
@@ -113,6 +123,8 @@ class FolderCrops:
         zoom: float = 0.4,
         seed: int = 0,
         passes: float = 2.0,
+        hold_out: int = 0,
+        workers: int = 0,
     ):
         self.size, self.crops, self.zoom, self.seed, self.passes = size, crops, zoom, seed, passes
         self._files: list[Path] = []
@@ -130,12 +142,24 @@ class FolderCrops:
             raise ValueError(
                 f"{shown(captions)} names none of the {len(self._files)} pictures; check its file_name fields."
             )
+        self._ahead: tuple[int, list[Future]] = (-1, [])
+        self._pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) if workers else None
         self.words = words_of(self._texts)
+        kept = [bool(hold_out) and i % hold_out == 0 for i in range(len(self._files))]
+        self._held_out = [(f, t) for f, t, k in zip(self._files, self._texts, kept, strict=True) if k]
+        self._files = [file for file, k in zip(self._files, kept, strict=True) if not k]
+        self._texts = [text for text, k in zip(self._texts, kept, strict=True) if not k]
+        if not self._files:
+            raise ValueError(
+                f"--hold-out={hold_out} leaves no picture to train on; choose a larger number, or 0."
+            )
         told = sum(map(bool, self._texts))
         names = ", ".join(sorted({Path(folder).name for folder in folders}))
         self.title = (
             f"{len(self._files)} pictures ({names}), {told} of them with a caption; random square crops"
         )
+        if self._held_out:
+            self.title += f"; {len(self._held_out)} more (every {hold_out}th) were held out"
 
     def __len__(self) -> int:
         return len(self._files) * self.crops
@@ -147,25 +171,58 @@ class FolderCrops:
         told = [text for text in self._texts if text] or [""]
         return [told[i * len(told) // count] for i in range(count)]
 
-    def draw(self, index: int, number: int) -> np.ndarray:
-        """(crops, size, size, 3) uint8: the crops of one picture in one epoch."""
-        rng = np.random.default_rng((self.seed, number, index))
-        image, found = load_image(self._files[index]), []
-        for _ in range(self.crops):
-            side = min(image.size) * rng.uniform(self.zoom, 1)
-            left, top = rng.uniform(0, image.width - side), rng.uniform(0, image.height - side)
-            box = (left, top, left + side, top + side)
-            crop = np.asarray(image.resize((self.size, self.size), Image.Resampling.LANCZOS, box=box))
-            found.append(crop[:, ::-1] if rng.random() < 0.5 else crop)
-        return np.stack(found)
+    def held_out(self) -> tuple[np.ndarray, list[str]]:
+        """The central square of each."""
+        if not self._held_out:
+            return np.empty((0, self.size, self.size, 3), np.uint8), []
+        whole = [_cropped(load_image(file), self.size, 1.0, 0.5, 0.5) for file, _ in self._held_out]
+        return np.stack(whole), [text for _, text in self._held_out]
+
+    def drawn(self, number: int) -> np.ndarray:
+        """(N, size, size, 3) uint8: the crops of all pictures in one epoch."""
+        count, parts = len(self._files), []
+        if self._pool is None:
+            parts = [
+                draw(self._files[index], self.size, self.crops, self.zoom, (self.seed, number, index))
+                for index in tqdm(range(count), desc=f"crops, epoch {number}", leave=False)
+            ]
+        else:
+            begun, waited_for = self._ahead
+            if begun != number:
+                waited_for = self._submitted(number)
+            parts = [future.result() for future in waited_for]
+            self._ahead = number + 1, self._submitted(number + 1)
+        return np.concatenate(parts)
+
+    def _submitted(self, number: int) -> list[Future]:
+        assert self._pool is not None
+        return [
+            self._pool.submit(draw, file, self.size, self.crops, self.zoom, (self.seed, number, index))
+            for index, file in enumerate(self._files)
+        ]
+
+
+def draw(file: Path, size: int, crops: int, zoom: float, key: tuple[int, int, int]) -> np.ndarray:
+    """(crops, size, size, 3) uint8 crops of one picture, which are a function of ``key``: seed, epoch and picture."""
+    rng = np.random.default_rng(key)
+    image, found = load_image(file), []
+    for _ in range(crops):
+        crop = _cropped(image, size, *(rng.uniform(least, 1) for least in (zoom, 0, 0)))
+        found.append(crop[:, ::-1] if rng.random() < 0.5 else crop)
+    return np.stack(found)
+
+
+def _cropped(image: Image.Image, size: int, share: float, across: float, down: float) -> np.ndarray:
+    """A square whose side is a share of the picture's shorter one, so far across and down as it can be."""
+    side = min(image.size) * share
+    left, top = across * (image.width - side), down * (image.height - side)
+    box = (left, top, left + side, top + side)
+    return np.asarray(image.resize((size, size), Image.Resampling.LANCZOS, box=box))
 
 
 @lru_cache(maxsize=1)  # the epoch that is being trained on
 def _crops(source: FolderCrops, number: int) -> tuple[np.ndarray, list[str]]:
-    count = len(source._files)
-    bar = tqdm(range(count), desc=f"crops, epoch {number}", leave=False)
-    pictures = np.concatenate([source.draw(index, number) for index in bar])
-    return pictures, [text for text in source._texts for _ in range(source.crops)]
+    return source.drawn(number), [text for text in source._texts for _ in range(source.crops)]
 
 
 def read_captions(path: Path, needed: bool = False) -> dict[str, str]:
@@ -193,7 +250,10 @@ def read_captions(path: Path, needed: bool = False) -> dict[str, str]:
 
 
 class Latents:
-    """Means and deviations of a source's latents, epoch by epoch, (N, 2, C, h, w) float16; kept in ``path`` if they stay."""
+    """Means and deviations of a source's latents, epoch by epoch, (N, 2, C, h, w) float16.
+
+    Kept in ``path`` if every epoch is the same, else on the device.
+    """
 
     def __init__(self, source: Source, vae: AutoencoderKL, accelerator: Accelerator, path: Path):
         self.source, self.vae, self.accelerator, self.path = source, vae, accelerator, path
@@ -212,7 +272,7 @@ class Latents:
 
     def _encoded(self, pictures: np.ndarray) -> torch.Tensor:
         if not self.source.fixed:
-            return encode(self.vae, pictures, self.accelerator)
+            return encode(self.vae, pictures, self.accelerator).to(self.accelerator.device)
         with self.accelerator.main_process_first():
             if self.path.exists():
                 latents = torch.load(self.path, weights_only=True, mmap=True)

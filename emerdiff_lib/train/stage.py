@@ -78,6 +78,10 @@ class Stage:
             if old.name != state:
                 shutil.rmtree(old)
 
+    def plain(self) -> list[torch.nn.Module]:
+        """The modules as they were given, not compiled or spread over devices."""
+        return [self.accelerator.unwrap_model(module, keep_torch_compile=False) for module in self.modules]
+
     def learning_rate(self) -> float:
         rise = min(1.0, (self.step + 1) / max(self.args.warmup_steps, 1))
         fall = min(1.0, (self.steps - self.step) / max(self.args.cooldown * self.steps, 1))
@@ -89,10 +93,10 @@ class Stage:
         self.ema.store(self.parameters)
         self.ema.copy_to(self.parameters)
         try:
-            yield [self.accelerator.unwrap_model(module).eval() for module in self.modules]
+            yield [module.eval() for module in self.plain()]
         finally:
             self.ema.restore(self.parameters)
-            for module in self.modules:
+            for module in self.plain():
                 module.train()
 
     def run(self, loss_of_step: Callable, picture: Callable):
@@ -109,7 +113,8 @@ class Stage:
                 group["lr"] = self.learning_rate()
             # every draw is a function of seed, process and step, so that a resumed run repeats what it would have drawn
             key = np.random.SeedSequence((self.args.seed, self.accelerator.process_index, self.step))
-            generator = torch.Generator().manual_seed(int(key.generate_state(1, np.uint64)[0] >> 1))
+            generator = torch.Generator(self.accelerator.device)
+            generator.manual_seed(int(key.generate_state(1, np.uint64)[0] >> 1))
             loss = loss_of_step(self.step, generator)
             self.optimizer.zero_grad()
             self.accelerator.backward(loss)
