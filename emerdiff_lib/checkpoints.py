@@ -22,6 +22,8 @@ RELATIVES = tuple(
     f"toyscapes-{name}"
     for name in ("reference", "no-captions", "v-prediction", "other-seed", "wide-top", "half-training")
 )
+# A model of photographs, under terms of its own (its LICENSE); a packager may leave the folder out
+STREETS_FOLDER = Path(__file__).parent / "streets"
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -214,7 +216,7 @@ def resolve(
 
 
 def locate(name: str | Path) -> str:
-    """The folder or hub id that a model name stands for: "toyscapes" is the bundled model, :data:`RELATIVES` come with it.
+    """The folder or hub id that a model name stands for: "toyscapes" and "streets" are bundled, :data:`RELATIVES` come with them.
 
     Raises:
         FileNotFoundError: the bundled weights are missing, or a path does not hold a diffusers folder.
@@ -227,6 +229,13 @@ def locate(name: str | Path) -> str:
                 "`python -m emerdiff_lib.train` and pass its folder."
             )
         return str(TOYSCAPES_FOLDER)
+    if str(name) == "streets":
+        if not (STREETS_FOLDER / "model_index.json").exists():
+            raise FileNotFoundError(
+                f"The model of streets is not in this installation ({STREETS_FOLDER}), which its terms allow to leave out; take "
+                "that folder from the source repository."
+            )
+        return str(STREETS_FOLDER)
     if str(name) in RELATIVES:
         return str(RELATIVES_FOLDER / str(name).removeprefix("toyscapes-"))
     folder = Path(name).expanduser()
@@ -250,8 +259,8 @@ def locate(name: str | Path) -> str:
 
 def missing_model(name: str | Path) -> FileNotFoundError:
     return FileNotFoundError(
-        f'There is no model {str(name)!r}; use "toyscapes" (bundled), a diffusers folder on disk, or a hub id such as '
-        '"CompVis/stable-diffusion-v1-4" (download it once with `hf download CompVis/stable-diffusion-v1-4 --local-dir '
+        f'There is no model {str(name)!r}; use "toyscapes" or "streets" (bundled), a diffusers folder on disk, or a hub id, '
+        'say "CompVis/stable-diffusion-v1-4" (download it once with `hf download CompVis/stable-diffusion-v1-4 --local-dir '
         "sd-v1-4` where there is a network, then pass the folder)."
     )
 
@@ -329,18 +338,26 @@ def check_device(device: str | torch.device | None) -> torch.device:
 
 
 @contextmanager
-def quietly(source: str):
-    """While loading: no advice about components that EmerDiff does not use; no bar for the bundled model's half second."""
+def quietly(source: str, diffusers_too: bool = False):
+    """While loading: no advice about components that EmerDiff does not use; no bar for a bundled model's half second.
+
+    Args:
+        diffusers_too: no advice of diffusers either, where what it says of has been loaded before.
+    """
     verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     own_bars = diffusers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    if source == str(TOYSCAPES_FOLDER):
+    own_verbosity = diffusers_logging.get_verbosity()
+    if diffusers_too:
+        diffusers_logging.set_verbosity_error()
+    if source in (str(TOYSCAPES_FOLDER), str(STREETS_FOLDER)):
         diffusers_logging.disable_progress_bar()
     try:
         yield
     finally:
         transformers_logging.set_verbosity(verbosity)
+        diffusers_logging.set_verbosity(own_verbosity)
         if bars:
             transformers_logging.enable_progress_bar()
         if own_bars:

@@ -235,7 +235,8 @@ class WordAttention(TextAligned):
     Args:
         pipe: whose U-Net and text encoder are asked.
         timestep: at which the picture is noised.
-        prompt: a sentence with ``{}`` for a class's word; one call of the network for each word.
+        prompt: a sentence with ``{}`` for a class's word, by default the vocabulary's first template; one call of the network
+            for each word.
         draws: of noise; ``seed`` of them.
     """
 
@@ -243,11 +244,11 @@ class WordAttention(TextAligned):
         self,
         pipe: EmerDiffPipeline,
         timestep: int | None = None,
-        prompt: str = "a picture of a {}",
+        prompt: str | None = None,
         draws: int = 4,
         seed: int = 0,
     ):
-        pipe.conditioning(prompt.format("word"))  # a model that reads no words says so
+        pipe.conditioning((prompt or "{}").format("word"))  # a model that reads no words says so
         self.pipe, self.prompt, self.draws, self.seed = pipe, prompt, draws, seed
         self.timestep = pipe.resolve().features.feature_timestep if timestep is None else timestep
 
@@ -258,11 +259,12 @@ class WordAttention(TextAligned):
         noises = [torch.randn(clean.shape, generator=generator).to(clean.device) for _ in range(self.draws)]
         plain = self.pipe.denoiser(prompt=None)
         noisy = torch.cat([plain.add_noise(clean, noise, self.timestep) for noise in noises])
-        return torch.stack([self._attention(noisy, word) for word in vocabulary.words], -1)
+        prompt = self.prompt or vocabulary.templates[0]
+        return torch.stack([self._attention(noisy, prompt, word) for word in vocabulary.words], -1)
 
-    def _attention(self, noisy: torch.Tensor, word: str) -> torch.Tensor:
+    def _attention(self, noisy: torch.Tensor, prompt: str, word: str) -> torch.Tensor:
         unet, layers = self.pipe.unet, attention_layers(self.pipe.unet, "attn2")
-        sentence = self.prompt.format(word)
+        sentence = prompt.format(word)
         positions = token_positions(self.pipe.tokenizer, sentence, word)
         captures = {layer: ProbabilityCapture(unet.attn_processors[f"{layer}.processor"]) for layer in layers}
         with attention_processors(unet, captures):
@@ -285,7 +287,8 @@ class DenoisingError(TextAligned):
     Args:
         pipe: whose U-Net and text encoder are asked.
         timestep: at which the picture is noised; words decide where much is open.
-        prompt: a sentence with ``{}`` for a class's word; one call of the network for each word.
+        prompt: a sentence with ``{}`` for a class's word, by default the vocabulary's first template; one call of the network
+            for each word.
         draws: of noise; ``seed`` of them.
     """
 
@@ -293,7 +296,7 @@ class DenoisingError(TextAligned):
         self,
         pipe: EmerDiffPipeline,
         timestep: int = 681,
-        prompt: str = "a picture of a {}",
+        prompt: str | None = None,
         draws: int = 8,
         seed: int = 0,
     ):
@@ -311,8 +314,8 @@ class DenoisingError(TextAligned):
             _, predicted = self.pipe.denoiser(prompt=prompt).predict(noisy, self.timestep)
             return (predicted - noise).square().sum(1).mean(0).cpu()
 
-        without = error("")
-        gains = torch.stack([without - error(self.prompt.format(word)) for word in vocabulary.words], -1)
+        without, prompt = error(""), self.prompt or vocabulary.templates[0]
+        gains = torch.stack([without - error(prompt.format(word)) for word in vocabulary.words], -1)
         return gains / gains.std().clamp(min=1e-12)
 
     def scores(self, features: torch.Tensor, vocabulary: Vocabulary) -> torch.Tensor:

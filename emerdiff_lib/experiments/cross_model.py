@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 from diffusers import UNet2DConditionModel
 
-from ..checkpoints import family_of
+from ..checkpoints import family_of, quietly
 from ..evaluation.metrics import mean_iou
 from ..evaluation.protocols import bootstrap
 from ..loading import load_pipeline
@@ -40,7 +40,7 @@ FEATURES, CORRESPONDENCE, CONTROL, WHOLE = MEASURES = (
 
 def untrained(pipe: EmerDiffPipeline, seed: int = 0) -> EmerDiffPipeline:
     """The same model with a U-Net of random weights, from ``seed``: what the architecture and the picture give by themselves."""
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), quietly("", diffusers_too=True):
         torch.manual_seed(seed)
         unet = UNet2DConditionModel.from_config(pipe.unet.config).to(pipe.unet.device, pipe.unet.dtype)
     kept = {name: pipe.config[name] for name in ("default_settings", "force_zeros_for_empty_prompt")}

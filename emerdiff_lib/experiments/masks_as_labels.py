@@ -23,7 +23,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
-from ..checkpoints import locate
+from ..checkpoints import locate, quietly
 from ..datasets import LabelledDataset, open_dataset
 from ..datasets.base import IGNORE
 from ..evaluation.metrics import contingency_table
@@ -122,12 +122,19 @@ class NamedMasks(Task):
     def _draw(self, text: str, seed: int) -> Image.Image:
         """A picture of a caption, by the diffusers pipeline that the checkpoint names."""
         if "sampler" not in self._made:
-            parts = {name: part for name, part in self.pipe.components.items() if part is not None}
-            sampler = DiffusionPipeline.from_pretrained(locate(self.pipe.model_name), **parts)
-            sampler.to(self.pipe.device).set_progress_bar_config(disable=True)
-            self._made["sampler"] = sampler
+            self._made["sampler"] = sampler_of(self.pipe)
         generator = torch.Generator().manual_seed(seed)
         return self._made["sampler"](text, generator=generator, **self.generation).images[0]
+
+
+def sampler_of(pipe: EmerDiffPipeline) -> DiffusionPipeline:
+    """The diffusers pipeline that the checkpoint names, of the same networks: captions in, pictures out."""
+    parts = {name: part for name, part in pipe.components.items() if part is not None}
+    source = locate(pipe.model_name)
+    with quietly(source, diffusers_too=True):
+        sampler = DiffusionPipeline.from_pretrained(source, **parts)
+    sampler.to(pipe.device).set_progress_bar_config(disable=True)
+    return sampler
 
 
 def _write(result: tuple[Image.Image, np.ndarray], folder: Path) -> None:

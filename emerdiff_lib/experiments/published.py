@@ -15,6 +15,7 @@ _ROWS = (
     ("DiffSeg", "Cityscapes-27", "per-image matching", 21.2, "arXiv 2308.12469, Table 2"),
     ("DiffCut", "COCO-Stuff-27", "per-image matching", 49.1, "arXiv 2406.02842, Table 1"),
     ("DiffCut", "Cityscapes-27", "per-image matching", 30.6, "arXiv 2406.02842, Table 1"),
+    ("FC-DenseNet103", "CamVid-11, test", "supervised", 66.9, "arXiv 1611.09326, Table 3"),
 )
 
 

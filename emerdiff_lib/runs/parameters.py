@@ -50,7 +50,8 @@ class Picture:
 
 FOREIGN = (
     "The bundled model has seen drawn Toyscapes scenes and nothing else: of other pictures it knows edges and colours, hardly "
-    "what they show. For photographs, give a Stable Diffusion's folder: -p model FOLDER (README)."
+    "what they show. For photographs, give a Stable Diffusion's folder: -p model FOLDER (README); for streets, a small model is "
+    "bundled: -p model streets."
 )
 
 

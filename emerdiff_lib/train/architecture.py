@@ -31,9 +31,11 @@ def words_of(captions: Iterable[str]) -> list[str]:
     return sorted({word for caption in captions for word in caption.lower().replace(",", " and ").split()})
 
 
-def build_tokenizer(words: Iterable[str]) -> PreTrainedTokenizerFast:
-    """A token per word; words that are not among ``words`` are unknown."""
-    vocabulary = {word: i for i, word in enumerate([UNKNOWN, BEGIN, END, *words])}
+def build_tokenizer(
+    words: Iterable[str], special: Sequence[str] = (UNKNOWN, BEGIN, END)
+) -> PreTrainedTokenizerFast:
+    """A token per word, after the ``special`` ones; words that are not among ``words`` are unknown."""
+    vocabulary = {word: i for i, word in enumerate([*special, *words])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
     tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), normalizers.Replace(",", " and ")])
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
+from safetensors.torch import load_file
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig, PreTrainedTokenizerFast
 
 from ..files import write_atomically
@@ -32,6 +33,8 @@ from .stage import Stage
 BEGINNING, AND = "a picture of ", " and "  # of a caption, and between the things that it names
 SMALL_WORDS = frozenset(["a", "an", "the", "at", "in", "of", "on", "with", "and"])  # that name nothing
 BEST_PATCHES, PHRASES = 4, 96  # of a phrase in a picture; phrases in a step
+# An end of number 2 is what transformers knows old configs by, whose texts it reads at their highest token
+SPECIAL = (architecture.UNKNOWN, architecture.BEGIN, "<unused>", architecture.END)
 HALF = [0.5, 0.5, 0.5]  # mean and deviation of pixels in [0, 1], which brings them to [−1, 1]
 
 
@@ -49,6 +52,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         help="folders of pictures with metadata.jsonl; none: Toyscapes scenes",
     )
     add("--output", type=Path, default=Path("runs/clip"), help="holds all that a run writes")
+    add("--init-from", type=Path, help="folder of a CLIP of this trainer to go on from: fresh optimiser")
     add("--size", type=int, default=128, help="side of the pictures in pixels")
     add("--patch", type=int, default=8, help="side of a patch in pixels")
     add("--num-scenes", type=int, default=24_000, help="Toyscapes scenes, drawn once")
@@ -75,8 +79,8 @@ def build_clip(size: int, patch: int, vocabulary_size: int) -> CLIPModel:
         num_attention_heads=4,
         max_position_embeddings=architecture.MAX_TOKENS,
         bos_token_id=1,
-        eos_token_id=2,
-        pad_token_id=2,
+        eos_token_id=SPECIAL.index(architecture.END),
+        pad_token_id=SPECIAL.index(architecture.END),
     )
     vision = CLIPVisionConfig(
         hidden_size=192,
@@ -230,6 +234,28 @@ def train_clip(
     return network.eval(), stage
 
 
+def load_clip(folder: Path, model: CLIPModel) -> None:
+    """Copy an exported model's weights into a freshly built one.
+
+    Raises:
+        FileNotFoundError: there are none.
+        ValueError: they are of another size, or of captions with other words.
+    """
+    path = folder / "model.safetensors"
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{path} does not exist; --init-from takes a folder as this trainer exports it."
+        )
+    found = {name: value.float() for name, value in load_file(path).items()}
+    shapes = {name: value.shape for name, value in model.state_dict().items()}
+    wrong = [name for name in shapes | found if name not in found or shapes.get(name) != found[name].shape]
+    if wrong:
+        raise ValueError(
+            f"{path} is of another architecture or vocabulary ({wrong[0]}); train from the beginning."
+        )
+    model.load_state_dict(found)
+
+
 def export(folder: Path, model: CLIPModel, tokenizer: PreTrainedTokenizerFast) -> Path:
     """A folder of fp16 safetensors that ``CLIPModel`` and :class:`~emerdiff_lib.words.MaskClip` load; returns it."""
     copy.deepcopy(model).half().save_pretrained(folder)
@@ -266,10 +292,11 @@ def main(argv: list[str] | None = None) -> None:
         raise ValueError(
             "No picture has a caption; CLIP learns from them: write metadata.jsonl beside the pictures."
         )
-    tokenizer = architecture.build_tokenizer(source.words)
-    model, _ = train_clip(
-        args, accelerator, build_clip(args.size, args.patch, len(tokenizer)), tokenizer, source
-    )
+    tokenizer = architecture.build_tokenizer(source.words, SPECIAL)
+    model = build_clip(args.size, args.patch, len(tokenizer))
+    if args.init_from is not None:
+        load_clip(args.init_from.expanduser(), model)
+    model, _ = train_clip(args, accelerator, model, tokenizer, source)
     if accelerator.is_main_process:
         folder = export(args.output / "model", model, tokenizer)
         megabytes = sum(file.stat().st_size for file in folder.rglob("*.safetensors")) / 1e6

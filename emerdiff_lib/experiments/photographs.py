@@ -1,0 +1,304 @@
+"""How settings for photographs were chosen: ``python -m emerdiff_lib.experiments.photographs --root CAMVID``.
+
+One setting at a time is walked around the checkpoint's defaults on pictures that the trainer held out (every 20th of the
+training split: ``--hold-out 20``), by pixel mode's segments; validation pictures are not looked at. Notebook 15 reports those.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ..attention import layer_grid
+from ..datasets import LabelledDataset, open_dataset
+from ..datasets.resized import Resized
+from ..evaluation.metrics import class_counts, contingency_table, iou_of_counts, mean_iou
+from ..evaluation.protocols import Record, bootstrap, mean_statistic, miou_statistic, oracle
+from ..evaluation.tables import per_image_rows, score
+from ..loading import load_pipeline
+from ..pipeline import EmerDiffPipeline
+from ..runs.harness import Execution
+from ..words import Vocabulary
+from .ablation_sweeps import nearest_timestep, short_layer_names, swept_layers
+from .defaults import advice, compare
+from .manifest import write_manifest
+from .names import (
+    BILINEAR,
+    BILINEAR_GUIDED,
+    CEILING,
+    COLOUR,
+    EMERDIFF,
+    EMERDIFF_GUIDED,
+    EMERDIFF_PIXEL,
+    POSITION,
+)
+from .open_vocabulary import vocabulary_of
+from .rivals import check_settings, evaluate
+from .selection import command, execution
+from .yardsticks import grid_of_truth
+
+WIDTH = 192  # of the pictures that are scored
+DRAWN = "toyscapes"  # what stands in where there are no photographs
+CONTROL = "{}, untrained U-Net"
+# What each stage has to be better than
+PAIRS = (
+    (BILINEAR, POSITION),
+    (BILINEAR, COLOUR),
+    (BILINEAR, CONTROL.format(BILINEAR)),
+    (EMERDIFF, BILINEAR),
+    (EMERDIFF_PIXEL, BILINEAR),
+    (EMERDIFF_GUIDED, BILINEAR_GUIDED),
+    (EMERDIFF_PIXEL, BILINEAR_GUIDED),
+    (EMERDIFF_PIXEL, COLOUR),
+    (EMERDIFF_PIXEL, CONTROL.format(EMERDIFF_PIXEL)),
+)
+
+
+# -- what is looked at ----------------------------------------------------------------------------------------------
+
+
+def open_splits(
+    dataset: str, root: str, split: str, fit_split: str, width: int = WIDTH
+) -> tuple[str, LabelledDataset, LabelledDataset]:
+    """(name of the data set, the split that is reported, the one that concepts are fitted on), at one width.
+
+    Without ``dataset`` it is CamVid where there is a ``root``; without either, drawn scenes stand in.
+    """
+    name = dataset or ("camvid" if root else DRAWN)
+    if name == DRAWN:
+        split, fit_split = "validation", "train"
+    return name, *(Resized(open_dataset(name, root, part), width) for part in (split, fit_split))
+
+
+def vocabulary(data: LabelledDataset, model: str) -> Vocabulary:
+    """The classes' names, said as the captions of ``model`` had them: the streets model's list names, without a sentence."""
+    usual = vocabulary_of(data)
+    return replace(usual, templates=("{}",)) if model == "streets" else usual
+
+
+def scenes_of(data: LabelledDataset, positions: Iterable[int]) -> list[int]:
+    """Seeds of drawn scenes, for a manifest; none of photographs."""
+    return [data[position].seed for position in positions] if data.root == "" else []
+
+
+def told(labels: np.ndarray, truth: np.ndarray, data: LabelledDataset) -> np.ndarray:
+    """(H, W) segments → classes: each has the one that most of its known pixels have (the oracle)."""
+    table = contingency_table(labels, truth, int(labels.max()) + 1, len(data.class_names), data.ignore_index)
+    return table.argmax(1)[labels]
+
+
+# -- what a run says ------------------------------------------------------------------------------------------------
+
+
+def confusions(results: Iterable[dict], method: str) -> np.ndarray:
+    """(N, C, C): a picture's confusion matrix under the oracle."""
+    tables = [np.array(result["methods"][method]["table"]) for result in results]
+    return np.stack([oracle(Record(table, np.zeros((len(table), 1)))) for table in tables])
+
+
+def differences(
+    results: Sequence[dict], pairs: Iterable[tuple[str, str]] = PAIRS, draws: int = 1000
+) -> pd.DataFrame:
+    """Paired, in points, with 95 % bootstrap intervals over pictures.
+
+    Returns:
+        a row per pair of methods that both took part and measure: "method", "minus", "measure", "points", "low", "high".
+    """
+    known, rows = set(results[0]["methods"]), []
+    for first, second in ((a, b) for a, b in pairs if {a, b} <= known):
+        edges = [np.array([r["methods"][m]["boundary_f"] for r in results]) for m in (first, second)]
+        statistics = {
+            "oracle mIoU": miou_statistic(confusions(results, first), confusions(results, second)),
+            "boundary F": mean_statistic(*edges),
+        }
+        for measure, statistic in statistics.items():
+            points = [100 * value for value in bootstrap(statistic, len(results), draws)]
+            ends = dict(zip(("points", "low", "high"), points, strict=True))
+            rows.append({"method": first, "minus": second, "measure": measure, **ends})
+    return pd.DataFrame(rows)
+
+
+def with_control(results: Iterable[dict], control: Iterable[dict]) -> list[dict]:
+    """The same pictures with another model's methods beside the first one's, under :data:`CONTROL`'s names.
+
+    Raises:
+        ValueError: they are of other pictures.
+    """
+    both = []
+    for first, second in zip(results, control, strict=True):
+        if first["name"] != second["name"]:
+            raise ValueError(
+                f"{first['name']} and {second['name']} are two pictures; run both again on the same ones."
+            )
+        more = {CONTROL.format(name): entry for name, entry in second["methods"].items()}
+        both.append({"name": first["name"], "methods": first["methods"] | more})
+    return both
+
+
+def with_ceiling(
+    pipe: EmerDiffPipeline,
+    data: LabelledDataset,
+    results: Iterable[dict],
+    positions: Iterable[int],
+    **settings: Any,
+) -> list[dict]:
+    """The same results with what the true labels would score if they were coarse masks, at the grid of the features."""
+    used, count, found = pipe.resolve(**settings), len(data.class_names), []
+    for position, result in zip(positions, results, strict=True):
+        sample = data[position]
+        size = pipe.encode(sample.image, used.inversion.processing_resolution).shape[2:]
+        grid = layer_grid(pipe.unet, used.features.feature_layer, *size)
+        truth = np.where(sample.labels == data.ignore_index, count, sample.labels)
+        labels, names = grid_of_truth(truth, grid, count + 1), np.eye(count + 1, dtype=np.float32)
+        entry = score(labels, sample.labels, names, 0.0, count, data.ignore_index)
+        found.append({"name": result["name"], "methods": result["methods"] | {CEILING: entry}})
+    return found
+
+
+def by_class(results: Sequence[dict], methods: Iterable[str], names: Sequence[str]) -> pd.DataFrame:
+    """IoU of each class under the oracle, percent, and its share of the known pixels; a column per class."""
+    rows = {}
+    for method in methods:
+        confusion = confusions(results, method).sum(0)
+        rows["% of pixels"] = 100 * confusion.sum(1) / confusion.sum()
+        rows[method] = 100 * iou_of_counts(class_counts(confusion))
+    return pd.DataFrame(rows, index=list(names)).T
+
+
+def by_rule(results: Iterable[dict], method: str, count: int = 2) -> dict[str, list[int]]:
+    """{"best", "median", "worst": positions in ``results``} by a picture's own oracle mIoU; ties go to the first."""
+    rows = per_image_rows(results)
+    order = (
+        rows[rows["method"] == method]["oracle_miou"].reset_index(drop=True).sort_values(kind="stable").index
+    )
+    middle = max(0, (len(order) - count) // 2)
+    found = {"best": order[::-1][:count], "median": order[middle : middle + count], "worst": order[:count]}
+    return {rule: [int(i) for i in places] for rule, places in found.items()}
+
+
+def describe(table: pd.DataFrame) -> list[str]:
+    """A sentence per pair of :func:`differences`."""
+    sentences = []
+    for (method, minus), part in table.groupby(["method", "minus"], sort=False):
+        ends = {
+            row["measure"]: f"{row['points']:+.1f} [{row['low']:+.1f}, {row['high']:+.1f}]"
+            for _, row in part.iterrows()
+        }
+        listed = ", ".join(f"{value} {measure}" for measure, value in ends.items())
+        sentences.append(f"{method} minus {minus}: {listed}.")
+    return sentences
+
+
+# -- choosing -------------------------------------------------------------------------------------------------------
+
+
+def held_out(data: LabelledDataset, every: int = 20) -> range:
+    """Positions of what the trainer held out of a split that comes first among its folders."""
+    return range(0, len(data), every)
+
+
+def walks(pipe: EmerDiffPipeline, **settings: Any) -> dict[str, dict[str, dict[str, Any]]]:
+    """{setting: {label: settings}} around the defaults, which are among them as "default"."""
+    usual = pipe.resolve(**settings).to_dict()
+    near = nearest_timestep(pipe, usual["num_inference_steps"])
+    size = usual["processing_resolution"]
+    grids: dict[str, list] = {
+        "feature_timestep": [near(t) for t in (101, 281, 481)],
+        "modulation_timestep": [near(t) for t in (281, 481, 681)],
+        "modulation_layer": swept_layers(pipe, usual),
+        "modulation_strength": [1.0, 10.0],
+        "processing_resolution": [round(size * 0.8), round(size * 1.2)],
+    }
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for name, values in grids.items():
+        titles = (
+            short_layer_names(values)
+            if name == "modulation_layer"
+            else {value: f"{value:g}" for value in values}
+        )
+        others = {titles[value]: {name: value} for value in values if value != usual[name]}
+        found[name] = {"default": {}} | others
+    return found
+
+
+def choose(
+    pipe: EmerDiffPipeline,
+    data: LabelledDataset,
+    output: Path,
+    given: Mapping[str, Any],
+    how: Execution | None = None,
+) -> pd.DataFrame:
+    """:func:`.defaults.compare` of every walk, on the held-out pictures, under pixel mode."""
+    found: dict[str, dict[str, list[dict]]] = {}
+    for name, points in walks(pipe, **given).items():
+        found[name] = {}
+        for label, changes in points.items():
+            folder = output / (f"{name}-{label}" if changes else "default")
+            settings = dict(given) | changes
+            results = evaluate(
+                pipe,
+                data,
+                [EMERDIFF_PIXEL],
+                folder,
+                settings,
+                held_out(data),
+                how=how,
+                label=f"{name} {label}",
+            )
+            found[name][label] = [{EMERDIFF: result["methods"][EMERDIFF_PIXEL]} for result in results]
+    return compare(found, dict.fromkeys(found, "default"))
+
+
+def main(argv: list[str] | None = None) -> pd.DataFrame:
+    parser = command(__doc__, "runs/photograph-choices")
+    parser.add_argument("--dataset", default="camvid", help="as notebook 06 names them")
+    parser.add_argument("--root", required=True, help="folder with the data set's official layout")
+    parser.add_argument("--split", default="train", help="whose every 20th picture was held out")
+    parser.add_argument("--width", type=int, default=WIDTH, help="of the pictures, in pixels")
+    parser.add_argument("--others", nargs="*", default=[], help="more models, at the defaults")
+    parser.set_defaults(model="streets")
+    args = parser.parse_args(argv)
+    data = Resized(open_dataset(args.dataset, args.root, args.split), args.width)
+    how, tables, notes = execution(args), {}, []
+    pipe = load_pipeline(args.model, args.device, args.dtype)
+    given = check_settings(pipe, args.num_masks, args.settings)
+    methods = [EMERDIFF_PIXEL, BILINEAR, POSITION, COLOUR]
+    rows = {}
+    for name in (args.model, *args.others):
+        other = pipe if name == args.model else load_pipeline(name, args.device, args.dtype)
+        folder = args.output / f"model-{Path(name).name}"
+        results = evaluate(
+            other, data, methods, folder, given, held_out(data), how=how, label=Path(name).name
+        )
+        edges = per_image_rows(results).groupby("method")["boundary_f"].mean()
+        for method in methods:
+            scores = mean_iou(confusions(results, method).sum(0)), edges[method]
+            rows[Path(name).name, method] = dict(zip(("oracle mIoU", "boundary F"), scores, strict=True))
+    tables["Models at the defaults"] = (100 * pd.DataFrame(rows).T.rename_axis(["model", "method"])).round(1)
+    walked = choose(pipe, data, args.output, given, how)
+    tables["One setting at a time, pixel mode"] = walked.round(1)
+    notes = advice(walked)
+    for title, table in tables.items():
+        print(f"{title}\n{table.to_string()}\n")
+    print("\n".join(notes))
+    write_manifest(
+        args.output / "manifest.json",
+        title="Settings for photographs",
+        question="Which settings suit the streets model, on frames that were held out of its training?",
+        command=f"python -m emerdiff_lib.experiments.photographs --root CAMVID --width {args.width}",
+        settings={"model": args.model, "dataset": args.dataset, "split": args.split}
+        | pipe.resolve(**given).to_dict(),
+        seeds={},
+        tables=tables,
+        notes=notes,
+    )
+    return walked
+
+
+if __name__ == "__main__":
+    main()
