@@ -22,6 +22,8 @@ RELATIVES = tuple(
     f"toyscapes-{name}"
     for name in ("reference", "no-captions", "v-prediction", "other-seed", "wide-top", "half-training")
 )
+# A small CLIP of the same scenes (notebook 11), by the name "toyscapes-clip"
+CLIP_FOLDER = TOYSCAPES_FOLDER.parent / "clip"
 # A model of photographs, under terms of its own (its LICENSE); a packager may leave the folder out
 STREETS_FOLDER = Path(__file__).parent / "streets"
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle")

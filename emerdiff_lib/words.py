@@ -27,6 +27,7 @@ from .attention import (
     layer_grid,
     places_of,
 )
+from .checkpoints import CLIP_FOLDER
 from .clustering import mask_embeddings
 from .images import to_guide
 from .pipeline import EmerDiffPipeline
@@ -44,6 +45,7 @@ TEMPLATES = (
     "a cropped photo of a {}.",
 )
 NOTHING = "none of these"
+TOYSCAPES_CLIP = "toyscapes-clip"
 
 
 @dataclass(frozen=True)
@@ -185,7 +187,8 @@ class MaskClip(DenseFeatures):
 
     @classmethod
     def from_pretrained(cls, name: str | Path, resolution: int | None = None, **kwargs) -> MaskClip:
-        """Load weights (safetensors) by folder or hub id, "openai/clip-vit-base-patch16" for one."""
+        """Load weights (safetensors) by folder or hub id, "openai/clip-vit-base-patch16" for one; "toyscapes-clip" is bundled."""
+        name = CLIP_FOLDER if str(name) == TOYSCAPES_CLIP else name
         processing, _ = ImageProcessingMixin.get_image_processor_dict(name)
         model = CLIPModel.from_pretrained(name, use_safetensors=True, **kwargs)
         tokenizer = AutoTokenizer.from_pretrained(name)

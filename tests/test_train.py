@@ -11,6 +11,7 @@ import torch
 from accelerate.state import AcceleratorState
 from diffusers import StableDiffusionPipeline
 from PIL import Image
+from transformers import CLIPModel
 
 from emerdiff_lib import load_pipeline
 from emerdiff_lib.train import architecture, captions, clip
@@ -170,6 +171,54 @@ def test_crops_are_parts_of_their_pictures_and_differ_by_epoch(photos):
     assert [epoch_of(step, 6, source) for step in (0, 3, 4, 8)] == [0, 0, 1, 2]
 
 
+def test_workers_draw_the_same_crops_ahead(photos):
+    alone, helped = (FolderCrops([photos], size=32, crops=2, workers=workers) for workers in (0, 1))
+    for number in (0, 1, 3):
+        assert np.array_equal(alone.epoch(number)[0], helped.epoch(number)[0])
+    assert helped._ahead[0] == 4  # the next one is under way
+
+
+def test_held_out_pictures_are_in_no_epoch(photos):
+    """Every second of a, b, below/d, c by path: the first and the third; whole squares of them, with their captions."""
+    source = FolderCrops([photos], size=64, crops=1, zoom=1.0, hold_out=2)
+    files = sorted(photos.rglob("*.*g"))
+    pictures, texts = source.held_out()
+    assert len(source) == 2 and len(source.epoch(0)[0]) == 2 and pictures.shape == (2, 64, 64, 3)
+    assert texts == [{"a.png": "Road, sky", "d.png": "a tree"}.get(f.name, "") for f in files[::2]]
+    with Image.open(files[0]) as first:  # 90 × 70: ten pixels of each side are left out
+        centre = first.resize((64, 64), Image.Resampling.LANCZOS, box=(10, 0, 80, 70))
+    assert np.array_equal(pictures[0], np.asarray(centre))
+    assert "2 more (every 2th) were held out" in source.title and "sky" in source.words
+    with pytest.raises(ValueError, match="--hold-out=1 leaves no picture"):
+        FolderCrops([photos], hold_out=1)
+    assert len(FolderCrops([photos]).held_out()[0]) == 0
+
+
+def test_the_loss_of_held_out_pictures_is_logged(trained, photos, tmp_path):
+    given = [
+        *TINY,
+        "--images",
+        str(photos),
+        "--size",
+        "64",
+        "--crops",
+        "1",
+        "--steps",
+        "2",
+        "--hold-out",
+        "2",
+    ]
+    given += ["--widths", "8", "16", "16", "16", "--dropout", "0.1", "--mixed-precision", "no"]
+    main([*given, "--output", str(tmp_path)])
+    (row,) = [
+        json.loads(line) for line in (tmp_path / "denoiser" / "held-out.jsonl").read_text().splitlines()
+    ]
+    assert row["step"] == 2 and row["held_out"] > 0 and row["trained_on"] > 0
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert f"Loss of held-out pictures: {row['held_out']:.4f}" in card and "--dropout 0.1" in card
+    assert load_pipeline(tmp_path / "model").unet.config.dropout == 0.1
+
+
 def test_caption_files_are_read_or_named(photos, tmp_path):
     assert read_captions(tmp_path / "none") == {}
     with pytest.raises(FileNotFoundError, match="caption file"):
@@ -199,6 +248,8 @@ def test_caption_files_are_read_or_named(photos, tmp_path):
         (["--fresh-unet"], "takes the autoencoder of --init-from"),
         (["--widths", "8", "16", "24", "32"], "multiples of 8, and then three of 16"),
         (["--low-timesteps", "2"], "--low-timesteps=2"),
+        (["--hold-out", "-1"], "--hold-out=-1"),
+        (["--dropout", "2"], "--dropout=2"),
     ],
 )
 def test_impossible_arguments_are_one_sentence(given, message):
@@ -242,20 +293,74 @@ def test_every_word_of_a_caption_has_a_token_of_its_own():
 
 # -- CLIP
 
+TINY_CLIP = ["--num-scenes", "24", "--batch-size", "6", "--cpu", "--checkpoint-every", "2"]
+
+
+def test_a_text_is_read_to_its_end():
+    """transformers reads texts of configs whose end is number 2 at their highest token instead; ours must not be those."""
+    tokenizer = architecture.build_tokenizer(["a", "boat", "picture"], clip.SPECIAL)
+    model = clip.build_clip(32, 8, len(tokenizer)).eval()
+    ids = architecture.tokenize(tokenizer, ["a picture a", "a picture boat"])
+    hidden = model.text_model(ids).pooler_output
+    assert (hidden[0] - hidden[1]).abs().max() > 1e-3
+    assert model.config.text_config.eos_token_id == tokenizer.eos_token_id != 2
+
+
+def test_phrases_are_things_and_their_words():
+    assert clip.phrases_of("a picture of a red house and the sea") == {
+        "a red house",
+        "the sea",
+        "red",
+        "house",
+        "sea",
+    }
+    tokenizer = architecture.build_tokenizer(["a", "house", "red", "sea", "the"], clip.SPECIAL)
+    captions = ["a picture of a red house", "a picture of the sea", "a picture of the sea and a red house"]
+    table = clip.Phrases(captions, tokenizer, torch.device("cpu"), least=1)
+    assert table.names == ["a red house", "house", "red", "sea", "the sea"]
+    assert table.held.tolist() == [[1, 1, 1, 0, 0], [0, 0, 0, 1, 1], [1, 1, 1, 1, 1]]
+    torch.testing.assert_close(table.odds.sigmoid(), torch.full((5,), 2 / 3))
+
+
+def test_presence_asks_the_best_patches():
+    """Patches alike: the closed form. One good patch of many is enough, in part."""
+    phrases = torch.nn.functional.normalize(torch.randn(3, 8), dim=-1)
+    same = torch.nn.functional.normalize(torch.randn(2, 1, 8), dim=-1).expand(2, 10, 8)
+    scale, bias, odds, held = torch.tensor(1.0), torch.tensor(0.5), torch.randn(3), torch.rand(2, 3) > 0.5
+    logits = scale.exp() * same[:, 0] @ phrases.T - bias + odds
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(logits, held.float())
+    torch.testing.assert_close(clip.presence(same, phrases, scale, bias, odds, held), expected)
+    one = same.clone()
+    one[0, 3] = phrases[1]
+    yes = torch.ones(2, 3, dtype=torch.bool)
+    assert clip.presence(one, phrases, scale, bias, odds, yes) < clip.presence(
+        same, phrases, scale, bias, odds, yes
+    )
+
 
 def test_a_clip_is_trained_exported_and_looks_at_places(tmp_path, scene):
-    clip.main(
-        [
-            *("--output", str(tmp_path), "--num-scenes", "24", "--batch-size", "6", "--steps", "3", "--cpu"),
-            *("--checkpoint-every", "2"),
-        ]
-    )
+    clip.main(["--output", str(tmp_path), *TINY_CLIP, "--steps", "3"])
     words = MaskClip.from_pretrained(tmp_path / "model")
     vocabulary = Vocabulary.of(["tree", "sea, lake"], templates=["a picture of a {}"])
     features = words.features(scene.image, vocabulary)
     assert features.shape == (16, 16, 128) and words.scores(features, vocabulary).shape == (16, 16, 2)
     assert json.loads((tmp_path / "clip" / "latest.json").read_text())["step"] == 3
     assert sum(file.stat().st_size for file in (tmp_path / "model").rglob("*.safetensors")) < 12e6
+    clip.main(
+        [
+            "--output",
+            str(tmp_path / "more"),
+            *TINY_CLIP,
+            "--steps",
+            "1",
+            "--init-from",
+            str(tmp_path / "model"),
+        ]
+    )
+    more = CLIPModel.from_pretrained(tmp_path / "more" / "model").visual_projection.weight
+    assert 0 < (more - words.model.visual_projection.weight).abs().max() < 0.01
+    with pytest.raises(FileNotFoundError, match="--init-from"):
+        clip.main(["--output", str(tmp_path / "none"), *TINY_CLIP, "--init-from", str(tmp_path / "nowhere")])
     with pytest.raises(ValueError, match="--patch=7"):
         clip.main(["--output", str(tmp_path), "--patch", "7"])
 

@@ -41,7 +41,7 @@ from ..runs.task import Item, Task
 from ..toyscapes import Toyscapes
 from ..train.captions import caption
 from ..words import TextAligned, Vocabulary, name_pixels
-from .open_vocabulary import ERROR, clip_identity, text_aligned, vocabulary_of
+from .open_vocabulary import ERROR, clip_for, clip_identity, text_aligned, vocabulary_of
 from .rivals import check_settings
 from .selection import command, execution, first_pictures
 
@@ -349,7 +349,7 @@ def main(argv: list[str] | None = None) -> pd.DataFrame:
         args.output,
         settings,
         args.features,
-        args.clip,
+        clip_for(args.clip, args.dataset),
         how,
         args.steps,
     )

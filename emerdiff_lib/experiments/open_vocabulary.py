@@ -33,6 +33,7 @@ from ..runs.task import Item, Task
 from ..toyscapes.objects import CLASS_NAMES, COARSE_CLASS_NAMES, FINE_TO_COARSE
 from ..words import (
     TEMPLATES,
+    TOYSCAPES_CLIP,
     DenoisingError,
     MaskClip,
     TextAligned,
@@ -227,7 +228,7 @@ def text_aligned(
     """{name: features} that can be had here: the model's own if it reads words, and a CLIP.
 
     Args:
-        clip: a folder or hub id of ``transformers``; "" for none.
+        clip: a folder or hub id of ``transformers``, or "toyscapes-clip", which is bundled; "" for none.
         kinds: some of them; empty: all.
 
     Raises:
@@ -243,6 +244,11 @@ def text_aligned(
         known = ", ".join(map(repr, words)) or "none, since this model reads no words: name a CLIP"
         raise ValueError(f"There are no features of these kinds: {list(kinds)}; there are {known}.")
     return found
+
+
+def clip_for(clip: str, dataset: str) -> str:
+    """The CLIP that is meant: for none given, the bundled one, which has seen drawn scenes alone, for those; else none ("")."""
+    return clip or (TOYSCAPES_CLIP if dataset.startswith("toyscapes") else "")
 
 
 def clip_identity(words: Mapping[str, TextAligned]) -> dict[str, Any]:
@@ -280,7 +286,9 @@ def name_all(
 
 def main(argv: list[str] | None = None) -> pd.DataFrame:
     parser = command(__doc__, "runs/open-vocabulary")
-    parser.add_argument("--clip", default="", help="a CLIP of transformers, by folder or hub id")
+    parser.add_argument(
+        "--clip", default="", help="a CLIP of transformers; empty: the bundled one for Toyscapes, else none"
+    )
     parser.add_argument("--dataset", default="toyscapes", help="as notebook 06 names them")
     parser.add_argument("--root", default="", help="folder with the data set's official layout")
     parser.add_argument("--split", default="validation", help="the split that is reported")
@@ -289,8 +297,8 @@ def main(argv: list[str] | None = None) -> pd.DataFrame:
     data, how = open_dataset(args.dataset, args.root, args.split), execution(args)
     pipe = load_pipeline(args.model, args.device, args.dtype)
     settings = check_settings(pipe, args.num_masks, args.settings)
-    positions = first_pictures(args.limit, len(data))
-    named = name_all(pipe, data, args.output, positions, settings, args.clip, how)[CLASSES]
+    positions, clip = first_pictures(args.limit, len(data)), clip_for(args.clip, args.dataset)
+    named = name_all(pipe, data, args.output, positions, settings, clip, how)[CLASSES]
     found = table(named)
     print(found.round(1).to_string())
     finish(named.results)

@@ -33,6 +33,7 @@ from .names import (
     CEILING,
     COLOUR,
     EMERDIFF,
+    EMERDIFF_FAST,
     EMERDIFF_GUIDED,
     EMERDIFF_PIXEL,
     POSITION,
@@ -55,7 +56,7 @@ PAIRS = (
     (EMERDIFF_GUIDED, BILINEAR_GUIDED),
     (EMERDIFF_PIXEL, BILINEAR_GUIDED),
     (EMERDIFF_PIXEL, COLOUR),
-    (EMERDIFF_PIXEL, CONTROL.format(EMERDIFF_PIXEL)),
+    (EMERDIFF_FAST, CONTROL.format(EMERDIFF_FAST)),
 )
 
 
@@ -250,7 +251,8 @@ def choose(
                 how=how,
                 label=f"{name} {label}",
             )
-            found[name][label] = [{EMERDIFF: result["methods"][EMERDIFF_PIXEL]} for result in results]
+            entries = [result["methods"][EMERDIFF_PIXEL] for result in results]
+            found[name][label] = [{EMERDIFF: e, "embeddings": e["embeddings"]} for e in entries]
     return compare(found, dict.fromkeys(found, "default"))
 
 

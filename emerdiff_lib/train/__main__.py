@@ -94,7 +94,6 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         default="auto",
         help="auto: what a few steps find fastest",
     )
-    add("--compile", action="store_true", help="compile the U-Net: a minute, then faster on a GPU")
     add("--license", default="other", help="of the weights, for the model card")
     add("--terms", default="", help="a sentence on the data's terms, for the model card")
     add("--cpu", action="store_true", help="stay on the CPU even if there is a GPU")
@@ -168,8 +167,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.images is not None:
         args.images = [folder.expanduser() for folder in args.images]
     precision = remembered(args)
-    backend = "inductor" if args.compile else "no"
-    accelerator = Accelerator(mixed_precision=precision, cpu=args.cpu, dynamo_backend=backend)
+    accelerator = Accelerator(mixed_precision=precision, cpu=args.cpu)
     torch.manual_seed(args.seed)
     with accelerator.main_process_first():
         source = source_of(args)

@@ -79,8 +79,8 @@ class Stage:
                 shutil.rmtree(old)
 
     def plain(self) -> list[torch.nn.Module]:
-        """The modules as they were given, not compiled or spread over devices."""
-        return [self.accelerator.unwrap_model(module, keep_torch_compile=False) for module in self.modules]
+        """The modules as they were given, not spread over devices."""
+        return [self.accelerator.unwrap_model(module) for module in self.modules]
 
     def learning_rate(self) -> float:
         rise = min(1.0, (self.step + 1) / max(self.args.warmup_steps, 1))
