@@ -175,16 +175,17 @@ def test_a_ceiling_of_aligned_truth_is_perfect(camvid):
 def test_every_walk_has_the_default_and_others():
     pipe = load_pipeline("streets")
     for name, points in photographs.walks(pipe).items():
-        assert points["default"] == {} and len(points) > 1
-        for changes in list(points.values())[1:]:
-            assert changes[name] != pipe.resolve().to_dict()[name]
+        first, *others = points.values()
+        assert first == {} and others
+        for changes in others:
+            assert changes[name] != pipe.resolve(mode="pixel").to_dict()[name]
 
 
 def test_choices_are_printed_and_kept(camvid, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(
         photographs,
         "walks",
-        lambda pipe, **given: {"filter_sigma": {"default": {}, "2": {"filter_sigma": 2.0}}},
+        lambda pipe, **given: {"filter_sigma": {"0.5": {}, "2": {"filter_sigma": 2.0}}},
     )
     given = ["--root", str(camvid), "--model", "toyscapes", "--width", "32", "--num-masks", "3"]
     given += [

@@ -204,8 +204,8 @@ def held_out(data: LabelledDataset, every: int = 20) -> range:
 
 
 def walks(pipe: EmerDiffPipeline, **settings: Any) -> dict[str, dict[str, dict[str, Any]]]:
-    """{setting: {label: settings}} around the defaults, which are among them as "default"."""
-    usual = pipe.resolve(**settings).to_dict()
+    """{setting: {value's name: changes}} around what pixel mode does by default, which comes first and changes nothing."""
+    usual = pipe.resolve(mode="pixel", **settings).to_dict()
     near = nearest_timestep(pipe, usual["num_inference_steps"])
     size = usual["processing_resolution"]
     grids: dict[str, list] = {
@@ -217,13 +217,9 @@ def walks(pipe: EmerDiffPipeline, **settings: Any) -> dict[str, dict[str, dict[s
     }
     found: dict[str, dict[str, dict[str, Any]]] = {}
     for name, values in grids.items():
-        titles = (
-            short_layer_names(values)
-            if name == "modulation_layer"
-            else {value: f"{value:g}" for value in values}
-        )
-        others = {titles[value]: {name: value} for value in values if value != usual[name]}
-        found[name] = {"default": {}} | others
+        values = list(dict.fromkeys([usual[name], *values]))
+        titles = short_layer_names(values) if name == "modulation_layer" else {v: f"{v:g}" for v in values}
+        found[name] = {titles[v]: {} if v == usual[name] else {name: v} for v in values}
     return found
 
 
@@ -236,24 +232,18 @@ def choose(
 ) -> pd.DataFrame:
     """:func:`.defaults.compare` of every walk, on the held-out pictures, under pixel mode."""
     found: dict[str, dict[str, list[dict]]] = {}
-    for name, points in walks(pipe, **given).items():
+    walked = walks(pipe, **given)
+    for name, points in walked.items():
         found[name] = {}
         for label, changes in points.items():
-            folder = output / (f"{name}-{label}" if changes else "default")
+            folder, title = output / (f"{name}-{label}" if changes else "default"), f"{name} {label}"
             settings = dict(given) | changes
             results = evaluate(
-                pipe,
-                data,
-                [EMERDIFF_PIXEL],
-                folder,
-                settings,
-                held_out(data),
-                how=how,
-                label=f"{name} {label}",
+                pipe, data, [EMERDIFF_PIXEL], folder, settings, held_out(data), how=how, label=title
             )
             entries = [result["methods"][EMERDIFF_PIXEL] for result in results]
             found[name][label] = [{EMERDIFF: e, "embeddings": e["embeddings"]} for e in entries]
-    return compare(found, dict.fromkeys(found, "default"))
+    return compare(found, {name: next(iter(points)) for name, points in walked.items()})
 
 
 def main(argv: list[str] | None = None) -> pd.DataFrame:
