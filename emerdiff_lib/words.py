@@ -262,7 +262,7 @@ class WordAttention(TextAligned):
         noises = [torch.randn(clean.shape, generator=generator).to(clean.device) for _ in range(self.draws)]
         plain = self.pipe.denoiser(prompt=None)
         noisy = torch.cat([plain.add_noise(clean, noise, self.timestep) for noise in noises])
-        prompt = self.prompt or vocabulary.templates[0]
+        prompt = self.prompt or first_template(vocabulary)
         return torch.stack([self._attention(noisy, prompt, word) for word in vocabulary.words], -1)
 
     def _attention(self, noisy: torch.Tensor, prompt: str, word: str) -> torch.Tensor:
@@ -317,7 +317,7 @@ class DenoisingError(TextAligned):
             _, predicted = self.pipe.denoiser(prompt=prompt).predict(noisy, self.timestep)
             return (predicted - noise).square().sum(1).mean(0).cpu()
 
-        without, prompt = error(""), self.prompt or vocabulary.templates[0]
+        without, prompt = error(""), self.prompt or first_template(vocabulary)
         gains = torch.stack([without - error(prompt.format(word)) for word in vocabulary.words], -1)
         return gains / gains.std().clamp(min=1e-12)
 
@@ -339,6 +339,11 @@ class ProbabilityCapture:
         scores = query @ key.transpose(-2, -1) * attn.scale  # (B, heads, places, tokens)
         self.probabilities = torch.softmax(scores, -1).mean((0, 1))[:, : words.shape[1]].cpu()
         return self.processor(attn, hidden_states, encoder_hidden_states, *args, **kwargs)
+
+
+def first_template(vocabulary: Vocabulary) -> str:
+    """As the diffusion model is asked: without a full stop, which a tokenizer of whole words would read as part of the word."""
+    return vocabulary.templates[0].removesuffix(".")
 
 
 def token_positions(tokenizer: PreTrainedTokenizerBase, prompt: str, word: str) -> list[int]:

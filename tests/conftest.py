@@ -2,12 +2,20 @@
 
 import os
 import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Tests that call parts of the library directly would crawl on busy cores: OpenMP's threads spin (emerdiff_lib/threads.py)
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+import nbformat
 import pytest
 import torch
 
@@ -59,3 +67,44 @@ def screenshot(request):
             tab.screenshot(path=Path(folder) / f"{request.node.name}{name}.png")
 
     return keep
+
+
+@pytest.fixture
+def lab(browser, tmp_path):
+    """A cell's source → (page, errors): run by a click in a JupyterLab of its own, until an explorer is drawn."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--port={port}"]
+    command += ["--IdentityProvider.token=", "--ServerApp.password=", f"--ServerApp.root_dir={tmp_path}"]
+    own = {"JUPYTER_CONFIG_DIR": str(tmp_path / "config"), "PYTHONPATH": str(Path(__file__).parents[1])}
+    with (tmp_path / "log").open("w") as log:
+        server = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | own)
+        try:
+            for _ in range(120):
+                with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/api"):
+                    break
+                time.sleep(0.5)
+            yield partial(_run_in_lab, browser, tmp_path, f"http://127.0.0.1:{port}/lab/tree/explorer.ipynb")
+        finally:
+            server.terminate()
+            server.wait(30)
+
+
+def _run_in_lab(browser, folder, address, source):
+    cell = nbformat.v4.new_code_cell(source)
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    notebook = nbformat.v4.new_notebook(cells=[cell], metadata={"kernelspec": kernel})
+    nbformat.write(notebook, folder / "explorer.ipynb")
+    tab, errors = browser.new_page(viewport={"width": 1400, "height": 900}), []
+    tab.on("pageerror", lambda error: errors.append(str(error)))
+    tab.set_default_timeout(90_000)
+    tab.goto(address)
+    tab.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=idle]")
+    tab.click(".jp-Notebook .jp-Cell .cm-content")
+    for _ in range(20):  # a click before the kernel listens is lost
+        tab.click('[data-command="notebook:run-cell-and-select-next"]')
+        with suppress(Exception):
+            tab.locator(".emerdiff-explorer[data-drawn]").first.wait_for(timeout=20_000)
+            break
+    return tab, errors

@@ -118,6 +118,16 @@ OTHER = {
         settings={"num_parts": 20, "modulation_timestep": 41},
     ),
     "14_how_many_masks": dict(limit=2, fit_limit=1, num_masks=5, candidates=[2, 4], picture=1),
+    "15_photographs": dict(
+        image="toyscapes:3",
+        limit=2,
+        width=64,
+        object_limit=1,
+        word_limit=1,
+        methods=[names.EMERDIFF, names.BILINEAR, names.POSITION],
+        num_masks=4,
+        settings={"modulation_timestep": 41, "noise_ensemble_size": 1, "processing_resolution": 64},
+    ),
 }
 # Small values for whatever a notebook has a parameter of that name for, on the tiny checkpoint's schedule of 10 steps
 TINY = dict(
@@ -129,6 +139,9 @@ TINY = dict(
     num_probe_scenes=6,
     limit=2,
     fit_limit=1,
+    object_limit=1,
+    word_limit=1,
+    width=64,
     num_masks=4,
     more_masks=6,
     mask_counts=[2, 4],
@@ -159,6 +172,7 @@ LONG = (
     "12_paper_figures",
     "13_pixel_features",
     "14_how_many_masks",
+    "15_photographs",
 )
 
 

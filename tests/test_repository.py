@@ -226,7 +226,8 @@ def test_a_plain_install_has_no_jupyter_and_the_tests_have_everything():
 def test_types_and_weights_are_packed():
     packed = CONFIGURATION["tool"]["setuptools"]["package-data"]["emerdiff_lib"]
     weights = [*(LIBRARY / "toyscapes" / "checkpoint").rglob("*.*")]
-    weights += (LIBRARY / "toyscapes" / "relatives").rglob("*.*")
+    for folder in ("toyscapes/relatives", "toyscapes/clip", "streets"):
+        weights += (LIBRARY / folder).rglob("*.*")
     for path in (LIBRARY / "py.typed", *weights):
         assert any(path in LIBRARY.glob(pattern) for pattern in packed), path
 

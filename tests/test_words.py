@@ -1,5 +1,7 @@
 """Open vocabulary: vocabularies, MaskCLIP against CLIP's own layers, and names where the answer is known."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,10 @@ import torch.nn.functional as F
 from PIL import Image
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
 
+from emerdiff_lib.checkpoints import CLIP_FOLDER
+from emerdiff_lib.datasets import open_dataset
+from emerdiff_lib.evaluation.metrics import class_counts, contingency_table, iou_of_counts
+from emerdiff_lib.experiments.open_vocabulary import clip_for, vocabulary_of
 from emerdiff_lib.train import architecture
 from emerdiff_lib.words import (
     DenoisingError,
@@ -205,7 +211,10 @@ def test_words_of_the_diffusion_model_itself_look_at_what_they_name(pipe, scene)
 
 @torch.no_grad()
 def test_the_denoising_error_is_that_of_single_predictions(pipe, scene):
-    words, vocabulary = DenoisingError(pipe, draws=2), Vocabulary.of(["tree", "boat"])
+    words, vocabulary = (
+        DenoisingError(pipe, draws=2),
+        Vocabulary.of(["tree", "boat"], templates=["a picture of a {}"]),
+    )
     found = words.features(scene.image, vocabulary)
     clean = pipe.encode(scene.image)
     generator, gains = seeded(), []
@@ -224,6 +233,38 @@ def test_the_denoising_error_is_that_of_single_predictions(pipe, scene):
     torch.testing.assert_close(found, expected / expected.std(), atol=1e-3, rtol=1e-3)
     assert found.shape == (32, 32, 2)
     torch.testing.assert_close(words.scores(found, vocabulary).sum(-1), torch.ones(32, 32))
+
+
+def test_words_are_said_as_the_vocabulary_says_them(pipe, scene):
+    """By its first template, unless a prompt is given."""
+    for kind in (partial(DenoisingError, draws=1), partial(WordAttention, draws=1)):
+        own = kind(pipe, prompt="a red {}").features(scene.image, Vocabulary.of(["boat"]))
+        said = Vocabulary.of(["boat"], templates=["a red {}", "a blue {}"])
+        torch.testing.assert_close(kind(pipe).features(scene.image, said), own)
+
+
+# -- the CLIP that comes with the workbook
+
+
+def test_the_bundled_clip_tells_its_words_apart_and_names_scenes():
+    """Every class's word is another; alone, it names validation scenes better than one class for all of them would."""
+    data = open_dataset("toyscapes", split="validation")
+    vocabulary, words = vocabulary_of(data), MaskClip.from_pretrained("toyscapes-clip")
+    assert sum(file.stat().st_size for file in CLIP_FOLDER.rglob("*")) < 12e6
+    said = torch.nn.functional.normalize(words.words(vocabulary), dim=-1)
+    alike = said @ said.T
+    assert alike.fill_diagonal_(0).max() < 0.95
+    total = 0
+    for index in range(6):
+        sample = data[index]
+        found = name_places(words, sample.image, vocabulary)
+        total = total + contingency_table(found, sample.labels, 10, 10).T
+    assert 100 * np.nanmean(iou_of_counts(class_counts(total))) > 15  # "sky" everywhere: 4
+
+
+def test_the_bundled_clip_is_for_drawn_scenes():
+    assert clip_for("", "toyscapes-18") == "toyscapes-clip" and clip_for("", "camvid") == ""
+    assert clip_for("mine", "toyscapes") == clip_for("mine", "camvid") == "mine"
 
 
 def test_features_of_another_shape_are_refused(halves):

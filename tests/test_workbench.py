@@ -108,6 +108,33 @@ def test_pictures_can_be_given_and_uploaded(own):
     assert bench.image() == Toyscapes.from_seed(3).image
 
 
+def test_it_works_in_jupyterlab(screenshot, lab):
+    """A slider, a click on Compute and a stop, in the lab itself; the clicked pixel answers on the new side."""
+    tab, errors = lab(
+        "from emerdiff_lib import load_pipeline\nfrom emerdiff_lib.explorer import Workbench\n"
+        "Workbench(load_pipeline('toyscapes'), 'toyscapes:7')"
+    )
+    tab.get_by_text("right", exact=True).click()
+    tab.get_by_label("Strength").fill("8")
+    tab.keyboard.press("Tab")
+    tab.get_by_role("button", name="Compute").click()
+    tab.wait_for_function("document.querySelectorAll('.emerdiff-explorer[data-drawn]').length == 2")
+    tab.get_by_text("λ = 8 at").wait_for()
+    second = tab.locator(".emerdiff-explorer").nth(1)
+    second.locator("canvas").first.click(position={"x": 30, "y": 40})
+    tab.wait_for_function(
+        "() => document.querySelectorAll('.emerdiff-status')[1].textContent.startsWith('Pixel (')"
+    )
+    tab.get_by_label("Strength").fill("5")
+    tab.keyboard.press("Tab")
+    tab.get_by_role("button", name="Compute").click()
+    tab.get_by_role("button", name="Cancel").click()
+    tab.get_by_text("Cancelled").wait_for()
+    screenshot(tab)
+    tab.close()
+    assert not errors
+
+
 def test_it_works_as_an_application(browser, screenshot, tmp_path):
     """Voilà serves it alone; two settings stand side by side after a slider and a click; a stop is heard."""
     with socket.socket() as free:
