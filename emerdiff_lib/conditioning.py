@@ -85,17 +85,20 @@ def no_image(
     return Conditioning(None, {"image_embeds": embeds.to(unet.device, unet.dtype)})
 
 
+def as_read(prompt: str, tokenizer: PreTrainedTokenizerBase) -> tuple[str, int]:
+    """The prompt as its text encoder is given it, and how many tokens of it are read: T5's (DeepFloyd IF) are 77 of lower case,
+    as it was trained, whatever its tokenizer could hold."""
+    if type(tokenizer).__name__.startswith("T5"):
+        return prompt.lower().strip(), T5_TOKENS
+    return prompt, tokenizer.model_max_length
+
+
 def _encoded(
     prompt: str, tokenizer: PreTrainedTokenizerBase, text_encoder: PreTrainedModel, **options: Any
 ) -> Any:
-    t5 = text_encoder.config.model_type == "t5"  # DeepFloyd IF's, which was trained on such texts
-    tokens = tokenizer(
-        prompt.lower().strip() if t5 else prompt,
-        padding="max_length",
-        max_length=T5_TOKENS if t5 else tokenizer.model_max_length,
-        truncation=True,
-        return_tensors="pt",
-    )
+    t5 = text_encoder.config.model_type == "t5"
+    prompt, limit = as_read(prompt, tokenizer)
+    tokens = tokenizer(prompt, padding="max_length", max_length=limit, truncation=True, return_tensors="pt")
     if t5:  # padding means nothing to T5, and stands for the end to CLIP
         options["attention_mask"] = tokens.attention_mask.to(text_encoder.device)
     return text_encoder(tokens.input_ids.to(text_encoder.device), **options)

@@ -29,6 +29,7 @@ from .attention import (
 )
 from .checkpoints import CLIP_FOLDER
 from .clustering import mask_embeddings
+from .conditioning import as_read
 from .images import to_guide
 from .pipeline import EmerDiffPipeline
 from .responses import ImageResponses
@@ -351,9 +352,9 @@ def token_positions(tokenizer: PreTrainedTokenizerBase, prompt: str, word: str) 
 
     The last places of a prompt that is too long for the model are cut off, as the model's own tokenising does.
     """
-    limit = tokenizer.model_max_length
+    prompt, limit = as_read(prompt, tokenizer)
     ids = tokenizer(prompt, truncation=True, max_length=limit).input_ids
-    wanted = tokenizer(word, add_special_tokens=False).input_ids
+    wanted = tokenizer(as_read(word, tokenizer)[0], add_special_tokens=False).input_ids
     starts = [i for i in range(len(ids) - len(wanted) + 1) if ids[i : i + len(wanted)] == wanted]
     return [i + offset for i in starts for offset in range(len(wanted))]
 

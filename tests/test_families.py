@@ -13,7 +13,7 @@ from emerdiff_lib.benchmark import reference
 from emerdiff_lib.checkpoints import family_of
 from emerdiff_lib.modulation import modulated_latents, signed_offsets
 from emerdiff_lib.runs.identity import model_identity
-from emerdiff_lib.words import Vocabulary, WordAttention
+from emerdiff_lib.words import Vocabulary, WordAttention, token_positions
 
 from . import tiny_stable_diffusion
 from .conftest import seeded
@@ -155,6 +155,11 @@ def test_rivals_and_words_read_its_attention(model, picture):
         words = WordAttention(pipe, draws=1)
         found = words.features(image, vocabulary)
         assert found.shape[2] == 2 and found.min() > 0 and found.sum(2).max() < 1
+        read = pipe.conditioning("tree").prompt_embeds
+        if read is None:  # IF's states are among what is added
+            read = pipe.conditioning("tree").added["text_embeds"]
+        where = token_positions(pipe.tokenizer, "a Tree " * 100, "tree")  # no more of it than the model reads
+        assert where and max(where) < read.shape[1]
 
 
 @pytest.mark.parametrize("placement", ["after_projection", "before_projection"])

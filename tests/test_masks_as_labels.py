@@ -57,6 +57,13 @@ def test_real_pictures_stay_what_they_are_and_nothing_is_made_twice(compared):
     assert list(table.index) == list(study.SOURCES) and table.loc[study.TRUE, "− true labels"] == 0
 
 
+def test_a_model_without_words_draws_no_captions(pipe, tmp_path, monkeypatch):
+    monkeypatch.setattr(type(pipe), "tokenizer", None, raising=False)
+    monkeypatch.delitem(pipe.__dict__, "tokenizer", raising=False)
+    with pytest.raises(ValueError, match="it draws no captions; pass num_pictures=0"):
+        study.compare(pipe, None, None, 2, range(2), tmp_path)
+
+
 def test_scores_are_sklearn_s_and_refused_pixels_are_of_no_class():
     data = open_dataset("toyscapes", split="validation")
     found = np.random.default_rng(0).integers(0, 10, (128, 128))

@@ -268,7 +268,7 @@ def save(
     noise |= LAYOUTS[layout][1]
     if layout == "Kandinsky 2.2":
         KandinskyV22Pipeline(unet, DDPMScheduler(**noise), vq).save_pretrained(folder)
-        return folder
+        return _with_defaults(folder, default_settings)
     if layout == "IF":
         parts = dict(
             safety_checker=None, feature_extractor=None, watermarker=None, requires_safety_checker=False
@@ -278,7 +278,7 @@ def save(
             words, t5_tokenizer = t5(folder / "tokenizer")
         IFPipeline(t5_tokenizer, words, unet, DDPMScheduler(**noise), **parts).save_pretrained(folder)
         (folder / "tokenizer" / "tokenizer.json").unlink()  # as published: spiece.model alone
-        return folder
+        return _with_defaults(folder, default_settings)
     scheduler = PNDMScheduler(set_alpha_to_one=False, skip_prk_steps=True, steps_offset=1, **noise)
     parts = dict(
         vae=vae,
@@ -296,6 +296,10 @@ def save(
         StableDiffusionPipeline(**parts, **without).save_pretrained(folder)
     for words in folder.glob("tokenizer*/tokenizer.json"):  # as published: vocab.json and merges.txt alone
         words.unlink()
+    return _with_defaults(folder, default_settings)
+
+
+def _with_defaults(folder: Path, default_settings: dict) -> Path:
     if default_settings:
         index = json.loads((folder / "model_index.json").read_text()) | {"default_settings": default_settings}
         (folder / "model_index.json").write_text(json.dumps(index, indent=2))

@@ -262,7 +262,14 @@ def compare(
 
     Returns:
         {one of :data:`SOURCES`: (N, C, 3) right, true and predicted pixels of each class}, and {source: the data set made}.
+
+    Raises:
+        ValueError: for a model that reads no words, and so draws no captions.
     """
+    if pipe.tokenizer is None:
+        raise ValueError(
+            f"{pipe.model_name} is told of images, not of words, so it draws no captions; pass num_pictures=0 to leave this out."
+        )
     folder, positions, how = Path(output_dir).expanduser(), list(positions), how or Execution()
     settings = {"mode": "fast"} | (settings or {})
     drawing = {"num_inference_steps": 20, "guidance_scale": 3.0} | dict(generation or {})
