@@ -1,7 +1,10 @@
 """Figures as files: size, fonts and pictures inside the PDF, the numbers beside it, and tables as LaTeX has them."""
 
 import re
+import shutil
+import subprocess
 import zlib
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -88,15 +91,35 @@ def test_tables_are_latex_s(tmp_path):
         r"5 \% \& more",
     ):
         assert part in text, part
-    assert r"\label{tab:some}" in text and "resizebox" not in text
+    assert r"\label{tab:some}" in text and "{table*}" not in text
     assert pd.read_csv(tmp_path / "some.csv", index_col=0).loc["EmerDiff", "mIoU, %"] == 68.66
     figures.table("wide", pd.DataFrame(np.ones((2, 12))))
     text = (tmp_path / "wide.tex").read_text("utf-8")
     assert (
         text.count("{table*}") == 2
         and text.count("{") == text.count("}")
-        and r"\resizebox{\textwidth}" in text
+        and r"\resizebox{\ifdim\width>\linewidth" in text
     )
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex here")
+def test_latex_takes_every_table_of_the_manifests(tmp_path):
+    """All of them in one document, by LaTeX itself, with booktabs and graphicx alone (texlive-latex-recommended)."""
+    figures, folder = plotting.FigureFolder(tmp_path), Path(__file__).parents[1] / "notebooks" / "results"
+    tables = result_tables(
+        folder, sorted(path.stem for path in folder.glob("*.json") if path.stem != "seeds")
+    )
+    assert len(tables) > 30
+    for name, (caption, table) in tables.items():
+        figures.table(name, table, caption)
+    lines = [r"\documentclass[twocolumn]{article}", r"\usepackage{booktabs,graphicx}", r"\begin{document}"]
+    lines += [rf"\input{{{name}.tex}}\clearpage" for name in tables]
+    (tmp_path / "all.tex").write_text("\n".join([*lines, r"\end{document}"]), "utf-8")
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all.tex"]
+    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace", check=False)
+    assert ran.returncode == 0, ran.stdout[-3000:]
+    log = (tmp_path / "all.log").read_text(errors="replace")
+    assert "Missing character" not in log and "Overfull \\hbox" not in log
 
 
 def test_the_paper_s_figures_are_of_what_the_pipeline_found(pipe, scene, tmp_path):

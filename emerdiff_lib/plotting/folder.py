@@ -70,8 +70,8 @@ class FigureFolder:
         plt.show()
 
     def table(self, name: str, table: pd.DataFrame, caption: str = "", digits: int = 1) -> None:
-        """Keep a table as ``NAME.tex`` (booktabs; "tab:NAME" is its label) and ``NAME.csv``; a wide one is brought to the width
-        of the page (graphicx)."""
+        """Keep a table as ``NAME.tex`` (booktabs; "tab:NAME" is its label) and ``NAME.csv``; one that is wider than the column
+        is brought to its width (graphicx), and one of many columns spans both."""
         if self.folder is None:
             return
         table.to_csv(self.path(name, ".csv"))
@@ -82,11 +82,46 @@ class FigureFolder:
             caption=_latex(caption) or None,
             label=f"tab:{name}",
             position="t",
+            multirow=False,
         )
+        text = _typeset(text).replace(r"\begin{tabular}", SHRUNK + "\\begin{tabular}")
+        text = text.replace(r"\end{tabular}", r"\end{tabular}}")
         if table.shape[1] + table.index.nlevels > WIDE:
-            text = text.replace(r"\begin{tabular}", "\\resizebox{\\textwidth}{!}{%\n\\begin{tabular}")
-            text = text.replace(r"\end{tabular}", r"\end{tabular}}").replace("{table}", "{table*}")
-        self.path(name, ".tex").write_text(text.replace("−", "$-$").replace("±", r"$\pm$"), "utf-8")
+            text = text.replace("{table}", "{table*}")
+        self.path(name, ".tex").write_text(text, "utf-8")
+
+
+SHRUNK = "\\resizebox{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}{!}{%\n"
+# Signs that LaTeX's text fonts lack, or have something else in the place of
+SIGNS = {
+    **{
+        "−": "-",
+        "±": r"\pm",
+        "×": r"\times",
+        "≤": r"\le",
+        "≥": r"\ge",
+        "<": "<",
+        ">": ">",
+        "|": "|",
+        "→": r"\to",
+    },
+    **{"·": r"\cdot", "²": "^2", "⁻": "^-", "⁺": "^+", "₀": "_0", "₁": "_1", "₂": "_2", "ᵢ": "_i", "ₖ": "_k"},
+    **{
+        "α": r"\alpha",
+        "β": r"\beta",
+        "ε": r"\varepsilon",
+        "λ": r"\lambda",
+        "µ": r"\mu",
+        "μ": r"\mu",
+        "σ": r"\sigma",
+    },
+    **{"τ": r"\tau"},
+}
+
+
+def _typeset(text: str) -> str:
+    text = re.sub("(.)\u0302", r"$\\hat{\1}$", text)
+    return text.translate({ord(sign): f"${said}$" for sign, said in SIGNS.items()})
 
 
 def _latex(text: str) -> str:
