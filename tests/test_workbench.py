@@ -108,6 +108,13 @@ def test_pictures_can_be_given_and_uploaded(own):
     assert bench.image() == Toyscapes.from_seed(3).image
 
 
+def compute(tab, strength):
+    """A number typed, and the button pressed."""
+    tab.get_by_label("Strength").fill(strength)
+    tab.keyboard.press("Tab")
+    tab.get_by_role("button", name="Compute").click()
+
+
 def test_it_works_in_jupyterlab(screenshot, lab):
     """A slider, a click on Compute and a stop, in the lab itself; the clicked pixel answers on the new side."""
     tab, errors = lab(
@@ -115,9 +122,7 @@ def test_it_works_in_jupyterlab(screenshot, lab):
         "Workbench(load_pipeline('toyscapes'), 'toyscapes:7')"
     )
     tab.get_by_text("right", exact=True).click()
-    tab.get_by_label("Strength").fill("8")
-    tab.keyboard.press("Tab")
-    tab.get_by_role("button", name="Compute").click()
+    compute(tab, "8")
     tab.wait_for_function("document.querySelectorAll('.emerdiff-explorer[data-drawn]').length == 2")
     tab.get_by_text("λ = 8 at").wait_for()
     second = tab.locator(".emerdiff-explorer").nth(1)
@@ -125,9 +130,7 @@ def test_it_works_in_jupyterlab(screenshot, lab):
     tab.wait_for_function(
         "() => document.querySelectorAll('.emerdiff-status')[1].textContent.startsWith('Pixel (')"
     )
-    tab.get_by_label("Strength").fill("5")
-    tab.keyboard.press("Tab")
-    tab.get_by_role("button", name="Compute").click()
+    compute(tab, "5")
     tab.get_by_role("button", name="Cancel").click()
     tab.get_by_text("Cancelled").wait_for()
     screenshot(tab)
@@ -156,14 +159,10 @@ def test_it_works_as_an_application(browser, screenshot, tmp_path):
         tab.goto(f"http://127.0.0.1:{port}/", wait_until="domcontentloaded")
         tab.wait_for_selector(".emerdiff-explorer[data-drawn]")
         tab.get_by_text("right", exact=True).click()
-        tab.get_by_label("Strength").fill("8")
-        tab.keyboard.press("Tab")
-        tab.get_by_role("button", name="Compute").click()
+        compute(tab, "8")
         tab.wait_for_function("document.querySelectorAll('.emerdiff-explorer[data-drawn]').length == 2")
         tab.get_by_text("λ = 8 at").wait_for()
-        tab.get_by_label("Strength").fill("5")
-        tab.keyboard.press("Tab")
-        tab.get_by_role("button", name="Compute").click()
+        compute(tab, "5")
         tab.get_by_role("button", name="Cancel").click()
         tab.get_by_text("Cancelled").wait_for()
         tab.get_by_text("λ = 8 at").wait_for()

@@ -20,13 +20,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from safetensors.torch import load_file
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig, PreTrainedTokenizerFast
 
 from ..files import write_atomically
 from ..settings import whole
 from ..words import value_path
 from . import architecture
+from .packaging import weights_for
 from .sources import FolderCrops, Source, ToyscapesScenes, epoch_of, to_model_range
 from .stage import Stage
 
@@ -242,13 +242,7 @@ def load_clip(folder: Path, model: CLIPModel) -> None:
         ValueError: they are of another size, or of captions with other words.
     """
     path = folder / "model.safetensors"
-    if not path.exists():
-        raise FileNotFoundError(
-            f"{path} does not exist; --init-from takes a folder as this trainer exports it."
-        )
-    found = {name: value.float() for name, value in load_file(path).items()}
-    shapes = {name: value.shape for name, value in model.state_dict().items()}
-    wrong = [name for name in shapes | found if name not in found or shapes.get(name) != found[name].shape]
+    found, wrong = weights_for(model, path)
     if wrong:
         raise ValueError(
             f"{path} is of another architecture or vocabulary ({wrong[0]}); train from the beginning."

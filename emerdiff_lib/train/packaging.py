@@ -30,13 +30,7 @@ def load_weights(folder: Path, **modules: torch.nn.Module) -> None:
     """
     for name, module in modules.items():
         path = Path(folder) / WEIGHTS[name]
-        if not path.exists():
-            raise FileNotFoundError(
-                f"{path} does not exist; --init-from takes a diffusers folder as the trainer exports it."
-            )
-        found = {key: value.float() for key, value in load_file(path).items()}
-        shapes = {key: value.shape for key, value in module.state_dict().items()}
-        wrong = [key for key in shapes | found if key not in found or shapes.get(key) != found[key].shape]
+        found, wrong = weights_for(module, path)
         if wrong and name == "text_encoder":
             print(f"The captions' words are not those of {folder}: the text encoder starts anew.")
         elif wrong:
@@ -45,6 +39,21 @@ def load_weights(folder: Path, **modules: torch.nn.Module) -> None:
             )
         else:
             module.load_state_dict(found)
+
+
+def weights_for(module: torch.nn.Module, path: Path) -> tuple[dict[str, torch.Tensor], list[str]]:
+    """A file's weights (float32), and the names of those that it and the module do not have in one shape.
+
+    Raises:
+        FileNotFoundError: there is no file.
+    """
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{path} does not exist; --init-from takes a folder as this trainer exports it."
+        )
+    found = {name: value.float() for name, value in load_file(path).items()}
+    shapes = {name: value.shape for name, value in module.state_dict().items()}
+    return found, [n for n in shapes | found if n not in found or shapes.get(n) != found[n].shape]
 
 
 def export(
