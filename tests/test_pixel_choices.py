@@ -86,5 +86,6 @@ def test_the_commands_write_manifests(tmp_path):
 
 def test_published_numbers_name_their_protocol_and_source():
     table = published()
-    assert set(table.index.get_level_values("protocol")) == {"traditional", "modified", "per-image matching"}
+    protocols = {"traditional", "modified", "per-image matching", "supervised"}
+    assert set(table.index.get_level_values("protocol")) == protocols
     assert table["source"].str.match(r"arXiv \d{4}\.\d{5}, Table \d").all()
