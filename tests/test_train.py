@@ -361,6 +361,8 @@ def test_a_clip_is_trained_exported_and_looks_at_places(tmp_path, scene):
     assert 0 < (more - words.model.visual_projection.weight).abs().max() < 0.01
     with pytest.raises(FileNotFoundError, match="--init-from"):
         clip.main(["--output", str(tmp_path / "none"), *TINY_CLIP, "--init-from", str(tmp_path / "nowhere")])
+    with pytest.raises(ValueError, match="holds a run with --seed 0, not 1"):
+        clip.main(["--output", str(tmp_path), *TINY_CLIP, "--steps", "3", "--seed", "1"])
     with pytest.raises(ValueError, match="--patch=7"):
         clip.main(["--output", str(tmp_path), "--patch", "7"])
 

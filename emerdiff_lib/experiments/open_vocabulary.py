@@ -177,7 +177,7 @@ class Naming(Task):
         said = {name: [dict(v.classes), list(v.templates), v.threshold] for name, v in vocabularies.items()}
         identity = {
             "study": "open vocabulary",
-            "words": {name: models.get(name) for name in self.words},
+            "words": {name: [models.get(name), _asked(words)] for name, words in self.words.items()},
             "vocabularies": digest(said),
             "ways": self.ways,
             "settings": pipe.resolve(**settings).to_dict(),
@@ -220,6 +220,11 @@ class Naming(Task):
         count = max(int(found.max()), 0) + 1
         table = contingency_table(found, truth, count, len(self.data.class_names), self.data.ignore_index).T
         return np.column_stack([*table.nonzero(), table[table > 0]]).tolist()
+
+
+def _asked(words: TextAligned) -> dict[str, Any]:
+    """How the diffusion model itself is asked; the prompt None stands for the vocabulary's first template."""
+    return {n: getattr(words, n) for n in ("prompt", "timestep", "draws", "seed") if hasattr(words, n)}
 
 
 def text_aligned(

@@ -23,6 +23,7 @@ from ..evaluation.tables import per_image_rows, score
 from ..loading import load_pipeline
 from ..pipeline import EmerDiffPipeline
 from ..runs.harness import Execution
+from ..settings import whole
 from ..words import Vocabulary
 from .ablation_sweeps import nearest_timestep, short_layer_names, swept_layers
 from .defaults import advice, compare
@@ -71,7 +72,7 @@ def open_splits(
     Without ``dataset`` it is CamVid where there is a ``root``; without either, drawn scenes stand in.
     """
     name = dataset or ("camvid" if root else DRAWN)
-    if name == DRAWN:
+    if not dataset and name == DRAWN:
         split, fit_split = "validation", "train"
     return name, *(Resized(open_dataset(name, root, part), width) for part in (split, fit_split))
 
@@ -128,16 +129,15 @@ def with_control(results: Iterable[dict], control: Iterable[dict]) -> list[dict]
     """The same pictures with another model's methods beside the first one's, under :data:`CONTROL`'s names.
 
     Raises:
-        ValueError: they are of other pictures.
+        ValueError: they have no picture in common; pictures that only one of them has are left out.
     """
-    both = []
-    for first, second in zip(results, control, strict=True):
-        if first["name"] != second["name"]:
-            raise ValueError(
-                f"{first['name']} and {second['name']} are two pictures; run both again on the same ones."
-            )
-        more = {CONTROL.format(name): entry for name, entry in second["methods"].items()}
-        both.append({"name": first["name"], "methods": first["methods"] | more})
+    others, both = {result["name"]: result["methods"] for result in control}, []
+    for result in results:
+        if result["name"] in others:
+            more = {CONTROL.format(name): entry for name, entry in others[result["name"]].items()}
+            both.append({"name": result["name"], "methods": result["methods"] | more})
+    if not both:
+        raise ValueError("The two runs have no picture in common; run both on the same ones.")
     return both
 
 
@@ -148,16 +148,19 @@ def with_ceiling(
     positions: Iterable[int],
     **settings: Any,
 ) -> list[dict]:
-    """The same results with what the true labels would score if they were coarse masks, at the grid of the features."""
+    """The same results with what the true labels would score if they were coarse masks, at the grid of the features;
+    and each one's "position"."""
     used, count, found = pipe.resolve(**settings), len(data.class_names), []
-    for position, result in zip(positions, results, strict=True):
-        sample = data[position]
+    remaining = iter(positions)
+    for result in results:  # those that failed, or are another shard's, are not among them
+        position, sample = next((p, s) for p in remaining if (s := data[p]).name == result["name"])
         size = pipe.encode(sample.image, used.inversion.processing_resolution).shape[2:]
         grid = layer_grid(pipe.unet, used.features.feature_layer, *size)
         truth = np.where(sample.labels == data.ignore_index, count, sample.labels)
         labels, names = grid_of_truth(truth, grid, count + 1), np.eye(count + 1, dtype=np.float32)
         entry = score(labels, sample.labels, names, 0.0, count, data.ignore_index)
-        found.append({"name": result["name"], "methods": result["methods"] | {CEILING: entry}})
+        methods = result["methods"] | {CEILING: entry}
+        found.append({"name": result["name"], "position": position, "methods": methods})
     return found
 
 
@@ -200,7 +203,7 @@ def describe(table: pd.DataFrame) -> list[str]:
 
 def held_out(data: LabelledDataset, every: int = 20) -> range:
     """Positions of what the trainer held out of a split that comes first among its folders."""
-    return range(0, len(data), every)
+    return range(0, len(data), whole(1)("fit_every", every))
 
 
 def walks(pipe: EmerDiffPipeline, **settings: Any) -> dict[str, dict[str, dict[str, Any]]]:
@@ -256,7 +259,7 @@ def main(argv: list[str] | None = None) -> pd.DataFrame:
     parser.set_defaults(model="streets")
     args = parser.parse_args(argv)
     data = Resized(open_dataset(args.dataset, args.root, args.split), args.width)
-    how, tables, notes = execution(args), {}, []
+    how, tables = execution(args), {}
     pipe = load_pipeline(args.model, args.device, args.dtype)
     given = check_settings(pipe, args.num_masks, args.settings)
     methods = [EMERDIFF_PIXEL, BILINEAR, POSITION, COLOUR]

@@ -145,8 +145,9 @@ def remembered(args: argparse.Namespace) -> str:
     """
     path, now = args.output / "run.json", {name: str(getattr(args, name)) for name in _FIXED}
     if path.exists():
-        before = json.loads(path.read_text())
-        if wrong := [name for name in _FIXED if before.get(name, now[name]) != now[name]]:
+        usual = {name: str(value) for name, value in vars(arguments([])).items()}  # of options that are newer
+        before = usual | json.loads(path.read_text())
+        if wrong := [name for name in _FIXED if before[name] != now[name]]:
             raise ValueError(
                 f"{args.output} holds a run with --{wrong[0].replace('_', '-')} {before[wrong[0]]}, not {now[wrong[0]]}; "
                 "choose another --output."
@@ -190,6 +191,7 @@ def main(argv: list[str] | None = None) -> None:
     unet, text_encoder, second = train_denoiser(
         args, accelerator, vae, unet, text_encoder, tokenizer, latents
     )
+    source.close()
     if accelerator.is_main_process:
         parts = vae, unet, text_encoder, tokenizer
         folder = export(args.output / "model", *parts, args.prediction_type)

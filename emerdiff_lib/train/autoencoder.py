@@ -26,6 +26,9 @@ def train_autoencoder(
     )
     (model,) = stage.plain()
 
+    known = source.held_out()[0]
+    shown = (known if len(known) else source.epoch(0)[0])[:16].copy()
+
     def loss_of_step(step, generator):
         pictures, _ = source.epoch(epoch_of(step, args.batch_size, source))
         rows = torch.randint(len(pictures), (args.batch_size,), generator=generator, device=generator.device)
@@ -43,8 +46,7 @@ def train_autoencoder(
 
     @torch.inference_mode()
     def picture(step, averaged):
-        known = source.held_out()[0]
-        images = to_model_range((known if len(known) else source.epoch(0)[0])[:16], accelerator.device)
+        images = to_model_range(shown, accelerator.device)
         decoded = averaged.decode(averaged.encode(images).latent_dist.mode()).sample.clamp(-1, 1)
         psnr = -10 * torch.log10((decoded - images).square().mean((1, 2, 3)) / 4).mean()
         save_sheet([*images, *decoded], stage.folder / f"reconstructions-{step:06}-{psnr:.1f}dB.png")

@@ -28,9 +28,19 @@ from ..words import value_path
 from . import architecture
 from .packaging import weights_for
 from .sources import FolderCrops, Source, ToyscapesScenes, epoch_of, to_model_range
-from .stage import Stage
+from .stage import Stage, same_run
 
 BEGINNING, AND = "a picture of ", " and "  # of a caption, and between the things that it names
+_FIXED = (
+    "images",
+    "size",
+    "patch",
+    "num_scenes",
+    "batch_size",
+    "places",
+    "init_from",
+    "seed",
+)  # of a run that goes on
 SMALL_WORDS = frozenset(["a", "an", "the", "at", "in", "of", "on", "with", "and"])  # that name nothing
 BEST_PATCHES, PHRASES = 4, 96  # of a phrase in a picture; phrases in a step
 # An end of number 2 is what transformers knows old configs by, whose texts it reads at their highest token
@@ -97,7 +107,7 @@ def build_clip(size: int, patch: int, vocabulary_size: int) -> CLIPModel:
 
 def parts_of(caption: str) -> list[str]:
     """What a caption names, thing by thing."""
-    parts = caption.removeprefix(BEGINNING).replace(",", AND).split(AND)
+    parts = caption.lower().removeprefix(BEGINNING).replace(",", AND).split(AND)
     return [part.strip() for part in parts if part.strip()]
 
 
@@ -239,7 +249,7 @@ def load_clip(folder: Path, model: CLIPModel) -> None:
 
     Raises:
         FileNotFoundError: there are none.
-        ValueError: they are of another size, or of captions with other words.
+        ValueError: they are of another size, or of captions with more or fewer words.
     """
     path = folder / "model.safetensors"
     found, wrong = weights_for(model, path)
@@ -275,6 +285,9 @@ def main(argv: list[str] | None = None) -> None:
             f"--size={args.size} needs --images; Toyscapes scenes are {ToyscapesScenes.size} pixels wide."
         )
     accelerator = Accelerator(mixed_precision=args.mixed_precision, cpu=args.cpu)
+    if accelerator.num_processes > 1:
+        raise ValueError("This small CLIP is trained by one process; start it without `accelerate launch`.")
+    same_run(args.output / "run.json", args, _FIXED)
     torch.manual_seed(args.seed)
     with accelerator.main_process_first():
         source: Source = (

@@ -68,7 +68,7 @@ def train_denoiser(
 
     @torch.no_grad()
     def losses(unet, encoder):
-        """Of the held-out pictures and of as many of an epoch's: were pictures learnt by heart, they would part."""
+        """Of the held-out pictures (their central squares) and of as many of an epoch's (crops, as they are trained on)."""
         epoch = epoch_of(max(stage.step - 1, 0), args.batch_size, latents.source)
         known, captions = latents.epoch(epoch)
         rows = torch.linspace(0, len(known) - 1, len(held_out)).long()
@@ -76,13 +76,15 @@ def train_denoiser(
         others = encode(vae, held_out, accelerator), tokens_of(their_captions)
         found = []
         for part in (others, own):
-            generator = torch.Generator(device).manual_seed(args.seed)
-            repeated = (data.repeat_interleave(4, 0) for data in part)
-            found.append(loss_on(unet, encoder, *repeated, generator).item())
+            generator, sums = torch.Generator(device).manual_seed(args.seed), 0.0
+            for some, tokens in zip(*(data.split(args.batch_size) for data in part), strict=True):
+                repeated = (data.repeat_interleave(4, 0) for data in (some, tokens))
+                sums += loss_on(unet, encoder, *repeated, generator).item() * len(tokens)
+            found.append(sums / len(held_out))
         return {"held_out": round(found[0], 5), "trained_on": round(found[1], 5)}
 
     def picture(step, averaged_unet, averaged_encoder):
-        if len(held_out):
+        if len(held_out) and accelerator.is_main_process:
             with log.open("a") as file:
                 file.write(json.dumps({"step": step, **losses(averaged_unet, averaged_encoder)}) + "\n")
         pipeline = StableDiffusionPipeline(

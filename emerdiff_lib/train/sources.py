@@ -60,6 +60,9 @@ class Source(Protocol):
     def held_out(self) -> tuple[np.ndarray, list[str]]:
         """Pictures that are in no epoch, and their captions; often none."""
 
+    def close(self) -> None:
+        """Nothing more is asked for."""
+
     def __len__(self) -> int:
         """N, pictures in an epoch."""
 
@@ -85,6 +88,9 @@ class ToyscapesScenes:
 
     def captions(self, count: int) -> list[str]:
         return self._captions[:count]
+
+    def close(self) -> None:
+        pass
 
     def held_out(self) -> tuple[np.ndarray, list[str]]:
         drawn = [_picture(seed) for seed in SPLITS["validation"][:64]]
@@ -189,10 +195,17 @@ class FolderCrops:
         else:
             begun, waited_for = self._ahead
             if begun != number:
+                for future in waited_for:
+                    future.cancel()
                 waited_for = self._submitted(number)
             parts = [future.result() for future in waited_for]
             self._ahead = number + 1, self._submitted(number + 1)
         return np.concatenate(parts)
+
+    def close(self) -> None:
+        """What was to be drawn ahead is not."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _submitted(self, number: int) -> list[Future]:
         assert self._pool is not None

@@ -6,7 +6,7 @@ import argparse
 import json
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -145,6 +145,25 @@ class Stage:
                     picture(self.step, *modules)
                 last = time.perf_counter()
         bar.close()
+
+
+def same_run(path: Path, args: argparse.Namespace, fixed: Sequence[str]) -> None:
+    """Keep what a run that goes on must have in common with its beginning, or compare.
+
+    Raises:
+        ValueError: the folder holds a run of other settings.
+    """
+    now = {name: str(getattr(args, name)) for name in fixed}
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, json.dumps(now, indent=1) + "\n")
+        return
+    before = json.loads(path.read_text())
+    if wrong := [name for name in fixed if before.get(name) != now[name]]:
+        raise ValueError(
+            f"{path.parent} holds a run with --{wrong[0].replace('_', '-')} {before.get(wrong[0])}, not {now[wrong[0]]}; choose "
+            "another --output."
+        )
 
 
 def save_sheet(images: list[torch.Tensor], path: Path, columns: int = 8):
