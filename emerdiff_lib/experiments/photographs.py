@@ -263,8 +263,12 @@ def main(argv: list[str] | None = None) -> pd.DataFrame:
     pipe = load_pipeline(args.model, args.device, args.dtype)
     given = check_settings(pipe, args.num_masks, args.settings)
     methods = [EMERDIFF_PIXEL, BILINEAR, POSITION, COLOUR]
-    rows = {}
-    for name in (args.model, *args.others):
+    models, rows = (args.model, *args.others), {}
+    if len({Path(name).name for name in models}) < len(models):
+        raise ValueError(
+            f"Two of {', '.join(models)} have one name, which results are kept by; rename a folder."
+        )
+    for name in models:
         other = pipe if name == args.model else load_pipeline(name, args.device, args.dtype)
         folder = args.output / f"model-{Path(name).name}"
         results = evaluate(
@@ -281,13 +285,14 @@ def main(argv: list[str] | None = None) -> pd.DataFrame:
     for title, table in tables.items():
         print(f"{title}\n{table.to_string()}\n")
     print("\n".join(notes))
+    others = " --others " + " ".join(Path(n).name for n in args.others) if args.others else ""
     write_manifest(
         args.output / "manifest.json",
         title="Settings for photographs",
         question="Which settings suit the streets model, on frames that were held out of its training?",
-        command=f"python -m emerdiff_lib.experiments.photographs --root CAMVID --width {args.width}",
+        command=f"python -m emerdiff_lib.experiments.photographs --root CAMVID --width {args.width}" + others,
         settings={"model": args.model, "dataset": args.dataset, "split": args.split}
-        | pipe.resolve(**given).to_dict(),
+        | pipe.resolve(mode="pixel", **given).to_dict(),
         seeds={},
         tables=tables,
         notes=notes,
