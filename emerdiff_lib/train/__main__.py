@@ -10,13 +10,11 @@ Runs on whatever ``accelerate`` finds: a GPU, or the CPU.
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 
-from ..files import write_atomically
 from ..settings import real, whole
 from . import architecture
 from .autoencoder import train_autoencoder
@@ -25,6 +23,7 @@ from .denoiser import train_denoiser
 from .packaging import export, load_weights
 from .precision import PRECISIONS, fastest
 from .sources import FolderCrops, Latents, Source, ToyscapesScenes
+from .stage import keep_run, same_run
 
 # What a run that goes on must have in common with its beginning
 _FIXED = (
@@ -143,22 +142,15 @@ def remembered(args: argparse.Namespace) -> str:
     Raises:
         ValueError: the output folder holds a run on other pictures or of other settings.
     """
-    path, now = args.output / "run.json", {name: str(getattr(args, name)) for name in _FIXED}
-    if path.exists():
-        usual = {name: str(value) for name, value in vars(arguments([])).items()}  # of options that are newer
-        before = usual | json.loads(path.read_text())
-        if wrong := [name for name in _FIXED if before[name] != now[name]]:
-            raise ValueError(
-                f"{args.output} holds a run with --{wrong[0].replace('_', '-')} {before[wrong[0]]}, not {now[wrong[0]]}; "
-                "choose another --output."
-            )
-        return str(before["precision"])
+    now = {name: str(getattr(args, name)) for name in _FIXED}
+    before = same_run(args.output, now, {name: str(value) for name, value in vars(arguments([])).items()})
+    if before is not None:
+        return before["precision"]
     precision = args.mixed_precision
     if precision == "auto":
         precision, rates = fastest(args.size, args.batch_size, args.cpu)
         print("Pictures a second: " + ", ".join(f"{name} {rate:.1f}" for name, rate in rates.items()))
-    args.output.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, json.dumps(now | {"precision": precision}, indent=1) + "\n")
+    keep_run(args.output, now | {"precision": precision})
     return precision
 
 

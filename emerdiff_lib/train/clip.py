@@ -28,19 +28,11 @@ from ..words import value_path
 from . import architecture
 from .packaging import weights_for
 from .sources import FolderCrops, Source, ToyscapesScenes, epoch_of, to_model_range
-from .stage import Stage, same_run
+from .stage import Stage, keep_run, same_run
 
 BEGINNING, AND = "a picture of ", " and "  # of a caption, and between the things that it names
-_FIXED = (
-    "images",
-    "size",
-    "patch",
-    "num_scenes",
-    "batch_size",
-    "places",
-    "init_from",
-    "seed",
-)  # of a run that goes on
+# What a run that goes on must have in common with its beginning
+_FIXED = ("images", "size", "patch", "num_scenes", "batch_size", "places", "init_from", "seed")
 SMALL_WORDS = frozenset(["a", "an", "the", "at", "in", "of", "on", "with", "and"])  # that name nothing
 BEST_PATCHES, PHRASES = 4, 96  # of a phrase in a picture; phrases in a step
 # An end of number 2 is what transformers knows old configs by, whose texts it reads at their highest token
@@ -135,11 +127,8 @@ class Phrases:
         self.captions = captions
         distinct = {caption: phrases_of(caption) for caption in captions}
         counts = Counter(phrase for caption in captions for phrase in distinct[caption])
-        self.names = sorted(
-            phrase
-            for phrase, n in counts.items()
-            if n >= min(least, len(captions)) or n == max(counts.values())
-        )
+        enough = min(least, max(counts.values()))  # so that there are some, of few captions
+        self.names = sorted(phrase for phrase, n in counts.items() if n >= enough)
         number = {name: i for i, name in enumerate(self.names)}
         held = np.zeros((len(captions), len(self.names)), bool)
         for row, caption in enumerate(captions):
@@ -287,7 +276,9 @@ def main(argv: list[str] | None = None) -> None:
     accelerator = Accelerator(mixed_precision=args.mixed_precision, cpu=args.cpu)
     if accelerator.num_processes > 1:
         raise ValueError("This small CLIP is trained by one process; start it without `accelerate launch`.")
-    same_run(args.output / "run.json", args, _FIXED)
+    now = {name: str(getattr(args, name)) for name in _FIXED}
+    if same_run(args.output, now, now) is None:
+        keep_run(args.output, now)
     torch.manual_seed(args.seed)
     with accelerator.main_process_first():
         source: Source = (

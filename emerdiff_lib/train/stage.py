@@ -6,7 +6,7 @@ import argparse
 import json
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -147,23 +147,31 @@ class Stage:
         bar.close()
 
 
-def same_run(path: Path, args: argparse.Namespace, fixed: Sequence[str]) -> None:
-    """Keep what a run that goes on must have in common with its beginning, or compare.
+def same_run(folder: Path, now: Mapping[str, str], usual: Mapping[str, str]) -> dict[str, str] | None:
+    """What ``run.json`` keeps of the run that goes on in ``folder``, None where one begins.
+
+    Args:
+        now: what the run must have in common with its beginning; ``usual``: the same of options that are newer than that.
 
     Raises:
         ValueError: the folder holds a run of other settings.
     """
-    now = {name: str(getattr(args, name)) for name in fixed}
+    path = folder / "run.json"
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps(now, indent=1) + "\n")
-        return
-    before = json.loads(path.read_text())
-    if wrong := [name for name in fixed if before.get(name) != now[name]]:
+        return None
+    before = {**usual, **json.loads(path.read_text())}
+    if wrong := [name for name in now if before[name] != now[name]]:
         raise ValueError(
-            f"{path.parent} holds a run with --{wrong[0].replace('_', '-')} {before.get(wrong[0])}, not {now[wrong[0]]}; choose "
-            "another --output."
+            f"{folder} holds a run with --{wrong[0].replace('_', '-')} {before[wrong[0]]}, not {now[wrong[0]]}; "
+            "choose another --output."
         )
+    return before
+
+
+def keep_run(folder: Path, now: Mapping[str, str]) -> None:
+    """Write the ``run.json`` that :func:`same_run` reads."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / "run.json", json.dumps(dict(now), indent=1) + "\n")
 
 
 def save_sheet(images: list[torch.Tensor], path: Path, columns: int = 8):
