@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import SD3Transformer2DModel
 from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
+from .denoiser import is_flow
 from .settings import REQUIRED, Settings, layered
 
 TOYSCAPES_FOLDER = Path(__file__).parent / "toyscapes" / "checkpoint"
@@ -38,7 +40,7 @@ PAPERS = {"num_masks": 30, "feature_timestep": 1, "modulation_timestep": 281}  #
 
 @dataclass(frozen=True)
 class Family:
-    """A row of the table: U-Nets of this layout, whatever their widths and depths, get these settings.
+    """A row of the table: networks of this layout, whatever their widths and depths, get these settings.
 
     Attributes:
         name: as people call it.
@@ -57,6 +59,15 @@ class Family:
 
     def defaults(self, unet_config: Mapping[str, Any], vae_scale_factor: int) -> dict[str, Any]:
         """Flat settings for one checkpoint of the family; images are processed at the size it was trained at."""
+        feature, modulation = self.layers(unet_config)
+        found: dict[str, Any] = {"feature_layer": feature, "modulation_layer": modulation}
+        if (sides := unet_config["sample_size"]) is not None:
+            side = sides if isinstance(sides, int) else round((sides[0] * sides[1]) ** 0.5)
+            found["processing_resolution"] = side * vae_scale_factor
+        return {**self.settings, **found}
+
+    def layers(self, unet_config: Mapping[str, Any]) -> tuple[str, str]:
+        """Where queries are read and where they are pushed."""
         layers = unet_config["layers_per_block"]
         layers = layers if isinstance(layers, int) else list(layers)[self.level]
         block = len(unet_config["block_out_channels"]) - 1 - self.level
@@ -65,14 +76,27 @@ class Family:
         layer = "up_blocks.{}.attentions.{}.transformer_blocks.{}.attn2".format
         if unet_config["up_block_types"][block].startswith("Simple"):  # joint attention, on its own
             layer = "up_blocks.{}.attentions.{}".format
-        found: dict[str, Any] = {
-            "feature_layer": layer(block, 0, 0),
-            "modulation_layer": layer(block, last, depth - 1),
-        }
-        if (sides := unet_config["sample_size"]) is not None:
-            side = sides if isinstance(sides, int) else round((sides[0] * sides[1]) ** 0.5)
-            found["processing_resolution"] = side * vae_scale_factor
-        return {**self.settings, **found}
+        return layer(block, 0, 0), layer(block, last, depth - 1)
+
+
+@dataclass(frozen=True)
+class TransformerFamily(Family):
+    """Transformers with joint attention, whose tokens all live on one grid: there are no levels, and depth takes their place.
+
+    Attributes:
+        feature_depth, modulation_depth: which block, as a share of all.
+    """
+
+    feature_depth: float = 0.5
+    modulation_depth: float = 0.5
+
+    def layers(self, config: Mapping[str, Any]) -> tuple[str, str]:
+        blocks = config["num_layers"]
+        first, second = (
+            f"transformer_blocks.{min(int(share * blocks), blocks - 1)}.attn"
+            for share in (self.feature_depth, self.modulation_depth)
+        )
+        return first, second
 
 
 def _transformer_blocks(config: Mapping[str, Any], block: int, attention: int) -> int:
@@ -96,7 +120,7 @@ def _told_of_sizes(config: Mapping[str, Any]) -> bool:
 
 
 def _attends(config: Mapping[str, Any], level: int) -> bool:
-    levels = len(config["block_out_channels"])
+    levels = len(config.get("block_out_channels", ()))  # a transformer has none
     kind = config["up_block_types"][levels - 1 - level] if level < levels else ""
     return kind in ("CrossAttnUpBlock2D", "SimpleCrossAttnUpBlock2D")
 
@@ -109,6 +133,14 @@ def _attends_at_three_levels(config: Mapping[str, Any]) -> bool:
     )
 
 
+def _attends_jointly(config: Mapping[str, Any], channels: int) -> bool:
+    return (
+        config["sample_size"] is not None
+        and "joint_attention_dim" in config
+        and config["in_channels"] == channels
+    )
+
+
 FAMILIES = (
     Family(
         "Toyscapes",
@@ -117,6 +149,17 @@ FAMILIES = (
         ),
         level=1,
         modulation=0,  # the layer of the queries; chosen with the rest on validation scenes (experiments/defaults.py)
+        settings={
+            "num_masks": 12,
+            "feature_timestep": 281,
+            "noise_ensemble_size": 8,
+            "modulation_timestep": 481,
+            "filter_sigma": 0.5,
+        },
+    ),
+    TransformerFamily(
+        "Toyscapes, transformer",
+        lambda c: _attends_jointly(c, 8),
         settings={
             "num_masks": 12,
             "feature_timestep": 281,
@@ -149,6 +192,10 @@ FAMILIES = (
             c["sample_size"] is not None and c.get("encoder_hid_dim_type") == "text_proj" and _attends(c, 2)
         ),
     ),
+    TransformerFamily(  # and 3.5
+        "Stable Diffusion 3",
+        lambda c: _attends_jointly(c, 16),
+    ),
 )
 CELLS = 16  # on a side of the paper's grid
 
@@ -162,7 +209,9 @@ def best_guess(unet_config: Mapping[str, Any]) -> Family | None:
     """A row for a U-Net that the table does not know: the paper's settings, on the upward block whose grid is nearest to the
     paper's; None where no upward block has cross-attention."""
     levels = [
-        level for level in range(len(unet_config["block_out_channels"])) if _attends(unet_config, level)
+        level
+        for level in range(len(unet_config.get("block_out_channels", ())))
+        if _attends(unet_config, level)
     ]
     if not levels:
         return None
@@ -275,6 +324,13 @@ def check_networks(
 ) -> None:
     """Raises a ValueError for networks that do not belong together, and for U-Nets that are told what nothing here can tell."""
     config: Any = unet.config
+    if isinstance(unet, SD3Transformer2DModel):
+        if vae is None or text_encoder is None or text_encoder_2 is None:
+            raise ValueError(
+                "A transformer with joint attention (Stable Diffusion 3) needs a VAE and two CLIP text encoders, and one of "
+                "them is missing; download the whole model again."
+            )
+        return
     if config.out_channels not in (
         config.in_channels,
         2 * config.in_channels,
@@ -308,11 +364,19 @@ def check_networks(
 
 
 def check_scheduler(config: Mapping[str, Any]) -> None:
-    """Raises a ValueError for schedulers of another kind of noise than DDPM's (EDM, rectified flow)."""
-    if not any(config.get(name) is not None for name in ("beta_schedule", "trained_betas")):
-        kind = config.get("_class_name", "its scheduler")
+    """Raises a ValueError for schedulers of another kind of noise than DDPM's and rectified flow's (EDM), and for flows whose
+    shift depends on the picture's size."""
+    kind = config.get("_class_name", "its scheduler")
+    if is_flow(config):
+        if config.get("use_dynamic_shifting"):
+            raise ValueError(
+                f"{kind} shifts its noise by the picture's size (use_dynamic_shifting), as Flux does; EmerDiff reads flows of a "
+                "fixed shift, as Stable Diffusion 3's."
+            )
+    elif not any(config.get(name) is not None for name in ("beta_schedule", "trained_betas")):
         raise ValueError(
-            f"{kind} has no schedule of β (beta_schedule), as EDM and flow models; EmerDiff inverts DDPM's noise only."
+            f"{kind} has neither a schedule of β (beta_schedule) nor a flow's shift, as EDM; EmerDiff inverts the noise of DDPM "
+            "and of rectified flow only."
         )
 
 

@@ -1,12 +1,13 @@
-"""What a U-Net is told besides noisy latents and a timestep: a prompt, and in some families more."""
+"""What a network is told besides noisy latents and a timestep: a prompt, and in some families more."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from transformers import CLIPVisionModelWithProjection, PreTrainedModel, PreTrainedTokenizerBase
 
 T5_TOKENS = 77
@@ -21,16 +22,20 @@ class Conditioning:
         added: {name: (1, …)} of the U-Net's ``added_cond_kwargs``: SDXL's pooled "text_embeds", or unCLIP's "image_embeds".
         pixels_per_latent: where given, the U-Net is told the picture's size as well, in pixels: SDXL's "time_ids", those of a
             picture that was neither scaled nor cropped.
+        pooled: (1, d), the whole prompt in one vector, of Stable Diffusion 3.
     """
 
     prompt_embeds: torch.Tensor | None
     added: Mapping[str, torch.Tensor] = field(default_factory=dict)
     pixels_per_latent: int | None = None
+    pooled: torch.Tensor | None = None
 
     def keywords(self, latents: torch.Tensor) -> dict[str, Any]:
         """Of the U-Net's call on (B, C, h, w) latents."""
         rows, embeds = len(latents), self.prompt_embeds
         found = {"encoder_hidden_states": None if embeds is None else embeds.expand(rows, -1, -1)}
+        if self.pooled is not None:
+            found["pooled_projections"] = self.pooled.expand(rows, -1)
         added = {name: value.expand(rows, *value.shape[1:]) for name, value in self.added.items()}
         if self.pixels_per_latent is not None:
             size = [side * self.pixels_per_latent for side in latents.shape[2:]]
@@ -66,6 +71,37 @@ def encode_prompt_twice(
     if zeros_if_empty and not prompt:
         embeds, pooled = torch.zeros_like(embeds), torch.zeros_like(pooled)
     return Conditioning(embeds.to(dtype), {"text_embeds": pooled.to(dtype)}, pixels_per_latent)
+
+
+def encode_prompt_thrice(
+    prompt: str,
+    tokenizers: Sequence[PreTrainedTokenizerBase | None],
+    text_encoders: Sequence[PreTrainedModel | None],
+    dtype: torch.dtype,
+    width: int,
+    max_sequence_length: int,
+) -> Conditioning:
+    """Two CLIPs' last but one hidden states side by side, behind them T5's; and the CLIPs' pooled embeddings (SD 3).
+
+    Args:
+        tokenizers, text_encoders: three of each; the last may be None, and stands for zeros then, as that model allows.
+        width: of a token, up to which the CLIPs' are filled with zeros.
+        max_sequence_length: tokens of the third.
+    """
+    both = [
+        _encoded(prompt, tokenizer, text_encoder, output_hidden_states=True)
+        for tokenizer, text_encoder in zip(tokenizers[:2], text_encoders[:2], strict=True)
+    ]
+    embeds = torch.cat([one.hidden_states[-2] for one in both], -1)
+    embeds = F.pad(embeds, (0, width - embeds.shape[-1]))
+    third = torch.zeros(1, max_sequence_length, width, device=embeds.device)
+    if text_encoders[2] is not None:
+        tokens = tokenizers[2](
+            prompt, padding="max_length", max_length=max_sequence_length, truncation=True, return_tensors="pt"
+        )
+        third = text_encoders[2](tokens.input_ids.to(text_encoders[2].device))[0]
+    pooled = torch.cat([one.text_embeds for one in both], -1).to(dtype)
+    return Conditioning(torch.cat([embeds, third.to(embeds)], 1).to(dtype), pooled=pooled)
 
 
 def no_image(

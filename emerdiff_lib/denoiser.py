@@ -2,27 +2,55 @@
 
 from __future__ import annotations
 
-import torch
-from diffusers import DDIMScheduler, UNet2DConditionModel
+from collections.abc import Mapping
+from typing import Any
 
+import torch
+from diffusers import DDIMScheduler
+
+from .attention import Network
 from .conditioning import Conditioning
 from .settings import whole
 
 
-def schedule(scheduler_config, num_inference_steps: int) -> DDIMScheduler:
+def is_flow(scheduler_config: Mapping[str, Any]) -> bool:
+    """Whether a schedule mixes picture and noise as rectified flow does, (1−σ) x₀ + σ ε, instead of √ᾱ x₀ + √(1−ᾱ) ε."""
+    betas = ("beta_schedule", "trained_betas")
+    return "shift" in scheduler_config and all(scheduler_config.get(name) is None for name in betas)
+
+
+def flow_betas(scheduler_config: Mapping[str, Any]) -> list[float]:
+    """The βₜ that give a rectified flow's signal-to-noise ratios.
+
+    Scaled to unit variance, (1−σ) x₀ + σ ε is √ᾱ x₀ + √(1−ᾱ) ε with ᾱ = (1−σ)²/((1−σ)² + σ²), so that all that is said of
+    diffusion holds for flows (Kingma and Gao, arXiv 2303.00848). Timestep t has σ = s·τ/(1 + (s−1)·τ) with τ = t/T and
+    the checkpoint's shift s (arXiv 2403.03206, Sec. 5.3.2).
+    """
+    count, shift = scheduler_config["num_train_timesteps"], scheduler_config["shift"]
+    time = torch.arange(count, dtype=torch.float64) / count
+    sigma = shift * time / (1 + (shift - 1) * time)
+    alpha_bar = (1 - sigma) ** 2 / ((1 - sigma) ** 2 + sigma**2)
+    return (1 - alpha_bar / torch.cat([alpha_bar[:1], alpha_bar[:-1]])).tolist()
+
+
+def schedule(scheduler_config: Mapping[str, Any], num_inference_steps: int) -> DDIMScheduler:
     """The checkpoint's noise schedule with N inference steps: leading spacing, offset 1, ᾱ = 1 at the end.
 
     Raises:
         ValueError: if N is not between 1 and the number of training timesteps.
     """
-    scheduler = DDIMScheduler.from_config(
-        scheduler_config,
+    usual = dict(
         timestep_spacing="leading",
         steps_offset=1,
         set_alpha_to_one=True,
         clip_sample=False,
         thresholding=False,
     )
+    if is_flow(scheduler_config):
+        count, betas = scheduler_config["num_train_timesteps"], flow_betas(scheduler_config)
+        scheduler = DDIMScheduler(count, trained_betas=betas, **usual)
+    else:
+        scheduler = DDIMScheduler.from_config(scheduler_config, **usual)
     limit = scheduler.config.num_train_timesteps
     if not 1 <= num_inference_steps < limit:
         raise ValueError(
@@ -38,13 +66,14 @@ def inference_timesteps(scheduler_config, num_inference_steps: int) -> list[int]
 
 
 class Denoiser:
-    """A U-Net, a prompt and a noise schedule with N inference steps.
+    """A network, a prompt and a noise schedule with N inference steps.
 
     Timesteps follow Stable Diffusion's spacing (leading, offset 1): 981, 961, …, 1 for N = 50. ε-, v- and x₀-prediction
-    all go through the scheduler's own conversion. Latents stay in float32 whatever the U-Net computes in.
+    all go through the scheduler's own conversion; a flow is turned into ε (:meth:`unet_output`). Latents stay in float32
+    whatever the network computes in.
 
     Args:
-        unet: the network; its dtype and device are used.
+        unet: the network, a U-Net or a transformer; its dtype and device are used.
         scheduler_config: the checkpoint's scheduler config (noise schedule and prediction type are read from it).
         conditioning: a prompt and whatever else the U-Net is told; None where only the schedule is needed.
         num_inference_steps: N.
@@ -55,12 +84,13 @@ class Denoiser:
 
     def __init__(
         self,
-        unet: UNet2DConditionModel,
-        scheduler_config,
+        unet: Network,
+        scheduler_config: Mapping[str, Any],
         conditioning: Conditioning | None,
         num_inference_steps: int,
     ):
         self.unet, self.conditioning = unet, conditioning
+        self.is_flow = is_flow(scheduler_config)
         self.scheduler = schedule(scheduler_config, num_inference_steps)
         self.timesteps: list[int] = self.scheduler.timesteps.tolist()
         self.stride = self.scheduler.config.num_train_timesteps // num_inference_steps  # Δ
@@ -96,9 +126,17 @@ class Denoiser:
 
     def unet_output(self, latents: torch.Tensor, timesteps: int | list[int]) -> torch.Tensor:
         """The network's output for (B, C, h, w) latents at one timestep, or at one per row, in the latents' dtype; without the
-        variances that some learn besides."""
+        variances that some learn besides. Of a flow model, which gives ε − x₀ for latents of its own scale, ε."""
         timesteps = torch.as_tensor(timesteps, device=self.unet.device).expand(len(latents))
         told = self.conditioning.keywords(latents)
+        if self.is_flow:
+            alpha_bar = self.scheduler.alphas_cumprod.to(latents)[timesteps][:, None, None, None]
+            signal, noise = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
+            scaled = latents / (signal + noise)
+            sigma = noise / (signal + noise)
+            timesteps = sigma.flatten() * self.scheduler.config.num_train_timesteps
+            flow = self.unet(scaled.to(self.unet.dtype), timestep=timesteps, **told).sample.to(latents.dtype)
+            return scaled + (1 - sigma) * flow
         output = self.unet(latents.to(self.unet.dtype), timesteps, **told).sample
         return output[:, : latents.shape[1]].to(latents.dtype)
 

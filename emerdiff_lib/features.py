@@ -45,10 +45,13 @@ def extract_activations(
 
     def keep(name):
         def hook(module, inputs, output):
-            output = output[0] if isinstance(output, tuple) else output
-            if output.ndim == 3:  # (B, tokens, d) of an attention layer
+            given = output if isinstance(output, tuple) else (output,)
+            if given[0].ndim == 3:  # (B, tokens, d), of a transformer's blocks beside words'
                 grid = layer_grid(denoiser.unet, name, *noisy_latents.shape[2:])
+                output = next(tokens for tokens in given[::-1] if tokens.shape[1] == grid[0] * grid[1])
                 output = output.transpose(1, 2).unflatten(2, grid)
+            else:
+                output = given[0]
             outputs[name] = output
 
         return hook

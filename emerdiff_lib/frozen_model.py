@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline, UNet2DConditionModel
+from diffusers import DiffusionPipeline, SD3Transformer2DModel
 from transformers import (
     CLIPTextModel,
     CLIPTextModelWithProjection,
@@ -21,8 +21,8 @@ from transformers import (
 
 from . import checkpoints, weights
 from . import images as image_io
-from .attention import attention_layers, check_layer
-from .conditioning import Conditioning, encode_prompt, encode_prompt_twice, no_image
+from .attention import Network, attention_layers, check_layer, coarsest_reduction
+from .conditioning import Conditioning, encode_prompt, encode_prompt_thrice, encode_prompt_twice, no_image
 from .denoiser import Denoiser, inference_timesteps
 from .inversion import Trajectory
 from .latents import Autoencoder, reduction, to_latents, to_pixels
@@ -32,25 +32,30 @@ from .stages import CoarseMasks
 
 
 class FrozenModel(DiffusionPipeline):
-    """The networks of a diffusion model with a U-Net, none of whose weights ever changes.
+    """The networks of a diffusion model, none of whose weights ever changes.
 
     Args:
         vae: None for models of pixels (DeepFloyd IF's first stage); Kandinsky's "movq" is one too.
         text_encoder, tokenizer: None for unCLIP (Kandinsky 2.2), which is told of images.
         text_encoder_2, tokenizer_2: of Stable Diffusion XL.
         image_encoder: of unCLIP, see :func:`~.conditioning.no_image`.
+        unet: the network that denoises, a U-Net or, as in Stable Diffusion 3, a transformer.
+        text_encoder_3, tokenizer_3: of Stable Diffusion 3, which can do without them.
+        max_sequence_length: how many tokens of the third text encoder Stable Diffusion 3 is told.
         force_zeros_for_empty_prompt: of Stable Diffusion XL, see :func:`~.conditioning.encode_prompt_twice`.
         default_settings: this checkpoint's own, by flat name (:data:`emerdiff_lib.settings.NAMES`);
             ``save_pretrained`` keeps them in ``model_index.json``.
     """
 
-    model_cpu_offload_seq = "text_encoder->text_encoder_2->image_encoder->unet->vae"
+    model_cpu_offload_seq = "text_encoder->text_encoder_2->text_encoder_3->image_encoder->unet->vae"
     _optional_components = [
         "vae",
         "text_encoder",
         "tokenizer",
         "text_encoder_2",
         "tokenizer_2",
+        "text_encoder_3",
+        "tokenizer_3",
         "image_encoder",
     ]
     model_name = "custom components"  # replaced by what from_pretrained was asked for
@@ -59,13 +64,16 @@ class FrozenModel(DiffusionPipeline):
     def __init__(
         self,
         vae: Autoencoder | None,
-        text_encoder: CLIPTextModel | T5EncoderModel | None,
+        text_encoder: CLIPTextModel | CLIPTextModelWithProjection | T5EncoderModel | None,
         tokenizer: PreTrainedTokenizerBase | None,
-        unet: UNet2DConditionModel,
+        unet: Network,
         scheduler,
         text_encoder_2: CLIPTextModelWithProjection | None = None,
         tokenizer_2: PreTrainedTokenizerBase | None = None,
+        text_encoder_3: T5EncoderModel | None = None,
+        tokenizer_3: PreTrainedTokenizerBase | None = None,
         image_encoder: CLIPVisionModelWithProjection | None = None,
+        max_sequence_length: int = 256,
         force_zeros_for_empty_prompt: bool = True,
         default_settings: dict[str, Any] | None = None,
     ):
@@ -80,6 +88,8 @@ class FrozenModel(DiffusionPipeline):
             scheduler=scheduler,
             text_encoder_2=text_encoder_2,
             tokenizer_2=tokenizer_2,
+            text_encoder_3=text_encoder_3,
+            tokenizer_3=tokenizer_3,
             image_encoder=image_encoder,
         )
         check_names(default_settings or {})
@@ -89,7 +99,9 @@ class FrozenModel(DiffusionPipeline):
             layers = attention_layers(unet, "attn2")
             warnings.warn(checkpoints.describe_guess(guess, unet.config, layers), stacklevel=2)
         self.register_to_config(
-            default_settings=default_settings, force_zeros_for_empty_prompt=force_zeros_for_empty_prompt
+            default_settings=default_settings,
+            force_zeros_for_empty_prompt=force_zeros_for_empty_prompt,
+            max_sequence_length=max_sequence_length,
         )
         for module in self.components.values():
             if isinstance(module, torch.nn.Module):
@@ -98,7 +110,7 @@ class FrozenModel(DiffusionPipeline):
             if module is not None:  # convolutions run about a third faster
                 module.to(memory_format=torch.channels_last)
         self.vae_scale_factor = reduction(vae)
-        self.size_multiple = self.vae_scale_factor * 2 ** (len(unet.config.block_out_channels) - 1)
+        self.size_multiple = self.vae_scale_factor * coarsest_reduction(unet)
 
     @classmethod
     def from_pretrained(cls, name: str | Path = "toyscapes", **kwargs: Any) -> FrozenModel:
@@ -232,6 +244,15 @@ class FrozenModel(DiffusionPipeline):
             return no_image(self.image_encoder, self.unet.config.encoder_hid_dim, self.unet)
         if self.text_encoder_2 is None:
             return encode_prompt(prompt, self.tokenizer, self.text_encoder, dtype)
+        if isinstance(self.unet, SD3Transformer2DModel):
+            return encode_prompt_thrice(
+                prompt,
+                (self.tokenizer, self.tokenizer_2, self.tokenizer_3),
+                (self.text_encoder, self.text_encoder_2, self.text_encoder_3),
+                dtype,
+                self.unet.config.joint_attention_dim,
+                self.config.max_sequence_length,
+            )
         return encode_prompt_twice(
             prompt,
             (self.tokenizer, self.tokenizer_2),
@@ -268,7 +289,10 @@ class FrozenModel(DiffusionPipeline):
                 yield list(alike)
 
     def _unet_row(self, latents: torch.Tensor) -> tuple[int, int]:
-        """(channels, pixels) of the U-Net's widest feature maps, concatenated skips included."""
+        """(channels, pixels) of the network's widest feature maps: a U-Net's with concatenated skips, a transformer's tokens."""
+        if isinstance(self.unet, SD3Transformer2DModel):
+            tokens = latents.shape[2] * latents.shape[3] // self.unet.config.patch_size**2
+            return 4 * self.unet.inner_dim, tokens + self.config.max_sequence_length
         return 4 * self.unet.config.block_out_channels[0], latents.shape[2] * latents.shape[3]
 
     @contextmanager

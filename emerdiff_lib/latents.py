@@ -38,9 +38,9 @@ def to_pixels(vae: Autoencoder | None, latents: torch.Tensor) -> torch.Tensor:
 def _statistics(
     vae: AutoencoderKL, device: torch.device
 ) -> tuple[torch.Tensor | float, torch.Tensor | float]:
-    """(mean, factor) of latents: one factor for all channels, or what some relatives of Stable Diffusion XL keep for each."""
+    """(mean, factor) of latents: one for all channels, or what some relatives of Stable Diffusion XL keep for each."""
     mean, deviation = (getattr(vae.config, name, None) for name in ("latents_mean", "latents_std"))
     if mean is None or deviation is None:
-        return 0.0, vae.config.scaling_factor
+        return vae.config.shift_factor or 0.0, vae.config.scaling_factor
     mean, deviation = (torch.tensor(v, device=device).reshape(1, -1, 1, 1) for v in (mean, deviation))
     return mean, vae.config.scaling_factor / deviation

@@ -10,7 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DiffusionPipeline, SchedulerMixin, UNet2DConditionModel, VQModel
+from diffusers import (
+    AutoencoderKL,
+    DiffusionPipeline,
+    SchedulerMixin,
+    SD3Transformer2DModel,
+    UNet2DConditionModel,
+    VQModel,
+)
 from transformers import (
     CLIPTextModel,
     CLIPTextModelWithProjection,
@@ -23,17 +30,19 @@ from .checkpoints import FAMILIES, PICKLES
 
 NETWORKS: dict[str, tuple[type, ...]] = {
     "vae": (AutoencoderKL, VQModel),
-    "text_encoder": (CLIPTextModel, T5EncoderModel),
+    "text_encoder": (CLIPTextModel, CLIPTextModelWithProjection, T5EncoderModel),
     "text_encoder_2": (CLIPTextModelWithProjection,),
+    "text_encoder_3": (T5EncoderModel,),
     "image_encoder": (CLIPVisionModelWithProjection,),
-    "unet": (UNet2DConditionModel,),
+    "unet": (UNet2DConditionModel, SD3Transformer2DModel),
 }
 COMPONENTS = NETWORKS | {
     "tokenizer": (PreTrainedTokenizerBase,),
     "tokenizer_2": (PreTrainedTokenizerBase,),
+    "tokenizer_3": (PreTrainedTokenizerBase,),
     "scheduler": (SchedulerMixin,),
 }
-FOLDERS = {"vae": ("vae", "movq")}  # Kandinsky's name for it
+FOLDERS = {"vae": ("vae", "movq"), "unet": ("unet", "transformer")}  # Kandinsky's name, Stable Diffusion 3's
 
 
 @dataclass(frozen=True)
@@ -70,12 +79,12 @@ def read_index(source: str, **options: Any) -> dict[str, Entry]:
                 case [str(library), str(found)]:
                     named[name] = Entry(folder, library, found)
     absent = [name for name in _needed(index, named) if name not in named]
-    foreign = [name for name in ("text_encoder_3", "prior", "transformer") if index.get(name)]
-    if absent or foreign:
-        why = f"lacks {', '.join(absent)}" if absent else f"has {', '.join(foreign)}"
+    prior = bool(index.get("prior"))
+    if absent or prior:
+        why = f"lacks {', '.join(absent)}" if absent else "has a prior"
         raise ValueError(
-            f"{source} is a {kind} that {why}; EmerDiff reads diffusion models with a U-Net and at most two text "
-            f"encoders, of these families: {', '.join(f.name for f in FAMILIES)}."
+            f"{source} is a {kind} that {why}; EmerDiff reads diffusion models of these families: "
+            f"{', '.join(f.name for f in FAMILIES)}."
         )
     own = [f"{n} from {e.library}.{e.kind}" for n, e in named.items() if not _is_known(n, e)]
     if own or not isinstance(kind, str):

@@ -21,11 +21,13 @@ from transformers import AutoTokenizer, CLIPModel, PreTrainedTokenizerBase
 from transformers.image_processing_base import ImageProcessingMixin
 
 from .attention import (
+    asks_in_words,
     attention_layers,
     attention_processors,
-    keys_and_values,
+    keys,
     layer_grid,
     places_of,
+    queries,
 )
 from .checkpoints import CLIP_FOLDER
 from .clustering import mask_embeddings
@@ -334,9 +336,10 @@ class ProbabilityCapture:
         self.processor, self.probabilities = processor, None
 
     def __call__(self, attn, hidden_states, encoder_hidden_states=None, *args, **kwargs):
-        heads = lambda a: a.unflatten(-1, (attn.heads, -1)).transpose(1, 2).float()
-        places, words = places_of(attn, hidden_states), encoder_hidden_states[:1]
-        query, key = heads(attn.to_q(places)), heads(keys_and_values(attn, places, places, words)[0])
+        places, words = places_of(attn, hidden_states), encoder_hidden_states
+        if not asks_in_words(attn):
+            words = words[:1]
+        query, key = queries(attn, places, None).float(), keys(attn, places, words).float()
         scores = query @ key.transpose(-2, -1) * attn.scale  # (B, heads, places, tokens)
         self.probabilities = torch.softmax(scores, -1).mean((0, 1))[:, : words.shape[1]].cpu()
         return self.processor(attn, hidden_states, encoder_hidden_states, *args, **kwargs)

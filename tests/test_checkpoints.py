@@ -7,7 +7,12 @@ import warnings
 
 import pytest
 import torch
-from diffusers import EDMEulerScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    EDMEulerScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
 from safetensors.torch import load_file, save_file
 
 from emerdiff_lib import EmerDiffPipeline, load_pipeline
@@ -212,10 +217,14 @@ def test_damaged_weights_are_named(folder, length):
         ("{}", "lacks vae"),
         ('"text"', "model_index.json cannot be read"),
         (
-            dict(_class_name="StableDiffusion3Pipeline", text_encoder_3=["transformers", "T5EncoderModel"]),
-            "is a StableDiffusion3Pipeline that has text_encoder_3",
+            dict(_class_name="KandinskyV22CombinedPipeline", prior=["diffusers", "PriorTransformer"]),
+            "is a KandinskyV22CombinedPipeline that has a prior",
         ),
-        (dict(unet=[None, None], transformer=["diffusers", "FluxTransformer2DModel"]), "lacks unet"),
+        (dict(unet=[None, None]), "lacks unet"),
+        (
+            dict(unet=[None, None], transformer=["diffusers", "FluxTransformer2DModel"]),
+            "its unet from diffusers.FluxTransformer2DModel, which is not run; EmerDiff takes it from diffusers.* in a class",
+        ),
     ],
 )
 def test_other_pipelines_are_refused_in_one_sentence(folder, index, message):
@@ -240,8 +249,11 @@ def test_components_of_one_s_own_are_taken(pipe):
 
 
 def test_noise_of_another_kind_is_refused(pipe):
-    with pytest.raises(ValueError, match="has no schedule of β"):
+    with pytest.raises(ValueError, match="has neither a schedule of β .* nor a flow's shift"):
         EmerDiffPipeline(**(pipe.components | {"scheduler": EDMEulerScheduler()}))
+    by_size = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
+    with pytest.raises(ValueError, match="shifts its noise by the picture's size"):
+        EmerDiffPipeline(**(pipe.components | {"scheduler": by_size}))
 
 
 def test_half_precision_stays_but_for_the_autoencoder_that_overflows(tmp_path):

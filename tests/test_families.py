@@ -1,9 +1,17 @@
 """Relatives of Stable Diffusion 1.x: a folder of each layout is recognised, inverts exactly, segments as the brute force does."""
 
+import tempfile
+
 import numpy as np
 import pytest
 import torch
-from diffusers import IFPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
+from diffusers import (
+    FlowMatchEulerDiscreteScheduler,
+    IFPipeline,
+    StableDiffusion3Pipeline,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+)
 from PIL import Image
 
 from emerdiff_lib import load_pipeline
@@ -11,6 +19,7 @@ from emerdiff_lib.baselines import diffcut, kmeans_activations
 from emerdiff_lib.baselines.diffseg import aggregated_attention
 from emerdiff_lib.benchmark import reference
 from emerdiff_lib.checkpoints import family_of
+from emerdiff_lib.inversion import reverse_mean_and_std
 from emerdiff_lib.modulation import modulated_latents, signed_offsets
 from emerdiff_lib.runs.identity import model_identity
 from emerdiff_lib.words import Vocabulary, WordAttention, token_positions
@@ -24,6 +33,8 @@ NAMES = {
     "SSD-1B": "Stable Diffusion XL",
     "Kandinsky 2.2": "Kandinsky 2.2",
     "IF": "DeepFloyd IF",
+    "3": "Stable Diffusion 3",
+    "3.5": "Stable Diffusion 3",
 }
 JOINT = ("up_blocks.1.attentions.0", "up_blocks.1.attentions.2")
 LAYERS = {
@@ -37,6 +48,8 @@ LAYERS = {
     ),
     "Kandinsky 2.2": JOINT,
     "IF": JOINT,
+    "3": ("transformer_blocks.2.attn",) * 2,
+    "3.5": ("transformer_blocks.2.attn",) * 2,
     "SSD-1B": (
         "up_blocks.0.attentions.0.transformer_blocks.0.attn2",
         "up_blocks.0.attentions.2.transformer_blocks.3.attn2",
@@ -110,6 +123,20 @@ def test_the_unet_is_told_what_the_family_s_own_pipeline_tells_it(model):
         told = pipe.conditioning("")
         assert told.prompt_embeds is None and told.added["image_embeds"].shape == (1, 48)
         return
+    if layout.startswith("3"):
+        names = [f"{n}{i}" for n in ("text_encoder", "tokenizer") for i in ("", "_2", "_3")] + [
+            "vae",
+            "scheduler",
+        ]
+        theirs = StableDiffusion3Pipeline(transformer=pipe.unet, **{n: getattr(pipe, n) for n in names})
+        for prompt in ("", "A picture of a Tree"):
+            embeds, _, pooled, _ = theirs.encode_prompt(
+                prompt, None, None, do_classifier_free_guidance=False, device="cpu"
+            )
+            told = pipe.conditioning(prompt).keywords(torch.zeros(2, 16, 6, 10))
+            torch.testing.assert_close(told["encoder_hidden_states"], embeds.expand(2, -1, -1))
+            torch.testing.assert_close(told["pooled_projections"], pooled.expand(2, -1))
+        return
     kind = {"XL": StableDiffusionXLPipeline, "SSD-1B": StableDiffusionXLPipeline, "IF": IFPipeline}.get(
         layout, StableDiffusionPipeline
     )
@@ -169,10 +196,73 @@ def test_modulation_is_the_brute_force_s(model, picture, placement):
     trajectory = pipe.invert(picture, num_inference_steps=10, start_timestep=301, generator=seeded())
     coarse = pipe.coarse(trajectory, 3, modulation_timestep=301)
     denoiser, used = pipe.denoiser(10), coarse.settings.replace(offset_placement=placement).perturbation
-    rows = modulated_latents(denoiser, [trajectory], signed_offsets(coarse.masks[:1], 10.0), used)
+    compare_with_brute_force(denoiser, trajectory, coarse.masks, used)
+
+
+def compare_with_brute_force(denoiser, trajectory, masks, used):
+    rows = modulated_latents(denoiser, [trajectory], signed_offsets(masks[:1], 10.0), used)
     maps = reference.stored_maps(denoiser, trajectory, 301)
     for row, strength in ((1, 10.0), (2, -10.0)):
         alone = reference.modulated_latents(
-            denoiser, trajectory, maps, coarse.masks[0], strength, used.modulation_layer, 301, placement
+            denoiser, trajectory, maps, masks[0], strength, used.modulation_layer, 301, used.offset_placement
         )
         torch.testing.assert_close(rows[row : row + 1], alone, atol=1e-3, rtol=1e-3)
+
+
+@torch.no_grad()
+def test_a_flow_is_the_diffusion_that_it_stands_for():
+    """Against diffusers' flow scheduler: what noise is mixed in, what the network is asked, and an Euler step."""
+    pipe = tiny_pipeline("3")
+    denoiser, theirs = pipe.denoiser(10), FlowMatchEulerDiscreteScheduler.from_config(pipe.scheduler.config)
+    clean, noise = (torch.randn(2, 16, 16, 16, generator=seeded(i)) for i in range(2))
+    asked = []
+    handle = pipe.unet.register_forward_pre_hook(
+        lambda _, args, kwargs: asked.append((args, kwargs)), with_kwargs=True
+    )
+    for timestep, previous in ((601, 301), (101, 1)):
+        sigmas = [theirs.sigmas[1000 - t] for t in (timestep, previous)]
+        scales = [
+            ((1 - sigma) ** 2 + sigma**2).sqrt() for sigma in sigmas
+        ]  # of unit variance here, not there
+        mixed = theirs.scale_noise(clean, (1000 * sigmas[0])[None], noise)
+        noisy = denoiser.add_noise(clean, noise, timestep)
+        torch.testing.assert_close(noisy * scales[0], mixed, atol=1e-4, rtol=1e-4)
+
+        found, epsilon = denoiser.predict(noisy, timestep)
+        (given,), told = asked[-1]
+        torch.testing.assert_close(given, mixed, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(told["timestep"], (1000 * sigmas[0]).expand(2), atol=1e-2, rtol=1e-4)
+        flow = pipe.unet(mixed, **told).sample
+        torch.testing.assert_close(found, mixed - sigmas[0] * flow, atol=1e-3, rtol=1e-3)
+        mean, std = reverse_mean_and_std(denoiser, noisy, (found, epsilon), timestep, "ddim", previous)
+        assert std == 0
+        euler = mixed + (sigmas[1] - sigmas[0]) * flow
+        torch.testing.assert_close(mean * scales[1], euler, atol=1e-3, rtol=1e-3)
+    handle.remove()
+
+
+@torch.no_grad()
+def test_what_words_know_of_a_push_travels_on(picture):
+    """A transformer's words attend to places, and the blocks behind the pushed one to words."""
+    pipe = tiny_pipeline("3")
+    trajectory = pipe.invert(picture, num_inference_steps=10, start_timestep=301, generator=seeded())
+    coarse = pipe.coarse(trajectory, 2, modulation_timestep=301, modulation_layer="transformer_blocks.0.attn")
+    seen = []
+    last = pipe.unet.transformer_blocks[-1].attn
+    handle = last.register_forward_pre_hook(
+        lambda _, args, kwargs: seen.append(kwargs["encoder_hidden_states"]), with_kwargs=True
+    )
+    denoiser, used = pipe.denoiser(10), coarse.settings.perturbation
+    modulated_latents(denoiser, [trajectory], signed_offsets(coarse.masks[:1], 10.0), used)
+    handle.remove()
+    assert len(seen[0]) == 3 and (seen[0][1] - seen[0][0]).abs().max() > 1e-3
+    compare_with_brute_force(denoiser, trajectory, coarse.masks, used)
+
+
+def tiny_pipeline(layout):
+    with tempfile.TemporaryDirectory() as folder:
+        pipe = load_pipeline(
+            tiny_stable_diffusion.save(folder, sample_size=16, layout=layout), "cpu", "float32"
+        )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe

@@ -298,7 +298,7 @@ TINY_CLIP = ["--num-scenes", "24", "--batch-size", "6", "--cpu", "--checkpoint-e
 
 def test_a_text_is_read_to_its_end():
     """transformers reads texts of configs whose end is number 2 at their highest token instead; ours must not be those."""
-    tokenizer = architecture.build_tokenizer(["a", "boat", "picture"], clip.SPECIAL)
+    tokenizer = architecture.build_tokenizer(["a", "boat", "picture"], architecture.SPECIAL)
     model = clip.build_clip(32, 8, len(tokenizer)).eval()
     ids = architecture.tokenize(tokenizer, ["a picture a", "a picture boat"])
     hidden = model.text_model(ids).pooler_output
@@ -314,7 +314,7 @@ def test_phrases_are_things_and_their_words():
         "house",
         "sea",
     }
-    tokenizer = architecture.build_tokenizer(["a", "house", "red", "sea", "the"], clip.SPECIAL)
+    tokenizer = architecture.build_tokenizer(["a", "house", "red", "sea", "the"], architecture.SPECIAL)
     captions = ["a picture of a red house", "a picture of the sea", "a picture of the sea and a red house"]
     table = clip.Phrases(captions, tokenizer, torch.device("cpu"), least=1)
     assert table.names == ["a red house", "house", "red", "sea", "the sea"]

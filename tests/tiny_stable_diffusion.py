@@ -19,9 +19,12 @@ import torch
 from diffusers import (
     AutoencoderKL,
     DDPMScheduler,
+    FlowMatchEulerDiscreteScheduler,
     IFPipeline,
     KandinskyV22Pipeline,
     PNDMScheduler,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
@@ -162,15 +165,33 @@ LAYOUTS: dict[str, tuple[dict, dict, int]] = {
         dict(beta_schedule="squaredcos_cap_v2", variance_type="learned_range"),
         0,
     ),
+    "3": (  # a transformer with joint attention; without T5, as many run it
+        dict(num_layers=4, attention_head_dim=16, num_attention_heads=4),
+        {},
+        64,
+    ),
+    "3.5": (  # norms of queries and keys, self-attention besides in the first blocks, T5's words
+        dict(
+            num_layers=5,
+            attention_head_dim=16,
+            num_attention_heads=4,
+            qk_norm="rms_norm",
+            dual_attention_layers=(0, 1),
+        ),
+        {},
+        64,
+    ),
     "LCM": (dict(time_cond_proj_dim=16), {}, 768),  # knows the strength of guidance, if it is told
 }
 
 
 def networks(
     sample_size: int = 32, layout: str = "1.x"
-) -> tuple[UNet2DConditionModel, AutoencoderKL, CLIPTextModel | None]:
+) -> tuple[UNet2DConditionModel | SD3Transformer2DModel, AutoencoderKL, CLIPTextModel | None]:
     """U-Net, VAE and text encoder in the default dtype, from torch's present random state."""
     other, _, width = LAYOUTS[layout]
+    if layout.startswith("3"):
+        return transformer(sample_size, **other), autoencoder(sample_size, 16), None
     unet = UNet2DConditionModel(
         **dict(
             sample_size=sample_size,
@@ -185,17 +206,41 @@ def networks(
         )
         | other
     )
-    vae = AutoencoderKL(
+    return unet, autoencoder(sample_size, 4), CLIPTextModel(text_config(width)) if width else None
+
+
+def autoencoder(sample_size: int, channels: int) -> AutoencoderKL:
+    """Stable Diffusion 1's, or 3's with its 16 channels and a shift."""
+    statistics = (
+        dict(scaling_factor=0.18215) if channels == 4 else dict(scaling_factor=1.5305, shift_factor=0.0609)
+    )
+    return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
         block_out_channels=(8, 16, 16, 16),
         norm_num_groups=8,
         layers_per_block=1,
-        latent_channels=4,
+        latent_channels=channels,
         sample_size=8 * sample_size,
-        scaling_factor=0.18215,
+        **statistics,
     )
-    return unet, vae, CLIPTextModel(text_config(width)) if width else None
+
+
+def transformer(sample_size: int, **other) -> SD3Transformer2DModel:
+    """Tokens of 2 × 2 latents, words of two CLIPs of 64 numbers and of T5's 160: Stable Diffusion 3's 768, 1280 and 4096."""
+    return SD3Transformer2DModel(
+        **dict(
+            sample_size=sample_size,
+            patch_size=2,
+            in_channels=16,
+            out_channels=16,
+            joint_attention_dim=160,
+            caption_projection_dim=64,
+            pooled_projection_dim=128,
+            pos_embed_max_size=48,
+        )
+        | other
+    )
 
 
 def movq() -> VQModel:
@@ -211,7 +256,7 @@ def movq() -> VQModel:
     )
 
 
-def t5(folder: Path) -> tuple[T5EncoderModel, T5Tokenizer]:
+def t5(folder: Path, width: int = 32) -> tuple[T5EncoderModel, T5Tokenizer]:
     """Text encoder, and a tokenizer from ``spiece.model``, which is written into ``folder`` (made if missing)."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "spiece.model").open("wb") as file:
@@ -227,7 +272,7 @@ def t5(folder: Path) -> tuple[T5EncoderModel, T5Tokenizer]:
             minloglevel=2,
         )
     tokenizer = T5Tokenizer.from_pretrained(folder, extra_ids=0, model_max_length=512)
-    config = T5Config(vocab_size=len(tokenizer), d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4)
+    config = T5Config(vocab_size=len(tokenizer), d_model=width, d_kv=8, d_ff=64, num_layers=2, num_heads=4)
     return T5EncoderModel(config), tokenizer
 
 
@@ -269,6 +314,9 @@ def save(
     if layout == "Kandinsky 2.2":
         KandinskyV22Pipeline(unet, DDPMScheduler(**noise), vq).save_pretrained(folder)
         return _with_defaults(folder, default_settings)
+    if layout.startswith("3"):
+        _save_transformer(folder, unet, vae, seed, words=layout == "3.5")
+        return _with_defaults(folder, default_settings)
     if layout == "IF":
         parts = dict(
             safety_checker=None, feature_extractor=None, watermarker=None, requires_safety_checker=False
@@ -297,6 +345,27 @@ def save(
     for words in folder.glob("tokenizer*/tokenizer.json"):  # as published: vocab.json and merges.txt alone
         words.unlink()
     return _with_defaults(folder, default_settings)
+
+
+def _save_transformer(
+    folder: Path, model: SD3Transformer2DModel, vae: AutoencoderKL, seed: int, words: bool
+) -> None:
+    """``words``: with T5."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        third, tokenizer_3 = t5(folder / "tokenizer_3", 160) if words else (None, None)
+        clips = [CLIPTextModelWithProjection(text_config(64)) for _ in range(2)]
+    StableDiffusion3Pipeline(
+        transformer=model,
+        vae=vae,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        text_encoder=clips[0],
+        tokenizer=tokenizer(folder / "tokenizer"),
+        text_encoder_2=clips[1],
+        tokenizer_2=tokenizer(folder / "tokenizer_2"),
+        text_encoder_3=third,
+        tokenizer_3=tokenizer_3,
+    ).save_pretrained(folder)
 
 
 def _with_defaults(folder: Path, default_settings: dict) -> Path:

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import SD3Transformer2DModel
 
-from ..attention import attention_layers
+from ..attention import Network, attention_layers
 from ..features import extract_activations, noise_ensemble
 from ..pipeline import EmerDiffPipeline
 from ..settings import whole
 from .segmentation import Segmentation, cluster_features
 
 
-def encoder_attention(unet: UNet2DConditionModel) -> str:
+def encoder_attention(unet: Network) -> str:
     """The encoder's last self-attention layer, which DiffCut reads: 16 × 16 at 512 × 512 in Stable Diffusion 1.x.
+
+    A transformer has no encoder and is read half-way.
 
     Raises:
         ValueError: if no block of the encoder attends.
     """
+    if isinstance(unet, SD3Transformer2DModel):
+        return f"transformer_blocks.{len(unet.transformer_blocks) // 2}.attn"
     layers = [name for name in attention_layers(unet, "attn1") if name.startswith("down_blocks")]
     if not layers:
         raise ValueError(
@@ -27,10 +31,11 @@ def encoder_attention(unet: UNet2DConditionModel) -> str:
     return layers[-1]
 
 
-def encoder_module(unet: UNet2DConditionModel) -> str:
-    """The first residual block at the encoder's deepest resolution that attends (:func:`encoder_attention`'s block)."""
+def encoder_module(unet: Network) -> str:
+    """The first residual block at the encoder's deepest resolution that attends (:func:`encoder_attention`'s block); a
+    transformer's whole block."""
     block, index = encoder_attention(unet).split(".")[:2]
-    return f"{block}.{index}.resnets.0"
+    return f"{block}.{index}" + ("" if isinstance(unet, SD3Transformer2DModel) else ".resnets.0")
 
 
 def check_training_timestep(pipe: EmerDiffPipeline, timestep: int) -> int:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import UNet2DConditionModel
 from diffusers.utils.torch_utils import randn_tensor
 from scipy.linalg import eigh
 from scipy.ndimage import median_filter
 
+from ..attention import Network
 from ..checkpoints import family_of
 from ..features import extract_activations
 from ..images import to_guide
@@ -24,7 +24,7 @@ LIMIT = 0.5  # τ of the paper, for Stable Diffusion and its distilled relatives
 FAMILY_LIMITS = {"Toyscapes": 0.8}
 
 
-def default_limit(unet: UNet2DConditionModel) -> float:
+def default_limit(unet: Network) -> float:
     """τ that suits a checkpoint's family, which its layout tells; the paper's for a family without a choice of its own."""
     family = family_of(unet.config)
     return FAMILY_LIMITS.get(family.name, LIMIT) if family else LIMIT

@@ -5,16 +5,19 @@ from __future__ import annotations
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import UNet2DConditionModel
 from sklearn.cluster import KMeans
 
 from ..attention import (
+    Network,
     attention_layers,
     attention_processors,
-    is_joint,
-    keys_and_values,
+    given_back,
+    keys,
     layer_grid,
     places_of,
+    queries,
+    split_streams,
+    values,
 )
 from ..checkpoints import family_of
 from ..denoiser import Denoiser
@@ -29,7 +32,7 @@ THRESHOLD = 1.1  # τ of the paper, for Stable Diffusion and COCO-Stuff (0.9 for
 FAMILY_THRESHOLDS = {"Toyscapes": 0.25}
 
 
-def default_threshold(unet: UNet2DConditionModel) -> float:
+def default_threshold(unet: Network) -> float:
     """τ that suits a checkpoint's family, which its layout tells; the paper's for a family without a choice of its own."""
     family = family_of(unet.config)
     return FAMILY_THRESHOLDS.get(family.name, THRESHOLD) if family else THRESHOLD
@@ -105,16 +108,14 @@ class _KeepProbabilities:
         self.probabilities: torch.Tensor | None = None
 
     def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, **kwargs):
-        places = places_of(attn, hidden_states)
-        key, value = keys_and_values(attn, places, places, encoder_hidden_states)
-        query, key, value = (attn.head_to_batch_dim(a) for a in (attn.to_q(places), key, value))
-        probabilities = attn.get_attention_scores(query, key)
-        own = probabilities[..., -places.shape[1] :].float()
-        self.probabilities = (own / own.sum(-1, keepdim=True)).mean(0)
-        output = attn.to_out[1](attn.to_out[0](attn.batch_to_head_dim(probabilities @ value)))
-        return (
-            hidden_states + output.transpose(1, 2).reshape(hidden_states.shape) if is_joint(attn) else output
-        )
+        places, words = places_of(attn, hidden_states), encoder_hidden_states
+        count, key = places.shape[1], keys(attn, places, words).transpose(-2, -1)
+        probabilities = torch.softmax(queries(attn, places, words) * attn.scale @ key, -1)
+        own = probabilities[..., -count:, -count:].float()
+        self.probabilities = (own / own.sum(-1, keepdim=True)).mean((0, 1))
+        output = (probabilities @ values(attn, places, words)).transpose(1, 2).flatten(2)
+        output, told = split_streams(attn, output, words)
+        return given_back(attn, hidden_states, attn.to_out[1](attn.to_out[0](output)), told)
 
 
 def kl_distance(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:

@@ -21,6 +21,8 @@ class StoredMaps:
         self.offset, self.placement = None, "after_projection"
 
     def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, **kwargs):
+        if self.name.startswith("transformer_blocks"):
+            return self._of_transformer(attn, hidden_states, encoder_hidden_states)
         joint, given = attn.added_kv_proj_dim is not None, hidden_states
         if joint:  # feature maps, of which the layer attends to places and words at once
             hidden_states = attn.group_norm(given.flatten(2)).transpose(1, 2)
@@ -47,6 +49,37 @@ class StoredMaps:
         if self.offset is not None and self.placement == "after_projection":
             output = output + self.offset
         return given + output.transpose(1, 2).reshape(given.shape) if joint else output
+
+    def _of_transformer(self, attn, places, words):
+        """Both streams of Stable Diffusion 3's joint attention, places first; or self-attention of places, which 3.5 adds."""
+
+        def heads(project, norm, tokens):
+            found = project(tokens).view(len(tokens), tokens.shape[1], attn.heads, -1).transpose(1, 2)
+            return found if norm is None else norm(found)
+
+        query, key = heads(attn.to_q, attn.norm_q, places), heads(attn.to_k, attn.norm_k, places)
+        value = heads(attn.to_v, None, places)
+        if words is not None:
+            query = torch.cat([query, heads(attn.add_q_proj, attn.norm_added_q, words)], 2)
+            key = torch.cat([key, heads(attn.add_k_proj, attn.norm_added_k, words)], 2)
+            value = torch.cat([value, heads(attn.add_v_proj, None, words)], 2)
+        if self.recording or self.name not in self.maps:
+            probabilities = (query @ key.transpose(2, 3) / query.shape[-1] ** 0.5).softmax(-1)
+        else:
+            probabilities = self.maps[self.name]
+        if self.recording:
+            self.maps[self.name] = probabilities
+        both = (probabilities @ value).transpose(1, 2).flatten(2)
+        output = both[:, : places.shape[1]]
+        if self.offset is not None and self.placement == "before_projection":
+            output = output + self.offset
+        output = attn.to_out[0](output)
+        if self.offset is not None and self.placement == "after_projection":
+            output = output + self.offset
+        if words is None:
+            return output
+        told = both[:, places.shape[1] :]
+        return output, told if attn.context_pre_only else attn.to_add_out(told)
 
 
 def stored_maps(

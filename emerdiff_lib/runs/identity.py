@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from diffusers import SD3Transformer2DModel
 from transformers import PreTrainedTokenizerBase
 
 from .._version import __version__
@@ -55,6 +56,8 @@ def model_identity(pipe: FrozenModel) -> dict[str, Any]:
     found |= {name: _tokenizer(part) for name, part in parts.items() if name.startswith("tokenizer")}
     if len([name for name in networks if name.startswith("text_encoder")]) > 1:
         found["empty prompt"] = "zeros" if pipe.config.force_zeros_for_empty_prompt else "encoded"
+    if isinstance(pipe.unet, SD3Transformer2DModel):
+        found["tokens of the third text encoder"] = pipe.config.max_sequence_length
     found["scheduler"] = digest([type(pipe.scheduler).__name__, _config(pipe.scheduler)])
     dtypes = {name: str(net.dtype).removeprefix("torch.") for name, net in networks.items()}
     return found | {"dtype": dtypes["unet"] if len(set(dtypes.values())) == 1 else dtypes}

@@ -18,6 +18,7 @@ from accelerate import Accelerator
 from ..settings import real, whole
 from . import architecture
 from .autoencoder import train_autoencoder
+from .backbones import BACKBONES
 from .card import write_card
 from .denoiser import train_denoiser
 from .packaging import export, load_weights
@@ -28,7 +29,7 @@ from .stage import keep_run, same_run
 # What a run that goes on must have in common with its beginning
 _FIXED = (
     *("images", "captions", "size", "crops", "zoom", "num_scenes", "batch_size", "seed", "low_timesteps"),
-    *("widths", "prediction_type", "empty_captions", "dropout", "hold_out"),
+    *("widths", "prediction_type", "empty_captions", "dropout", "hold_out", "backbone", "width", "depth"),
 )
 
 
@@ -72,6 +73,14 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--warmup-steps", type=int, default=200)
     add("--cooldown", type=float, default=0.5, help="last share of the steps, in which the rate decays")
     add("--widths", type=int, nargs=4, default=list(architecture.WIDTHS), help="of the U-Net's levels")
+    add(
+        "--backbone",
+        choices=tuple(BACKBONES),
+        default="unet",
+        help="what denoises: a U-Net as Stable Diffusion 1's, or a transformer with joint attention as Stable Diffusion 3's",
+    )
+    add("--width", type=int, default=96, help="of the transformer's tokens, a multiple of 32")
+    add("--depth", type=int, default=5, help="blocks of the transformer")
     add("--dropout", type=float, default=0.0, help="in the U-Net, against learning few pictures by heart")
     add("--prediction-type", choices=architecture.PREDICTIONS, default="epsilon", help="of the U-Net")
     add(
@@ -114,6 +123,13 @@ def check(args: argparse.Namespace) -> argparse.Namespace:
     if any(width < 8 or width % (8 if level == 0 else 16) for level, width in enumerate(args.widths)):
         raise ValueError(
             f"--widths {args.widths} are not possible; give multiples of 8, and then three of 16."
+        )
+    whole(1)("--depth", args.depth)
+    if args.width < 32 or args.width % 32:
+        raise ValueError(f"--width={args.width} is not possible; choose a multiple of 32.")
+    if args.backbone == "transformer" and args.prediction_type != architecture.PREDICTIONS[0]:
+        raise ValueError(
+            f"--prediction-type {args.prediction_type} is for U-Nets; a transformer predicts the flow."
         )
     if args.fresh_unet and args.init_from is None:
         raise ValueError("--fresh-unet takes the autoencoder of --init-from; give one.")
@@ -165,28 +181,20 @@ def main(argv: list[str] | None = None) -> None:
     with accelerator.main_process_first():
         source = source_of(args)
 
-    tokenizer = architecture.build_tokenizer(source.words)
-    vae, unet = (
-        architecture.build_autoencoder(args.size),
-        architecture.build_unet(args.size, args.widths, args.dropout),
-    )
-    text_encoder = architecture.build_text_encoder(len(tokenizer))
+    tokenizer = architecture.build_tokenizer(source.words, BACKBONES[args.backbone].special_tokens)
+    vae = architecture.build_autoencoder(args.size).to(memory_format=torch.channels_last)
+    backbone = BACKBONES[args.backbone](args, len(tokenizer))
     if args.init_from is not None:
-        rest = {} if args.fresh_unet else {"unet": unet, "text_encoder": text_encoder}
-        load_weights(args.init_from, vae=vae, **rest)
-    vae, unet = (module.to(memory_format=torch.channels_last) for module in (vae, unet))
+        load_weights(args.init_from, vae=vae, **({} if args.fresh_unet else backbone.networks))
 
     vae, first = train_autoencoder(args, accelerator, vae, source)
     latents = Latents(source, vae, accelerator, args.output / "latents.pt")
     vae.register_to_config(scaling_factor=latents.scaling_factor())
     accelerator.free_memory()
-    unet, text_encoder, second = train_denoiser(
-        args, accelerator, vae, unet, text_encoder, tokenizer, latents
-    )
+    networks, second = train_denoiser(args, accelerator, vae, backbone, tokenizer, latents)
     source.close()
     if accelerator.is_main_process:
-        parts = vae, unet, text_encoder, tokenizer
-        folder = export(args.output / "model", *parts, args.prediction_type)
+        folder = export(args.output / "model", backbone, vae, tokenizer, networks)
         write_card(folder, args, source, precision, first, second)
         size = sum(file.stat().st_size for file in folder.rglob("*.safetensors")) / 1e6
         accelerator.print(f"exported {folder} ({size:.1f} MB of fp16 safetensors)")

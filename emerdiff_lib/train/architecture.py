@@ -9,12 +9,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler, PNDMScheduler, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DDPMScheduler,
+    PNDMScheduler,
+    SD3Transformer2DModel,
+    UNet2DConditionModel,
+)
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, PreTrainedTokenizerFast
 
 UNKNOWN, BEGIN, END = "<unknown>", "<begin>", "<end>"
+# Of models whose texts are read at their end: transformers takes an end of number 2 for an old config's, and reads such texts at
+# their highest token
+SPECIAL = (UNKNOWN, BEGIN, "<unused>", END)
 MAX_TOKENS = 64
+TEXT_WIDTHS = (64, 32)  # of a transformer's two text encoders
 WIDTHS = (24, 96, 128, 128)  # of the U-Net's levels
 PREDICTIONS = ("epsilon", "v_prediction")
 NOISE_SCHEDULE = dict(
@@ -72,19 +82,24 @@ def build_autoencoder(size: int) -> AutoencoderKL:
     )
 
 
-def build_text_encoder(vocabulary_size: int) -> CLIPTextModel:
-    return CLIPTextModel(
+def build_text_encoder(
+    vocabulary_size: int, width: int = 64, pooled: bool = False
+) -> CLIPTextModel | CLIPTextModelWithProjection:
+    """Two layers; ``pooled``: with an embedding of the whole text, read at its end (tokens of :data:`SPECIAL`)."""
+    ends = SPECIAL if pooled else (UNKNOWN, BEGIN, END)
+    kind = CLIPTextModelWithProjection if pooled else CLIPTextModel
+    return kind(
         CLIPTextConfig(
             vocab_size=vocabulary_size,
-            hidden_size=64,
-            intermediate_size=128,
+            hidden_size=width,
+            intermediate_size=2 * width,
             num_hidden_layers=2,
             num_attention_heads=2,
             max_position_embeddings=MAX_TOKENS,
-            projection_dim=64,
-            bos_token_id=1,
-            eos_token_id=2,
-            pad_token_id=2,
+            projection_dim=width,
+            bos_token_id=ends.index(BEGIN),
+            eos_token_id=ends.index(END),
+            pad_token_id=ends.index(END),
         )
     )
 
@@ -111,6 +126,36 @@ def build_unet(size: int, widths: Sequence[int] = WIDTHS, dropout: float = 0.0) 
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
     )
+
+
+def build_transformer(size: int, width: int, depth: int) -> SD3Transformer2DModel:
+    """Tokens of 2 × 2 latents: 16 × 16 for 128 pixels, as many as Stable Diffusion's 16 × 16 level has.
+
+    Gates and the last projection begin at zero, so that every block begins as the identity (DiT, arXiv 2212.09748).
+
+    Args:
+        width: of a token, a multiple of 32 (a head's).
+        depth: blocks.
+    """
+    model = SD3Transformer2DModel(
+        sample_size=size // 4,
+        patch_size=2,
+        in_channels=8,
+        out_channels=8,
+        num_layers=depth,
+        attention_head_dim=32,
+        num_attention_heads=width // 32,
+        joint_attention_dim=sum(TEXT_WIDTHS),
+        caption_projection_dim=width,
+        pooled_projection_dim=sum(TEXT_WIDTHS),
+        pos_embed_max_size=size // 2,
+        qk_norm="rms_norm",
+    )
+    for name, module in model.named_modules():
+        if name == "proj_out" or (name.endswith(".linear") and ("norm1" in name or "norm_out" in name)):
+            torch.nn.init.zeros_(module.weight)
+            torch.nn.init.zeros_(module.bias)
+    return model
 
 
 def training_scheduler(prediction_type: str = PREDICTIONS[0]) -> DDPMScheduler:

@@ -35,8 +35,6 @@ BEGINNING, AND = "a picture of ", " and "  # of a caption, and between the thing
 _FIXED = ("images", "size", "patch", "num_scenes", "batch_size", "places", "init_from", "seed")
 SMALL_WORDS = frozenset(["a", "an", "the", "at", "in", "of", "on", "with", "and"])  # that name nothing
 BEST_PATCHES, PHRASES = 4, 96  # of a phrase in a picture; phrases in a step
-# An end of number 2 is what transformers knows old configs by, whose texts it reads at their highest token
-SPECIAL = (architecture.UNKNOWN, architecture.BEGIN, "<unused>", architecture.END)
 HALF = [0.5, 0.5, 0.5]  # mean and deviation of pixels in [0, 1], which brings them to [−1, 1]
 
 
@@ -81,8 +79,8 @@ def build_clip(size: int, patch: int, vocabulary_size: int) -> CLIPModel:
         num_attention_heads=4,
         max_position_embeddings=architecture.MAX_TOKENS,
         bos_token_id=1,
-        eos_token_id=SPECIAL.index(architecture.END),
-        pad_token_id=SPECIAL.index(architecture.END),
+        eos_token_id=architecture.SPECIAL.index(architecture.END),
+        pad_token_id=architecture.SPECIAL.index(architecture.END),
     )
     vision = CLIPVisionConfig(
         hidden_size=192,
@@ -290,7 +288,7 @@ def main(argv: list[str] | None = None) -> None:
         raise ValueError(
             "No picture has a caption; CLIP learns from them: write metadata.jsonl beside the pictures."
         )
-    tokenizer = architecture.build_tokenizer(source.words, SPECIAL)
+    tokenizer = architecture.build_tokenizer(source.words, architecture.SPECIAL)
     model = build_clip(args.size, args.patch, len(tokenizer))
     if args.init_from is not None:
         load_clip(args.init_from.expanduser(), model)

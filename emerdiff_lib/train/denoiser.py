@@ -1,4 +1,4 @@
-"""The U-Net, together with the text encoder: ε- or v-prediction in the latents of a finished autoencoder."""
+"""The network that denoises, together with its text encoders, in the latents of a finished autoencoder."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import json
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from accelerate import Accelerator
-from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
-from transformers import CLIPTextModel, PreTrainedTokenizerFast
+from diffusers import AutoencoderKL
+from transformers import PreTrainedTokenizerFast
 
 from . import architecture
+from .backbones import Backbone, Networks
 from .packaging import export
 from .sources import Latents, encode, epoch_of
 from .stage import Stage, save_sheet
@@ -22,23 +22,18 @@ def train_denoiser(
     args: argparse.Namespace,
     accelerator: Accelerator,
     vae: AutoencoderKL,
-    unet: UNet2DConditionModel,
-    text_encoder: CLIPTextModel,
+    backbone: Backbone,
     tokenizer: PreTrainedTokenizerFast,
     latents: Latents,
-) -> tuple[UNet2DConditionModel, CLIPTextModel, Stage]:
+) -> tuple[Networks, Stage]:
     """Most timesteps from [0, 1000), some from [0, 400); returns the averages and their stage."""
-    stage = Stage("denoiser", args, accelerator, [unet, text_encoder], args.steps, args.learning_rate, 1e-2)
-    model, encoder = stage.modules
-    scheduler, scale, device = (
-        architecture.training_scheduler(args.prediction_type),
-        vae.config.scaling_factor,
-        accelerator.device,
-    )
-    scheduler.alphas_cumprod = scheduler.alphas_cumprod.to(device)
+    modules = list(backbone.networks.values())
+    stage = Stage("denoiser", args, accelerator, modules, args.steps, args.learning_rate, 1e-2)
+    named = lambda modules: dict(zip(backbone.networks, modules, strict=True))
+    scale, device = vae.config.scaling_factor, accelerator.device
     tokens_of = Tokens(tokenizer, device)
 
-    def loss_on(unet, encoder, known, tokens, generator):
+    def loss_on(modules, known, tokens, generator):
         """Of as many latents as there are rows of tokens, drawn with the noise, its timesteps and the captions left out."""
         count, here = len(tokens), dict(generator=generator, device=device)
         mean, std = known.to(device).float().unbind(1)
@@ -48,26 +43,20 @@ def train_denoiser(
         timesteps = torch.where(torch.rand(count, **here) < args.low_timesteps, low, uniform)
         dropped = torch.rand(count, **here) < args.empty_captions
         text = torch.where(dropped[:, None], tokens_of.empty, tokens)
-        noisy = scheduler.add_noise(clean, noise, timesteps).contiguous(memory_format=torch.channels_last)
-        with accelerator.autocast():
-            prediction = unet(noisy, timesteps, encoder(text).last_hidden_state).sample
-        wanted = (
-            noise if args.prediction_type == "epsilon" else scheduler.get_velocity(clean, noise, timesteps)
-        )
-        return F.mse_loss(prediction.float(), wanted)
+        return backbone.loss(named(modules), (clean, noise), timesteps, text, accelerator.autocast())
 
     def loss_of_step(step, generator):
         epoch = epoch_of(step, args.batch_size, latents.source)
         known, captions = latents.epoch(epoch)
         rows = torch.randint(len(known), (args.batch_size,), generator=generator, device=device)
         tokens = tokens_of(captions)[rows]
-        return loss_on(model, encoder, known[rows.to(known.device)], tokens, generator)
+        return loss_on(stage.modules, known[rows.to(known.device)], tokens, generator)
 
     held_out, their_captions = latents.source.held_out()
     log = stage.folder / "held-out.jsonl"
 
     @torch.no_grad()
-    def losses(unet, encoder):
+    def losses(modules):
         """Of the held-out pictures (their central squares) and of as many of an epoch's (crops, as they are trained on)."""
         epoch = epoch_of(max(stage.step - 1, 0), args.batch_size, latents.source)
         known, captions = latents.epoch(epoch)
@@ -79,24 +68,15 @@ def train_denoiser(
             generator, sums = torch.Generator(device).manual_seed(args.seed), 0.0
             for some, tokens in zip(*(data.split(args.batch_size) for data in part), strict=True):
                 repeated = (data.repeat_interleave(4, 0) for data in (some, tokens))
-                sums += loss_on(unet, encoder, *repeated, generator).item() * len(tokens)
+                sums += loss_on(modules, *repeated, generator).item() * len(tokens)
             found.append(sums / len(held_out))
         return {"held_out": round(found[0], 5), "trained_on": round(found[1], 5)}
 
-    def picture(step, averaged_unet, averaged_encoder):
+    def picture(step, *averaged):
         if len(held_out) and accelerator.is_main_process:
             with log.open("a") as file:
-                file.write(json.dumps({"step": step, **losses(averaged_unet, averaged_encoder)}) + "\n")
-        pipeline = StableDiffusionPipeline(
-            vae=vae,
-            text_encoder=averaged_encoder,
-            tokenizer=tokenizer,
-            unet=averaged_unet,
-            scheduler=architecture.sampling_scheduler(args.prediction_type),
-            safety_checker=None,
-            feature_extractor=None,
-            requires_safety_checker=False,
-        )
+                file.write(json.dumps({"step": step, **losses(averaged)}) + "\n")
+        pipeline = backbone.pipeline(vae, tokenizer, named(averaged))
         pipeline.set_progress_bar_config(disable=True)
         generator = torch.Generator().manual_seed(0)
         with accelerator.autocast():
@@ -106,15 +86,14 @@ def train_denoiser(
                 guidance_scale=3.0,
                 generator=generator,
                 output_type="pt",
+                **backbone.options,
             ).images
         save_sheet([*(images.float() * 2 - 1)], stage.folder / f"samples-{step:06}.png")
-        parts = vae, averaged_unet, averaged_encoder, tokenizer
-        export(args.output / "model", *parts, args.prediction_type)
+        export(args.output / "model", backbone, vae, tokenizer, named(averaged))
 
     stage.run(loss_of_step, picture)
     stage.ema.copy_to(stage.parameters)
-    unet, text_encoder = (module.eval() for module in stage.plain())
-    return unet, text_encoder, stage
+    return named([module.eval() for module in stage.plain()]), stage
 
 
 class Tokens:

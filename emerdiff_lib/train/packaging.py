@@ -7,17 +7,20 @@ import json
 from pathlib import Path
 
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import AutoencoderKL
 from safetensors.torch import load_file
+from transformers import PreTrainedTokenizerFast
 
 from ..checkpoints import family_of
 from ..files import write_atomically
-from . import architecture
+from .backbones import Backbone, Networks
 
 WEIGHTS = {
     "vae": "vae/diffusion_pytorch_model.safetensors",
     "unet": "unet/diffusion_pytorch_model.safetensors",
+    "transformer": "transformer/diffusion_pytorch_model.safetensors",
     "text_encoder": "text_encoder/model.safetensors",
+    "text_encoder_2": "text_encoder_2/model.safetensors",
 }
 
 
@@ -31,7 +34,7 @@ def load_weights(folder: Path, **modules: torch.nn.Module) -> None:
     for name, module in modules.items():
         path = Path(folder) / WEIGHTS[name]
         found, wrong = weights_for(module, path)
-        if wrong and name == "text_encoder":
+        if wrong and name.startswith("text_encoder"):
             print(f"The captions' words are not those of {folder}: the text encoder starts anew.")
         elif wrong:
             raise ValueError(
@@ -57,28 +60,23 @@ def weights_for(module: torch.nn.Module, path: Path) -> tuple[dict[str, torch.Te
 
 
 def export(
-    folder: Path, vae, unet, text_encoder, tokenizer, prediction_type: str = architecture.PREDICTIONS[0]
+    folder: Path,
+    backbone: Backbone,
+    vae: AutoencoderKL,
+    tokenizer: PreTrainedTokenizerFast,
+    networks: Networks,
 ) -> Path:
-    """Write what ``StableDiffusionPipeline.from_pretrained(folder)`` loads, with its EmerDiff defaults; returns the folder."""
-    half = {
-        name: copy.deepcopy(module).half()
-        for name, module in {"vae": vae, "unet": unet, "text_encoder": text_encoder}.items()
-    }
-    pipeline = StableDiffusionPipeline(
-        **half,
-        tokenizer=tokenizer,
-        scheduler=architecture.sampling_scheduler(prediction_type),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
+    """Write what diffusers' own pipeline loads ``from_pretrained(folder)``, with its EmerDiff defaults; returns the folder."""
+    half = {name: copy.deepcopy(module).half() for name, module in networks.items()}
+    pipeline = backbone.pipeline(copy.deepcopy(vae).half(), tokenizer, half)
     pipeline.save_pretrained(folder, safe_serialization=True)
     # transformers loads a model in the dtype that its config names, diffusers in float32: let both be float32 by default
     index = folder / "model_index.json"
-    own = family_of(unet.config).defaults(unet.config, 2 ** (len(vae.config.block_out_channels) - 1))
+    config = next(iter(networks.values())).config
+    own = family_of(config).defaults(config, 2 ** (len(vae.config.block_out_channels) - 1))
     write_atomically(
         index, json.dumps(json.loads(index.read_text()) | {"default_settings": own}, indent=2) + "\n"
     )
-    config = folder / "text_encoder" / "config.json"
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"dtype": "float32"}, indent=2) + "\n")
+    for file in folder.glob("text_encoder*/config.json"):
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"dtype": "float32"}, indent=2) + "\n")
     return folder
