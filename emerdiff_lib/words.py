@@ -271,7 +271,7 @@ class WordAttention(TextAligned):
     def _attention(self, noisy: torch.Tensor, prompt: str, word: str) -> torch.Tensor:
         unet, layers = self.pipe.unet, attention_layers(self.pipe.unet, "attn2")
         sentence = prompt.format(word)
-        positions = token_positions(self.pipe.tokenizer, sentence, word)
+        positions = word_positions(self.pipe, sentence, word)
         captures = {layer: ProbabilityCapture(unet.attn_processors[f"{layer}.processor"]) for layer in layers}
         with attention_processors(unet, captures):
             self.pipe.denoiser(prompt=sentence).unet_output(noisy, self.timestep)
@@ -350,14 +350,30 @@ def first_template(vocabulary: Vocabulary) -> str:
     return vocabulary.templates[0].removesuffix(".")
 
 
-def token_positions(tokenizer: PreTrainedTokenizerBase, prompt: str, word: str) -> list[int]:
+def word_positions(pipe: EmerDiffPipeline, prompt: str, word: str) -> list[int]:
+    """Where a word stands in what the network is told of a prompt: once, or in Stable Diffusion 3 once more in T5's tokens."""
+    found = token_positions(pipe.tokenizer, prompt, word)
+    if pipe.tokenizer_3 is None:
+        return found
+    first, limit = pipe.tokenizer.model_max_length, pipe.config.max_sequence_length
+    return found + [first + place for place in token_positions(pipe.tokenizer_3, prompt, word, limit)]
+
+
+def token_positions(
+    tokenizer: PreTrainedTokenizerBase, prompt: str, word: str, limit: int | None = None
+) -> list[int]:
     """Where the tokens of a word stand in the tokenised prompt, every occurrence; empty if it does not occur.
 
     The last places of a prompt that is too long for the model are cut off, as the model's own tokenising does.
+
+    Args:
+        limit: tokens that are read, of the prompt as it is; by default as :func:`~.conditioning.as_read`.
     """
-    prompt, limit = as_read(prompt, tokenizer)
+    if limit is None:
+        prompt, limit = as_read(prompt, tokenizer)
+        word, _ = as_read(word, tokenizer)
     ids = tokenizer(prompt, truncation=True, max_length=limit).input_ids
-    wanted = tokenizer(as_read(word, tokenizer)[0], add_special_tokens=False).input_ids
+    wanted = tokenizer(word, add_special_tokens=False).input_ids
     starts = [i for i in range(len(ids) - len(wanted) + 1) if ids[i : i + len(wanted)] == wanted]
     return [i + offset for i in starts for offset in range(len(wanted))]
 

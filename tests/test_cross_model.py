@@ -68,7 +68,7 @@ def test_relatives_differ_from_the_reference_in_what_their_names_say(pipe):
     table = cross_model.overview(models)
     assert set(table["predicts"].drop("toyscapes-v-prediction")) == {"epsilon"}
     assert table.loc["toyscapes-v-prediction", "predicts"] == "v_prediction"
-    weights = table["U-Net, million weights"]
+    weights = table["million weights"]
     assert (
         weights["toyscapes-wide-top"] > weights["toyscapes-reference"] == weights["toyscapes-half-training"]
     )

@@ -22,7 +22,7 @@ from emerdiff_lib.checkpoints import family_of
 from emerdiff_lib.inversion import reverse_mean_and_std
 from emerdiff_lib.modulation import modulated_latents, signed_offsets
 from emerdiff_lib.runs.identity import model_identity
-from emerdiff_lib.words import Vocabulary, WordAttention, token_positions
+from emerdiff_lib.words import Vocabulary, WordAttention, word_positions
 
 from . import tiny_stable_diffusion
 from .conftest import seeded
@@ -185,8 +185,9 @@ def test_rivals_and_words_read_its_attention(model, picture):
         read = pipe.conditioning("tree").prompt_embeds
         if read is None:  # IF's states are among what is added
             read = pipe.conditioning("tree").added["text_embeds"]
-        where = token_positions(pipe.tokenizer, "a Tree " * 100, "tree")  # no more of it than the model reads
+        where = word_positions(pipe, "a Tree and a tree " * 50, "tree")  # no more of it than the model reads
         assert where and max(where) < read.shape[1]
+        assert (max(where) >= 77) == (layout == "3.5")  # T5's tokens stand behind the CLIPs'
 
 
 @pytest.mark.parametrize("placement", ["after_projection", "before_projection"])

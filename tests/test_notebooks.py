@@ -287,10 +287,10 @@ def test_runs_with_a_stable_diffusion(name, tiny, tmp_path):
     assert "up_blocks.2" not in printed(out)  # no name of Toyscapes' layers
 
 
-@pytest.mark.parametrize("layout", ["Kandinsky 2.2", "IF"])
+@pytest.mark.parametrize("layout", ["Kandinsky 2.2", "IF", "3.5"])
 @pytest.mark.parametrize("name", ["02_feature_clustering", "05_ablations", "06_evaluation"])
 def test_runs_with_other_families(name, layout, tmp_path):
-    """Joint attention to places and words; told of images, and without a VAE."""
+    """Joint attention to places and words; told of images, without a VAE, and a transformer that learnt a flow."""
     own = dict(num_inference_steps=10, num_masks=4, processing_resolution=16 if layout == "IF" else 128)
     folder = tiny_stable_diffusion.save(tmp_path / "model", 16, layout=layout, **own)
     known = parameters_of(name)

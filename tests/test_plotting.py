@@ -591,6 +591,19 @@ def test_a_unet_shows_its_levels_and_where_attention_sits():
     assert ax.patches[6].get_facecolor() == ax.patches[7].get_facecolor() != ax.patches[0].get_facecolor()
 
 
+def test_a_transformer_is_a_row_of_blocks():
+    figure, ax = plt.subplots(figsize=plotting.figsize(2, 0.2))
+    plotting.transformer_diagram(ax, 24, (64, 48), 1536, {9: "queries", 12: "push"})
+    renderer = drawn(figure)
+    texts = [text for text in ax.texts if text.get_text()]
+    assert not collide(boxes_of(texts, renderer))
+    words = [text.get_text() for text in texts]
+    assert words.index("queries") > words.index("9") and len(ax.patches) >= 24
+    assert "24 transformer_blocks on 64 × 48 tokens of 1536 channels" in ax.get_title()
+    with pytest.raises(ValueError, match="cannot have notes on \\[24\\]"):
+        plotting.transformer_diagram(ax, 24, (64, 48), 1536, {24: "push"})
+
+
 def test_a_unet_without_its_sizes_is_an_error():
     figure, ax = plt.subplots()
     with pytest.raises(ValueError, match="at least one level"):

@@ -1,10 +1,11 @@
 """The studies behind notebooks 01 to 03: each against something that does not use their code."""
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
 
-from emerdiff_lib import Toyscapes
+from emerdiff_lib import Toyscapes, load_pipeline
 from emerdiff_lib.attention import attention_layers
 from emerdiff_lib.clustering import cluster_queries
 from emerdiff_lib.evaluation.metrics import boundary_scores
@@ -82,6 +83,17 @@ def test_unet_levels_count_every_cross_attention_layer_once(pipe):
     for level in levels:
         assert ("queries" in level["note"]) == LAYER.startswith(level["up"] + ".")
         assert pipe.unet.get_submodule(level["down"]) is not pipe.unet.get_submodule(level["up"])
+
+
+def test_a_transformer_is_drawn_with_what_is_done_where(tmp_path):
+    folder = tiny_stable_diffusion.save(tmp_path, 16, layout="3.5")
+    unet = load_pipeline(folder).unet
+    _, ax = plt.subplots()
+    roles = {"queries": "transformer_blocks.2.attn", "push": "transformer_blocks.2.attn"}
+    inversion_study.draw_network(ax, unet, 16, 12, roles)
+    assert "5 transformer_blocks on 8 × 6 tokens of 64 channels" in ax.get_title()
+    assert "queries, push" in [text.get_text() for text in ax.texts]
+    plt.close()
 
 
 # -- 02 ---------------------------------------------------------------------------------------------------------------

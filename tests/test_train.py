@@ -1,21 +1,25 @@
 """The trainer: one command from pictures to a folder that diffusers and EmerDiff load, which survives a kill."""
 
+import argparse
 import json
 import random
 import subprocess
 import sys
+from contextlib import nullcontext
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from diffusers import StableDiffusionPipeline
+from diffusers import FlowMatchEulerDiscreteScheduler, StableDiffusion3Pipeline, StableDiffusionPipeline
 from PIL import Image
 from transformers import CLIPModel
 
 from emerdiff_lib import load_pipeline
 from emerdiff_lib.train import architecture, captions, clip
 from emerdiff_lib.train.__main__ import arguments, check, main
+from emerdiff_lib.train.backbones import TransformerBackbone
 from emerdiff_lib.train.precision import fastest
 from emerdiff_lib.train.sources import FolderCrops, epoch_of, read_captions
 from emerdiff_lib.words import MaskClip, Vocabulary
@@ -117,6 +121,51 @@ def test_a_relative_shares_the_autoencoder_and_differs_in_what_is_asked(trained,
     assert pipe.scheduler.config.prediction_type == "v_prediction"
     assert pipe.default_settings() == other.default_settings()
     assert "--prediction-type v_prediction" in (tmp_path / "model" / "README.md").read_text()
+
+
+def test_a_transformer_is_trained_by_the_same_command(trained, tmp_path):
+    """Resumed half-way; what diffusers' own pipeline samples, with words that are read to their end."""
+    given = ["--init-from", str(trained / "model"), "--fresh-unet", "--autoencoder-steps", "0"]
+    options = [*SCENES, *given, "--backbone", "transformer", "--width", "32", "--depth", "2"]
+    for steps in ("2", "4"):
+        main([*options, "--output", str(tmp_path), "--steps", steps])
+    folder = tmp_path / "model"
+    without = dict(text_encoder_3=None, tokenizer_3=None)  # how diffusers is told that T5 is not there
+    theirs, pipe = StableDiffusion3Pipeline.from_pretrained(folder, **without), load_pipeline(folder)
+    theirs.set_progress_bar_config(disable=True)
+    assert theirs.transformer.config.num_layers == 2 and theirs.text_encoder_3 is None
+    picture = theirs("a boat", num_inference_steps=2, max_sequence_length=0, output_type="np").images[0]
+    assert picture.shape == (128, 128, 3) and np.isfinite(picture).all()
+    told = pipe.conditioning("a boat")
+    assert told.prompt_embeds.shape == (1, 64, 96)  # no zeros for a third text encoder, as it was trained
+    assert (told.pooled - pipe.conditioning("a tree").pooled).abs().max() > 1e-4
+    assert pipe.default_settings()["feature_layer"] == "transformer_blocks.1.attn"
+    assert "--backbone transformer --width 32 --depth 2" in (folder / "README.md").read_text()
+    with pytest.raises(ValueError, match="holds a run with --depth 2, not 3"):
+        main([*options, "--output", str(tmp_path), "--steps", "5", "--depth", "3"])
+
+
+def test_a_transformer_learns_the_flow():
+    """Its loss is that of diffusers' flow scheduler: ε − x₀ at the mixture that scheduler makes."""
+    args = argparse.Namespace(size=64, width=32, depth=1)
+    backbone, scheduler = TransformerBackbone(args, 8), FlowMatchEulerDiscreteScheduler()
+    torch.manual_seed(0)
+    clean, noise = torch.randn(2, 3, 8, 16, 16)
+    timesteps, tokens, asked = torch.tensor([1, 400, 999]), torch.randint(4, 8, (3, 64)), []
+    networks = backbone.networks | {
+        "transformer": lambda latents, **told: asked.append((latents, told)) or Answer(noise)
+    }
+    loss = backbone.loss(networks, (clean, noise), timesteps, tokens, nullcontext())
+    assert loss.item() == pytest.approx(clean.square().mean().item(), rel=1e-5)  # ε was answered for ε − x₀
+    ((mixed, told),) = asked
+    expected = scheduler.scale_noise(clean, timesteps.float(), noise)
+    torch.testing.assert_close(mixed, expected, rtol=1e-4, atol=1e-4)
+    assert told["timestep"].tolist() == [1, 400, 999]
+
+
+@dataclass
+class Answer:
+    sample: torch.Tensor
 
 
 def test_a_folder_of_pictures_becomes_a_model(trained, photos, tmp_path, capsys):
@@ -245,6 +294,11 @@ def test_caption_files_are_read_or_named(photos, tmp_path):
         (["--autoencoder-steps", "0"], "keeps the autoencoder"),
         (["--batch-size", "0"], "--batch-size=0"),
         (["--zoom", "0"], "--zoom=0"),
+        (["--width", "48"], "--width=48 is not possible; choose a multiple of 32"),
+        (
+            ["--backbone", "transformer", "--prediction-type", "v_prediction"],
+            "a transformer predicts the flow",
+        ),
         (["--fresh-unet"], "takes the autoencoder of --init-from"),
         (["--widths", "8", "16", "24", "32"], "multiples of 8, and then three of 16"),
         (["--low-timesteps", "2"], "--low-timesteps=2"),

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from diffusers import UNet2DConditionModel
 
 from ..checkpoints import family_of, quietly
 from ..evaluation.metrics import mean_iou
@@ -39,11 +38,12 @@ FEATURES, CORRESPONDENCE, CONTROL, WHOLE = MEASURES = (
 
 
 def untrained(pipe: EmerDiffPipeline, seed: int = 0) -> EmerDiffPipeline:
-    """The same model with a U-Net of random weights, from ``seed``: what the architecture and the picture give by themselves."""
+    """The same model with a network of random weights, from ``seed``: what architecture and picture give by themselves."""
     with torch.random.fork_rng(devices=[]), quietly("", diffusers_too=True):
         torch.manual_seed(seed)
-        unet = UNet2DConditionModel.from_config(pipe.unet.config).to(pipe.unet.device, pipe.unet.dtype)
-    kept = {name: pipe.config[name] for name in ("default_settings", "force_zeros_for_empty_prompt")}
+        unet = type(pipe.unet).from_config(pipe.unet.config).to(pipe.unet.device, pipe.unet.dtype)
+    own = ("default_settings", "force_zeros_for_empty_prompt", "max_sequence_length")
+    kept = {name: pipe.config[name] for name in own}
     other = EmerDiffPipeline(**(pipe.components | {"unet": unet.eval()}), **kept)
     other.model_name = f"{pipe.model_name}, {UNTRAINED}"
     other.set_progress_bar_config(disable=True)
@@ -82,8 +82,8 @@ def overview(models: Mapping[str, EmerDiffPipeline], settings: dict[str, Any] | 
         weights = sum(parameter.numel() for parameter in pipe.unet.parameters())
         rows[name] = {
             "layout": family.name if family else "unknown",
-            "U-Net, million weights": weights / 1e6,
-            "predicts": pipe.scheduler.config.prediction_type,
+            "million weights": weights / 1e6,
+            "predicts": pipe.scheduler.config.get("prediction_type", "flow"),
             "reads": "words" if pipe.tokenizer is not None else "no words",
             "pixels": used.inversion.processing_resolution,
             "queries": _place(used.features.feature_layer),

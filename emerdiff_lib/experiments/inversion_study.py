@@ -12,9 +12,11 @@ import numpy as np
 import pandas as pd
 import torch
 from diffusers import UNet2DConditionModel
+from matplotlib.axes import Axes
 from PIL import Image
 
-from ..attention import attention_layers, layer_grid
+from .. import plotting
+from ..attention import Network, attention_layers, layer_grid
 from ..denoiser import Denoiser
 from ..inversion import Trajectory, invert_ddim, invert_ddpm, replay, reverse_step
 from ..pipeline import EmerDiffPipeline
@@ -38,6 +40,24 @@ def unet_levels(
         found["note"] = ", ".join(what for what, layer in roles.items() if layer.startswith(f"{up}."))
         levels.append(found)
     return levels, {"name": "mid_block", "attention": layers("mid_block")}
+
+
+def draw_network(ax: Axes, unet: Network, height: int, width: int, roles: Mapping[str, str]) -> Axes:
+    """A network on (height, width) latents, and what is done where: a U-Net's levels, or a transformer's blocks.
+
+    Args:
+        roles: {what is done there: name of a layer}.
+    """
+    if isinstance(unet, UNet2DConditionModel):
+        return plotting.unet_diagram(ax, *unet_levels(unet, height, width, roles))
+    places: dict[int, list[str]] = {}
+    for what, layer in roles.items():
+        places.setdefault(int(layer.split(".")[1]), []).append(what)
+    grid, notes = (
+        layer_grid(unet, "transformer_blocks.0", height, width),
+        {i: ", ".join(what) for i, what in places.items()},
+    )
+    return plotting.transformer_diagram(ax, len(unet.transformer_blocks), grid, unet.inner_dim, notes)
 
 
 def spread(timesteps: Sequence[int], count: int) -> list[int]:

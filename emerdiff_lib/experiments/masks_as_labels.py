@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from diffusers import DiffusionPipeline
+from diffusers import DiffusionPipeline, SD3Transformer2DModel
 from PIL import Image
 from tqdm.auto import tqdm
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
@@ -127,14 +127,20 @@ class NamedMasks(Task):
         return self._made["sampler"](text, generator=generator, **self.generation).images[0]
 
 
-def sampler_of(pipe: EmerDiffPipeline) -> DiffusionPipeline:
+def sampler_of(pipe: EmerDiffPipeline) -> Callable[..., Any]:
     """The diffusers pipeline that the checkpoint names, of the same networks: captions in, pictures out."""
-    parts = {name: part for name, part in pipe.components.items() if part is not None}
+    parts, told = {name: part for name, part in pipe.components.items() if part is not None}, {}
+    if isinstance(pipe.unet, SD3Transformer2DModel):
+        parts["transformer"] = parts.pop("unet")
+        parts |= {
+            name: getattr(pipe, name) for name in ("text_encoder_3", "tokenizer_3")
+        }  # None has to be said
+        told = {"max_sequence_length": pipe.config.max_sequence_length}
     source = locate(pipe.model_name)
     with quietly(source, diffusers_too=True):
         sampler = DiffusionPipeline.from_pretrained(source, **parts)
     sampler.to(pipe.device).set_progress_bar_config(disable=True)
-    return sampler
+    return partial(sampler, **told)
 
 
 def _write(result: tuple[Image.Image, np.ndarray], folder: Path) -> None:

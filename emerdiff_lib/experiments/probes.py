@@ -32,10 +32,15 @@ def probe_accuracy(
 
 
 def cluster_confusion(
-    features, num_masks: int, labels: np.ndarray, num_classes: int, seed: int = 0
+    features,
+    num_masks: int,
+    labels: np.ndarray,
+    num_classes: int,
+    seed: int = 0,
+    ignore_index: int | None = None,
 ) -> np.ndarray:
     """Oracle confusion (C, C) of the bilinearly upsampled k-means masks of (h, w, d) features."""
     masks = cluster_queries(features, num_masks, seed)
     segments = assign_bilinear(masks, labels.shape)
-    table = contingency_table(segments, labels, len(masks), num_classes)
+    table = contingency_table(segments, labels, len(masks), num_classes, ignore_index)
     return oracle(Record(table, np.zeros((len(masks), 1))))

@@ -19,7 +19,7 @@ from ..denoiser import Denoiser
 from ..evaluation.regions import cell_shares
 from ..pipeline import EmerDiffPipeline
 from ..toyscapes import Scene, Toyscapes
-from ..words import ProbabilityCapture, token_positions
+from ..words import ProbabilityCapture, word_positions
 
 FILLERS = frozenset(
     ["a", "an", "the", "of", "and", "with", "at", "on", "in", "by", "is", "picture", "photo", "photograph"]
@@ -81,7 +81,7 @@ def word_maps(
     generator = torch.Generator().manual_seed(seed)
     noises = [torch.randn(clean.shape, generator=generator).to(clean.device) for _ in range(draws)]
     noisy = torch.cat([denoiser.add_noise(clean, noise, timestep) for noise in noises])
-    positions = {word: token_positions(pipe.tokenizer, prompt, word) for word in words}
+    positions = {word: word_positions(pipe, prompt, word) for word in words}
     found = word_attention(denoiser, noisy, timestep, layers)
     return {
         layer: {w: probabilities[..., where].sum(-1).numpy() for w, where in positions.items() if where}

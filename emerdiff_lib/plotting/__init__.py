@@ -8,7 +8,7 @@ or ``FigureFolder(folder).show(name)`` for all of a notebook's, with the numbers
 from . import paper
 from .charts import fate_bars, heatmap, intervals, line_with_bands
 from .colours import CHART_COLOURS, FOUND, LOST, NEUTRAL, VISIONS, segment_palette, simulate
-from .diagrams import unet_diagram
+from .diagrams import transformer_diagram, unet_diagram
 from .folder import FigureFolder
 from .legends import class_legend, legend_below, shared_legend
 from .pictures import (
@@ -63,6 +63,7 @@ __all__ = [
     "shared_legend",
     "show",
     "simulate",
+    "transformer_diagram",
     "unet_diagram",
     "use_style",
     "wrap",

@@ -88,6 +88,42 @@ def unet_diagram(
     return ax
 
 
+def transformer_diagram(
+    ax: Axes, blocks: int, grid: tuple[int, int], channels: int, notes: Mapping[int, str] | None = None
+) -> Axes:
+    """A transformer's blocks from the first, left, to the last: all on one grid, all with attention.
+
+    Args:
+        blocks: how many; ``grid``: (rows, columns) of tokens; ``channels``: of each.
+        notes: {block: a word on what is done there}, written below it.
+
+    Raises:
+        ValueError: without a block, or a note on one that there is none of.
+    """
+    notes = notes or {}
+    if blocks < 1 or not set(notes) <= set(range(blocks)):
+        raise ValueError(
+            f"A transformer of {blocks} blocks cannot have notes on {list(notes)}; they count from 0."
+        )
+    for i in range(blocks):
+        corner = (i - 0.5 + 0.1, -0.4)
+        shape = FancyBboxPatch(
+            corner, 0.8, 0.8, boxstyle="round,pad=0,rounding_size=0.08", facecolor=ATTENTIVE, edgecolor="0.4"
+        )
+        ax.add_patch(shape)
+        ax.text(i, 0, str(i), ha="center", va="center", fontsize=SMALL)
+        if i in notes:
+            _arrow(ax, (i, -1.1), (i, -0.4))
+            ax.text(i, -1.15, notes[i], ha="center", va="top", fontsize=SMALL)
+    rows, columns = grid
+    ax.set_title(
+        f"{blocks} transformer_blocks on {rows} × {columns} tokens of {channels} channels", fontsize=SMALL
+    )
+    ax.set(xlim=(-0.6, blocks - 0.4), ylim=(-1.8, 0.6))
+    ax.set_axis_off()
+    return ax
+
+
 def _block(ax: Axes, x: float, y: float, name: str, attention: int) -> None:
     corner = (x - WIDTH / 2, y - HEIGHT / 2)
     colour = ATTENTIVE if attention else PLAIN

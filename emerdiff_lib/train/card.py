@@ -10,6 +10,8 @@ from ..files import write_atomically
 from .sources import Source
 from .stage import Stage
 
+DENOISERS = {"unet": "U-Net and text encoder", "transformer": "transformer and text encoders"}
+
 
 def write_card(
     folder: Path,
@@ -29,18 +31,17 @@ def write_card(
         "autoencoder-learning-rate": args.autoencoder_learning_rate,
         "low-timesteps": args.low_timesteps,
         "empty-captions": args.empty_captions,
-        "widths": " ".join(map(str, args.widths)),
-        "prediction-type": args.prediction_type,
-        "dropout": args.dropout or None,
+        **(_transformer(args) if args.backbone == "transformer" else _unet(args)),
         "seed": args.seed,
     }
     given = " ".join(f"--{name} {value}" for name, value in options.items() if value is not None)
     given += " --fresh-unet" if args.fresh_unet else ""
     sheets = sorted((autoencoder.folder).glob("reconstructions-*.png"))
     psnr = sheets[-1].stem.rsplit("-", 1)[-1] if sheets else "not measured"
-    rows = [_row("autoencoder", autoencoder, args), _row("U-Net and text encoder", denoiser, args)]
+    rows = [_row("autoencoder", autoencoder, args), _row(DENOISERS[args.backbone], denoiser, args)]
     table = "\n".join(["| | steps | samples | minutes | loss |", "|---|---|---|---|---|", *rows])
     apart = _held_out(denoiser)
+    like = f"Stable Diffusion {3 if args.backbone == 'transformer' else 1}"
     text = f"""---
 license: {args.license}
 library_name: diffusers
@@ -49,7 +50,7 @@ pipeline_tag: text-to-image
 
 # A small latent diffusion model
 
-Stable Diffusion's components, small, trained by `python -m emerdiff_lib.train` for use with EmerDiff.
+{like}'s components, small, trained by `python -m emerdiff_lib.train` for use with EmerDiff.
 
 ## Data
 
@@ -66,6 +67,18 @@ Reconstruction of the first 16 pictures (held-out ones, where there are such): {
 Minutes are of wall time, whatever else the machine did.
 """
     write_atomically(folder / "README.md", text)
+
+
+def _unet(args: argparse.Namespace) -> dict[str, object]:
+    return {
+        "widths": " ".join(map(str, args.widths)),
+        "prediction-type": args.prediction_type,
+        "dropout": args.dropout or None,
+    }
+
+
+def _transformer(args: argparse.Namespace) -> dict[str, object]:
+    return {"backbone": args.backbone, "width": args.width, "depth": args.depth}
 
 
 def _held_out(denoiser: Stage) -> str:

@@ -75,7 +75,9 @@ def export(
     config = next(iter(networks.values())).config
     own = family_of(config).defaults(config, 2 ** (len(vae.config.block_out_channels) - 1))
     write_atomically(
-        index, json.dumps(json.loads(index.read_text()) | {"default_settings": own}, indent=2) + "\n"
+        index,
+        json.dumps(json.loads(index.read_text()) | backbone.options | {"default_settings": own}, indent=2)
+        + "\n",
     )
     for file in folder.glob("text_encoder*/config.json"):
         file.write_text(json.dumps(json.loads(file.read_text()) | {"dtype": "float32"}, indent=2) + "\n")

@@ -1,0 +1,304 @@
+"""Where to read and where to push: ``python -m emerdiff_lib.experiments.layers --model toyscapes-transformer``.
+
+Both stages by themselves, at every layer of a model that attends to words. *Reading*: how well k-means masks of a layer's
+queries fit the classes, and how well a linear probe tells classes apart by them. *Pushing*: how well **true** coarse masks find
+their pixels by modulating a layer, beside bilinear enlargement; the queries have no part in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from ..assignment import assign_bilinear
+from ..attention import attention_layers, attention_processors, is_joint
+from ..clustering import mask_embeddings
+from ..datasets import LabelledDataset, open_dataset
+from ..datasets.resized import Resized
+from ..evaluation.label_maps import LabelMap
+from ..evaluation.metrics import boundary_scores, mean_iou
+from ..evaluation.protocols import bootstrap, mean_statistic
+from ..evaluation.regions import cell_labels
+from ..loading import load_pipeline
+from ..pipeline import EmerDiffPipeline
+from ..runs.harness import Execution, results_of
+from ..runs.identity import model_identity, versions
+from ..runs.samples import dataset_identity, sample_identity, sample_items
+from ..runs.store import JsonStore, Results
+from ..runs.task import Item, Task
+from ..settings import whole
+from ..words import ProbabilityCapture
+from .ablation_sweeps import nearest_timestep
+from .domain_shift import true_masks
+from .feature_study import image_queries
+from .manifest import write_manifest
+from .names import BILINEAR
+from .probes import cluster_confusion, probe_accuracy
+from .selection import bar, command, execution, finish
+
+TIMESTEPS = (1, 101, 281, 481)  # at which queries are read
+PUSHED_AT = (281, 481, 681)
+DENOISING_STEPS = 6  # of every push, to fit all layers into minutes
+
+
+@torch.no_grad()
+def reading(
+    pipe: EmerDiffPipeline,
+    data: LabelledDataset,
+    positions: Sequence[int],
+    layers: Sequence[str],
+    timesteps: Iterable[int],
+    num_masks: int,
+    draws: int = 8,
+    progress: Callable[[Iterable], Iterable] = iter,
+) -> pd.DataFrame:
+    """What a layer's queries know, by timestep.
+
+    Args:
+        draws: of noise that queries are averaged over.
+
+    Returns:
+        a row per layer with at least ``num_masks`` cells and timestep: "oracle mIoU" of their bilinearly enlarged masks and
+        "probe accuracy", of cells with a known class, of a linear probe that was fitted on the other half of the pictures;
+        both in percent.
+    """
+    classes, rows = len(data.class_names), []
+    samples = [data[position] for position in positions]
+    halves = samples[::2], samples[1::2]
+    for timestep in progress(list(timesteps)):
+        read = {s.name: image_queries(pipe, s.image, timestep, layers, draws, s.seed) for s in samples}
+        for layer in layers:
+            if min(read[s.name][layer].shape[:2].numel() for s in samples) < num_masks:
+                continue
+            confusion = sum(
+                cluster_confusion(
+                    read[s.name][layer], num_masks, s.labels, classes, ignore_index=data.ignore_index
+                )
+                for s in samples
+            )
+            known = [[_known_cells(read[s.name][layer], s.labels, data) for s in half] for half in halves]
+            accuracies = [
+                probe_accuracy(
+                    *map(list, zip(*known[i], strict=True)), *map(list, zip(*known[1 - i], strict=True))
+                )
+                for i in (0, 1)
+            ]
+            found = {"oracle mIoU": mean_iou(confusion), "probe accuracy": float(np.mean(accuracies))}
+            rows.append(
+                {"layer": layer, "t": timestep} | {name: 100 * value for name, value in found.items()}
+            )
+    return pd.DataFrame(rows).set_index(["layer", "t"])
+
+
+def _known_cells(
+    queries: torch.Tensor, labels: np.ndarray, data: LabelledDataset
+) -> tuple[np.ndarray, np.ndarray]:
+    """(n, 1, d) queries of the cells whose pixels are mostly of known classes, and these, (n, 1)."""
+    count = len(data.class_names)
+    cells = cell_labels(_with_void(labels, data), tuple(queries.shape[:2]), count + 1)
+    return queries.numpy()[cells < count][:, None], cells[cells < count][:, None]
+
+
+def _with_void(labels: np.ndarray, data: LabelledDataset) -> np.ndarray:
+    """Ignored pixels as one more class."""
+    return np.where(labels == data.ignore_index, len(data.class_names), labels)
+
+
+@torch.no_grad()
+def attention_to_words(
+    pipe: EmerDiffPipeline,
+    data: LabelledDataset,
+    positions: Iterable[int],
+    layers: Sequence[str],
+    timestep: int,
+) -> pd.Series:
+    """How much of places' attention goes to the words of the empty prompt, percent, by layer: all of it in cross-attention."""
+    unet, shares = pipe.unet, []
+    denoiser = pipe.denoiser()
+    for sample in (data[position] for position in positions):
+        clean = pipe.encode(sample.image)
+        noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(sample.seed)).to(clean)
+        captures = {name: ProbabilityCapture(unet.attn_processors[f"{name}.processor"]) for name in layers}
+        with attention_processors(unet, captures):
+            denoiser.unet_output(denoiser.add_noise(clean, noise, timestep), timestep)
+        shares.append([100 * captures[name].probabilities.sum(-1).mean().item() for name in layers])
+    return pd.Series(np.mean(shares, 0), list(layers), name="% of attention to words")
+
+
+class Pushing(Task):
+    """Pictures whose true masks are pushed at every layer and timestep."""
+
+    def __init__(
+        self,
+        pipe: EmerDiffPipeline,
+        data: LabelledDataset,
+        layers: Sequence[str],
+        timesteps: Sequence[int],
+        settings: dict[str, Any],
+        output_dir: Path | str,
+    ):
+        self.pipe, self.data, self.settings = pipe, data, {"denoising_steps": DENOISING_STEPS} | settings
+        self.layers, self.timesteps = list(layers), list(timesteps)
+        identity = {
+            "study": "layers",
+            "layers": self.layers,
+            "timesteps": self.timesteps,
+            "settings": pipe.resolve(**self.settings).to_dict(),
+            "model": model_identity(pipe),
+            "data": dataset_identity(data),
+            "versions": versions(),
+        }
+        self.store: JsonStore = JsonStore(output_dir, identity)
+
+    def picture(self, item: Item) -> dict[str, str]:
+        return sample_identity(self.data, item.what)
+
+    def compute(self, item: Item) -> dict[str, Any]:
+        return push_true_masks(self.pipe, self.data, item.what, self.layers, self.timesteps, self.settings)
+
+
+@torch.no_grad()
+def push_true_masks(
+    pipe: EmerDiffPipeline,
+    data: LabelledDataset,
+    position: int,
+    layers: Iterable[str],
+    timesteps: Sequence[int],
+    settings: dict[str, Any],
+) -> dict[str, Any]:
+    """Boundary F (2 px) of one picture's true coarse masks, {"layer at t": F}, and of their bilinear enlargement."""
+    sample = data[position]
+    trajectory = pipe.invert(
+        sample.image,
+        start_timestep=max(*timesteps, pipe.resolve(**settings).features.feature_timestep),
+        generator=torch.Generator().manual_seed(sample.seed),
+        noise_maps=False,
+    )
+    coarse = pipe.coarse(trajectory, **settings)
+    truth, grid = _with_void(sample.labels, data), tuple(coarse.masks.shape[1:])
+    masks = torch.from_numpy(true_masks(truth, grid, len(data.class_names) + 1))
+    coarse = replace(coarse, masks=masks, embeddings=mask_embeddings(coarse.queries, masks))
+    true = LabelMap.of(sample.labels, data.ignore_index)
+    edges = lambda labels: boundary_scores(LabelMap(labels), true, 2)[2]
+    found = {BILINEAR: edges(assign_bilinear(masks, coarse.size))}
+    for layer in layers:
+        for timestep in timesteps:
+            moved = coarse.settings.replace(modulation_layer=layer, modulation_timestep=timestep)
+            pushed = replace(coarse, settings=pipe.checked(moved, trajectory))
+            found[f"{layer} at {timestep}"] = edges(pipe.assign(pipe.respond(pushed)))
+    return {"name": sample.name, "boundary F": found}
+
+
+def pushing(
+    pipe: EmerDiffPipeline,
+    data: LabelledDataset,
+    positions: Iterable[int],
+    layers: Sequence[str],
+    timesteps: Sequence[int],
+    output_dir: Path | str,
+    settings: dict[str, Any] | None = None,
+    how: Execution | None = None,
+) -> Results:
+    """Picture by picture, {"boundary F": {"layer at t": F}}; what is in ``output_dir`` already, of exactly this, is kept."""
+    task = Pushing(pipe, data, layers, timesteps, settings or {}, output_dir)
+    return results_of(task, sample_items(data, positions), how, label="true masks pushed")
+
+
+def pushing_table(results: Sequence[dict], draws: int = 1000) -> pd.DataFrame:
+    """A row per layer and timestep in percent: "boundary F", its paired difference to bilinear enlargement of the same masks in
+    points, and that one's 95 % bootstrap interval over pictures."""
+    edges = {name: np.array([r["boundary F"][name] for r in results]) for name in results[0]["boundary F"]}
+    rows = []
+    for name, own in edges.items():
+        if name == BILINEAR:
+            continue
+        layer, timestep = name.rsplit(" at ", 1)
+        points = [100 * v for v in bootstrap(mean_statistic(own, edges[BILINEAR]), len(own), draws)]
+        ends = dict(zip(("− bilinear", "low", "high"), points, strict=True))
+        rows.append({"layer": layer, "t": int(timestep), "boundary F": 100 * own.mean()} | ends)
+    return pd.DataFrame(rows).set_index(["layer", "t"])
+
+
+def describe(read: pd.DataFrame, pushed: pd.DataFrame) -> list[str]:
+    """Where queries know most, and where a push finds most."""
+    (layer, timestep), found = read["oracle mIoU"].idxmax(), read["oracle mIoU"].max()
+    sentences = [
+        f"Masks fit best when queries are read at {layer}, t = {timestep}: {found:.1f} % oracle mIoU."
+    ]
+    (layer, timestep) = pushed["boundary F"].idxmax()
+    best = pushed.loc[(layer, timestep)]
+    sentences.append(
+        f"True masks find their pixels best when {layer} is pushed at t = {timestep}: {best['boundary F']:.1f} % boundary F, "
+        f"{best['− bilinear']:+.1f} [{best['low']:+.1f}, {best['high']:+.1f}] beside bilinear enlargement."
+    )
+    return sentences
+
+
+def main(argv: list[str] | None = None) -> dict[str, pd.DataFrame] | None:
+    parser = command(__doc__, "runs/layers")
+    parser.add_argument("--dataset", default="toyscapes", help="as notebook 06 names them")
+    parser.add_argument("--root", default="", help="folder with the data set's official layout")
+    parser.add_argument("--split", default="validation")
+    parser.add_argument("--every", type=int, default=1, help="take every so many of the split's pictures")
+    parser.add_argument("--num-pictures", type=int, default=12, help="so many at most")
+    parser.add_argument("--width", type=int, help="of the pictures, in pixels; their own by default")
+    parser.add_argument("--timesteps", type=int, nargs="+", default=list(TIMESTEPS), help="of reading")
+    parser.add_argument(
+        "--pushed-at", type=int, nargs="+", default=list(PUSHED_AT), help="timesteps of pushing"
+    )
+    args = parser.parse_args(argv)
+    data = open_dataset(args.dataset, args.root, args.split)
+    data = data if args.width is None else Resized(data, args.width)
+    positions = range(0, len(data), whole(1)("every", args.every))[
+        : whole(4)("num_pictures", args.num_pictures)
+    ]
+    how, pipe = execution(args), load_pipeline(args.model, args.device, args.dtype)
+    settings = args.settings if args.num_masks is None else {"num_masks": args.num_masks} | args.settings
+    used, layers = pipe.resolve(**settings).to_dict(), attention_layers(pipe.unet, "attn2")
+    near = nearest_timestep(pipe, used["num_inference_steps"])
+    times, pushed_at = ([near(t) for t in given] for given in (args.timesteps, args.pushed_at))
+    results = pushing(pipe, data, positions, layers, pushed_at, args.output, settings, how)
+    if how.shard:
+        print(f"Shard {how.shard} is in {args.output}; run the same command without --shard for the tables.")
+        finish(results)
+        return None
+    draws = used["noise_ensemble_size"]
+    read = reading(pipe, data, positions, layers, times, used["num_masks"], draws, bar("timesteps read"))
+    tables = {"Reading": read.round(1), "Pushing": pushing_table(list(results)).round(1)}
+    if any(is_joint(pipe.unet.get_submodule(name)) for name in layers):
+        shares = attention_to_words(pipe, data, positions, layers, near(281))
+        tables["Attention"] = shares.rename_axis("layer").to_frame().round(1)
+    notes = describe(tables["Reading"], tables["Pushing"])
+    for title, table in tables.items():
+        print(f"{title}\n{table.to_string()}\n")
+    print("\n".join(notes))
+    options = {
+        "dataset": args.dataset,
+        "split": args.split,
+        "every": args.every,
+        "num-pictures": args.num_pictures,
+    }
+    given = " ".join(f"--{name} {value}" for name, value in options.items())
+    given += f" --width {args.width}" if args.width else ""
+    write_manifest(
+        args.output / "manifest.json",
+        title=f"Where {args.model} is read and pushed best",
+        question="Which layer's queries know most, and pushing which layer finds the pixels of true masks?",
+        command=f"python -m emerdiff_lib.experiments.layers --model {args.model} {given}",
+        settings={"model": args.model, "dtype": args.dtype} | used,
+        seeds=[data[position].seed for position in positions] if data.root == "" else {},
+        tables=tables,
+        notes=notes,
+    )
+    finish(results)
+    return tables
+
+
+if __name__ == "__main__":
+    main()
