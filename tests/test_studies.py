@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from emerdiff_lib import Toyscapes, load_pipeline
+from emerdiff_lib import Toyscapes, load_pipeline, words
 from emerdiff_lib.attention import attention_layers
 from emerdiff_lib.clustering import cluster_queries
 from emerdiff_lib.evaluation.metrics import boundary_scores
@@ -147,14 +147,14 @@ def test_word_attention_is_the_softmax_of_the_layers_queries_and_keys(pipe, scen
 
 def test_words_are_found_in_prompts(pipe, tmp_path):
     assert word_attention.content_words("A picture of a Road, and the road with a tree.") == ["road", "tree"]
-    assert word_attention.token_positions(pipe.tokenizer, "a picture of a road and a road", "road") == [5, 8]
+    assert words.token_positions(pipe.tokenizer, "a picture of a road and a road", "road") == [5, 8]
     clip = tiny_stable_diffusion.tokenizer(tmp_path)
     for word, pieces in (
         ("road", 1),
         ("zebra", 5),
         ("cat", 0),
     ):  # a word of its vocabulary, one in pieces, none
-        where = word_attention.token_positions(clip, "a zebra on a road", word)
+        where = words.token_positions(clip, "a zebra on a road", word)
         tokens = clip.convert_ids_to_tokens([clip("a zebra on a road").input_ids[i] for i in where])
         assert len(where) == pieces and "".join(tokens).replace("</w>", "") == (word if pieces else "")
 

@@ -174,13 +174,10 @@ def push_true_masks(
 ) -> dict[str, Any]:
     """Boundary F (2 px) of one picture's true coarse masks, {"layer at t": F}, and of their bilinear enlargement."""
     sample = data[position]
-    trajectory = pipe.invert(
-        sample.image,
-        start_timestep=max(*timesteps, pipe.resolve(**settings).features.feature_timestep),
-        generator=torch.Generator().manual_seed(sample.seed),
-        noise_maps=False,
+    generator = torch.Generator().manual_seed(sample.seed)
+    coarse = pipe.coarse(
+        sample.image, generator=generator, **settings | {"modulation_timestep": max(timesteps)}
     )
-    coarse = pipe.coarse(trajectory, **settings)
     truth, grid = _with_void(sample.labels, data), tuple(coarse.masks.shape[1:])
     masks = torch.from_numpy(true_masks(truth, grid, len(data.class_names) + 1))
     coarse = replace(coarse, masks=masks, embeddings=mask_embeddings(coarse.queries, masks))
@@ -190,7 +187,7 @@ def push_true_masks(
     for layer in layers:
         for timestep in timesteps:
             moved = coarse.settings.replace(modulation_layer=layer, modulation_timestep=timestep)
-            pushed = replace(coarse, settings=pipe.checked(moved, trajectory))
+            pushed = replace(coarse, settings=pipe.checked(moved, coarse.trajectory))
             found[f"{layer} at {timestep}"] = edges(pipe.assign(pipe.respond(pushed)))
     return {"name": sample.name, "boundary F": found}
 

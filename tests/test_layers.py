@@ -1,0 +1,104 @@
+"""Where to read and where to push: against perfect features, and against another study's numbers."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from emerdiff_lib import Toyscapes
+from emerdiff_lib.attention import attention_layers
+from emerdiff_lib.datasets import open_dataset
+from emerdiff_lib.evaluation.metrics import confusion_matrix, contingency_table, mean_iou
+from emerdiff_lib.evaluation.regions import cell_labels
+from emerdiff_lib.experiments import domain_shift, layers
+from emerdiff_lib.experiments.names import BILINEAR
+from emerdiff_lib.experiments.yardsticks import grid_of_truth
+from emerdiff_lib.loading import load_pipeline
+
+from . import tiny_stable_diffusion
+
+LAYER = "up_blocks.2.attentions.0.transformer_blocks.0.attn2"
+
+
+@pytest.fixture
+def scenes():
+    return open_dataset("toyscapes", split="validation")
+
+
+def test_perfect_features_read_to_the_ceiling(pipe, scenes, monkeypatch):
+    """Queries that say each cell's class: the probe knows all, and masks are what the grid can reach."""
+    count = len(scenes.class_names)
+
+    def perfect(pipe, image, timestep, names, draws, seed):
+        labels = next(s.labels for s in map(scenes.__getitem__, range(4)) if s.seed == seed)
+        return {
+            name: torch.eye(count)[torch.from_numpy(cell_labels(labels, (16, 16), count))] for name in names
+        }
+
+    monkeypatch.setattr(layers, "image_queries", perfect)
+    found = layers.reading(pipe, scenes, range(4), [LAYER], [281], num_masks=count).loc[(LAYER, 281)]
+    assert found["probe accuracy"] > 95  # all but classes that one half of the scenes does not have
+    total = np.zeros((count, count))
+    for i in range(4):
+        truth = scenes[i].labels
+        table = contingency_table(grid_of_truth(truth, (16, 16), count), truth, count, count)
+        total += confusion_matrix(table, table.argmax(1))
+    assert found["oracle mIoU"] == pytest.approx(100 * mean_iou(total), abs=3)
+
+
+def test_cells_of_no_known_class_are_left_out(scenes):
+    labels = np.zeros((32, 32), np.uint8)
+    labels[:16], labels[16:, 16:] = 255, 3
+    scenes.ignore_index = 255
+    queries, classes = layers._known_cells(torch.arange(4.0).reshape(2, 2, 1), labels, scenes)
+    assert queries.ravel().tolist() == [2, 3] and classes.ravel().tolist() == [0, 3]
+
+
+def test_a_push_is_that_of_the_other_study(pipe, scenes):
+    """Domain shift pushes the same true masks at the default layer with the paper's steps."""
+    found = layers.push_true_masks(pipe, scenes, 0, [LAYER], [481], {})["boundary F"]
+    theirs = domain_shift.evaluate_scene(pipe, Toyscapes("validation")[0], {})["boundary F"]
+    assert found[BILINEAR] == pytest.approx(theirs["bilinear"])
+    assert found[f"{LAYER} at 481"] == pytest.approx(theirs["modulated"], abs=1e-3)
+
+
+def test_the_table_is_of_paired_means():
+    results = [
+        {"boundary F": {BILINEAR: 0.5, "a at 1": 0.7, "b.c at 281": 0.4}},
+        {"boundary F": {BILINEAR: 0.7, "a at 1": 0.9, "b.c at 281": 0.8}},
+    ]
+    table = layers.pushing_table(results)
+    assert table.loc[("a", 1)].tolist() == pytest.approx([80, 20, 20, 20])
+    assert table.loc[("b.c", 281), "− bilinear"] == pytest.approx(0)
+    assert table.loc[("b.c", 281), "low"] == pytest.approx(-10) and table.loc[
+        ("b.c", 281), "high"
+    ] == pytest.approx(10)
+
+
+def test_joint_attention_is_shared_between_words_and_places(pipe, scenes, tmp_path):
+    share = layers.attention_to_words(pipe, scenes, range(1), [LAYER], 281)
+    assert share[LAYER] == pytest.approx(100, abs=1e-3)
+    joint = load_pipeline(tiny_stable_diffusion.save(tmp_path, 16, layout="3"))
+    names = attention_layers(joint.unet, "attn2")
+    shares = layers.attention_to_words(joint, scenes, range(1), names, 281)
+    assert list(shares.index) == names and ((shares > 0) & (shares < 100)).all()
+
+
+def test_the_command_writes_what_it_found(tmp_path, capsys):
+    folder, output = (
+        tiny_stable_diffusion.save(tmp_path / "model", 16, layout="3", num_masks=3),
+        tmp_path / "out",
+    )
+    given = ["--model", str(folder), "--num-pictures", "4", "--output", str(output)]
+    small = ["--timesteps", "281", "--pushed-at", "281", "--settings", '{"num_inference_steps": 10}']
+    found = layers.main([*given, *small])
+    names = [f"transformer_blocks.{i}.attn" for i in range(4)]
+    assert list(found["Reading"].index) == [(name, 301) for name in names] == list(found["Pushing"].index)
+    manifest = json.loads((output / "manifest.json").read_text())
+    assert list(manifest["tables"]) == ["Reading", "Pushing", "Attention"]
+    assert "Masks fit best when queries are read at" in manifest["notes"][0]
+    layers.main([*given, *small])
+    assert "4 kept" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="num_pictures"):
+        layers.main([*given, "--num-pictures", "1"])
