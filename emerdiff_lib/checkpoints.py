@@ -22,7 +22,15 @@ TOYSCAPES_FOLDER = Path(__file__).parent / "toyscapes" / "checkpoint"
 RELATIVES_FOLDER = TOYSCAPES_FOLDER.parent / "relatives"
 RELATIVES = tuple(
     f"toyscapes-{name}"
-    for name in ("reference", "no-captions", "v-prediction", "other-seed", "wide-top", "half-training")
+    for name in (
+        "reference",
+        "no-captions",
+        "v-prediction",
+        "other-seed",
+        "wide-top",
+        "half-training",
+        "transformer",
+    )
 )
 # A small CLIP of the same scenes (notebook 11), by the name "toyscapes-clip"
 CLIP_FOLDER = TOYSCAPES_FOLDER.parent / "clip"

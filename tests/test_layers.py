@@ -98,7 +98,7 @@ def test_the_command_writes_what_it_found(tmp_path, capsys):
     manifest = json.loads((output / "manifest.json").read_text())
     assert list(manifest["tables"]) == ["Reading", "Pushing", "Attention"]
     assert "Masks fit best when queries are read at" in manifest["notes"][0]
-    layers.main([*given, *small])
+    assert layers.main([*given, *small])["Pushing"].equals(found["Pushing"])
     assert "4 kept" in capsys.readouterr().out
     with pytest.raises(ValueError, match="num_pictures"):
         layers.main([*given, "--num-pictures", "1"])

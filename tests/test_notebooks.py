@@ -85,6 +85,8 @@ OTHER = {
     ),
     "10_cross_model": dict(
         models=["toyscapes-reference", "untrained"],
+        layers_of="toyscapes-reference",
+        layer_scenes=2,
         image="toyscapes:3",
         num_scenes=1,
         num_masks=4,
@@ -139,6 +141,7 @@ TINY = dict(
     num_probe_scenes=6,
     limit=2,
     fit_limit=1,
+    layer_scenes=2,
     object_limit=1,
     word_limit=1,
     width=64,

@@ -181,7 +181,12 @@ def nearest_timestep(pipe: EmerDiffPipeline, num_inference_steps: int) -> Callab
 def short_layer_names(layers: Iterable[str]) -> dict[str, str]:
     """{layer: as short as it stays unambiguous among them}: "up 2.0" for "up_blocks.2.attentions.0.[…].attn2"."""
     layers = list(layers)
-    short = lambda name: name.split(".transformer_blocks")[0].replace("_blocks.", " ").replace("_block", "")
+    short = lambda name: (
+        name.split(".transformer_blocks")[0]
+        .removesuffix(".attn")
+        .replace("_blocks.", " ")
+        .replace("_block", "")
+    )
     names = {name: short(name).replace(".attentions.", ".").replace("attentions.", "") for name in layers}
     if len(set(names.values())) < len(names):  # several transformer blocks in one
         names = {

@@ -40,7 +40,7 @@ from .feature_study import image_queries
 from .manifest import write_manifest
 from .names import BILINEAR
 from .probes import cluster_confusion, probe_accuracy
-from .selection import bar, command, execution, finish
+from .selection import bar, command, execution
 
 TIMESTEPS = (1, 101, 281, 481)  # at which queries are read
 PUSHED_AT = (281, 481, 681)
@@ -222,6 +222,34 @@ def pushing_table(results: Sequence[dict], draws: int = 1000) -> pd.DataFrame:
     return pd.DataFrame(rows).set_index(["layer", "t"])
 
 
+def study(
+    pipe: EmerDiffPipeline,
+    data: LabelledDataset,
+    positions: Sequence[int],
+    output_dir: Path | str,
+    settings: dict[str, Any] | None = None,
+    how: Execution | None = None,
+    timesteps: Iterable[int] = TIMESTEPS,
+    pushed_at: Iterable[int] = PUSHED_AT,
+) -> dict[str, pd.DataFrame]:
+    """All tables of one model: "Reading", "Pushing" and, where words and places share attention, "Attention".
+
+    Args:
+        timesteps, pushed_at: of reading and of pushing; the nearest inference timesteps are taken.
+    """
+    used, layers = pipe.resolve(**(settings or {})).to_dict(), attention_layers(pipe.unet, "attn2")
+    near = nearest_timestep(pipe, used["num_inference_steps"])
+    times, pushes = ([near(t) for t in given] for given in (timesteps, pushed_at))
+    results = pushing(pipe, data, positions, layers, pushes, output_dir, settings, how)
+    draws, progress = used["noise_ensemble_size"], bar("timesteps read", leave=False)
+    read = reading(pipe, data, positions, layers, times, used["num_masks"], draws, progress)
+    tables = {"Reading": read.round(1), "Pushing": pushing_table(list(results)).round(1)}
+    if any(is_joint(pipe.unet.get_submodule(name)) for name in layers):
+        shares = attention_to_words(pipe, data, positions, layers, near(281))
+        tables["Attention"] = shares.rename_axis("layer").to_frame().round(1)
+    return tables
+
+
 def describe(read: pd.DataFrame, pushed: pd.DataFrame) -> list[str]:
     """Where queries know most, and where a push finds most."""
     (layer, timestep), found = read["oracle mIoU"].idxmax(), read["oracle mIoU"].max()
@@ -237,7 +265,7 @@ def describe(read: pd.DataFrame, pushed: pd.DataFrame) -> list[str]:
     return sentences
 
 
-def main(argv: list[str] | None = None) -> dict[str, pd.DataFrame] | None:
+def main(argv: list[str] | None = None) -> dict[str, pd.DataFrame]:
     parser = command(__doc__, "runs/layers")
     parser.add_argument("--dataset", default="toyscapes", help="as notebook 06 names them")
     parser.add_argument("--root", default="", help="folder with the data set's official layout")
@@ -257,20 +285,12 @@ def main(argv: list[str] | None = None) -> dict[str, pd.DataFrame] | None:
     ]
     how, pipe = execution(args), load_pipeline(args.model, args.device, args.dtype)
     settings = args.settings if args.num_masks is None else {"num_masks": args.num_masks} | args.settings
-    used, layers = pipe.resolve(**settings).to_dict(), attention_layers(pipe.unet, "attn2")
-    near = nearest_timestep(pipe, used["num_inference_steps"])
-    times, pushed_at = ([near(t) for t in given] for given in (args.timesteps, args.pushed_at))
-    results = pushing(pipe, data, positions, layers, pushed_at, args.output, settings, how)
+    tables = study(pipe, data, positions, args.output, settings, how, args.timesteps, args.pushed_at)
     if how.shard:
-        print(f"Shard {how.shard} is in {args.output}; run the same command without --shard for the tables.")
-        finish(results)
-        return None
-    draws = used["noise_ensemble_size"]
-    read = reading(pipe, data, positions, layers, times, used["num_masks"], draws, bar("timesteps read"))
-    tables = {"Reading": read.round(1), "Pushing": pushing_table(list(results)).round(1)}
-    if any(is_joint(pipe.unet.get_submodule(name)) for name in layers):
-        shares = attention_to_words(pipe, data, positions, layers, near(281))
-        tables["Attention"] = shares.rename_axis("layer").to_frame().round(1)
+        print(
+            f"Shard {how.shard} is in {args.output}; run the same command without --shard for all pictures."
+        )
+        return tables
     notes = describe(tables["Reading"], tables["Pushing"])
     for title, table in tables.items():
         print(f"{title}\n{table.to_string()}\n")
@@ -288,12 +308,11 @@ def main(argv: list[str] | None = None) -> dict[str, pd.DataFrame] | None:
         title=f"Where {args.model} is read and pushed best",
         question="Which layer's queries know most, and pushing which layer finds the pixels of true masks?",
         command=f"python -m emerdiff_lib.experiments.layers --model {args.model} {given}",
-        settings={"model": args.model, "dtype": args.dtype} | used,
+        settings={"model": args.model, "dtype": args.dtype} | pipe.resolve(**settings).to_dict(),
         seeds=[data[position].seed for position in positions] if data.root == "" else {},
         tables=tables,
         notes=notes,
     )
-    finish(results)
     return tables
 
 
