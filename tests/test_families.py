@@ -48,8 +48,8 @@ LAYERS = {
     ),
     "Kandinsky 2.2": JOINT,
     "IF": JOINT,
-    "3": ("transformer_blocks.2.attn",) * 2,
-    "3.5": ("transformer_blocks.2.attn",) * 2,
+    "3": ("transformer_blocks.2.attn", "transformer_blocks.3.attn"),
+    "3.5": ("transformer_blocks.2.attn", "transformer_blocks.4.attn"),
     "SSD-1B": (
         "up_blocks.0.attentions.0.transformer_blocks.0.attn2",
         "up_blocks.0.attentions.2.transformer_blocks.3.attn2",
@@ -82,7 +82,8 @@ def test_the_layout_is_recognised(model):
     feature, modulation = LAYERS.get(layout, USUAL)
     assert settings.features.feature_layer == feature
     assert settings.perturbation.modulation_layer == modulation
-    assert (settings.features.num_masks, settings.perturbation.modulation_timestep) == (30, 281)
+    found = settings.features.num_masks, settings.perturbation.modulation_timestep
+    assert found == (30, 201 if layout.startswith("3") else 281)
     assert settings.inversion.processing_resolution == 16 * pipe.vae_scale_factor
 
 
@@ -208,6 +209,21 @@ def compare_with_brute_force(denoiser, trajectory, masks, used):
             denoiser, trajectory, maps, masks[0], strength, used.modulation_layer, 301, used.offset_placement
         )
         torch.testing.assert_close(rows[row : row + 1], alone, atol=1e-3, rtol=1e-3)
+
+
+def test_a_flow_s_defaults_have_the_paper_s_noise():
+    """Signal to noise at the paper's timesteps, in Stable Diffusion 1's schedule and in 3's with its shift."""
+    found = {}
+    for layout in ("1.x", "3"):
+        pipe = tiny_pipeline(layout)
+        own, denoiser = pipe.resolve(), pipe.denoiser(prompt=None)
+        ratio = lambda t, d=denoiser: (d.alpha_bar(t) / (1 - d.alpha_bar(t))).sqrt().item()
+        found[layout] = ratio(own.perturbation.modulation_timestep), ratio(own.features.feature_timestep)
+        visited = [t for t in denoiser.timesteps if t <= 501]
+        nearest = [min(visited, key=lambda t: abs(ratio(t) / wanted - 1)) for wanted in found["1.x"]]
+    assert nearest[0] == 201 == own.perturbation.modulation_timestep
+    assert found["3"][0] == pytest.approx(found["1.x"][0], rel=0.05)
+    assert nearest[1] == 21 == own.features.feature_timestep
 
 
 @torch.no_grad()

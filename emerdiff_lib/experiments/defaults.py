@@ -9,6 +9,7 @@ filter should follow each other.
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -184,6 +185,8 @@ def publish(
     print("\n".join(notes), flush=True)
     if not study.how.shard:
         given = f"--question {args.question} --first-scene {args.first_scene} --num-scenes {args.num_scenes}"
+        if args.settings:
+            given += f" --settings '{json.dumps(args.settings)}'"
         if numbers := vars(args).get("numbers"):
             given += f" --numbers {' '.join(numbers)}"
         write_manifest(
