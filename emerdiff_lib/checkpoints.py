@@ -144,12 +144,8 @@ def _attends_at_three_levels(config: Mapping[str, Any]) -> bool:
     )
 
 
-def _attends_jointly(config: Mapping[str, Any], channels: int) -> bool:
-    return (
-        config["sample_size"] is not None
-        and "joint_attention_dim" in config
-        and config["in_channels"] == channels
-    )
+def _attends_jointly(config: Mapping[str, Any]) -> bool:
+    return config["sample_size"] is not None and "joint_attention_dim" in config
 
 
 FAMILIES = (
@@ -170,7 +166,7 @@ FAMILIES = (
     ),
     TransformerFamily(
         "Toyscapes, transformer",
-        lambda c: _attends_jointly(c, 8),
+        lambda c: _attends_jointly(c) and c["in_channels"] == 8,
         settings={  # chosen on validation scenes (experiments/defaults.py, experiments/layers.py)
             "num_masks": 12,
             "feature_timestep": 281,
@@ -205,7 +201,7 @@ FAMILIES = (
     ),
     TransformerFamily(  # and 3.5; the paper's noise levels, which its flow has at other timesteps
         "Stable Diffusion 3",
-        lambda c: _attends_jointly(c, 16),
+        _attends_jointly,
         settings=PAPERS | {"feature_timestep": 21, "modulation_timestep": 201},
     ),
 )

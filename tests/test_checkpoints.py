@@ -10,12 +10,14 @@ import torch
 from diffusers import (
     EDMEulerScheduler,
     FlowMatchEulerDiscreteScheduler,
+    SD3Transformer2DModel,
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
 from safetensors.torch import load_file, save_file
 
 from emerdiff_lib import EmerDiffPipeline, load_pipeline
+from emerdiff_lib.attention import attention_layers, layer_grid
 from emerdiff_lib.checkpoints import FAMILIES, TOYSCAPES_FOLDER, check_networks, family_of, resolve
 
 from . import tiny_stable_diffusion
@@ -106,6 +108,69 @@ def test_families_are_recognised_by_layout_whatever_the_widths(options, block, l
     assert settings.perturbation.modulation_layer == attention.format(block, last)
     assert settings.inversion.processing_resolution == 8 * config.sample_size
     assert (settings.features.num_masks, settings.perturbation.modulation_timestep) == (30, 281)
+
+
+@pytest.mark.parametrize(
+    ("options", "million", "read", "pushed"),
+    [
+        (dict(num_layers=24, pos_embed_max_size=192), 2028, 12, 23),  # Stable Diffusion 3 medium
+        (
+            dict(
+                num_layers=24,
+                pos_embed_max_size=384,
+                qk_norm="rms_norm",
+                dual_attention_layers=tuple(range(13)),
+            ),
+            2243,
+            12,
+            23,
+        ),  # 3.5 medium
+        (
+            dict(
+                num_layers=38,
+                num_attention_heads=38,
+                caption_projection_dim=2432,
+                pos_embed_max_size=192,
+                qk_norm="rms_norm",
+            ),
+            8057,
+            19,
+            37,
+        ),  # 3.5 large
+    ],
+)
+def test_transformers_of_full_size_are_recognised(options, million, read, pushed):
+    """As published, on the meta device: a grid of 64 × 64 for a megapixel, self-attention besides is no layer to choose."""
+    usual = dict(
+        sample_size=128,
+        in_channels=16,
+        out_channels=16,
+        num_attention_heads=24,
+        attention_head_dim=64,
+        joint_attention_dim=4096,
+        caption_projection_dim=1536,
+        pooled_projection_dim=2048,
+    )
+    with torch.device("meta"):
+        model = SD3Transformer2DModel(**(usual | options))
+    assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(million, rel=0.01)
+    settings = resolve(model.config, 8, None)
+    assert family_of(model.config).name == "Stable Diffusion 3"
+    assert settings.features.feature_layer == f"transformer_blocks.{read}.attn"
+    assert settings.perturbation.modulation_layer == f"transformer_blocks.{pushed}.attn"
+    assert settings.inversion.processing_resolution == 1024
+    layers = attention_layers(model, "attn2")
+    assert layers == [f"transformer_blocks.{i}.attn" for i in range(model.config.num_layers)]
+    dual = len(model.config.dual_attention_layers)
+    assert len(attention_layers(model, "attn1")) == model.config.num_layers + dual
+    assert layer_grid(model, layers[0], 128, 96) == (64, 48)
+
+
+def test_the_small_transformer_carries_its_family_s_defaults():
+    pipe = load_pipeline("toyscapes-transformer")
+    family = family_of(pipe.unet.config)
+    assert family.name == "Toyscapes, transformer"
+    assert pipe.config.default_settings == family.defaults(pipe.unet.config, pipe.vae_scale_factor)
 
 
 def test_an_unknown_unet_gets_the_block_whose_grid_is_nearest_to_the_paper_s(pipe):
