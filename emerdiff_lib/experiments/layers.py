@@ -295,19 +295,17 @@ def main(argv: list[str] | None = None) -> dict[str, pd.DataFrame]:
     for title, table in tables.items():
         print(f"{title}\n{table.to_string()}\n")
     print("\n".join(notes))
-    options = {
-        "dataset": args.dataset,
-        "split": args.split,
-        "every": args.every,
-        "num-pictures": args.num_pictures,
-    }
-    given = " ".join(f"--{name} {value}" for name, value in options.items())
-    given += f" --width {args.width}" if args.width else ""
+    asked = ("dataset", "split", "every", "num_pictures", "width", "timesteps", "pushed_at")
+    options = {name: getattr(args, name) for name in asked if getattr(args, name) != parser.get_default(name)}
+    given = " --root FOLDER" if args.root else ""
+    for name, value in options.items():
+        text = " ".join(map(str, value)) if isinstance(value, list) else value
+        given += f" --{name.replace('_', '-')} {text}"
     write_manifest(
         args.output / "manifest.json",
         title=f"Where {args.model} is read and pushed best",
         question="Which layer's queries know most, and pushing which layer finds the pixels of true masks?",
-        command=f"python -m emerdiff_lib.experiments.layers --model {args.model} {given}",
+        command=f"python -m emerdiff_lib.experiments.layers --model {args.model}{given}",
         settings={"model": args.model, "dtype": args.dtype} | pipe.resolve(**settings).to_dict(),
         seeds=[data[position].seed for position in positions] if data.root == "" else {},
         tables=tables,
