@@ -106,14 +106,16 @@ def measure(
     settings: dict[str, Any] | None = None,
     how: Execution | None = None,
 ) -> dict[str, list[dict]]:
-    """{model: :func:`.domain_shift.evaluate_scene`, scene by scene}; what is in ``output_dir`` already, of exactly this, is kept.
+    """{model: :func:`.domain_shift.evaluate_scene`, scene by scene}; what is in ``output_dir`` already, of exactly this, is kept,
+    in a folder for each model.
 
     An untrained model is no checkpoint that another process could load: it always runs in this one.
     """
     seeds, how, found = list(seeds), how or Execution(), {}
     for name, pipe in models.items():
         own = Execution(shard=how.shard) if name == UNTRAINED else how
-        found[name] = domain_shift.run(pipe, [REFERENCE], seeds, output_dir, settings, own)[REFERENCE]
+        folder = Path(output_dir) / name
+        found[name] = domain_shift.run(pipe, [REFERENCE], seeds, folder, settings, own)[REFERENCE]
     return found
 
 
