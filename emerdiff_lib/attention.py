@@ -48,13 +48,13 @@ def attention_layers(unet: Network, kind: str | None = None) -> list[str]:
 
 
 def check_layer(unet: Network, argument: str, name: str) -> str:
-    """Returns ``name`` if it is a cross-attention layer of ``unet``, else raises ValueError listing those there are."""
+    """Returns ``name`` if it is a cross- or joint attention layer of ``unet``, else raises ValueError listing those there are."""
     valid = attention_layers(unet, "attn2")
     if name not in valid:
         near = difflib.get_close_matches(name, valid, 1)
         hint = f" (did you mean {near[0]}?)" if near else ""
         raise ValueError(
-            f"{argument}={name!r} is not a cross-attention layer of this model{hint}; choose one of {', '.join(valid)}."
+            f"{argument}={name!r} is no layer of this model that attends to words{hint}; choose one of {', '.join(valid)}."
         )
     return name
 
@@ -62,9 +62,9 @@ def check_layer(unet: Network, argument: str, name: str) -> str:
 def layer_grid(unet: Network, layer: str, height: int, width: int) -> tuple[int, int]:
     """(h, w) of a layer's positions in a network on (height, width) latents: level i of a U-Net halves i times, all of a
     transformer works on its patches."""
-    block, index = layer.split(".")[:2]
-    if block == "transformer_blocks":
+    if isinstance(unet, SD3Transformer2DModel):
         return height // unet.config.patch_size, width // unet.config.patch_size
+    block, index = layer.split(".")[:2]
     levels = len(unet.config.block_out_channels)
     level = {
         "down_blocks": lambda: int(index),

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from diffusers import SD3Transformer2DModel
 from diffusers.utils import logging as diffusers_logging
+from transformers import CLIPTextModelWithProjection
 from transformers.utils import logging as transformers_logging
 
 from .denoiser import is_flow
@@ -333,10 +334,11 @@ def check_networks(
     """Raises a ValueError for networks that do not belong together, and for U-Nets that are told what nothing here can tell."""
     config: Any = unet.config
     if isinstance(unet, SD3Transformer2DModel):
-        if vae is None or text_encoder is None or text_encoder_2 is None:
+        pooling = [isinstance(one, CLIPTextModelWithProjection) for one in (text_encoder, text_encoder_2)]
+        if vae is None or not all(pooling):
             raise ValueError(
-                "A transformer with joint attention (Stable Diffusion 3) needs a VAE and two CLIP text encoders, and one of "
-                "them is missing; download the whole model again."
+                "A transformer with joint attention (Stable Diffusion 3) needs a VAE and two CLIP text encoders with "
+                "projections, and one of them is missing; download the whole model again."
             )
         return
     if config.out_channels not in (
@@ -371,10 +373,19 @@ def check_networks(
         )
 
 
-def check_scheduler(config: Mapping[str, Any]) -> None:
-    """Raises a ValueError for schedulers of another kind of noise than DDPM's and rectified flow's (EDM), and for flows whose
-    shift depends on the picture's size."""
+def check_scheduler(config: Mapping[str, Any], unet: torch.nn.Module) -> None:
+    """Raises a ValueError for schedulers of another kind of noise than the network's (DDPM's, or a transformer's rectified flow),
+    and for flows whose shift depends on the picture's size."""
     kind = config.get("_class_name", "its scheduler")
+    transformer = isinstance(unet, SD3Transformer2DModel)
+    if transformer and not is_flow(config):
+        raise ValueError(
+            f"{kind} has no flow's shift, and this transformer learnt a flow; give it FlowMatchEulerDiscreteScheduler."
+        )
+    if is_flow(config) and not transformer:
+        raise ValueError(
+            f"{kind} is a flow's, and this U-Net learnt DDPM's noise; give it the model's own scheduler."
+        )
     if is_flow(config):
         if config.get("use_dynamic_shifting"):
             raise ValueError(

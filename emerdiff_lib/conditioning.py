@@ -47,7 +47,7 @@ def encode_prompt(
     prompt: str, tokenizer: PreTrainedTokenizerBase, text_encoder: PreTrainedModel, dtype: torch.dtype
 ) -> Conditioning:
     """The last hidden states of one text encoder: CLIP's for Stable Diffusion 1.x and 2.x, T5's for DeepFloyd IF."""
-    return Conditioning(_encoded(prompt, tokenizer, text_encoder)[0].to(dtype))
+    return Conditioning(_encoded(prompt, tokenizer, text_encoder).last_hidden_state.to(dtype))
 
 
 def encode_prompt_twice(

@@ -1,8 +1,9 @@
-"""What the frozen U-Net knows about each place: queries of cross-attention layers, and other activations (Sec. 3.1)."""
+"""What the frozen network knows about each place: queries of cross-attention layers, and other activations (Sec. 3.1)."""
 
 from __future__ import annotations
 
 import torch
+from diffusers.models.attention import JointTransformerBlock
 from diffusers.utils.torch_utils import randn_tensor
 
 from .attention import capture_queries, layer_grid
@@ -31,27 +32,30 @@ def extract_queries(
 def extract_activations(
     denoiser: Denoiser, noisy_latents: torch.Tensor, timestep: int, modules: list[str]
 ) -> dict[str, torch.Tensor]:
-    """Output feature maps of any U-Net ``modules`` by name, {module: (h, w, d) float32}, averaged over the rows.
+    """Output feature maps of any ``modules`` of the network by name, {module: (h, w, d) float32}, averaged over the rows.
 
     Raises:
-        ValueError: for a name that the U-Net does not have.
+        ValueError: for a name that the network does not have, or a module that has no output for every place.
     """
     known = dict(denoiser.unet.named_modules())
     if missing := [name for name in modules if name not in known]:
         raise ValueError(
-            f"The U-Net has no module {missing[0]!r}; list(dict(unet.named_modules())) names all of them."
+            f"The network has no module {missing[0]!r}; list(dict(unet.named_modules())) names all of them."
         )
     outputs, handles = {}, []
 
     def keep(name):
         def hook(module, inputs, output):
-            given = output if isinstance(output, tuple) else (output,)
-            if given[0].ndim == 3:  # (B, tokens, d), of a transformer's blocks beside words'
+            if isinstance(
+                output, tuple
+            ):  # a transformer's blocks give words first, its attention gives them last
+                is_block = isinstance(module, JointTransformerBlock)
+                output = output[-1 if is_block else 0]
+            if output.ndim == 3:  # (B, tokens, d)
                 grid = layer_grid(denoiser.unet, name, *noisy_latents.shape[2:])
-                output = next(tokens for tokens in given[::-1] if tokens.shape[1] == grid[0] * grid[1])
+                if output.shape[1] != grid[0] * grid[1]:
+                    raise ValueError(f"{name} has no output for every place; name another module.")
                 output = output.transpose(1, 2).unflatten(2, grid)
-            else:
-                output = given[0]
             outputs[name] = output
 
         return hook

@@ -37,7 +37,7 @@ class FrozenModel(DiffusionPipeline):
     Args:
         vae: None for models of pixels (DeepFloyd IF's first stage); Kandinsky's "movq" is one too.
         text_encoder, tokenizer: None for unCLIP (Kandinsky 2.2), which is told of images.
-        text_encoder_2, tokenizer_2: of Stable Diffusion XL.
+        text_encoder_2, tokenizer_2: of Stable Diffusion XL and 3.
         image_encoder: of unCLIP, see :func:`~.conditioning.no_image`.
         unet: the network that denoises, a U-Net or, as in Stable Diffusion 3, a transformer.
         text_encoder_3, tokenizer_3: of Stable Diffusion 3, which can do without them.
@@ -79,7 +79,13 @@ class FrozenModel(DiffusionPipeline):
     ):
         super().__init__()
         checkpoints.check_networks(unet, vae, text_encoder, text_encoder_2)
-        checkpoints.check_scheduler(scheduler.config)
+        checkpoints.check_scheduler(scheduler.config, unet)
+        if text_encoder_3 is not None and tokenizer_3 is None:
+            raise ValueError(
+                "The third text encoder (T5) is there without its tokenizer; give both, or neither."
+            )
+        if text_encoder_3 is None:
+            tokenizer_3 = None  # of no use alone
         self.register_modules(
             vae=vae,
             text_encoder=text_encoder,
@@ -207,7 +213,18 @@ class FrozenModel(DiffusionPipeline):
         image = image_io.load_image(image)
         resolution = self.resolve(processing_resolution=processing_resolution).inversion.processing_resolution
         size = image_io.processing_size((image.height, image.width), resolution, self.size_multiple)
+        self._check_positions(size)
         return to_latents(self.vae, image_io.to_tensor(image, size).to(self._execution_device))
+
+    def _check_positions(self, size: tuple[int, int]) -> None:
+        """Raises a ValueError for pictures, (height, width) in pixels, with more places in a row than a transformer knows."""
+        if isinstance(self.unet, SD3Transformer2DModel):
+            most = self.unet.config.pos_embed_max_size * self.size_multiple
+            if max(size) > most:
+                raise ValueError(
+                    f"The picture would be processed at {size[1]} × {size[0]} pixels, and this transformer knows places of up to "
+                    f"{most} in a row; crop the picture, or lower processing_resolution."
+                )
 
     @torch.no_grad()
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
@@ -221,7 +238,7 @@ class FrozenModel(DiffusionPipeline):
         return torch.cat([(to_pixels(self.vae, p) / 2 + 0.5).clamp(0, 1) for p in latents.split(rows)])
 
     def denoiser(self, num_inference_steps: int | None = None, prompt: str | None = "") -> Denoiser:
-        """The U-Net with this prompt and N inference steps (default: the checkpoint's); without one, only its schedule."""
+        """The network with this prompt and N inference steps (default: the checkpoint's); without one, only its schedule."""
         if num_inference_steps is None:
             num_inference_steps = self.resolve().inversion.num_inference_steps
         if prompt is None:
@@ -230,7 +247,7 @@ class FrozenModel(DiffusionPipeline):
 
     @torch.no_grad()
     def conditioning(self, prompt: str) -> Conditioning:
-        """What the U-Net is told of a prompt.
+        """What the network is told of a prompt.
 
         Raises:
             ValueError: a prompt for a model that is told of images instead.

@@ -26,7 +26,7 @@ from .timing import stopwatch
 
 
 class EmerDiffPipeline(FrozenModel):
-    """Pixel-level segmentation with a frozen diffusion model that has a U-Net (:data:`~.checkpoints.FAMILIES`).
+    """Pixel-level segmentation with a frozen diffusion model (:data:`~.checkpoints.FAMILIES`).
 
     Load it with :meth:`from_pretrained`, then call it on an image, or go stage by stage: :meth:`invert` →
     :meth:`coarse` → :meth:`respond` → :meth:`assign`. Components are named as in ``StableDiffusionPipeline``.

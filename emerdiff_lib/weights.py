@@ -78,13 +78,19 @@ def read_index(source: str, **options: Any) -> dict[str, Entry]:
             match index.get(folder):
                 case [str(library), str(found)]:
                     named[name] = Entry(folder, library, found)
+    match index.get("transformer"):
+        case [_, str(found)] if found != SD3Transformer2DModel.__name__:
+            raise ValueError(
+                f"{source} is a {kind} with a {found}; of transformers, EmerDiff reads {SD3Transformer2DModel.__name__} "
+                "(Stable Diffusion 3) only."
+            )
     absent = [name for name in _needed(index, named) if name not in named]
     prior = bool(index.get("prior"))
     if absent or prior:
         why = f"lacks {', '.join(absent)}" if absent else "has a prior"
         raise ValueError(
             f"{source} is a {kind} that {why}; EmerDiff reads diffusion models of these families: "
-            f"{', '.join(f.name for f in FAMILIES)}."
+            f"{'; '.join(f.name for f in FAMILIES)}."
         )
     own = [f"{n} from {e.library}.{e.kind}" for n, e in named.items() if not _is_known(n, e)]
     if own or not isinstance(kind, str):

@@ -340,8 +340,12 @@ class ProbabilityCapture:
         if not asks_in_words(attn):
             words = words[:1]
         query, key = queries(attn, places, None).float(), keys(attn, places, words).float()
-        scores = query @ key.transpose(-2, -1) * attn.scale  # (B, heads, places, tokens)
-        self.probabilities = torch.softmax(scores, -1).mean((0, 1))[:, : words.shape[1]].cpu()
+        told, total = words.shape[1], 0.0
+        for q, k in zip(
+            query, key, strict=True
+        ):  # row by row: (heads, places, tokens) is large where places are tokens, too
+            total = total + torch.softmax(q @ k.transpose(-2, -1) * attn.scale, -1)[..., :told].mean(0)
+        self.probabilities = (total / len(query)).cpu()
         return self.processor(attn, hidden_states, encoder_hidden_states, *args, **kwargs)
 
 
@@ -353,7 +357,7 @@ def first_template(vocabulary: Vocabulary) -> str:
 def word_positions(pipe: EmerDiffPipeline, prompt: str, word: str) -> list[int]:
     """Where a word stands in what the network is told of a prompt: once, or in Stable Diffusion 3 once more in T5's tokens."""
     found = token_positions(pipe.tokenizer, prompt, word)
-    if pipe.tokenizer_3 is None:
+    if pipe.text_encoder_3 is None:
         return found
     first, limit = pipe.tokenizer.model_max_length, pipe.config.max_sequence_length
     return found + [first + place for place in token_positions(pipe.tokenizer_3, prompt, word, limit)]

@@ -5,6 +5,7 @@ import json
 import shutil
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from diffusers import (
@@ -288,7 +289,7 @@ def test_damaged_weights_are_named(folder, length):
         (dict(unet=[None, None]), "lacks unet"),
         (
             dict(unet=[None, None], transformer=["diffusers", "FluxTransformer2DModel"]),
-            "its unet from diffusers.FluxTransformer2DModel, which is not run; EmerDiff takes it from diffusers.* in a class",
+            "with a FluxTransformer2DModel; of transformers, EmerDiff reads SD3Transformer2DModel",
         ),
     ],
 )
@@ -316,9 +317,34 @@ def test_components_of_one_s_own_are_taken(pipe):
 def test_noise_of_another_kind_is_refused(pipe):
     with pytest.raises(ValueError, match="has neither a schedule of β .* nor a flow's shift"):
         EmerDiffPipeline(**(pipe.components | {"scheduler": EDMEulerScheduler()}))
-    by_size = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
-    with pytest.raises(ValueError, match="shifts its noise by the picture's size"):
-        EmerDiffPipeline(**(pipe.components | {"scheduler": by_size}))
+    with pytest.raises(ValueError, match="is a flow's, and this U-Net learnt DDPM's noise"):
+        EmerDiffPipeline(**(pipe.components | {"scheduler": FlowMatchEulerDiscreteScheduler()}))
+    flow = load_pipeline("toyscapes-transformer")
+    for scheduler, message in (
+        (
+            FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
+            "shifts its noise by the picture's size",
+        ),
+        (pipe.scheduler, "has no flow's shift, and this transformer learnt a flow"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            EmerDiffPipeline(**(flow.components | {"scheduler": scheduler}))
+
+
+def test_text_encoders_of_a_transformer_are_checked(pipe):
+    flow = load_pipeline("toyscapes-transformer")
+    with pytest.raises(ValueError, match="two CLIP text encoders with projections"):
+        EmerDiffPipeline(**(flow.components | {"text_encoder": pipe.text_encoder}))
+    with pytest.raises(ValueError, match="T5. is there without its tokenizer"):
+        EmerDiffPipeline(**(flow.components | {"text_encoder_3": flow.text_encoder_2}))
+    assert EmerDiffPipeline(**(flow.components | {"tokenizer_3": flow.tokenizer})).tokenizer_3 is None
+
+
+def test_a_picture_with_more_places_than_a_transformer_knows_is_refused():
+    flow = load_pipeline("toyscapes-transformer")
+    with pytest.raises(ValueError, match="knows places of up to 512 in a row; crop the picture"):
+        flow.encode(np.zeros((30, 1000, 3), np.uint8))
+    assert flow.encode(np.zeros((40, 640, 3), np.uint8)).shape[3] > 64
 
 
 def test_half_precision_stays_but_for_the_autoencoder_that_overflows(tmp_path):

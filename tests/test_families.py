@@ -19,6 +19,8 @@ from emerdiff_lib.baselines import diffcut, kmeans_activations
 from emerdiff_lib.baselines.diffseg import aggregated_attention
 from emerdiff_lib.benchmark import reference
 from emerdiff_lib.checkpoints import family_of
+from emerdiff_lib.experiments.masks_as_labels import sampler_of
+from emerdiff_lib.features import extract_activations
 from emerdiff_lib.inversion import reverse_mean_and_std
 from emerdiff_lib.modulation import modulated_latents, signed_offsets
 from emerdiff_lib.runs.identity import model_identity
@@ -283,3 +285,33 @@ def tiny_pipeline(layout):
         )
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+@torch.no_grad()
+def test_activations_are_of_places_and_not_of_words(picture):
+    """At 64 pixels there are as many words as places; the last block gives no words."""
+    pipe = load_pipeline("toyscapes-transformer")
+    latents, denoiser = pipe.encode(np.resize(picture, (64, 64, 3)), 64), pipe.denoiser()
+    seen = {}
+    hooks = [
+        pipe.unet.transformer_blocks[2].attn.register_forward_hook(
+            lambda _, i, o: seen.update(attention=o[0])
+        ),
+        pipe.unet.transformer_blocks[4].register_forward_hook(lambda _, i, o: seen.update(block=o[1])),
+    ]
+    names = ["transformer_blocks.2.attn", "transformer_blocks.4", "pos_embed"]
+    found = extract_activations(denoiser, latents, 281, names)
+    for hook in hooks:
+        hook.remove()
+    torch.testing.assert_close(found[names[0]].flatten(0, 1), seen["attention"][0])
+    torch.testing.assert_close(found[names[1]].flatten(0, 1), seen["block"][0])
+    assert found["pos_embed"].shape == (8, 8, 96)
+    with pytest.raises(ValueError, match="context_embedder has no output for every place"):
+        extract_activations(denoiser, pipe.encode(picture), 281, ["context_embedder"])
+
+
+def test_the_small_transformer_draws():
+    pipe = load_pipeline("toyscapes-transformer")
+    image = sampler_of(pipe)("a boat", num_inference_steps=1, output_type="np").images[0]
+    assert image.shape == (128, 128, 3) and np.isfinite(image).all()
+    assert pipe.vae.config.shift_factor is None  # its identity is not touched

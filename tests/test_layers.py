@@ -30,7 +30,7 @@ def test_perfect_features_read_to_the_ceiling(pipe, scenes, monkeypatch):
     """Queries that say each cell's class: the probe knows all, and masks are what the grid can reach."""
     count = len(scenes.class_names)
 
-    def perfect(pipe, image, timestep, names, draws, seed):
+    def perfect(pipe, image, timestep, names, draws, seed, inversion):
         labels = next(s.labels for s in map(scenes.__getitem__, range(4)) if s.seed == seed)
         return {
             name: torch.eye(count)[torch.from_numpy(cell_labels(labels, (16, 16), count))] for name in names
@@ -61,6 +61,16 @@ def test_a_push_is_that_of_the_other_study(pipe, scenes):
     theirs = domain_shift.evaluate_scene(pipe, Toyscapes("validation")[0], {})["boundary F"]
     assert found[BILINEAR] == pytest.approx(theirs["bilinear"])
     assert found[f"{LAYER} at 481"] == pytest.approx(theirs["modulated"], abs=1e-3)
+
+
+def test_reading_is_of_the_settings(pipe, scenes):
+    """A picture at half the size has a quarter of the cells, too few for as many masks."""
+    small = pipe.resolve(processing_resolution=64).inversion
+    for inversion, rows in ((None, 1), (small, 0)):
+        found = layers.reading(pipe, scenes, range(2), [LAYER], [281], 100, 1, inversion=inversion)
+        assert len(found) == rows
+    with pytest.raises(ValueError, match="num_pictures=1"):
+        layers.reading(pipe, scenes, range(1), [LAYER], [281], 4)
 
 
 def test_the_table_is_of_paired_means():
@@ -97,7 +107,10 @@ def test_the_command_writes_what_it_found(tmp_path, monkeypatch):
     assert list(found["Reading"].index) == [(name, 301) for name in names] == list(found["Pushing"].index)
     manifest = json.loads((output / "manifest.json").read_text())
     assert list(manifest["tables"]) == ["Reading", "Pushing", "Attention"]
-    assert manifest["command"].endswith("/model --num-pictures 4 --timesteps 281 --pushed-at 281")
+    assert manifest["command"].endswith(
+        "/model --num-pictures 4 --timesteps 281 --pushed-at 281 --settings '{\"num_inference_steps\": 10}'"
+    )
+    assert manifest["settings"]["denoising_steps"] == 3  # six, or as many as there are
     assert "Masks fit best when queries are read at" in manifest["notes"][0]
     monkeypatch.setattr(layers, "push_true_masks", None)  # what is there is kept
     assert layers.main([*given, *small])["Pushing"].equals(found["Pushing"])

@@ -19,7 +19,7 @@ from transformers import CLIPModel
 from emerdiff_lib import load_pipeline
 from emerdiff_lib.train import architecture, captions, clip
 from emerdiff_lib.train.__main__ import arguments, check, main
-from emerdiff_lib.train.backbones import TransformerBackbone
+from emerdiff_lib.train.backbones import BACKBONES, TransformerBackbone
 from emerdiff_lib.train.precision import fastest
 from emerdiff_lib.train.sources import FolderCrops, epoch_of, read_captions
 from emerdiff_lib.words import MaskClip, Vocabulary
@@ -140,7 +140,8 @@ def test_a_transformer_is_trained_by_the_same_command(trained, tmp_path):
     assert told.prompt_embeds.shape == (1, 64, 96)  # no zeros for a third text encoder, as it was trained
     assert (told.pooled - pipe.conditioning("a tree").pooled).abs().max() > 1e-4
     assert pipe.default_settings()["feature_layer"] == "transformer_blocks.1.attn"
-    assert "--backbone transformer --width 32 --depth 2" in (folder / "README.md").read_text()
+    card = (folder / "README.md").read_text()
+    assert "--backbone transformer --width 32 --depth 2" in card and "`max_sequence_length=0`" in card
     with pytest.raises(ValueError, match="holds a run with --depth 2, not 3"):
         main([*options, "--output", str(tmp_path), "--steps", "5", "--depth", "3"])
 
@@ -311,8 +312,11 @@ def test_impossible_arguments_are_one_sentence(given, message):
         check(arguments(given))
 
 
-def test_the_fastest_precision_is_one_that_was_tried():
-    name, rates = fastest(64, 2, cpu=True, steps=1)
+@pytest.mark.parametrize("backbone", BACKBONES.values())
+def test_the_fastest_precision_is_one_that_was_tried(backbone):
+    args = argparse.Namespace(size=64, widths=[8, 16, 32, 32], width=32, depth=1, dropout=0.0)
+    args.prediction_type = "epsilon"
+    name, rates = fastest(backbone(args, 8), 64, 2, cpu=True, steps=1)
     assert rates[name] == max(rates.values()) and set(rates) == {"no", "bf16"} and min(rates.values()) > 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 import torch.nn.functional as F
+from diffusers import SD3Transformer2DModel
 from diffusers.utils.torch_utils import randn_tensor
 from scipy.linalg import eigh
 from scipy.ndimage import median_filter
@@ -53,7 +54,8 @@ def diffcut(
         exponent: α, of the cosine affinities, which are first brought to [0, 1].
         timestep: t, any training timestep.
         layer: a self-attention layer; by default the encoder's last, on 32 × 32 places in Stable Diffusion 1.x.
-        processing_resolution: by default twice the checkpoint's own, which doubles the layer's grid.
+        processing_resolution: by default twice the checkpoint's own, which doubles the layer's grid; a transformer's own, whose
+            grid is four times as fine as the encoder's last already.
         refine: pixel-adaptive refinement and then a 3 × 3 median filter of the labels. (Theirs work at 128 × 128, the size
             of their evaluation; these at the picture's.)
         seed: of the noise.
@@ -64,7 +66,9 @@ def diffcut(
     limit = default_limit(pipe.unet) if limit is None else limit
     denoiser, layer = pipe.denoiser(), layer or encoder_attention(pipe.unet)
     timestep = check_training_timestep(pipe, timestep)
-    clean = pipe.encode(image, processing_resolution or 2 * pipe.default_settings()["processing_resolution"])
+    doubled = 1 if isinstance(pipe.unet, SD3Transformer2DModel) else 2
+    usual = doubled * pipe.default_settings()["processing_resolution"]
+    clean = pipe.encode(image, processing_resolution or usual)
     noise = randn_tensor(clean.shape, torch.Generator().manual_seed(seed), clean.device, clean.dtype)
     noisy = denoiser.add_noise(clean, noise, timestep)
     features = F.normalize(extract_activations(denoiser, noisy, timestep, [layer])[layer], dim=-1)

@@ -110,7 +110,10 @@ class _KeepProbabilities:
     def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, **kwargs):
         places, words = places_of(attn, hidden_states), encoder_hidden_states
         count, key = places.shape[1], keys(attn, places, words).transpose(-2, -1)
-        probabilities = torch.softmax(queries(attn, places, words) * attn.scale @ key, -1)
+        query = queries(attn, places, words)
+        if attn.upcast_attention:
+            query, key = query.float(), key.float()
+        probabilities = torch.softmax(query * attn.scale @ key, -1).to(places.dtype)
         own = probabilities[..., -count:, -count:].float()
         self.probabilities = (own / own.sum(-1, keepdim=True)).mean((0, 1))
         output = (probabilities @ values(attn, places, words)).transpose(1, 2).flatten(2)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from diffusers import SD3Transformer2DModel
 
 from ..attention import attention_layers, layer_grid
 from ..pipeline import EmerDiffPipeline
@@ -162,7 +163,10 @@ def sweeps(pipe: EmerDiffPipeline, **settings: Any) -> dict[str, Sweep]:
 
 
 def swept_layers(pipe: EmerDiffPipeline, usual: dict[str, Any]) -> list[str]:
-    """Cross-attention layers of the block that the queries are from, the first of each deep attention, and the modulated one."""
+    """Cross-attention layers of the block that the queries are from, the first of each deep attention, and the modulated one; all
+    of a transformer's."""
+    if isinstance(pipe.unet, SD3Transformer2DModel):
+        return attention_layers(pipe.unet, "attn2")
     block = usual["feature_layer"].split(".attentions.")[0] + "."
     own = (usual["feature_layer"], usual["modulation_layer"])
     first = lambda name: (

@@ -45,7 +45,7 @@ def walks(pipe: EmerDiffPipeline, **settings: Any) -> dict[str, Sweep]:
     grids: dict[str, list] = {
         "filter_sigma": [0.0, 0.5, 1.0, 2.0],
         "modulation_strength": [strength * factor for factor in (0.3, 0.5, 1, 2, 3)],
-        "modulation_timestep": [near(t) for t in (281, 381, 481, 581, 681)],
+        "modulation_timestep": [near(t) for t in (281, 381, 481, 581, 681, 781, 881)],
         "modulation_layer": swept_layers(pipe, usual),
         "noise_ensemble_size": [1, 2, 4, 8, 16],
         "feature_timestep": [near(t) for t in (1, 101, 181, 281, 381, 481)],

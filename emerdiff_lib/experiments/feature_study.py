@@ -18,6 +18,7 @@ from ..evaluation.metrics import boundary_scores, confusion_matrix, contingency_
 from ..evaluation.regions import cell_labels
 from ..features import extract_queries
 from ..pipeline import EmerDiffPipeline
+from ..settings import InversionSettings
 from ..toyscapes import Scene, Toyscapes
 from .names import CEILING, COLOUR, COLOUR_CELLS, POSITION
 from .probes import cluster_confusion, probe_accuracy
@@ -39,9 +40,15 @@ def image_queries(
     layers: Sequence[str],
     draws: int = 1,
     seed: int = 0,
+    inversion: InversionSettings | None = None,
 ) -> dict[str, torch.Tensor]:
-    """Queries of an image at one timestep, averaged over ``draws`` noises, {layer: (h, w, d) float32}."""
-    denoiser, clean = pipe.denoiser(), pipe.encode(image)
+    """Queries of an image at one timestep, averaged over ``draws`` noises, {layer: (h, w, d) float32}.
+
+    ``inversion`` has the prompt and the size of the picture; by default the checkpoint's.
+    """
+    used = inversion or pipe.resolve().inversion
+    denoiser = pipe.denoiser(used.num_inference_steps, used.prompt)
+    clean = pipe.encode(image, used.processing_resolution)
     generator = torch.Generator().manual_seed(seed)
     noises = [torch.randn(clean.shape, generator=generator).to(clean.device) for _ in range(draws)]
     noisy = torch.cat([denoiser.add_noise(clean, noise, timestep) for noise in noises])

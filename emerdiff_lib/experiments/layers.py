@@ -7,6 +7,7 @@ their pixels by modulating a layer, beside bilinear enlargement; the queries hav
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -32,7 +33,7 @@ from ..runs.identity import model_identity, versions
 from ..runs.samples import dataset_identity, sample_identity, sample_items
 from ..runs.store import JsonStore, Results
 from ..runs.task import Item, Task
-from ..settings import whole
+from ..settings import InversionSettings, whole
 from ..words import ProbabilityCapture
 from .ablation_sweeps import nearest_timestep
 from .domain_shift import true_masks
@@ -57,22 +58,30 @@ def reading(
     num_masks: int,
     draws: int = 8,
     progress: Callable[[Iterable], Iterable] = iter,
+    inversion: InversionSettings | None = None,
 ) -> pd.DataFrame:
     """What a layer's queries know, by timestep.
 
     Args:
         draws: of noise that queries are averaged over.
+        inversion: as for :func:`.feature_study.image_queries`.
 
     Returns:
         a row per layer with at least ``num_masks`` cells and timestep: "oracle mIoU" of their bilinearly enlarged masks and
         "probe accuracy", of cells with a known class, of a linear probe that was fitted on the other half of the pictures;
         both in percent.
+
+    Raises:
+        ValueError: fewer than two pictures.
     """
+    whole(2)("num_pictures", len(positions))
     classes, rows = len(data.class_names), []
     samples = [data[position] for position in positions]
     halves = samples[::2], samples[1::2]
     for timestep in progress(list(timesteps)):
-        read = {s.name: image_queries(pipe, s.image, timestep, layers, draws, s.seed) for s in samples}
+        read = {
+            s.name: image_queries(pipe, s.image, timestep, layers, draws, s.seed, inversion) for s in samples
+        }
         for layer in layers:
             if min(read[s.name][layer].shape[:2].numel() for s in samples) < num_masks:
                 continue
@@ -93,7 +102,8 @@ def reading(
             rows.append(
                 {"layer": layer, "t": timestep} | {name: 100 * value for name, value in found.items()}
             )
-    return pd.DataFrame(rows).set_index(["layer", "t"])
+    columns = ["layer", "t", "oracle mIoU", "probe accuracy"]
+    return pd.DataFrame(rows, columns=columns).set_index(["layer", "t"])
 
 
 def _known_cells(
@@ -117,12 +127,13 @@ def attention_to_words(
     positions: Iterable[int],
     layers: Sequence[str],
     timestep: int,
+    inversion: InversionSettings | None = None,
 ) -> pd.Series:
-    """How much of places' attention goes to the words of the empty prompt, percent, by layer: all of it in cross-attention."""
-    unet, shares = pipe.unet, []
-    denoiser = pipe.denoiser()
+    """How much of places' attention goes to the prompt's words, percent, by layer: all of it in cross-attention."""
+    unet, shares, used = pipe.unet, [], inversion or pipe.resolve().inversion
+    denoiser = pipe.denoiser(used.num_inference_steps, used.prompt)
     for sample in (data[position] for position in positions):
-        clean = pipe.encode(sample.image)
+        clean = pipe.encode(sample.image, used.processing_resolution)
         noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(sample.seed)).to(clean)
         captures = {name: ProbabilityCapture(unet.attn_processors[f"{name}.processor"]) for name in layers}
         with attention_processors(unet, captures):
@@ -143,7 +154,7 @@ class Pushing(Task):
         settings: dict[str, Any],
         output_dir: Path | str,
     ):
-        self.pipe, self.data, self.settings = pipe, data, {"denoising_steps": DENOISING_STEPS} | settings
+        self.pipe, self.data, self.settings = pipe, data, dict(settings)
         self.layers, self.timesteps = list(layers), list(timesteps)
         identity = {
             "study": "layers",
@@ -237,17 +248,25 @@ def study(
     Args:
         timesteps, pushed_at: of reading and of pushing; the nearest inference timesteps are taken.
     """
-    used, layers = pipe.resolve(**(settings or {})).to_dict(), attention_layers(pipe.unet, "attn2")
+    settings = with_steps(settings)
+    resolved, layers = pipe.resolve(**settings), attention_layers(pipe.unet, "attn2")
+    used = resolved.to_dict()
     near = nearest_timestep(pipe, used["num_inference_steps"])
     times, pushes = ([near(t) for t in given] for given in (timesteps, pushed_at))
     results = pushing(pipe, data, positions, layers, pushes, output_dir, settings, how)
     draws, progress = used["noise_ensemble_size"], bar("timesteps read", leave=False)
-    read = reading(pipe, data, positions, layers, times, used["num_masks"], draws, progress)
+    own = resolved.inversion
+    read = reading(pipe, data, positions, layers, times, used["num_masks"], draws, progress, own)
     tables = {"Reading": read.round(1), "Pushing": pushing_table(list(results)).round(1)}
     if any(is_joint(pipe.unet.get_submodule(name)) for name in layers):
-        shares = attention_to_words(pipe, data, positions, layers, near(281))
+        shares = attention_to_words(pipe, data, positions, layers, near(281), own)
         tables["Attention"] = shares.rename_axis("layer").to_frame().round(1)
     return tables
+
+
+def with_steps(settings: dict[str, Any] | None) -> dict[str, Any]:
+    """The settings with :data:`DENOISING_STEPS`, unless they have their own."""
+    return {"denoising_steps": DENOISING_STEPS} | (settings or {})
 
 
 def describe(read: pd.DataFrame, pushed: pd.DataFrame) -> list[str]:
@@ -295,18 +314,29 @@ def main(argv: list[str] | None = None) -> dict[str, pd.DataFrame]:
     for title, table in tables.items():
         print(f"{title}\n{table.to_string()}\n")
     print("\n".join(notes))
-    asked = ("dataset", "split", "every", "num_pictures", "width", "timesteps", "pushed_at")
+    asked = (
+        "num_masks",
+        "dtype",
+        "dataset",
+        "split",
+        "every",
+        "num_pictures",
+        "width",
+        "timesteps",
+        "pushed_at",
+    )
     options = {name: getattr(args, name) for name in asked if getattr(args, name) != parser.get_default(name)}
     given = " --root FOLDER" if args.root else ""
     for name, value in options.items():
         text = " ".join(map(str, value)) if isinstance(value, list) else value
         given += f" --{name.replace('_', '-')} {text}"
+    given += f" --settings '{json.dumps(args.settings)}'" if args.settings else ""
     write_manifest(
         args.output / "manifest.json",
         title=f"Where {args.model} is read and pushed best",
         question="Which layer's queries know most, and pushing which layer finds the pixels of true masks?",
         command=f"python -m emerdiff_lib.experiments.layers --model {args.model}{given}",
-        settings={"model": args.model, "dtype": args.dtype} | pipe.resolve(**settings).to_dict(),
+        settings={"model": args.model, "dtype": args.dtype} | pipe.resolve(**with_steps(settings)).to_dict(),
         seeds=[data[position].seed for position in positions] if data.root == "" else {},
         tables=tables,
         notes=notes,

@@ -7,6 +7,7 @@ real pictures, and the named masks themselves.
 
 from __future__ import annotations
 
+import copy
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -132,6 +133,9 @@ def sampler_of(pipe: EmerDiffPipeline) -> Callable[..., Any]:
     parts, told = {name: part for name, part in pipe.components.items() if part is not None}, {}
     if isinstance(pipe.unet, SD3Transformer2DModel):
         parts["transformer"] = parts.pop("unet")
+        if pipe.vae.config.shift_factor is None:  # it wants a number
+            parts["vae"] = copy.deepcopy(pipe.vae)
+            parts["vae"].register_to_config(shift_factor=0.0)
         parts |= {
             name: getattr(pipe, name) for name in ("text_encoder_3", "tokenizer_3")
         }  # None has to be said

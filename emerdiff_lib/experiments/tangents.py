@@ -102,6 +102,10 @@ def image_tangents(
     Returns:
         (K, 3, H, W) float32 on the CPU.
     """
+    if not isinstance(denoiser.unet, UNet2DConditionModel):
+        raise ValueError(
+            "Tangents are worked out for U-Nets with cross-attention; this model is a transformer."
+        )
     t_m = perturbation.modulation_timestep
     visited = timesteps or [t for t in trajectory.timesteps if t <= t_m]
     grid = layer_grid(denoiser.unet, perturbation.modulation_layer, *trajectory.clean_latents.shape[2:])

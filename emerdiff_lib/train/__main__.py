@@ -164,7 +164,7 @@ def remembered(args: argparse.Namespace) -> str:
         return before["precision"]
     precision = args.mixed_precision
     if precision == "auto":
-        precision, rates = fastest(args.size, args.batch_size, args.cpu)
+        precision, rates = fastest(BACKBONES[args.backbone](args, 8), args.size, args.batch_size, args.cpu)
         print("Pictures a second: " + ", ".join(f"{name} {rate:.1f}" for name, rate in rates.items()))
     keep_run(args.output, now | {"precision": precision})
     return precision

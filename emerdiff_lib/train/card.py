@@ -11,6 +11,10 @@ from .sources import Source
 from .stage import Stage
 
 DENOISERS = {"unet": "U-Net and text encoder", "transformer": "transformer and text encoders"}
+SAMPLING = """
+Pictures: `StableDiffusion3Pipeline.from_pretrained(folder, text_encoder_3=None, tokenizer_3=None)`, called with
+`max_sequence_length=0`: there is no T5, and no zeros stood in its place.
+"""
 
 
 def write_card(
@@ -65,7 +69,7 @@ No label, mask or segmentation loss took part, beyond what captions say. {args.t
 
 Reconstruction of the first 16 pictures (held-out ones, where there are such): {psnr}.{apart}
 Minutes are of wall time, whatever else the machine did.
-"""
+{SAMPLING if args.backbone == "transformer" else ""}"""
     write_atomically(folder / "README.md", text)
 
 

@@ -66,7 +66,11 @@ def export(
     tokenizer: PreTrainedTokenizerFast,
     networks: Networks,
 ) -> Path:
-    """Write what diffusers' own pipeline loads ``from_pretrained(folder)``, with its EmerDiff defaults; returns the folder."""
+    """Write what diffusers' own pipeline loads ``from_pretrained(folder)``, with its EmerDiff defaults; returns the folder.
+
+    Of a transformer, that is ``StableDiffusion3Pipeline.from_pretrained(folder, text_encoder_3=None, tokenizer_3=None)``, which
+    wants ``max_sequence_length=0`` when it is called.
+    """
     half = {name: copy.deepcopy(module).half() for name, module in networks.items()}
     pipeline = backbone.pipeline(copy.deepcopy(vae).half(), tokenizer, half)
     pipeline.save_pretrained(folder, safe_serialization=True)

@@ -5,31 +5,31 @@ from __future__ import annotations
 import time
 
 import torch
-import torch.nn.functional as F
 
 from . import architecture
+from .backbones import Backbone
 
 PRECISIONS = ("no", "bf16", "fp16")
 
 
-def fastest(size: int, batch_size: int, cpu: bool = False, steps: int = 3) -> tuple[str, dict[str, float]]:
-    """("no" or "bf16", {precision: pictures a second}): a few training steps of the U-Net in each."""
+def fastest(
+    backbone: Backbone, size: int, batch_size: int, cpu: bool = False, steps: int = 3
+) -> tuple[str, dict[str, float]]:
+    """("no" or "bf16", {precision: pictures a second}): a few training steps of the networks in each."""
     here = None if cpu else torch.accelerator.current_accelerator()
     device = here or torch.device("cpu")
-    unet = architecture.build_unet(size).to(device, memory_format=torch.channels_last)
-    noisy = torch.randn(batch_size, 8, size // 4, size // 4, device=device)
-    noisy = noisy.contiguous(memory_format=torch.channels_last)
-    text = torch.randn(batch_size, architecture.MAX_TOKENS, 64, device=device)
-    timesteps = torch.zeros(batch_size, dtype=torch.long, device=device)
+    networks = {name: network.to(device) for name, network in backbone.networks.items()}
+    clean, noise = torch.randn(2, batch_size, 8, size // 4, size // 4, device=device)
+    tokens = torch.full((batch_size, architecture.MAX_TOKENS), 3, device=device)
+    timesteps = torch.full((batch_size,), 500, device=device)
     rates = {}
     for precision in ("no", "bf16"):
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-            for step in range(steps + 1):
-                if step == 1:  # the first one compiles kernels and fills caches
-                    _wait(device)
-                    start = time.perf_counter()
-                prediction = unet(noisy, timesteps, text).sample
-                F.mse_loss(prediction.float(), noisy).backward()
+        for step in range(steps + 1):
+            if step == 1:  # the first one compiles kernels and fills caches
+                _wait(device)
+                start = time.perf_counter()
+            half = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+            backbone.loss(networks, (clean, noise), timesteps, tokens, half).backward()
         _wait(device)
         rates[precision] = steps * batch_size / (time.perf_counter() - start)
     return max(rates, key=lambda name: rates[name]), rates
