@@ -157,7 +157,7 @@ def test_bfloat16_runs_and_agrees_roughly(scene, output):
         (dict(feature_layer="nowhere"), "feature_layer='nowhere' .*down_blocks.1.attentions.0"),
         (
             dict(modulation_layer="up_blocks.2.attentions.1.transformer_blocks.0.attn1"),
-            "not a cross-attention layer",
+            "no layer of this model that attends to words",
         ),
         (dict(feature_timestep=2), "feature_timestep=2 .* 1, 21, 41"),
         (dict(modulation_timestep=1001), "modulation_timestep=1001"),
