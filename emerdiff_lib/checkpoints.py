@@ -15,7 +15,7 @@ from diffusers.utils import logging as diffusers_logging
 from transformers import CLIPTextModelWithProjection
 from transformers.utils import logging as transformers_logging
 
-from .denoiser import is_flow
+from .flow import is_flow
 from .settings import REQUIRED, Settings, layered
 
 TOYSCAPES_FOLDER = Path(__file__).parent / "toyscapes" / "checkpoint"

@@ -6,31 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, SD3Transformer2DModel, UNet2DConditionModel
 
-from .attention import Network
 from .conditioning import Conditioning
+from .flow import flow_betas, is_flow
 from .settings import whole
-
-
-def is_flow(scheduler_config: Mapping[str, Any]) -> bool:
-    """Whether a schedule mixes picture and noise as rectified flow does, (1−σ) x₀ + σ ε, instead of √ᾱ x₀ + √(1−ᾱ) ε."""
-    betas = ("beta_schedule", "trained_betas")
-    return "shift" in scheduler_config and all(scheduler_config.get(name) is None for name in betas)
-
-
-def flow_betas(scheduler_config: Mapping[str, Any]) -> list[float]:
-    """The βₜ that give a rectified flow's signal-to-noise ratios.
-
-    Scaled to unit variance, (1−σ) x₀ + σ ε is √ᾱ x₀ + √(1−ᾱ) ε with ᾱ = (1−σ)²/((1−σ)² + σ²), so that all that is said of
-    diffusion holds for flows (Kingma and Gao, arXiv 2303.00848). Timestep t has σ = s·τ/(1 + (s−1)·τ) with τ = t/T and
-    the checkpoint's shift s (arXiv 2403.03206, Sec. 5.3.2).
-    """
-    count, shift = scheduler_config["num_train_timesteps"], scheduler_config["shift"]
-    time = torch.arange(count, dtype=torch.float64) / count
-    sigma = shift * time / (1 + (shift - 1) * time)
-    alpha_bar = (1 - sigma) ** 2 / ((1 - sigma) ** 2 + sigma**2)
-    return (1 - alpha_bar / torch.cat([alpha_bar[:1], alpha_bar[:-1]])).tolist()
 
 
 def schedule(scheduler_config: Mapping[str, Any], num_inference_steps: int) -> DDIMScheduler:
@@ -84,7 +64,7 @@ class Denoiser:
 
     def __init__(
         self,
-        unet: Network,
+        unet: UNet2DConditionModel | SD3Transformer2DModel,
         scheduler_config: Mapping[str, Any],
         conditioning: Conditioning | None,
         num_inference_steps: int,

@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 import torch
 from diffusers import UNet2DConditionModel
-from matplotlib.axes import Axes
 from PIL import Image
 
 from .. import plotting
@@ -42,10 +41,11 @@ def unet_levels(
     return levels, {"name": "mid_block", "attention": layers("mid_block")}
 
 
-def draw_network(ax: Axes, unet: Network, height: int, width: int, roles: Mapping[str, str]) -> Axes:
+def draw_network(ax: Any, unet: Network, height: int, width: int, roles: Mapping[str, str]) -> Any:
     """A network on (height, width) latents, and what is done where: a U-Net's levels, or a transformer's blocks.
 
     Args:
+        ax: axes of matplotlib, which are given back.
         roles: {what is done there: name of a layer}.
     """
     if isinstance(unet, UNet2DConditionModel):
