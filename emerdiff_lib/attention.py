@@ -162,7 +162,7 @@ class LockstepAttention:
             words = words[:1]  # one prompt for all
         # rows that queries, and keys, are taken from
         source = places[::rows] if self.injection else places
-        asked = words[::rows] if self.injection and words is not None and len(words) > 1 else words
+        asked = words[::rows] if self.injection and words is not None else words
         query, key = queries(attn, source, asked), keys(attn, source, asked)
         of_places = words is None or is_joint(attn)
         value = values(attn, places if of_places else source, words)

@@ -295,10 +295,12 @@ def test_caption_files_are_read_or_named(photos, tmp_path):
         (["--autoencoder-steps", "0"], "keeps the autoencoder"),
         (["--batch-size", "0"], "--batch-size=0"),
         (["--zoom", "0"], "--zoom=0"),
+        (["--depth", "3"], "--depth is for --backbone transformer; this one is unet"),
+        (["--backbone", "transformer", "--dropout", "0.1"], "--dropout is for --backbone unet"),
         (["--width", "48"], "--width=48 is not possible; choose a multiple of 32"),
         (
             ["--backbone", "transformer", "--prediction-type", "v_prediction"],
-            "a transformer predicts the flow",
+            "--prediction-type is for --backbone unet; this one is transformer",
         ),
         (["--fresh-unet"], "takes the autoencoder of --init-from"),
         (["--widths", "8", "16", "24", "32"], "multiples of 8, and then three of 16"),

@@ -127,10 +127,14 @@ def check(args: argparse.Namespace) -> argparse.Namespace:
     whole(1)("--depth", args.depth)
     if args.width < 32 or args.width % 32:
         raise ValueError(f"--width={args.width} is not possible; choose a multiple of 32.")
-    if args.backbone == "transformer" and args.prediction_type != architecture.PREDICTIONS[0]:
-        raise ValueError(
-            f"--prediction-type {args.prediction_type} is for U-Nets; a transformer predicts the flow."
-        )
+    own = {"unet": ("widths", "dropout", "prediction_type"), "transformer": ("width", "depth")}
+    usual = vars(arguments([]))
+    for backbone, names in own.items():
+        changed = [name for name in names if getattr(args, name) != usual[name]]
+        if backbone != args.backbone and changed:
+            raise ValueError(
+                f"--{changed[0].replace('_', '-')} is for --backbone {backbone}; this one is {args.backbone}."
+            )
     if args.fresh_unet and args.init_from is None:
         raise ValueError("--fresh-unet takes the autoencoder of --init-from; give one.")
     if args.captions is not None and args.images is None:
