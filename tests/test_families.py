@@ -21,7 +21,9 @@ from emerdiff_lib.benchmark import reference
 from emerdiff_lib.checkpoints import family_of
 from emerdiff_lib.experiments.masks_as_labels import sampler_of
 from emerdiff_lib.features import extract_activations
+from emerdiff_lib.images import to_tensor
 from emerdiff_lib.inversion import reverse_mean_and_std
+from emerdiff_lib.latents import to_latents, to_pixels
 from emerdiff_lib.modulation import modulated_latents, signed_offsets
 from emerdiff_lib.runs.identity import model_identity
 from emerdiff_lib.words import Vocabulary, WordAttention, word_positions
@@ -190,6 +192,7 @@ def test_rivals_and_words_read_its_attention(model, picture):
             read = pipe.conditioning("tree").added["text_embeds"]
         where = word_positions(pipe, "a Tree and a tree " * 50, "tree")  # no more of it than the model reads
         assert where and max(where) < read.shape[1]
+        where = word_positions(pipe, "a tree", "tree")
         assert (max(where) >= 77) == (layout == "3.5")  # T5's tokens stand behind the CLIPs'
 
 
@@ -285,6 +288,18 @@ def tiny_pipeline(layout):
         )
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+@torch.no_grad()
+def test_latents_are_shifted_and_scaled_as_the_autoencoder_says(picture):
+    pipe = tiny_pipeline("3")
+    pixels = to_tensor(Image.fromarray(picture), picture.shape[:2])
+    mode = pipe.vae.encode(pixels).latent_dist.mode()
+    latents = to_latents(pipe.vae, pixels)
+    torch.testing.assert_close(latents, (mode - 0.0609) * 1.5305)
+    torch.testing.assert_close(
+        to_pixels(pipe.vae, latents), pipe.vae.decode(mode).sample, atol=1e-4, rtol=1e-4
+    )
 
 
 @torch.no_grad()

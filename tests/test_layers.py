@@ -57,10 +57,14 @@ def test_cells_of_no_known_class_are_left_out(scenes):
 
 def test_a_push_is_that_of_the_other_study(pipe, scenes):
     """Domain shift pushes the same true masks at the default layer with the paper's steps."""
-    found = layers.push_true_masks(pipe, scenes, 0, [LAYER], [481], {})["boundary F"]
-    theirs = domain_shift.evaluate_scene(pipe, Toyscapes("validation")[0], {})["boundary F"]
-    assert found[BILINEAR] == pytest.approx(theirs["bilinear"])
-    assert found[f"{LAYER} at 481"] == pytest.approx(theirs["modulated"], abs=1e-3)
+    other = LAYER.replace("up_blocks.2", "up_blocks.1")
+    found = layers.push_true_masks(pipe, scenes, 0, [LAYER, other], [481], {})["boundary F"]
+    for layer in (LAYER, other):
+        settings = {"modulation_layer": layer}
+        theirs = domain_shift.evaluate_scene(pipe, Toyscapes("validation")[0], settings)["boundary F"]
+        assert found[BILINEAR] == pytest.approx(theirs["bilinear"])
+        assert found[f"{layer} at 481"] == pytest.approx(theirs["modulated"], abs=1e-3)
+    assert abs(found[f"{LAYER} at 481"] - found[f"{other} at 481"]) > 0.01
 
 
 def test_reading_is_of_the_settings(pipe, scenes):
