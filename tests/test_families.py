@@ -14,7 +14,7 @@ from diffusers import (
 )
 from PIL import Image
 
-from emerdiff_lib import load_pipeline
+from emerdiff_lib import EmerDiffPipeline, load_pipeline
 from emerdiff_lib.baselines import diffcut, kmeans_activations
 from emerdiff_lib.baselines.diffseg import aggregated_attention
 from emerdiff_lib.benchmark import reference
@@ -330,3 +330,11 @@ def test_the_small_transformer_draws():
     image = sampler_of(pipe)("a boat", num_inference_steps=1, output_type="np").images[0]
     assert image.shape == (128, 128, 3) and np.isfinite(image).all()
     assert pipe.vae.config.shift_factor is None  # its identity is not touched
+
+
+def test_how_many_tokens_a_transformer_is_told_is_part_of_what_it_is():
+    pipe = load_pipeline("toyscapes-transformer")
+    kept = {"default_settings": pipe.config.default_settings, "max_sequence_length": 256}
+    other = EmerDiffPipeline(**pipe.components, **kept)
+    before, now = model_identity(pipe), model_identity(other)
+    assert {name for name in before if before[name] != now[name]} == {"tokens of the third text encoder"}

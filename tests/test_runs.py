@@ -34,7 +34,7 @@ from emerdiff_lib.runs.names import safe_name, short_name
 from emerdiff_lib.runs.segment import segment_all
 from emerdiff_lib.runs.shards import merge, parse_shard, shard_of
 from emerdiff_lib.runs.store import FolderStore, JsonStore, StoreError
-from emerdiff_lib.runs.task import Item
+from emerdiff_lib.runs.task import Item, attempt
 from emerdiff_lib.settings import MODES
 
 from .conftest import seeded
@@ -790,3 +790,22 @@ def test_places_and_numbers_that_cannot_be_are_one_sentence(tmp_path, pipe, scen
     for shard in (0, False, None, 1, "0/2\n", " 0/2", "9" * 5000 + "/2"):
         with pytest.raises(ValueError, match="shard="):
             parse_shard(shard)
+
+
+def test_all_that_is_done_for_a_picture_shares_the_cores(tmp_path, monkeypatch):
+    """Rivals and scores are computed outside of the pipeline, whose stages share by themselves."""
+    inside = []
+
+    @contextmanager
+    def sharing(device):
+        inside.append(device)
+        yield
+        inside.clear()
+
+    monkeypatch.setattr("emerdiff_lib.runs.task.sharing_cores", sharing)
+    (tmp_path / "a.txt").write_text("a word")
+    work, seen = Words(tmp_path / "out"), []
+    compute = work.compute
+    monkeypatch.setattr(work, "compute", lambda item: seen.append(list(inside)) or compute(item))
+    assert attempt(work, Item("a", str(tmp_path / "a.txt"))).state == "computed"
+    assert seen == [[torch.device("cpu")]]
