@@ -34,7 +34,7 @@ from emerdiff_lib.runs.names import safe_name, short_name
 from emerdiff_lib.runs.segment import segment_all
 from emerdiff_lib.runs.shards import merge, parse_shard, shard_of
 from emerdiff_lib.runs.store import FolderStore, JsonStore, StoreError
-from emerdiff_lib.runs.task import Item, attempt
+from emerdiff_lib.runs.task import Item
 from emerdiff_lib.settings import MODES
 
 from .conftest import seeded
@@ -807,5 +807,5 @@ def test_all_that_is_done_for_a_picture_shares_the_cores(tmp_path, monkeypatch):
     work, seen = Words(tmp_path / "out"), []
     compute = work.compute
     monkeypatch.setattr(work, "compute", lambda item: seen.append(list(inside)) or compute(item))
-    assert attempt(work, Item("a", str(tmp_path / "a.txt"))).state == "computed"
+    results_of(work, [Item("a", str(tmp_path / "a.txt"))])
     assert seen == [[torch.device("cpu")]]
