@@ -156,7 +156,7 @@ FAMILIES = (
             _conditioned_on_text_alone(c) and c["in_channels"] == 8 and _attends(c, 1) and not _attends(c, 0)
         ),
         level=1,
-        modulation=0,  # the layer of the queries; chosen with the rest on validation scenes (experiments/defaults.py)
+        modulation=0,  # the layer of the queries; chosen with the rest on validation scenes (notebooks/results/defaults.json)
         settings={
             "num_masks": 12,
             "feature_timestep": 281,
@@ -168,7 +168,7 @@ FAMILIES = (
     TransformerFamily(
         "Toyscapes, transformer",
         lambda c: _attends_jointly(c) and c["in_channels"] == 8,
-        settings={  # chosen on validation scenes (experiments/defaults.py, experiments/layers.py)
+        settings={  # chosen on validation scenes (notebooks/results/transformer_*.json)
             "num_masks": 12,
             "feature_timestep": 281,
             "noise_ensemble_size": 8,

@@ -21,7 +21,7 @@ _SAMPLE = 4000  # pixels that k-means sees
 
 @dataclass(frozen=True)
 class Recipe:
-    """Numbers of the way from responses to segments, found on validation scenes; experiments/pixel_choices.py walks around them.
+    """Numbers of the way from responses to segments, chosen on validation scenes (notebooks/results/pixel_recipe.json).
 
     Attributes:
         floor: times the mean of a pixel's responses, which are taken off: what all parts share is no evidence for any.

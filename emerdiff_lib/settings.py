@@ -14,7 +14,7 @@ INVERSIONS = ("ddpm", "ddim")
 PLACEMENTS = ("after_projection", "before_projection")
 READOUTS = ("image", "latents")
 
-# What a mode sets; every other setting is the checkpoint's. experiments/pixel_choices.py walks around "pixel" and "fast".
+# What a mode sets; every other setting is the checkpoint's. notebooks/results/pixel_*.json say how these were chosen.
 MODES: dict[str, dict[str, Any]] = {
     "exact": {
         "denoising_steps": None,

@@ -10,7 +10,7 @@ from diffusers import UNet2DConditionModel
 from scipy.ndimage import median_filter
 from transformers import Dinov2Config, Dinov2Model
 
-from emerdiff_lib import Toyscapes, baselines
+from emerdiff_lib import baselines
 from emerdiff_lib.attention import attention_layers
 from emerdiff_lib.baselines.diffcut import normalised_cut, recursive_cut
 from emerdiff_lib.baselines.diffseg import (
@@ -22,7 +22,6 @@ from emerdiff_lib.baselines.diffseg import (
 )
 from emerdiff_lib.baselines.segmentation import with_embeddings
 from emerdiff_lib.denoiser import Denoiser
-from emerdiff_lib.experiments import rival_settings
 from emerdiff_lib.images import to_guide
 from emerdiff_lib.refinement import pixel_adaptive
 
@@ -323,20 +322,3 @@ def test_pixel_adaptive_by_brute_force():
 def test_kmeans_names_an_impossible_number(image):
     with pytest.raises(ValueError, match="num_segments=5 is not possible for 2 × 2 places; choose 1 to 4"):
         baselines.kmeans_cells(image, 5, (2, 2))
-
-
-def test_rival_settings_are_measured_on_validation_scenes_alone():
-    truth = lambda image: baselines.Segmentation(known[image.tobytes()].coarse_labels, np.zeros((10, 1)))
-    seeds = [1990, 1991]
-    known = {np.array(s.image).tobytes(): s for s in map(Toyscapes.from_seed, seeds)}
-    whole = lambda image: baselines.Segmentation(np.zeros(image.shape[:2], np.int32), np.zeros((1, 1)))
-    table = rival_settings.measure({"truth": truth, "one segment": whole}, seeds)
-    assert table.loc["truth", ["matched mIoU", "oracle mIoU"]].tolist() == [100, 100]
-    assert table.loc["one segment", "segments"] == 1 and table.loc["one segment", "boundary F"] == 0
-    assert table.loc["one segment", "matched mIoU"] < 20
-    with pytest.raises(
-        ValueError, match="first-scene=500 is no validation seed; choose one from 1000 to 1999"
-    ):
-        rival_settings.main(["--first-scene", "500"])
-    with pytest.raises(ValueError, match="num-scenes=2 is not possible"):
-        rival_settings.main(["--first-scene", "1999", "--num-scenes", "2"])

@@ -1,4 +1,4 @@
-"""The cost model against closed forms, the reference point against exact mode, and the benchmark end to end."""
+"""The cost model against closed forms, and the naive implementation against exact mode."""
 
 import numpy as np
 import pandas as pd
@@ -7,11 +7,9 @@ import torch
 
 from emerdiff_lib import Toyscapes
 from emerdiff_lib.assignment import assign_bilinear
-from emerdiff_lib.benchmark import __main__ as command
 from emerdiff_lib.benchmark import front, measure, reference, stable_diffusion, words
 from emerdiff_lib.benchmark.costs import Cost, Machine, count, modulation_cost
 from emerdiff_lib.evaluation.metrics import boundary_scores
-from emerdiff_lib.experiments.manifest import read_manifest
 from emerdiff_lib.experiments.names import (
     BILINEAR,
     BILINEAR_GUIDED,
@@ -261,25 +259,3 @@ def test_an_unknown_variant_is_named():
     with pytest.raises(ValueError, match="variant='6 step' is unknown .did you mean '6 steps'"):
         front.choose(["6 step"])
     assert list(front.choose(["6 steps"])) == [EMERDIFF, "6 steps"] and len(front.choose()) > 10
-
-
-# -- the command --------------------------------------------------------------------------------------------------------
-
-
-def test_the_command_prints_and_records_everything(tmp_path, monkeypatch, capsys):
-    small = measure.peak_memory
-    monkeypatch.setattr(
-        measure, "peak_memory", lambda pipe, image, *_: small(pipe, image, (2, 4), (21, 41), 2)
-    )
-    options = ["--num-masks", "2", "--modulation-timestep", "41", "--repeats", "1", "--num-scenes", "0"]
-    options += ["--no-stable-diffusion", "--device", "cpu", "--manifest", str(tmp_path / "a" / "b.json")]
-    tables = command.main(options)
-    written = read_manifest(tmp_path / "a" / "b.json")
-    assert set(written["tables"]) == set(tables) and written["command"].endswith(" ".join(options))
-    assert written["settings"]["num_masks"] == 2 and written["seeds"] == {"pictures": "100"}
-    comparison, memory = written["tables"].values()
-    assert comparison.loc[EMERDIFF, "same labels"] > 0.999 and comparison.loc[EMERDIFF, "GFLOP"] > 1
-    assert memory.shape == (2, 2) and memory.to_numpy().min() > 5  # MiB: two masks at a time
-    assert memory.to_numpy().max() < 2 * memory.to_numpy().min()  # whatever K and the steps
-    printed = capsys.readouterr().out
-    assert "Peak memory" in printed and all(note in printed for note in written["notes"])

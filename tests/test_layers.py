@@ -13,7 +13,7 @@ from emerdiff_lib.evaluation.metrics import confusion_matrix, contingency_table,
 from emerdiff_lib.evaluation.regions import cell_labels
 from emerdiff_lib.experiments import domain_shift, layers
 from emerdiff_lib.experiments.names import BILINEAR
-from emerdiff_lib.experiments.yardsticks import grid_of_truth
+from emerdiff_lib.experiments.photographs import grid_of_truth
 from emerdiff_lib.loading import load_pipeline
 
 from . import tiny_stable_diffusion

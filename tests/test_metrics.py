@@ -10,7 +10,6 @@ from skimage.segmentation import find_boundaries
 from sklearn.metrics import adjusted_rand_score, jaccard_score, mutual_info_score
 from sklearn.metrics import confusion_matrix as sklearn_confusion
 
-from emerdiff_lib.benchmark import scoring
 from emerdiff_lib.evaluation import label_maps, metrics, regions
 
 RNG = np.random.default_rng(1)
@@ -247,17 +246,6 @@ def test_what_methods_share_is_found_once_and_changes_nothing():
         expected = metrics.object_scores(found, named, truth, VOID)
         assert metrics.object_scores(found, named, shared) == expected
     assert shared.regions is shared.regions and shared.rim(3) is shared.rim(3)
-
-
-def test_the_measurement_of_scoring_has_all_that_makes_scoring_slow(capsys):
-    truth = scoring.street((128, 256), 19)
-    assert (truth == VOID).any() and set(np.unique(truth)) <= {*range(19), VOID}
-    found = regions.find_regions(truth, 0, 1, VOID)
-    assert len(found) > 100 and min(r.pixels for r in found) < 10 and max(r.area for r in found) > 0.01
-    scoring.main(["--size", "64", "128", "--num-classes", "171", "--num-segments", "7", "--repeats", "1"])
-    lines = capsys.readouterr().out.splitlines()
-    assert "64 × 128 pixels, 7 segments, 171 classes" in lines[0]
-    assert all(float(line.split()[-1]) >= 0 for line in lines[2:]) and "score" in "".join(lines[2:])
 
 
 def test_share_inside():

@@ -1,9 +1,6 @@
 """Photographs: the streets model, pictures at another size, and what is said of a run on them."""
 
-import json
-
 import numpy as np
-import pandas as pd
 import pytest
 from PIL import Image
 
@@ -174,32 +171,9 @@ def test_a_ceiling_of_aligned_truth_is_perfect(camvid):
     ].sum() == pytest.approx(100)
 
 
-# -- choosing
-
-
-def test_every_walk_has_the_default_and_others():
-    pipe = load_pipeline("streets")
-    for name, points in photographs.walks(pipe).items():
-        first, *others = points.values()
-        assert first == {} and others
-        for changes in others:
-            assert changes[name] != pipe.resolve(mode="pixel").to_dict()[name]
-
-
-def test_choices_are_printed_and_kept(camvid, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(
-        photographs,
-        "walks",
-        lambda pipe, **given: {"filter_sigma": {"0.5": {}, "2": {"filter_sigma": 2.0}}},
-    )
-    given = ["--root", str(camvid), "--model", "toyscapes", "--width", "32", "--num-masks", "3"]
-    given += [
-        "--output",
-        str(tmp_path),
-        "--settings",
-        json.dumps({"num_parts": 8, "processing_resolution": 64}),
-    ]
-    walked = photographs.main(given)
-    assert isinstance(walked, pd.DataFrame) and len(walked) == 2 and np.isfinite(walked["mean"]).all()
-    manifest = json.loads((tmp_path / "manifest.json").read_text())
-    assert len(manifest["tables"]) == 2 and "filter_sigma" in capsys.readouterr().out
+def test_a_ceiling_keeps_what_a_grid_can_hold():
+    labels = np.zeros((32, 32), np.uint8)
+    labels[:, 16:] = 2
+    assert np.array_equal(photographs.grid_of_truth(labels, (4, 4), 3), labels)
+    labels[3:6, 3:6] = 1  # less than half of any cell
+    assert 1 not in photographs.grid_of_truth(labels, (4, 4), 3)

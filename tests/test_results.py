@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 
 from emerdiff_lib.experiments.manifest import format_seeds, parse_seeds, read_manifest, write_manifest
+from emerdiff_lib.experiments.published import published
 from emerdiff_lib.experiments.results import (
     CONFIRMATION,
     main,
@@ -268,3 +269,10 @@ def test_committed_results_are_what_their_manifests_say(pipe):
 def test_no_number_of_the_readme_is_stale():
     readme, results = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "RESULTS.md"))
     assert "<!-- results:" in readme and missing_numbers(readme, results) == []
+
+
+def test_published_numbers_name_their_protocol_and_source():
+    table = published()
+    protocols = {"traditional", "modified", "per-image matching", "supervised"}
+    assert set(table.index.get_level_values("protocol")) == protocols
+    assert table["source"].str.match(r"arXiv \d{4}\.\d{5}, Table \d").all()

@@ -20,8 +20,8 @@ from .activations import check_training_timestep, encoder_attention
 from .segmentation import Segmentation, with_embeddings
 
 LIMIT = 0.5  # τ of the paper, for Stable Diffusion and its distilled relatives
-# Families that it does not suit: at 0.5, a Toyscapes scene is two segments. Chosen on validation scenes by
-# experiments/rival_settings.py.
+# Families that it does not suit: at 0.5, a Toyscapes scene is two segments. Chosen on validation scenes
+# (notebooks/results/rival_settings.json).
 FAMILY_LIMITS = {"Toyscapes": 0.8}
 
 

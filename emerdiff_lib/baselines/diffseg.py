@@ -27,8 +27,8 @@ from .activations import check_training_timestep
 from .segmentation import Segmentation, with_embeddings
 
 THRESHOLD = 1.1  # τ of the paper, for Stable Diffusion and COCO-Stuff (0.9 for Cityscapes)
-# Families that it does not suit: at 1.1, all of a Toyscapes scene is one segment. Chosen on validation scenes by
-# experiments/rival_settings.py.
+# Families that it does not suit: at 1.1, all of a Toyscapes scene is one segment. Chosen on validation scenes
+# (notebooks/results/rival_settings.json).
 FAMILY_THRESHOLDS = {"Toyscapes": 0.25}
 
 

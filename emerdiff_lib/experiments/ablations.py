@@ -22,8 +22,6 @@ from ..evaluation.metrics import boundary_scores, contingency_table
 from ..features import extract_activations
 from ..loading import load_pipeline
 from ..pipeline import EmerDiffPipeline
-from ..pixels import Recipe
-from ..responses import ImageResponses
 from ..runs.harness import Execution, run
 from ..runs.identity import digest, model_identity, versions
 from ..runs.samples import scene_identity
@@ -31,7 +29,7 @@ from ..runs.shards import parse_shard, shard_of
 from ..runs.store import JsonStore
 from ..runs.task import Item, Task
 from ..settings import Assignment, FeatureSettings, Perturbation, Refinement, Shortcuts, check_known
-from ..stages import CoarseMasks, Responses
+from ..stages import CoarseMasks
 from ..toyscapes import Scene, Toyscapes
 from .ablation_sweeps import (
     CAPTION,
@@ -214,7 +212,7 @@ class Bench:
         perturbed = {name: settings[name] for name in _RESPONSE}
         wanted = {name: settings.get(name) for name in (*_COARSE, *_RESPONSE, "features")}
         responses = self._once("responses", wanted, lambda: self.pipe.respond(coarse, **perturbed))
-        labels = self._labels(responses, settings)
+        labels = self.pipe.assign(responses, **{name: settings[name] for name in _REFINEMENT})
         out = self.pipe.output(responses, labels, difference_maps=True)
         at = {name: settings[name] for name in ("prompt", "modulation_layer", "modulation_timestep")}
         bilinear, embeddings = out.baseline_labels, out.mask_embeddings
@@ -224,13 +222,6 @@ class Bench:
             "seconds": {"coarse": sum(coarse.seconds.values())}
             | {name: responses.seconds[name] for name in ("modulate", "assign") if name in responses.seconds},
         }
-
-    def _labels(self, responses: Responses | ImageResponses, settings: dict[str, Any]) -> np.ndarray:
-        """What the pipeline assigns; by another recipe than its own where ``settings`` hold one."""
-        if recipe := settings.get("recipe"):
-            radius = settings["guide_radius"]
-            return responses.segments(settings["num_masks"], radius, Recipe(**recipe))
-        return self.pipe.assign(responses, **{name: settings[name] for name in _REFINEMENT})
 
     def scored(self, embeddings: np.ndarray, found: dict[str, np.ndarray]) -> dict[str, Any]:
         """{"embeddings": (K, d) of the masks} and the scores of each (H, W) label map of them, for JSON."""

@@ -1,33 +1,26 @@
-"""How settings for photographs were chosen: ``python -m emerdiff_lib.experiments.photographs --root CAMVID``.
-
-One setting at a time is walked around the checkpoint's defaults on pictures that the trainer held out (every 20th of the
-training split: ``--hold-out 20``), by pixel mode's segments; validation pictures are not looked at. Notebook 15 reports those.
-"""
+"""Photographs with labels, for notebook 15: which are looked at, what stands beside the methods, and what a run says."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
+from ..assignment import assign_bilinear
 from ..attention import layer_grid
 from ..datasets import LabelledDataset, open_dataset
 from ..datasets.resized import Resized
-from ..evaluation.metrics import class_counts, contingency_table, iou_of_counts, mean_iou
+from ..evaluation.metrics import class_counts, contingency_table, iou_of_counts
 from ..evaluation.protocols import Record, bootstrap, mean_statistic, miou_statistic, oracle
+from ..evaluation.regions import cell_labels
 from ..evaluation.tables import per_image_rows, score
-from ..loading import load_pipeline
 from ..pipeline import EmerDiffPipeline
-from ..runs.harness import Execution
 from ..settings import whole
 from ..words import Vocabulary
-from .ablation_sweeps import nearest_timestep, short_layer_names, swept_layers
-from .defaults import advice, compare
-from .manifest import write_manifest
 from .names import (
     BILINEAR,
     BILINEAR_GUIDED,
@@ -40,9 +33,6 @@ from .names import (
     POSITION,
 )
 from .open_vocabulary import vocabulary_of
-from .rivals import check_settings, evaluate
-from .selection import command, execution
-from .yardsticks import grid_of_truth
 
 WIDTH = 192  # of the pictures that are scored
 DRAWN = "toyscapes"  # what stands in where there are no photographs
@@ -86,6 +76,11 @@ def vocabulary(data: LabelledDataset, model: str) -> Vocabulary:
 def scenes_of(data: LabelledDataset, positions: Iterable[int]) -> list[int]:
     """Seeds of drawn scenes, for a manifest; none of photographs."""
     return [data[position].seed for position in positions] if data.root == "" else []
+
+
+def held_out(data: LabelledDataset, every: int = 20) -> range:
+    """Positions of what the trainer held out of a split that comes first among its folders."""
+    return range(0, len(data), whole(1)("fit_every", every))
 
 
 def told(labels: np.ndarray, truth: np.ndarray, data: LabelledDataset) -> np.ndarray:
@@ -164,6 +159,13 @@ def with_ceiling(
     return found
 
 
+def grid_of_truth(labels: np.ndarray, grid: tuple[int, int], num_classes: int) -> np.ndarray:
+    """(H, W) labels brought to the feature grid and back: what a grid of that size can reach at best."""
+    cells = torch.from_numpy(cell_labels(labels, grid, num_classes))
+    masks = torch.nn.functional.one_hot(cells, num_classes).permute(2, 0, 1)
+    return assign_bilinear(masks, labels.shape)
+
+
 def by_class(results: Sequence[dict], methods: Iterable[str], names: Sequence[str]) -> pd.DataFrame:
     """IoU of each class under the oracle, percent, and its share of the known pixels; a column per class."""
     rows = {}
@@ -196,109 +198,3 @@ def describe(table: pd.DataFrame) -> list[str]:
         listed = ", ".join(f"{value} {measure}" for measure, value in ends.items())
         sentences.append(f"{method} minus {minus}: {listed}.")
     return sentences
-
-
-# -- choosing -------------------------------------------------------------------------------------------------------
-
-
-def held_out(data: LabelledDataset, every: int = 20) -> range:
-    """Positions of what the trainer held out of a split that comes first among its folders."""
-    return range(0, len(data), whole(1)("fit_every", every))
-
-
-def walks(pipe: EmerDiffPipeline, **settings: Any) -> dict[str, dict[str, dict[str, Any]]]:
-    """{setting: {value's name: changes}} around what pixel mode does by default, which comes first and changes nothing."""
-    usual = pipe.resolve(mode="pixel", **settings).to_dict()
-    near = nearest_timestep(pipe, usual["num_inference_steps"])
-    size = usual["processing_resolution"]
-    grids: dict[str, list] = {
-        "feature_timestep": [near(t) for t in (101, 281, 481)],
-        "modulation_timestep": [near(t) for t in (281, 481, 681)],
-        "modulation_layer": swept_layers(pipe, usual),
-        "modulation_strength": [1.0, 10.0],
-        "processing_resolution": [round(size * 0.8), round(size * 1.2)],
-    }
-    found: dict[str, dict[str, dict[str, Any]]] = {}
-    for name, values in grids.items():
-        values = list(dict.fromkeys([usual[name], *values]))
-        titles = short_layer_names(values) if name == "modulation_layer" else {v: f"{v:g}" for v in values}
-        found[name] = {titles[v]: {} if v == usual[name] else {name: v} for v in values}
-    return found
-
-
-def choose(
-    pipe: EmerDiffPipeline,
-    data: LabelledDataset,
-    output: Path,
-    given: Mapping[str, Any],
-    how: Execution | None = None,
-) -> pd.DataFrame:
-    """:func:`.defaults.compare` of every walk, on the held-out pictures, under pixel mode."""
-    found: dict[str, dict[str, list[dict]]] = {}
-    walked = walks(pipe, **given)
-    for name, points in walked.items():
-        found[name] = {}
-        for label, changes in points.items():
-            folder, title = output / (f"{name}-{label}" if changes else "default"), f"{name} {label}"
-            settings = dict(given) | changes
-            results = evaluate(
-                pipe, data, [EMERDIFF_PIXEL], folder, settings, held_out(data), how=how, label=title
-            )
-            entries = [result["methods"][EMERDIFF_PIXEL] for result in results]
-            found[name][label] = [{EMERDIFF: e, "embeddings": e["embeddings"]} for e in entries]
-    return compare(found, {name: next(iter(points)) for name, points in walked.items()})
-
-
-def main(argv: list[str] | None = None) -> pd.DataFrame:
-    parser = command(__doc__, "runs/photograph-choices")
-    parser.add_argument("--dataset", default="camvid", help="as notebook 06 names them")
-    parser.add_argument("--root", required=True, help="folder with the data set's official layout")
-    parser.add_argument("--split", default="train", help="whose every 20th picture was held out")
-    parser.add_argument("--width", type=int, default=WIDTH, help="of the pictures, in pixels")
-    parser.add_argument("--others", nargs="*", default=[], help="more models, at the defaults")
-    parser.set_defaults(model="streets")
-    args = parser.parse_args(argv)
-    data = Resized(open_dataset(args.dataset, args.root, args.split), args.width)
-    how, tables = execution(args), {}
-    pipe = load_pipeline(args.model, args.device, args.dtype)
-    given = check_settings(pipe, args.num_masks, args.settings)
-    methods = [EMERDIFF_PIXEL, BILINEAR, POSITION, COLOUR]
-    models, rows = (args.model, *args.others), {}
-    if len({Path(name).name for name in models}) < len(models):
-        raise ValueError(
-            f"Two of {', '.join(models)} have one name, which results are kept by; rename a folder."
-        )
-    for name in models:
-        other = pipe if name == args.model else load_pipeline(name, args.device, args.dtype)
-        folder = args.output / f"model-{Path(name).name}"
-        results = evaluate(
-            other, data, methods, folder, given, held_out(data), how=how, label=Path(name).name
-        )
-        edges = per_image_rows(results).groupby("method")["boundary_f"].mean()
-        for method in methods:
-            scores = mean_iou(confusions(results, method).sum(0)), edges[method]
-            rows[Path(name).name, method] = dict(zip(("oracle mIoU", "boundary F"), scores, strict=True))
-    tables["Models at the defaults"] = (100 * pd.DataFrame(rows).T.rename_axis(["model", "method"])).round(1)
-    walked = choose(pipe, data, args.output, given, how)
-    tables["One setting at a time, pixel mode"] = walked.round(1)
-    notes = advice(walked)
-    for title, table in tables.items():
-        print(f"{title}\n{table.to_string()}\n")
-    print("\n".join(notes))
-    others = " --others " + " ".join(Path(n).name for n in args.others) if args.others else ""
-    write_manifest(
-        args.output / "manifest.json",
-        title="Settings for photographs",
-        question="Which settings suit the streets model, on frames that were held out of its training?",
-        command=f"python -m emerdiff_lib.experiments.photographs --root CAMVID --width {args.width}" + others,
-        settings={"model": args.model, "dataset": args.dataset, "split": args.split}
-        | pipe.resolve(mode="pixel", **given).to_dict(),
-        seeds={},
-        tables=tables,
-        notes=notes,
-    )
-    return walked
-
-
-if __name__ == "__main__":
-    main()
