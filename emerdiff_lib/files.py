@@ -30,3 +30,13 @@ def write_atomically(path: Path | str, content: str | bytes) -> None:
     """Write ``content`` (text as UTF-8) to ``path`` as :func:`replacing` does."""
     with replacing(path) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def folder_path(parameter: str, folder: Path | str) -> Path:
+    """A folder with ``~`` as the home folder, from the root on, as workers may stand elsewhere; raises ValueError."""
+    if not str(folder).strip() or "\0" in str(folder) or folder == Path(""):
+        raise ValueError(f"{parameter}={str(folder)!r} is no folder; name one.")
+    try:
+        return Path(folder).expanduser().absolute()
+    except RuntimeError as error:
+        raise ValueError(f"{parameter}={str(folder)!r} is no folder: {error}") from error

@@ -1,0 +1,129 @@
+"""What a run goes over: images by name (a file, a folder, Toyscapes scenes), and the first images of a data set."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from ..files import folder_path
+from ..images import IMAGE_SUFFIXES, image_files, is_file, load_image
+from ..settings import whole
+from ..toyscapes import Scene, Toyscapes
+from .base import FileDataset, LabelledDataset
+
+_TOYSCAPES = re.compile(r"toyscapes:(\d{1,9})(?:-(\d{1,9}))?")
+
+
+@dataclass(frozen=True)
+class ImageSample:
+    """An image by name: a file, or a Toyscapes scene (by seed) with its ground truth.
+
+    Attributes:
+        name: unique among the images found together; of a file below a folder, its path from there.
+        record: what its results are kept under: its name, or "" if it was asked for by itself.
+    """
+
+    name: str
+    record: str
+    path: Path | None = None
+    seed: int | None = None
+
+    @property
+    def scene(self) -> Scene | None:
+        """The scene with its ground truth, or None for a file."""
+        return None if self.seed is None else Toyscapes.from_seed(self.seed)
+
+    @property
+    def image(self) -> Image.Image:
+        """The image; raises as :func:`~emerdiff_lib.images.load_image` does."""
+        return load_image(self.path) if self.path is not None else Toyscapes.from_seed(self.seed).image
+
+
+def find_images(spec: str | Path, exclude: str | Path | None = None) -> list[ImageSample]:
+    """What ``spec`` names: an image file, a folder (every image below it), or "toyscapes:7" / "toyscapes:0-9" by seed.
+
+    Args:
+        exclude: a folder whose images are left out. Images that a ``request.json`` beside them lists are left out too:
+            results are not read as input, wherever they lie.
+
+    Raises:
+        FileNotFoundError: nothing is there, or the folder holds no image.
+        PermissionError: a folder below it cannot be read.
+        ValueError: a Toyscapes range that is empty or leaves the world's seeds, or ``exclude`` is the folder itself.
+    """
+    if match := _TOYSCAPES.fullmatch(str(spec)):
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last < first or last >= 900_000:
+            raise ValueError(
+                f"image={str(spec)!r} names no scenes; write toyscapes:FIRST-LAST with seeds below 900000."
+            )
+        names = {f"toyscapes-{seed:06}": seed for seed in range(first, last + 1)}
+        return [ImageSample(name, name if first < last else "", seed=seed) for name, seed in names.items()]
+    path, output = folder_path("image", spec), None if exclude is None else folder_path("output_dir", exclude)
+    if os.path.isdir(path):  # which a name that is too long is not
+        if output is not None and os.path.realpath(output) == os.path.realpath(path):
+            raise ValueError(
+                f"output_dir={str(exclude)!r} is the folder of the images; choose another, or one below it."
+            )
+        files = [file for file in image_files(path, output) if ".partial" not in file.relative_to(path).parts]
+        results = {folder: _results_in(folder) for folder in {f.parent for f in files}}
+        files = [file for file in files if file.name not in results[file.parent]]
+        if not files:
+            but = " (results of a run do not count)" if any(results.values()) else ""
+            raise FileNotFoundError(
+                f"There is no image in {path}{but}; looked for {', '.join(sorted(IMAGE_SUFFIXES))}."
+            )
+        names = {file.relative_to(path).as_posix(): file for file in files}
+        return [ImageSample(name, name, file) for name, file in names.items()]
+    if not is_file(path):
+        raise FileNotFoundError(
+            f"There is no image at {spec}; give a file, a folder or toyscapes:SEED (from {Path.cwd()})."
+        )
+    return [ImageSample(path.name, "", path)]
+
+
+def _results_in(folder: Path) -> set[str]:
+    """The names of files that a run wrote into a folder, by its ``request.json``."""
+    with suppress(OSError, ValueError, RecursionError, TypeError, KeyError):
+        return set(json.loads((folder / "request.json").read_text(encoding="utf-8"))["files"])
+    return set()
+
+
+def one_image(spec: str | Path) -> ImageSample:
+    """The one image that a notebook's ``image`` parameter names; raises as :func:`find_images`, and for several."""
+    samples = find_images(spec)
+    if len(samples) > 1:
+        raise ValueError(
+            f"image={str(spec)!r} names {len(samples)} images and this notebook looks at one; choose one of them, or run "
+            "04_segmentation.ipynb for all."
+        )
+    return samples[0]
+
+
+def first_samples(data: LabelledDataset, limit: int, parameter: str = "limit") -> dict[str, int]:
+    """{name: position} of the first ``limit`` images of a data set, or of all if there are fewer; nothing is read.
+
+    Raises:
+        ValueError: ``limit`` is no whole number of at least 1.
+    """
+    return named(data, range(min(whole(1)(parameter, limit), len(data))))
+
+
+def named(data: LabelledDataset, positions: Iterable[int]) -> dict[str, int]:
+    """{name: position} of some images of a data set."""
+    if isinstance(data, FileDataset):
+        return {data.pairs[position][0]: position for position in positions}
+    return {f"{data.split}-{position:06}": position for position in positions}
+
+
+def scene_seeds(first_scene: int, num_scenes: int) -> range:
+    """Seeds of test (0–999) or validation scenes (1000–1999) of Toyscapes; ValueError for others, or for none."""
+    first = whole(0, 1999)("first_scene", first_scene)
+    return range(first, first + whole(1, 2000 - first)("num_scenes", num_scenes))

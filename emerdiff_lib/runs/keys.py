@@ -1,0 +1,166 @@
+"""Cache keys: what a result depends on. Two results are the same thing only if their keys are the same.
+
+Left out, as they move no more than the last digits: the device, the processor, the number of threads, batch sizes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from .._version import __version__
+from ..datasets import LabelledDataset
+from ..datasets.base import FileDataset
+from ..datasets.images import ImageSample
+from ..frozen_model import FrozenModel
+from ..images import reading
+from ..toyscapes import Toyscapes
+
+_LIBRARIES = (
+    "torch",
+    "diffusers",
+    "transformers",
+    "tokenizers",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "scikit-image",
+    "Pillow",
+)
+
+
+def digest(value: Any) -> str:
+    """16 hex digits of anything that JSON knows."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def file_digest(path: Path | str) -> str:
+    """16 hex digits of a file's content; raises OSError."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def array_digest(array: np.ndarray) -> str:
+    """16 hex digits of an array's values, shape and dtype."""
+    content = hashlib.sha256(f"{array.dtype.str} {array.shape}".encode())
+    content.update(np.ascontiguousarray(array))
+    return content.hexdigest()[:16]
+
+
+def network_digest(module: torch.nn.Module) -> str:
+    """16 hex digits that change with any weight, its name, shape and dtype, as they are in memory now."""
+    content = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        content.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        content.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return content.hexdigest()[:16]
+
+
+def versions() -> dict[str, str]:
+    """The releases of what computes, without their builds ("+cpu")."""
+    releases = {name: importlib.metadata.version(name).split("+")[0] for name in _LIBRARIES}
+    return {"emerdiff_lib": __version__} | releases
+
+
+def model_key(pipe: FrozenModel) -> dict[str, Any]:
+    """Every network by weights and configuration, the tokenizers, the scheduler, and the dtype that is computed in."""
+    parts = {name: part for name, part in pipe.components.items() if part is not None}
+    networks = {name: part for name, part in parts.items() if isinstance(part, torch.nn.Module)}
+    key: dict[str, Any] = {
+        name: f"{network_digest(network)}-{digest(_config(network))}" for name, network in networks.items()
+    }
+    key |= {name: _tokenizer(part) for name, part in parts.items() if name.startswith("tokenizer")}
+    key["scheduler"] = digest([type(pipe.scheduler).__name__, _config(pipe.scheduler)])
+    key["pipeline"] = digest(_config(pipe))  # how an empty prompt is encoded, the length of prompts, defaults
+    dtypes = {name: str(network.dtype).removeprefix("torch.") for name, network in networks.items()}
+    key["dtype"] = dtypes["unet"] if len(set(dtypes.values())) == 1 else dtypes
+    if autocast := autocast_dtype(pipe.device.type):
+        key["autocast"] = str(autocast).removeprefix("torch.")
+    return key
+
+
+def autocast_dtype(device_type: str) -> torch.dtype | None:
+    """What ``torch.autocast`` computes in on such a device where it is switched on, else None."""
+    return torch.get_autocast_dtype(device_type) if torch.is_autocast_enabled(device_type) else None
+
+
+def _tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
+    text = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else tokenizer.get_vocab()
+    sides = [tokenizer.padding_side, tokenizer.truncation_side]
+    return digest([text, tokenizer.model_max_length, tokenizer.special_tokens_map, sides])
+
+
+def _config(part: Any) -> dict[str, Any]:
+    """A configuration without where it came from and which release wrote it."""
+    config = part.config.to_dict() if hasattr(part.config, "to_dict") else dict(part.config)
+    left_out = ("transformers_version", "dtype", "torch_dtype")
+    return {str(k): str(v) for k, v in config.items() if not k.startswith("_") and k not in left_out}
+
+
+def dataset_key(data: LabelledDataset) -> dict[str, Any]:
+    """Which data set, where, which part of it, and how its label maps are read; its images are not looked at."""
+    table = getattr(data, "table", None)
+    options = {
+        k: str(v) for k, v in vars(data).items() if isinstance(v, str | int | bool | Path) and k != "split"
+    }
+    return {
+        "reader": type(data).__name__,
+        "split": data.split,
+        "classes": digest(list(data.class_names)),
+        "ignored label": data.ignore_index,
+        "label encoding": None if table is None else array_digest(np.asarray(table)),
+        "options": dict(sorted(options.items())),
+    }
+
+
+def sample_key(data: LabelledDataset, position: int) -> dict[str, str]:
+    """One labelled image: its files by content, or its pixels where a program draws them; raises OSError."""
+    if isinstance(data, FileDataset):
+        _, image, labels = data.pairs[position]
+        return {
+            "image": file_digest(data.expect_file(image)),
+            "labels": file_digest(data.expect_file(labels)),
+        }
+    sample = data[position]
+    return {"image": array_digest(np.asarray(sample.image)), "labels": array_digest(sample.labels)}
+
+
+def image_key(sample: ImageSample) -> dict[str, str]:
+    """An image by content, wherever it lies; raises OSError or ValueError for a file that cannot be read."""
+    if sample.path is None:
+        return {"image": array_digest(np.asarray(sample.image))}
+    with reading(sample.path):
+        return {"image": file_digest(sample.path)}
+
+
+def scene_key(seed: int, *shift: str) -> dict[str, str]:
+    """A Toyscapes scene by its pixels and its label maps."""
+    scene = Toyscapes.from_seed(seed, *shift)
+    labels = np.stack([scene.labels, scene.coarse_labels])
+    return {"image": array_digest(np.asarray(scene.image)), "labels": array_digest(labels)}
+
+
+def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Where two keys differ, as "settings › dtype was 'float32', is 'bfloat16'"; digests are not shown."""
+    old, new, said = _flat(before), _flat(now), []
+    for name in sorted(old.keys() | new.keys()):
+        if old.get(name) != new.get(name):
+            texts = [repr(part.get(name)) for part in (old, new)]
+            hidden = any(len(text) >= 18 for text in texts)
+            said.append(f"{name} changed" if hidden else f"{name} was {texts[0]}, is {texts[1]}")
+    return "; ".join(said)
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, part in value.items():
+        flat |= _flat(part, f"{prefix}{name} › ") if isinstance(part, Mapping) else {f"{prefix}{name}": part}
+    return flat

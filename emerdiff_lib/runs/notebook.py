@@ -1,0 +1,200 @@
+"""What every notebook does first and last, in one line each: ``nb = Notebook("06", globals())`` … ``nb.finish(…)``."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from .. import plotting
+from ..settings import flag, real, text, whole
+from .cached_map import check_execution
+from .manifest import write_manifest
+
+LIBRARY = str(Path(__file__).parents[1])
+
+
+class Notebook:
+    """A notebook's start: parameters checked, figures in the workbook's style, no gradients, the library's errors in a line.
+
+    Args:
+        number: of the notebook, which the names of its figures begin with.
+        namespace: ``globals()`` of the notebook, its parameters among them.
+
+    Attributes:
+        execution: ``workers``, ``engine`` and ``shard`` where the notebook has them, for :func:`~.cached_map.cached_map`.
+        figures: the folder ``figures_dir`` (:class:`~emerdiff_lib.plotting.FigureFolder`).
+
+    Raises:
+        ValueError: a parameter that is unknown or not of its declared type, or a figures_dir that cannot be written to.
+    """
+
+    def __init__(self, number: str, namespace: Mapping[str, Any]):
+        if (shell := namespace.get("get_ipython")) is not None:
+            shell().set_custom_exc((ValueError, OSError), _show_error)
+        self.declared, self._namespace = check_parameters(namespace), namespace
+        torch.set_grad_enabled(False)
+        plotting.use_style()
+        self.figures = plotting.FigureFolder(namespace.get("figures_dir", ""), number)
+        self.show = self.figures.show
+        self.execution = {
+            name: namespace[name] for name in ("workers", "engine", "shard") if name in namespace
+        }
+        check_execution(**self.execution)
+
+    def finish(
+        self,
+        notebook: str,
+        title: str,
+        question: str,
+        *,
+        settings: Mapping[str, Any],
+        seeds: Mapping[str, Iterable[int]],
+        tables: Mapping[str, pd.DataFrame],
+        notes: Iterable[str] = (),
+    ) -> None:
+        """Write ``manifest.json`` into the notebook's output_dir (:func:`~.manifest.write_manifest`).
+
+        Args:
+            notebook: the name of its file, without the ending; the parameters that are not the defaults follow it.
+        """
+        given = {name: self._namespace[name] for name in self.declared if name not in _NOT_IN_COMMANDS}
+        changed = {name: value for name, value in given.items() if value != self.declared[name][1]}
+        command = f"papermill notebooks/{notebook}.ipynb out.ipynb"
+        command += "".join(
+            f" -p {name} {value}" for name, value in changed.items() if not isinstance(value, list | dict)
+        )
+        command += "".join(
+            f" -y '{name}: {value}'" for name, value in changed.items() if isinstance(value, list | dict)
+        )
+        path = write_manifest(
+            Path(self._namespace["output_dir"]) / "manifest.json",
+            title=title,
+            question=question,
+            command=command,
+            settings=settings,
+            seeds=seeds,
+            tables=tables,
+            notes=notes,
+        )
+        print(f"Tables and sentences are in {path}.")
+
+
+_NOT_IN_COMMANDS = ("output_dir", "figures_dir", "workers", "engine", "shard", "device", "root")
+
+
+def _show_error(
+    shell: Any, kind: type, error: BaseException, trace: Any, tb_offset: int | None = None
+) -> None:
+    """Errors that the library raises are one sentence; those of others, and of bugs, keep their traceback."""
+    sys.last_type, sys.last_value, sys.last_traceback = kind, error, trace  # %tb shows all of it
+    if traceback.extract_tb(trace)[-1].filename.startswith(LIBRARY):
+        shell._showtraceback(kind, error, [f"{kind.__name__}: {error}"])
+    else:
+        shell.showtraceback((kind, error, trace), tb_offset=tb_offset)
+
+
+def merged_settings(named: Mapping[str, Any], further: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that a notebook has parameters for (None: not given), and those of its ``settings`` parameter.
+
+    Raises:
+        ValueError: for a setting that stands in both; unknown names and bad values are :meth:`pipe.resolve`'s to refuse.
+    """
+    given = {name: value for name, value in named.items() if value is not None}
+    if twice := [name for name in further if name in given]:
+        raise ValueError(
+            f"{twice[0]} is given twice, as {given[twice[0]]!r} and in settings as {further[twice[0]]!r}; keep one of them."
+        )
+    return given | dict(further)
+
+
+def check_parameters(namespace: Mapping[str, Any]) -> dict[str, tuple[str, Any]]:
+    """{parameter: (type, default)} of a notebook; those given are known and of their declared types.
+
+    papermill puts what it is given into a cell behind the one that declares the parameters, and only logs a name that is not
+    declared there. Whole numbers and numbers are at least 0; None is possible where it is the default.
+
+    Args:
+        namespace: ``globals()`` of the notebook; IPython's ``In`` in it holds the cells run so far. Without it (a notebook
+            turned into a script), nothing is checked.
+
+    Raises:
+        ValueError: a parameter that is unknown, or not of its declared type.
+    """
+    declared, given = _declared_and_given(namespace.get("In", []))
+    for name in given:
+        if name not in declared:
+            near = difflib.get_close_matches(name, declared, 1)
+            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            raise ValueError(
+                f"There is no parameter {name!r}{hint}; this notebook has {', '.join(declared)}."
+            )
+    for name, (kind, default) in declared.items():
+        if namespace[name] is not None or default is not None:
+            _CHECKS[kind](name, namespace[name], default)
+    return declared
+
+
+def _declared_and_given(cells: list[str]) -> tuple[dict[str, tuple[str, Any]], list[str]]:
+    """{name: (type, default)} of the latest cell that declares parameters, and the names that the next cell assigns."""
+    for index in reversed(range(len(cells))):
+        body = _statements(cells[index])
+        if body and all(isinstance(statement, ast.AnnAssign) for statement in body):
+            declared = {s.target.id: (ast.unparse(s.annotation), ast.literal_eval(s.value)) for s in body}
+            following = _statements(cells[index + 1]) if index + 1 < len(cells) else []
+            injected = all(isinstance(s, ast.Assign) and _is_literal(s.value) for s in following)
+            return declared, [s.targets[0].id for s in following] if injected else []
+    return {}, []
+
+
+def _statements(cell: str) -> list[ast.stmt]:
+    try:
+        return ast.parse(cell).body
+    except SyntaxError:  # a cell with a magic command
+        return []
+
+
+def _is_literal(value: ast.expr) -> bool:
+    try:
+        ast.literal_eval(value)
+    except ValueError:  # papermill writes float('nan') for what has no literal
+        return isinstance(value, ast.Call)
+    return True
+
+
+def _check_list(name: str, value: Any, default: Any) -> None:
+    if not isinstance(value, list) or (default and not value):
+        shown = default or ["…"]
+        raise ValueError(
+            f"{name}={value!r} is not possible; it is a list, as in papermill's -y '{name}: {shown}'."
+        )
+    for element in value:
+        if default and isinstance(default[0], str):
+            text(f"an element of {name}", element)
+        elif default and isinstance(default[0], int | float):
+            (whole if isinstance(default[0], int) else real)(0)(f"an element of {name}", element)
+
+
+def _check_dict(name: str, value: Any, default: Any) -> None:
+    if not isinstance(value, dict):
+        example = default or {"guide_radius": 1.5}
+        raise ValueError(
+            f"{name}={value!r} is not possible; it is a mapping, as in papermill's -y '{name}: {example}'."
+        )
+
+
+_CHECKS: dict[str, Callable[[str, Any, Any], Any]] = {
+    "int": lambda name, value, default: whole(0)(name, value),
+    "float": lambda name, value, default: real(0)(name, value),
+    "bool": lambda name, value, default: flag(name, value),
+    "str": lambda name, value, default: text(name, value),
+    "list": _check_list,
+    "dict": _check_dict,
+}
