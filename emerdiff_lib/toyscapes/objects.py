@@ -9,54 +9,32 @@ import numpy as np
 from . import drawing
 from .drawing import Canvas, Draw, Shape, box, colour_name, convex, ellipse, hsv
 
-CLASS_NAMES = (
-    "sky",
-    "cloud",
-    "sun",
-    "mountain",
-    "water",
-    "grass",
-    "road",
-    "wall",
-    "roof",
-    "door",
-    "window",
-    "crown",
-    "trunk",
-    "car",
-    "wheel",
-    "hull",
-    "sail",
-    "person",
+# Each class, the coarse class that it is a part of, and its colour in figures; a coarse class has that of its first part
+CLASSES = (
+    ("sky", "sky", (142, 197, 235)),
+    ("cloud", "sky", (236, 242, 247)),
+    ("sun", "sky", (255, 214, 92)),
+    ("mountain", "mountain", (139, 126, 140)),
+    ("water", "water", (58, 120, 186)),
+    ("grass", "grass", (134, 179, 92)),
+    ("road", "road", (102, 102, 110)),
+    ("wall", "building", (214, 150, 118)),
+    ("roof", "building", (170, 66, 58)),
+    ("door", "building", (112, 66, 40)),
+    ("window", "building", (244, 226, 150)),
+    ("crown", "tree", (44, 116, 70)),
+    ("trunk", "tree", (124, 88, 58)),
+    ("car", "car", (226, 92, 44)),
+    ("wheel", "car", (30, 30, 34)),
+    ("hull", "boat", (128, 52, 104)),
+    ("sail", "boat", (250, 236, 222)),
+    ("person", "person", (240, 128, 176)),
 )
-COARSE_CLASS_NAMES = (
-    "sky",
-    "mountain",
-    "water",
-    "grass",
-    "road",
-    "building",
-    "tree",
-    "car",
-    "boat",
-    "person",
-)
-_GROUPS = {
-    "cloud": "sky",
-    "sun": "sky",
-    "wall": "building",
-    "roof": "building",
-    "door": "building",
-    "window": "building",
-    "crown": "tree",
-    "trunk": "tree",
-    "wheel": "car",
-    "hull": "boat",
-    "sail": "boat",
-}
-FINE_TO_COARSE = np.array(
-    [COARSE_CLASS_NAMES.index(_GROUPS.get(name, name)) for name in CLASS_NAMES], np.uint8
-)
+CLASS_NAMES = tuple(name for name, _, _ in CLASSES)
+COARSE_CLASS_NAMES = tuple(dict.fromkeys(coarse for _, coarse, _ in CLASSES))
+FINE_TO_COARSE = np.array([COARSE_CLASS_NAMES.index(coarse) for _, coarse, _ in CLASSES], np.uint8)
+PALETTE = np.array([colour for _, _, colour in CLASSES], np.uint8)
+COARSE_PALETTE = PALETTE[np.unique(FINE_TO_COARSE, return_index=True)[1]]
 ID = {name: index for index, name in enumerate(CLASS_NAMES)}
 
 # What each class is made of, and how strongly it shows (a share of the colour). Gentle on purpose: see the model card.
@@ -288,18 +266,11 @@ class ObjectPainter:
             self.paint(
                 convex(at(0.16, 0.95), at(0.29, 1.75), at(0.7, 1.75), at(0.86, 0.95)), roof, "car", number
             )
-            self.paint(
+            for pane in (
                 convex(at(0.26, 1), at(0.34, 1.6), at(0.47, 1.6), at(0.47, 1)),
-                self.lit((0.6, 0.75, 0.85)),
-                "window",
-                number,
-            )
-            self.paint(
                 convex(at(0.52, 1), at(0.52, 1.6), at(0.66, 1.6), at(0.76, 1)),
-                self.lit((0.6, 0.75, 0.85)),
-                "window",
-                number,
-            )
+            ):
+                self.paint(pane, self.lit((0.6, 0.75, 0.85)), "window", number)
             hull = lambda px, py: (
                 body * (1.12 - 0.45 * np.clip((py - y + h) / (0.8 * h), 0, 1))[..., None] + 0 * px[..., None]
             )

@@ -8,42 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from .objects import CLASS_NAMES, COARSE_CLASS_NAMES, FINE_TO_COARSE
+from .objects import CLASS_NAMES, COARSE_CLASS_NAMES, COARSE_PALETTE, FINE_TO_COARSE, PALETTE
 from .shifts import COARSE_UNSEEN, SHIFTS, Shift
 from .world import draw_scene
 
 # Seeds of each split. The seeds from 900 000 on belong to nobody.
 SPLITS = {"test": range(0, 1_000), "validation": range(1_000, 2_000), "train": range(2_000, 900_000)}
-
-PALETTE = np.array(
-    [
-        (142, 197, 235),
-        (236, 242, 247),
-        (255, 214, 92),
-        (139, 126, 140),
-        (58, 120, 186),
-        (134, 179, 92),
-        (102, 102, 110),
-        (214, 150, 118),
-        (170, 66, 58),
-        (112, 66, 40),
-        (244, 226, 150),
-        (44, 116, 70),
-        (124, 88, 58),
-        (226, 92, 44),
-        (30, 30, 34),
-        (128, 52, 104),
-        (250, 236, 222),
-        (240, 128, 176),
-    ],
-    np.uint8,
-)
-COARSE_PALETTE = PALETTE[
-    [
-        CLASS_NAMES.index(name)
-        for name in ("sky", "mountain", "water", "grass", "road", "wall", "crown", "car", "hull", "person")
-    ]
-]
 
 
 @dataclass(frozen=True)

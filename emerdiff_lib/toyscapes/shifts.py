@@ -85,19 +85,18 @@ def zoomed(left: float, top: float, extent: float, factor: float) -> tuple[float
     return left + extent * (1 - factor) / 2, top + extent * (1 - factor) / 2, extent * factor
 
 
-def paint_unseen_objects(canvas: Canvas, draw: Draw, horizon: float) -> list[str]:
-    """Put two objects of kinds that no training picture shows in front of the scene; returns their names."""
+def paint_unseen_objects(canvas: Canvas, draw: Draw, horizon: float) -> None:
+    """Put two objects of kinds that no training image shows in front of the scene."""
     left, right, bottom = float(canvas.x[0, 0]), float(canvas.x[0, -1]), float(canvas.y[-1, 0])
     side = right - left
-    kinds = [("balloon", _balloon), ("lighthouse", _lighthouse), ("snowman", _snowman)]
+    kinds = [_balloon, _lighthouse, _snowman]
     kinds.remove(draw.pick(kinds))
-    for place, (_, paint) in enumerate(kinds):
+    for place, paint in enumerate(kinds):
         x = left + side * (draw.uniform(0.15, 0.4) + 0.45 * place)
         foot = draw.uniform(
             max(horizon + 0.05, bottom - 0.5 * side), max(horizon + 0.06, bottom - 0.08 * side)
         )
         paint(canvas, draw, x, foot, side * draw.uniform(0.18, 0.3))
-    return [name for name, _ in kinds]
 
 
 def _balloon(canvas: Canvas, draw: Draw, x: float, foot: float, size: float):

@@ -76,7 +76,7 @@ class ToyscapesScenes:
     """The first ``count`` training scenes, drawn once into ``folder``."""
 
     size, fixed, passes = SIZE, True, 1.0
-    words = sorted(TOYSCAPES_WORDS.split())
+    words = TOYSCAPES_WORDS.split()
 
     def __init__(self, folder: Path, count: int):
         self._pictures, self._captions = render_scenes(folder, count)
