@@ -69,13 +69,16 @@ def extract_activations(
     return {name: output.mean(0).permute(1, 2, 0).float().cpu() for name, output in outputs.items()}
 
 
+def draw_noise(latents: torch.Tensor, count: int, generator: torch.Generator | None) -> torch.Tensor:
+    """(count, C, h, w) standard normal noises for latents (1, C, h, w), one draw after the other."""
+    draws = [randn_tensor(latents.shape, generator, latents.device, latents.dtype) for _ in range(count)]
+    return torch.cat([latents[:0], *draws])
+
+
 def noise_ensemble(
     denoiser: Denoiser, trajectory: Trajectory, timestep: int, size: int, generator: torch.Generator | None
 ) -> torch.Tensor:
     """(size, C, h, w) noisy latents at ``timestep``: the trajectory's own xₜ first, then fresh draws."""
     clean = trajectory.clean_latents
-    rows = [trajectory.latents[timestep]]
-    for _ in range(size - 1):
-        noise = randn_tensor(clean.shape, generator, clean.device, clean.dtype)
-        rows.append(denoiser.add_noise(clean, noise, timestep))
-    return torch.cat(rows)
+    fresh = denoiser.add_noise(clean, draw_noise(clean, size - 1, generator), timestep)
+    return torch.cat([trajectory.latents[timestep], fresh])

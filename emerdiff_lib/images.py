@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 # Formats that are decoded here and now: among Pillow's others are some that start programs (EPS) or accept any bytes (TGA)
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "AVIF", "JPEG2000")
-# A PNG's colour that stands for nothing is kept by Pillow at the file's depth; this brings it to the 8 bits of the pixels
-CLEAR_COLOUR = {
-    "L;2": lambda grey: grey * 85,
-    "L;4": lambda grey: grey * 17,
-    "RGB;16B": lambda colour: tuple(channel >> 8 for channel in colour),
-}
 ImageInput = str | Path | Image.Image | np.ndarray | torch.Tensor
 
 
@@ -35,46 +28,28 @@ def shown(path: str | Path) -> str:
 
 @contextmanager
 def reading(path: str | Path) -> Iterator[None]:
-    """Within the context, whatever goes wrong with a file (or an image of that name) becomes one sentence that names it.
+    """Within the context, whatever goes wrong with a file becomes one sentence that names it.
 
     Raises:
-        FileNotFoundError: it is not there, or its name cannot be one.
+        FileNotFoundError: it is not there.
         PermissionError: it may not be read.
         ValueError: it is damaged, too large or of no known format.
     """
-    name = shown(path)
     try:
         yield
     except PermissionError as error:
-        raise PermissionError(f"{name} may not be read by this user; change its permissions.") from error
+        raise PermissionError(
+            f"{shown(error.filename or path)} may not be read by this user; change its permissions."
+        ) from error
     except (FileNotFoundError, NotADirectoryError) as error:
         raise FileNotFoundError(f"There is no {shown(os.path.abspath(path))}; check the path.") from error
-    except UnidentifiedImageError:
-        raise ValueError(
-            f"{name} is no image ({', '.join(FORMATS)}), or its beginning is damaged; convert it, or download it again."
-        ) from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise _too_large(name) from error
     except Exception as error:  # what a broken file makes a parser raise is no closed list
         reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+        if isinstance(error, UnidentifiedImageError):
+            reason = f"it is none of {', '.join(FORMATS)}"
         raise ValueError(
-            f"{name} cannot be read ({reason.rstrip('.')}); save or download it again."
+            f"{shown(path)} cannot be read ({reason.rstrip('.')}); save or download it again."
         ) from error
-
-
-def is_file(path: Path) -> bool:
-    """Whether there is a regular file, or a link to one: no folder, pipe or device, whose reading may never end.
-
-    Raises:
-        PermissionError: a folder on the way may not be entered.
-    """
-    with reading(path):
-        try:
-            return stat.S_ISREG(os.stat(path).st_mode)
-        except PermissionError:
-            raise
-        except OSError:  # not there, a link into nothing or in a circle, a name that is too long
-            return False
 
 
 def image_files(folder: Path | str, exclude: Path | str | None = None) -> list[Path]:
@@ -85,29 +60,21 @@ def image_files(folder: Path | str, exclude: Path | str | None = None) -> list[P
 
     Raises:
         FileNotFoundError: ``folder`` is none.
-        PermissionError: it, or a folder below it, may not be read: its pictures would be missing in silence.
+        PermissionError: it, or a folder below it, may not be read: its images would be missing in silence.
     """
-    seen: set[tuple[int, int]] = set()
 
-    def is_new(place: Path) -> bool:
-        with reading(place):
-            status = os.stat(place)
-        known = len(seen)
-        seen.add((status.st_dev, status.st_ino))
-        return len(seen) > known
+    def refuse(error: OSError) -> None:
+        raise error
 
-    def refuse(error: OSError):
-        with reading(error.filename or folder):
-            raise error
-
-    is_new(Path(folder))
-    if exclude is not None and os.path.isdir(exclude):
-        is_new(Path(exclude))
-    files = []
-    for place, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
-        folders[:] = [name for name in sorted(folders) if is_new(Path(place, name))]
-        files += [Path(place, name) for name in names if Path(name).suffix.lower() in IMAGE_SUFFIXES]
-    return sorted(filter(is_file, files))
+    seen = {os.path.realpath(place) for place in (folder, exclude) if place is not None}
+    files: list[Path] = []
+    with reading(folder):
+        for place, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
+            fresh = {os.path.realpath(os.path.join(place, name)): name for name in sorted(folders)}
+            folders[:] = [name for target, name in fresh.items() if target not in seen]
+            seen.update(fresh)
+            files += [Path(place, name) for name in names if Path(name).suffix.lower() in IMAGE_SUFFIXES]
+    return sorted(file for file in files if os.path.isfile(file))
 
 
 def picture_name(path: Path) -> str:
@@ -128,17 +95,13 @@ def open_image(path: str | Path) -> Iterator[Image.Image]:
     Raises:
         FileNotFoundError, PermissionError, ValueError: as :func:`load_image`.
     """
-    path = Path(path)
-    if not is_file(path):
+    if not os.path.isfile(path):  # no folder, pipe or device, whose reading may never end
         raise FileNotFoundError(
-            f"There is no image file at {shown(os.path.abspath(path))} (folders and devices are none); check the path."
+            f"There is no image file at {shown(os.path.abspath(path))}; check the path and its permissions."
         )
     with reading(path):
-        if path.stat().st_size == 0:
-            raise EOFError("it is empty")
         image = Image.open(path, formats=FORMATS)
     with image:
-        _check_size(image, shown(path))
         yield image
 
 
@@ -155,8 +118,8 @@ def load_image(image: ImageInput, upright: bool = True) -> Image.Image:
         upright: False leaves the EXIF rotation out, for pixels that have to stay where a label map has them.
 
     EXIF rotation is applied, transparency is laid over white, grey is spread to three channels, 16 bits become 8. Of an
-    animation or a file of several pages, the first picture is taken. Files and PIL images have at most
-    ``PIL.Image.MAX_IMAGE_PIXELS`` pixels (89 million unless set otherwise): where Pillow only warns, they are refused too.
+    animation or a file of several pages, the first image is taken. How large a file may be is Pillow's rule: it warns above
+    ``PIL.Image.MAX_IMAGE_PIXELS`` (89 million pixels unless set otherwise) and refuses twice as many.
 
     Raises:
         FileNotFoundError: the path does not exist, or is no file.
@@ -168,97 +131,55 @@ def load_image(image: ImageInput, upright: bool = True) -> Image.Image:
         with open_image(image) as opened:
             return _to_rgb(opened, shown(image), upright)
     if isinstance(image, Image.Image):
-        name = getattr(image, "filename", "")
-        return _to_rgb(image, shown(name) if isinstance(name, str) and name else "The image", upright)
+        return _to_rgb(image, shown(getattr(image, "filename", "") or "The image"), upright)
     if isinstance(image, torch.Tensor):
-        return _from_array(_channels_last(image), "The image")
+        if image.ndim != 3 or image.shape[0] not in (1, 3, 4):
+            raise ValueError(
+                f"A tensor image has shape (C, H, W) with C = 1, 3 or 4, not {tuple(image.shape)}."
+            )
+        image = image.detach().cpu().permute(1, 2, 0)
+        image = (image.float() if image.is_floating_point() else image).numpy()
     if isinstance(image, np.ndarray):
         return _from_array(image, "The image")
     raise TypeError(f"An image is a path, a PIL image, an array or a tensor, not {type(image).__name__}.")
 
 
-def _check_size(image: Image.Image, name: str) -> None:
-    if 0 in image.size:
-        raise ValueError(f"{name} is {image.width} × {image.height}: it has no pixels.")
-    if Image.MAX_IMAGE_PIXELS and image.width * image.height > Image.MAX_IMAGE_PIXELS:
-        raise _too_large(name)
-
-
-def _too_large(name: str) -> ValueError:
-    return ValueError(
-        f"{name} has more than {Image.MAX_IMAGE_PIXELS:,} pixels; make it smaller, or set PIL.Image.MAX_IMAGE_PIXELS if "
-        "you trust it."
-    )
-
-
-def _channels_last(tensor: torch.Tensor) -> np.ndarray:
-    if tensor.ndim != 3 or tensor.shape[0] not in (1, 3, 4):
-        raise ValueError(f"A tensor image has shape (C, H, W) with C = 1, 3 or 4, not {tuple(tensor.shape)}.")
-    try:
-        values = tensor.detach().cpu()
-        return (values.float() if values.is_floating_point() else values).permute(1, 2, 0).numpy()
-    except (RuntimeError, TypeError) as error:  # meta, sparse, quantized …
-        raise ValueError(
-            f"A tensor image holds plain numbers, not {tensor.dtype} of layout {tensor.layout} on {tensor.device}."
-        ) from error
-
-
 def _from_array(array: np.ndarray, name: str) -> Image.Image:
     """RGB from (H, W), (H, W, 1), (H, W, 3) or (H, W, 4); ``name`` is what messages call it."""
-    array = np.asarray(array)
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[..., 0]
-    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)) or 0 in array.shape:
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)) or array.size == 0:
         raise ValueError(f"An image array has shape (H, W), (H, W, 3) or (H, W, 4), not {array.shape}.")
     if array.dtype.kind not in "buif":
         raise ValueError(f"{name} holds values of type {array.dtype}; pass bool, integers or floating point.")
-    if array.dtype.kind == "b":
-        array = array * np.uint8(255)
-    elif array.dtype.kind == "f":
-        low, high = float(array.min()), float(array.max())
-        if not (low >= -1e-6 and high <= 1 + 1e-6):  # also refuses NaN
-            raise ValueError(
-                f"{name} is of floating point, which lies in [0, 1], not in [{low:g}, {high:g}]; rescale it, or pass uint8."
-            )
-        array = np.rint(np.clip(array, 0, 1) * 255)
-    elif (array.dtype.kind, array.dtype.itemsize) == ("u", 2):  # of either byte order
-        array = array // 257
-    elif array.min() < 0 or array.max() > 255:
+    deep = array.dtype.kind == "u" and array.dtype.itemsize == 2  # of either byte order
+    most = {"b": 1, "f": 1}.get(array.dtype.kind, 65535 if deep else 255)
+    low, high = array.min(), array.max()
+    slack = 1e-6 if array.dtype.kind == "f" else 0
+    if not (low >= -slack and high <= most + slack):  # also refuses NaN
         raise ValueError(
-            f"{name} is of type {array.dtype}, which lies in 0–255, not in {array.min()}–{array.max()}; pass uint8, or "
-            "uint16 for 0–65535."
+            f"{name} is of type {array.dtype}, which lies in 0–{most}, not in {low:g}–{high:g}; rescale it, or pass uint8."
         )
+    if array.dtype.kind in "bf":
+        array = np.rint(np.clip(array, 0, 1) * 255)
+    elif deep:
+        array = array // 257
     return _over_white(Image.fromarray(array.astype(np.uint8)))
 
 
 def _to_rgb(image: Image.Image, name: str, upright: bool) -> Image.Image:
-    _check_size(image, name)
-    with reading(name):
-        turned = image.format == "TIFF" and image.getexif().get(ExifTags.Base.Orientation, 1) != 1
-    if turned and not upright:  # Pillow turns a TIFF while it decodes
-        raise ValueError(f"{name} is a TIFF that is turned away from its label map; save it upright.")
-    tile = getattr(image, "tile", None)
-    depth = CLEAR_COLOUR.get(tile[0].args) if image.format == "PNG" and tile else None
-    sixteen = image.mode.startswith("I;16") or (image.mode, image.format) == ("I", "PPM")
+    if 0 in image.size:
+        raise ValueError(f"{name} is {image.width} × {image.height}: it has no pixels.")
     with reading(name):
         image = ImageOps.exif_transpose(image) if upright else image.copy()
-        if depth and "transparency" in image.info:
-            image.info["transparency"] = depth(image.info["transparency"])
-        if image.mode not in ("I", "F") and not sixteen:
+        if image.mode not in ("I", "F") and not image.mode.startswith("I;16"):
             return _over_white(image)
         values = np.asarray(image)
-    grey = _from_array(
-        values.astype(np.uint16) if sixteen else values, name
-    )  # Pillow's convert() would clip it
-    if "transparency" in image.info:
-        grey.paste("white", mask=Image.fromarray(values == image.info["transparency"]))
-    return grey
+    return _from_array(values, name)  # Pillow's convert() would clip it
 
 
 def _over_white(image: Image.Image) -> Image.Image:
     """RGB from a PIL image of any mode of 8 bits."""
-    if image.mode == "La":  # which Pillow converts to nothing else
-        image = image.convert("LA")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -293,11 +214,3 @@ def to_tensor(image: Image.Image, size: tuple[int, int]) -> torch.Tensor:
     if image.size != (width, height):
         image = image.resize((width, height), Image.Resampling.LANCZOS)
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 127.5 - 1
-
-
-def to_images(tensor: torch.Tensor) -> list[Image.Image]:
-    """(B, 3, H, W) in [-1, 1] → B PIL images."""
-    arrays = (
-        ((tensor.detach().float().clamp(-1, 1) + 1) * 127.5).round().byte().cpu().permute(0, 2, 3, 1).numpy()
-    )
-    return [Image.fromarray(array) for array in arrays]

@@ -74,12 +74,7 @@ class Superpixels:
         """(H, W) int32: neighbours joined, and what is left grouped into ``num_segments``, the largest first.
 
         Fewer come back only where there are fewer regions.
-
-        Raises:
-            ValueError: if ``num_segments`` is not at least 1.
         """
-        if num_segments < 1:
-            raise ValueError(f"num_segments={num_segments} is not possible; choose at least 1.")
         most = max(num_segments, round(self.recipe.superpixels_per_segment * num_segments))
         owner = self._owners(most)
         areas = np.bincount(owner, self.areas)
@@ -191,16 +186,6 @@ def _joins(contrast: np.ndarray, length: np.ndarray, areas: np.ndarray, exponent
             table[:, kept] += table[:, gone]
             table[kept, kept] = 0
             table[gone] = table[:, gone] = 0
-
-
-def classify_pixels(features: torch.Tensor, concepts: torch.Tensor) -> np.ndarray:
-    """(H, W) int32: the concept nearest to every pixel's feature (Euclidean).
-
-    Args:
-        features: (H, W, d) float; ``concepts``: (C, d) float.
-    """
-    rows = [torch.cdist(row, concepts.float()).argmin(-1) for row in features.float()]
-    return torch.stack(rows).int().numpy()
 
 
 def label_shares(labels: np.ndarray, grid: tuple[int, int]) -> torch.Tensor:

@@ -105,28 +105,25 @@ class ImageResponses:
     def decoded(self) -> Iterator[torch.Tensor]:
         """(P, 3, n) float32 signed responses of some pixels after the other, row by row."""
         for codes in self.codes.flatten(2).split(_PIXELS, dim=2):
-            yield _decode(codes, self.scales)
+            root = codes.float() / 127
+            yield root * root.abs() * self.scales[:, None, None]
 
     # -- pixels: which cells they hang on ---------------------------------------------------------------------------------
 
-    def weights(self) -> torch.Tensor:
-        """(P, H, W) float32 :func:`shares` of every part in every pixel."""
-        return self._pixels(torch.cat(list(self._weights()), 1))
+    def weights(self, recipe: Recipe = RECIPE) -> Iterator[torch.Tensor]:
+        """(P, n) float32 :func:`shares` of every part in some pixels of the codes after the other, row by row.
 
-    def _weights(self, recipe: Recipe = RECIPE) -> Iterator[torch.Tensor]:
-        """(P, n) shares of some pixels after the other."""
+        Weighted by how like a pixel's colour is to that of the part's nearest cell, 1 for the same.
+        """
+        cells = F.adaptive_avg_pool2d(self.guide, self.parts.shape[1:]).flatten(1)
         colours = F.interpolate(self.guide[None], size=self.codes.shape[2:], mode="area")[0].flatten(1)
         for some, seen in zip(self.decoded(), colours.split(_PIXELS, dim=1), strict=True):
-            yield shares(some, self._likeness(seen, recipe.colour), recipe.floor)
-
-    def _likeness(self, colours: torch.Tensor, width: float) -> torch.Tensor | None:
-        """(P, n): how like the colours (3, n) are to those of each part's nearest cell, 1 for the same."""
-        if width == 0:
-            return None
-        cells = F.adaptive_avg_pool2d(self.guide, self.parts.shape[1:]).flatten(1)
-        unlike = torch.cdist(cells.T, colours.T).square()
-        nearest = [unlike[part].amin(0) for part in self.parts.flatten(1)]
-        return torch.exp(-torch.stack(nearest) / (2 * width**2))
+            likeness = None
+            if recipe.colour > 0:
+                unlike = torch.cdist(cells.T, seen.T).square()
+                nearest = torch.stack([unlike[part].amin(0) for part in self.parts.flatten(1)])
+                likeness = torch.exp(-nearest / (2 * recipe.colour**2))
+            yield shares(some, likeness, recipe.floor)
 
     def features(
         self, values: torch.Tensor | np.ndarray | None = None, guide_radius: float | None = None
@@ -155,7 +152,7 @@ class ImageResponses:
     ) -> torch.Tensor:
         """(P, d) values of parts → (H, W, d) of pixels."""
         radius = self.settings.refinement.guide_radius if guide_radius is None else guide_radius
-        planes = self._pixels(torch.cat([values.T @ some for some in self._weights(recipe)], 1))
+        planes = self._pixels(torch.cat([values.T @ some for some in self.weights(recipe)], 1))
         if radius > 0:
             planes = guided_filter(planes, self.guide, guide_radius_in_pixels(radius, self.cell))
         if recipe.adaptive > 0:
@@ -221,22 +218,15 @@ class ImageResponses:
 
     def cells_behind(self, row: int, column: int) -> torch.Tensor:
         """(h, w) shares of all cells in one pixel of the processing size, a part's spread evenly over its cells."""
-        height, width = self.processing_size
-        whole(0, height - 1)("row", row), whole(0, width - 1)("column", column)
-        rows, columns = self.codes.shape[2:]
-        y, x = row * rows // height, column * columns // width
-        colours = F.interpolate(self.guide[None], size=(rows, columns), mode="area")[0, :, y, x, None]
-        answers = _decode(self.codes[:, :, y, x, None], self.scales)
-        share = shares(answers, self._likeness(colours, RECIPE.colour))[:, 0]
-        parts = self.parts.float()
+        (height, width), (rows, columns) = self.processing_size, self.codes.shape[2:]
+        weights = torch.cat(list(self.weights()), 1).unflatten(1, (rows, columns))
+        share, parts = weights[:, row * rows // height, column * columns // width], self.parts.float()
         return torch.einsum("p,phw->hw", share / parts.sum((1, 2)), parts)
 
     def pixels_behind(self, row: int, column: int) -> torch.Tensor:
         """(H, W) share in every pixel of the part to which one cell belongs."""
-        height, width = self.parts.shape[1:]
-        whole(0, height - 1)("row", row), whole(0, width - 1)("column", column)
         part = int(self.parts[:, row, column].int().argmax())
-        return self._pixels(torch.cat([some[part] for some in self._weights()])[None])[0]
+        return self._pixels(torch.cat([some[part] for some in self.weights()])[None])[0]
 
     def _pixels(self, flat: torch.Tensor) -> torch.Tensor:
         """(n, pixels of the codes) → (n, H, W) at the processing size."""
@@ -314,12 +304,6 @@ def quantise(responses: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     scales = responses.abs().amax((1, 2, 3)).clamp(min=1e-12)
     root = (responses.abs() / scales[:, None, None, None]).sqrt() * 127
     return (root.round() * responses.sign()).to(torch.int8).cpu(), scales.float().cpu()
-
-
-def _decode(codes: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
-    """(P, C, n) int8 → float32."""
-    root = codes.float() / 127
-    return root * root.abs() * scales[:, None, None]
 
 
 def shares(

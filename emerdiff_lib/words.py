@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +32,8 @@ from .attention import (
 from .checkpoints import CLIP_FOLDER
 from .clustering import mask_embeddings
 from .conditioning import as_read
+from .denoiser import Denoiser
+from .features import draw_noise
 from .images import to_guide
 from .pipeline import EmerDiffPipeline
 from .responses import ImageResponses
@@ -64,28 +66,18 @@ class Vocabulary:
     classes: Mapping[str, Sequence[str]]
     templates: Sequence[str] = TEMPLATES
     threshold: float = 0.0
-    _words: tuple[str, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self):
         if not self.classes:
             raise ValueError("A vocabulary needs at least one class; there is none.")
-        if (
-            isinstance(self.templates, str)
-            or not self.templates
-            or not all("{}" in t for t in self.templates)
-        ):
+        for name, words in self.classes.items():
+            if isinstance(words, str) or not words:
+                raise ValueError(f"Class {name!r} has the words {words!r}; give a list of at least one.")
+        if isinstance(self.templates, str) or not all("{}" in template for template in self.templates):
             raise ValueError(
                 f"templates={self.templates!r} are not possible; each is a sentence with {{}} for a word."
             )
-        for name, words in self.classes.items():
-            if (
-                isinstance(words, str)
-                or not words
-                or not all(isinstance(w, str) and w.strip() for w in words)
-            ):
-                raise ValueError(f"Class {name!r} has the words {words!r}; give a list of at least one.")
         real(0, 1)("threshold", self.threshold)
-        object.__setattr__(self, "_words", tuple(word for words in self.classes.values() for word in words))
 
     @classmethod
     def of(cls, names: Sequence[str] | Mapping[str, Sequence[str]], **options) -> Vocabulary:
@@ -106,7 +98,7 @@ class Vocabulary:
     @property
     def words(self) -> tuple[str, ...]:
         """All words of all classes, in order."""
-        return self._words
+        return tuple(word for words in self.classes.values() for word in words)
 
     def best(self, scores: torch.Tensor) -> torch.Tensor:
         """(…, words) → (…, C): each class's best word."""
@@ -115,8 +107,8 @@ class Vocabulary:
 
     def labels(self, scores: torch.Tensor) -> np.ndarray:
         """(…, C) scores → class indices, int32; C, one more than the last, where no class reaches the threshold."""
-        found = scores.argmax(-1)
-        return torch.where(scores.amax(-1) < self.threshold, len(self.names), found).int().numpy()
+        best, labels = scores.max(-1)
+        return torch.where(best < self.threshold, len(self.names), labels).int().numpy()
 
 
 class TextAligned(ABC):
@@ -235,86 +227,74 @@ def value_path(model: CLIPModel, pixels: torch.Tensor) -> tuple[torch.Tensor, to
     return found[:, 1:], model.visual_projection(seen.pooler_output)
 
 
+@dataclass
 class WordAttention(TextAligned):
     """How much every place attends to each word, over layers, heads and noise draws (DAAM, arXiv 2210.04885).
 
-    Args:
+    Attributes:
         pipe: whose U-Net and text encoder are asked.
-        timestep: at which the picture is noised.
+        timestep: at which the picture is noised; by default t_f.
         prompt: a sentence with ``{}`` for a class's word, by default the vocabulary's first template; one call of the network
             for each word.
         draws: of noise; ``seed`` of them.
     """
 
-    def __init__(
-        self,
-        pipe: EmerDiffPipeline,
-        timestep: int | None = None,
-        prompt: str | None = None,
-        draws: int = 4,
-        seed: int = 0,
-    ):
-        pipe.conditioning((prompt or "{}").format("word"))  # a model that reads no words says so
-        self.pipe, self.prompt, self.draws, self.seed = pipe, prompt, draws, seed
-        self.timestep = pipe.resolve().features.feature_timestep if timestep is None else timestep
+    pipe: EmerDiffPipeline
+    timestep: int | None = None
+    prompt: str | None = None
+    draws: int = 4
+    seed: int = 0
+
+    def __post_init__(self):
+        self.pipe.conditioning((self.prompt or "{}").format("word"))  # a model that reads no words says so
+        if self.timestep is None:
+            self.timestep = self.pipe.resolve().features.feature_timestep
 
     @torch.no_grad()
     def features(self, image: Image.Image, vocabulary: Vocabulary) -> torch.Tensor:
         """(h, w, words): each word's attention on the finest grid that attends to words."""
-        generator, clean = torch.Generator().manual_seed(self.seed), self.pipe.encode(image)
-        noises = [torch.randn(clean.shape, generator=generator).to(clean.device) for _ in range(self.draws)]
-        plain = self.pipe.denoiser(prompt=None)
-        noisy = torch.cat([plain.add_noise(clean, noise, self.timestep) for noise in noises])
-        prompt = self.prompt or first_template(vocabulary)
-        return torch.stack([self._attention(noisy, prompt, word) for word in vocabulary.words], -1)
-
-    def _attention(self, noisy: torch.Tensor, prompt: str, word: str) -> torch.Tensor:
-        unet, layers = self.pipe.unet, attention_layers(self.pipe.unet, "attn2")
-        sentence = prompt.format(word)
-        positions = word_positions(self.pipe, sentence, word)
-        captures = {layer: ProbabilityCapture(unet.attn_processors[f"{layer}.processor"]) for layer in layers}
-        with attention_processors(unet, captures):
-            self.pipe.denoiser(prompt=sentence).unet_output(noisy, self.timestep)
-        maps = {layer: capture.probabilities[:, positions].sum(-1) for layer, capture in captures.items()}
-        grids = {layer: layer_grid(unet, layer, *noisy.shape[2:]) for layer in layers}
-        finest = max(grids.values())
-        planes = [maps[layer].reshape(1, 1, *grids[layer]) for layer in layers]
-        return torch.cat([F.interpolate(p, size=finest, mode="bilinear") for p in planes]).mean(0)[0]
+        clean, layers = self.pipe.encode(image), attention_layers(self.pipe.unet, "attn2")
+        noise = draw_noise(clean, self.draws, torch.Generator().manual_seed(self.seed))
+        noisy = self.pipe.denoiser(prompt=None).add_noise(clean, noise, self.timestep)
+        finest = max(layer_grid(self.pipe.unet, layer, *noisy.shape[2:]) for layer in layers)
+        maps = []
+        for word in vocabulary.words:
+            sentence = (self.prompt or first_template(vocabulary)).format(word)
+            positions = word_positions(self.pipe, sentence, word)
+            attention = word_attention(self.pipe.denoiser(prompt=sentence), noisy, self.timestep, layers)
+            planes = [attention[layer][..., positions].sum(-1)[None, None] for layer in layers]
+            maps.append(
+                torch.cat([F.interpolate(p, size=finest, mode="bilinear") for p in planes]).mean(0)[0]
+            )
+        return torch.stack(maps, -1)
 
     def scores(self, features: torch.Tensor, vocabulary: Vocabulary) -> torch.Tensor:
         best = vocabulary.best(features.float())
         return best / best.sum(-1, keepdim=True).clamp(min=1e-12)
 
 
+@dataclass
 class DenoisingError(TextAligned):
     """How much better the noise is predicted at every place when a word is said: a diffusion classifier (Li et al., ICCV 2023,
     arXiv 2303.16203), place by place.
 
-    Args:
-        pipe: whose U-Net and text encoder are asked.
+    Attributes:
+        pipe, prompt, draws, seed: as of :class:`WordAttention`.
         timestep: at which the picture is noised; words decide where much is open.
-        prompt: a sentence with ``{}`` for a class's word, by default the vocabulary's first template; one call of the network
-            for each word.
-        draws: of noise; ``seed`` of them.
     """
 
-    def __init__(
-        self,
-        pipe: EmerDiffPipeline,
-        timestep: int = 681,
-        prompt: str | None = None,
-        draws: int = 8,
-        seed: int = 0,
-    ):
-        self.pipe, self.timestep, self.prompt, self.draws, self.seed = pipe, timestep, prompt, draws, seed
+    pipe: EmerDiffPipeline
+    timestep: int = 681
+    prompt: str | None = None
+    draws: int = 8
+    seed: int = 0
 
     @torch.no_grad()
     def features(self, image: Image.Image, vocabulary: Vocabulary) -> torch.Tensor:
         """(h, w, words): squared error without a word minus that with it, on the latents' grid, in units of its deviation."""
-        generator, clean = torch.Generator().manual_seed(self.seed), self.pipe.encode(image)
-        noise = torch.cat([torch.randn(clean.shape, generator=generator) for _ in range(self.draws)])
-        plain, noise = self.pipe.denoiser(prompt=""), noise.to(clean.device)
-        noisy = plain.add_noise(clean, noise, self.timestep)
+        clean = self.pipe.encode(image)
+        noise = draw_noise(clean, self.draws, torch.Generator().manual_seed(self.seed))
+        noisy = self.pipe.denoiser(prompt=None).add_noise(clean, noise, self.timestep)
 
         def error(prompt: str) -> torch.Tensor:
             _, predicted = self.pipe.denoiser(prompt=prompt).predict(noisy, self.timestep)
@@ -326,6 +306,9 @@ class DenoisingError(TextAligned):
 
     def scores(self, features: torch.Tensor, vocabulary: Vocabulary) -> torch.Tensor:
         return torch.softmax(vocabulary.best(features.float()), -1)
+
+
+# -- attention to words -----------------------------------------------------------------------------------------------
 
 
 class ProbabilityCapture:
@@ -347,6 +330,25 @@ class ProbabilityCapture:
             total = total + torch.softmax(q @ k.transpose(-2, -1) * attn.scale, -1)[..., :told].mean(0)
         self.probabilities = (total / len(query)).cpu()
         return self.processor(attn, hidden_states, encoder_hidden_states, *args, **kwargs)
+
+
+@torch.no_grad()
+def word_attention(
+    denoiser: Denoiser, noisy_latents: torch.Tensor, timestep: int, layers: Sequence[str]
+) -> dict[str, torch.Tensor]:
+    """Cross-attention probabilities of ``layers``, {layer: (h, w, tokens) float32}; they sum to 1 over the tokens, or to what
+    is left for text where a layer attends to places as well.
+
+    Args:
+        denoiser: with the prompt whose tokens are meant.
+        noisy_latents: (B, C, h', w'), over whose rows is averaged.
+    """
+    unet = denoiser.unet
+    captures = {layer: ProbabilityCapture(unet.attn_processors[f"{layer}.processor"]) for layer in layers}
+    with attention_processors(unet, captures):
+        denoiser.unet_output(noisy_latents, timestep)
+    grids = {layer: layer_grid(unet, layer, *noisy_latents.shape[2:]) for layer in layers}
+    return {layer: capture.probabilities.unflatten(0, grids[layer]) for layer, capture in captures.items()}
 
 
 def first_template(vocabulary: Vocabulary) -> str:
@@ -423,11 +425,9 @@ def name_pixels(
     responses: ImageResponses,
     vocabulary: Vocabulary,
     features: torch.Tensor | None = None,
-    guide_radius: float | None = None,
 ) -> np.ndarray:
     """(H, W) int32 classes: the same features spread over pixels by pixel mode's responses, every pixel by itself."""
     features = words.features(responses.image, vocabulary) if features is None else features
-    pixels = responses.features(features, guide_radius)
-    labels = torch.from_numpy(vocabulary.labels(words.scores(pixels, vocabulary)))
-    size = (responses.image.height, responses.image.width)
-    return F.interpolate(labels[None, None].float(), size=size, mode="nearest-exact")[0, 0].int().numpy()
+    scores = words.scores(responses.features(features), vocabulary)
+    labels = torch.from_numpy(vocabulary.labels(scores))[None, None].float()
+    return F.interpolate(labels, size=responses.size, mode="nearest-exact")[0, 0].int().numpy()

@@ -26,6 +26,16 @@ def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
+def refusal(call, kind=ValueError):
+    """The one sentence that a call is refused with."""
+    with pytest.raises(kind) as caught:
+        call()
+    message = str(caught.value)
+    assert type(caught.value) is kind
+    assert len(message.splitlines()) == 1 and message.endswith(".") and message.isprintable(), message
+    return message
+
+
 @pytest.fixture(scope="session")
 def pipe():
     pipeline = EmerDiffPipeline.from_pretrained("toyscapes")

@@ -1,7 +1,12 @@
-"""Images of every kind come in upright, in RGB, at their size; what is no image gets one clear sentence."""
+"""Images of every kind come in upright, in RGB, at their size; what is no image gets one sentence that names it."""
 
 import io
+import os
+import struct
+import tempfile
 import warnings
+import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,10 +16,34 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
 
-from emerdiff_lib.images import load_image, processing_size, to_images, to_tensor
+from emerdiff_lib.images import image_files, load_image, picture_name, processing_size, to_tensor
+
+from .conftest import refusal, seeded
 
 RAMP = np.arange(12 * 20, dtype=np.uint8).reshape(12, 20)
 RGB = np.stack([RAMP, RAMP[::-1], 255 - RAMP], -1)
+
+
+def encoded(image, kind="PNG", **options):
+    stream = io.BytesIO()
+    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def png(width, height):
+    """A PNG of few bytes that says it is of any size."""
+    chunks = [
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)),
+        (b"IDAT", zlib.compress(b"\0" * 9000)),
+        (b"IEND", b""),
+    ]
+    chunk = lambda kind, data: (
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*one) for one in chunks)
+
+
+# -- what is an image -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -24,6 +53,7 @@ RGB = np.stack([RAMP, RAMP[::-1], 255 - RAMP], -1)
         RGB / 255.0,
         RGB.astype(np.int64),
         RGB.astype(np.uint16) * 257,
+        RGB.astype(">i4"),
         torch.from_numpy(RGB).permute(2, 0, 1),
         torch.from_numpy(RGB).permute(2, 0, 1) / 255.0,
         Image.fromarray(RGB),
@@ -34,15 +64,16 @@ def test_kinds_of_input_agree(image):
 
 
 @pytest.mark.parametrize(
-    "image", [RAMP, RAMP[..., None], Image.fromarray(RAMP), RAMP.astype(np.uint16) * 257]
+    "image",
+    [RAMP, RAMP[..., None], RAMP.astype(np.uint16) * 257, RAMP.astype(">u2") * 257, RAMP.astype(np.int32)],
 )
-def test_grey_spreads_to_three_channels(image):
-    assert np.array_equal(np.asarray(load_image(image)), np.repeat(RAMP[..., None], 3, -1))
-
-
-def test_sixteen_bit_file_is_scaled_not_clipped(tmp_path):
-    Image.fromarray(RAMP.astype(np.uint16) * 257).save(tmp_path / "deep.png")
-    assert np.array_equal(np.asarray(load_image(tmp_path / "deep.png"))[..., 0], RAMP)
+def test_grey_of_any_depth_spreads_to_three_channels(tmp_path, image):
+    expected = np.repeat(RAMP[..., None], 3, -1)
+    assert np.array_equal(np.asarray(load_image(image)), expected)
+    if image.ndim == 2 and image.dtype.isnative:
+        Image.fromarray(image).save(tmp_path / "a.tif")
+        for one in (tmp_path / "a.tif", Image.fromarray(image)):
+            assert np.array_equal(np.asarray(load_image(one)), expected)
 
 
 def test_transparency_lies_over_white(tmp_path):
@@ -51,63 +82,184 @@ def test_transparency_lies_over_white(tmp_path):
     expected = np.where((RAMP % 2 == 1)[..., None], RGB, 255)
     for image in (tmp_path / "alpha.png", alpha, Image.fromarray(alpha)):
         assert np.array_equal(np.asarray(load_image(image)), expected)
-
-
-def test_palette_with_transparency(tmp_path):
-    Image.fromarray(RGB).quantize(8).save(tmp_path / "palette.png", transparency=0)
-    assert load_image(tmp_path / "palette.png").mode == "RGB"
-
-
-def test_exif_rotation_is_applied(tmp_path):
-    exif = Image.Exif()
-    exif[0x0112] = 6  # the camera was turned a quarter
-    Image.fromarray(RGB).save(tmp_path / "turned.png", exif=exif)
-    assert np.array_equal(np.asarray(load_image(tmp_path / "turned.png")), np.rot90(RGB, -1))
-
-
-@pytest.mark.parametrize(
-    "content,message",
-    [(b"", "is empty"), (b"not a picture", "is no image"), (None, "There is no image file")],
-)
-def test_unreadable_files(tmp_path, content, message):
-    path = tmp_path / "broken.png"
-    if content is not None:
-        path.write_bytes(content)
-    with pytest.raises(FileNotFoundError if content is None else ValueError, match=message):
-        load_image(path)
-
-
-def test_truncated_file(tmp_path):
-    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)).save(
-        tmp_path / "whole.png"
+    Image.fromarray(RAMP).save(tmp_path / "grey.png", transparency=90)
+    assert np.array_equal(
+        np.asarray(load_image(tmp_path / "grey.png"))[..., 0], np.where(RAMP == 90, 255, RAMP)
     )
-    (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:3000])
-    with pytest.raises(
-        ValueError, match=r"cut.png cannot be read \(.*truncated.*\); save or download it again"
-    ):
-        load_image(tmp_path / "cut.png")
+
+
+COLOUR = (200, 100, 50)
+MODES = {
+    "1": (Image.new("1", (4, 3), 1), (255,) * 3),
+    "LA": (Image.new("LA", (4, 3), (90, 128)), (172,) * 3),
+    "P": (Image.new("RGB", (4, 3), COLOUR).quantize(4), COLOUR),
+    "CMYK": (Image.new("CMYK", (4, 3), (55, 155, 205, 0)), COLOUR),
+    "HSV": (Image.new("RGB", (4, 3), COLOUR).convert("HSV"), COLOUR),
+    "F": (Image.new("F", (4, 3), 90 / 255), (90,) * 3),
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_modes_of_pil(mode):
+    image, colour = MODES[mode]
+    assert np.abs(np.asarray(load_image(image), int) - colour).max() <= 3
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_a_camera_s_orientation_is_followed_unless_labels_keep_the_pixels(tmp_path, kind):
+    turned = {1: RGB, 2: RGB[:, ::-1], 3: RGB[::-1, ::-1], 6: np.rot90(RGB, -1), 8: np.rot90(RGB)}
+    for number, expected in turned.items():
+        exif = Image.Exif()
+        exif[0x0112] = number
+        (tmp_path / "a").write_bytes(encoded(RGB, kind, exif=exif))
+        assert np.array_equal(np.asarray(load_image(tmp_path / "a")), expected), number
+        if kind == "PNG":  # Pillow turns a TIFF while it decodes
+            assert np.array_equal(np.asarray(load_image(tmp_path / "a", upright=False)), RGB)
+
+
+@pytest.mark.parametrize("kind", ["GIF", "TIFF", "WEBP"])
+def test_of_an_animation_the_first_image_is_taken_whatever_its_name_ends_in(tmp_path, kind):
+    frames = [Image.new("RGB", (4, 3), colour) for colour in ("red", "lime", "blue")]
+    options = {"lossless": True} if kind == "WEBP" else {}
+    frames[0].save(tmp_path / "a.png", kind, save_all=True, append_images=frames[1:], **options)
+    assert (np.asarray(load_image(tmp_path / "a.png")) == (255, 0, 0)).all()
+
+
+# -- what is none -----------------------------------------------------------------------------------------------------
+
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n(x) run\n%%EOF\n"
+REFUSED = {
+    "empty": (b"", "none of PNG, JPEG"),
+    "text": (b"not a picture\n" * 50, "none of PNG, JPEG"),
+    "a program for Ghostscript": (EPS, "none of PNG, JPEG"),
+    "truncated png": (encoded(RGB)[:-40], "cannot be read"),
+    "truncated jpeg": (encoded(np.tile(RGB, (20, 20, 1)), "JPEG")[:900], "cannot be read"),
+    "bomb, 400 megapixels": (png(20_000, 20_000), "exceeds limit"),
+    "float tiff in 0–255": (encoded(RAMP.astype(np.float32), "TIFF"), "lies in 0–1, not in 0–239"),
+    "32-bit tiff": (encoded(RAMP.astype(np.int32) * 1000, "TIFF"), "lies in 0–255, not in 0–239000"),
+}
+
+
+@pytest.mark.parametrize("row", REFUSED)
+def test_files_that_are_refused(tmp_path, row):
+    content, message = REFUSED[row]
+    (tmp_path / "x.png").write_bytes(content)
+    said = refusal(lambda: load_image(tmp_path / "x.png"))
+    assert str(tmp_path / "x.png") in said and message in said
 
 
 @pytest.mark.parametrize(
-    "array",
+    "image",
     [
-        np.zeros((4, 4, 2)),
-        np.zeros(5),
-        np.zeros((0, 4)),
-        np.full((4, 4), 2.0),
+        np.full((4, 4), 0.5 + 0j),
+        np.zeros((3, 6, 8), np.uint8),
+        np.zeros((1, 6, 8, 3), np.uint8),
+        np.zeros((0, 8, 3), np.uint8),
         np.full((4, 4), np.nan),
+        np.full((4, 4), 1.5),
         np.full((4, 4), 300),
-        torch.zeros(4, 4),
+        np.full((4, 4), -1),
+        torch.zeros(1, 3, 6, 8),
+        torch.zeros(6, 8, 3),
+        Image.new("RGB", (0, 5)),
+        Image.fromarray(RAMP.astype(np.int32) * 256),
     ],
 )
-def test_what_is_no_image(array):
-    with pytest.raises(ValueError):
-        load_image(array)
+def test_arrays_tensors_and_pil_images_that_are_none(image):
+    refusal(lambda: load_image(image))
 
 
-def test_wrong_type():
-    with pytest.raises(TypeError, match="not dict"):
-        load_image({})
+def test_types_that_are_none():
+    assert "not BytesIO" in refusal(lambda: load_image(io.BytesIO()), TypeError)
+
+
+def test_pil_images_that_are_read_late(tmp_path):
+    (tmp_path / "cut.png").write_bytes(encoded(np.tile(RGB, (3, 3, 1)))[:-60])
+    with Image.open(tmp_path / "cut.png") as lazy:
+        assert "cut.png cannot be read" in refusal(lambda: load_image(lazy))
+
+
+# -- files and folders ------------------------------------------------------------------------------------------------
+
+
+def test_what_is_no_regular_file_is_never_waited_for(tmp_path):
+    (tmp_path / "folder.png").mkdir()
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
+    for name in ("folder.png", "pipe.png", "loop.png", "gone.png", "pipe.png/x.png", "x" * 300, "a\0b.png"):
+        said = refusal(lambda name=name: load_image(tmp_path / name), FileNotFoundError)
+        assert "no image file at" in said and repr(name)[1:-1] in said
+    assert image_files(tmp_path) == []
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions are POSIX's")
+def test_a_file_that_may_not_be_read_is_not_called_damaged():
+    Image.init()  # what Pillow imports later could be out of reach as well
+    root = os.geteuid() == 0
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        folder.chmod(0o755)
+        (folder / "closed").mkdir(0)
+        Image.fromarray(RGB).save(folder / "a.png")
+        (folder / "a.png").chmod(0)
+        try:
+            if root:
+                os.seteuid(65534)  # root is bound by no permissions, nobody by all
+            assert "a.png may not be read" in refusal(lambda: load_image(folder / "a.png"), PermissionError)
+            assert "closed may not be read" in refusal(lambda: image_files(folder), PermissionError)
+        finally:
+            if root:
+                os.seteuid(0)
+            (folder / "closed").chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        'it\'s "quoted".png',
+        "new\nline.png",
+        "..hidden.png",
+        "%s{0}.png",
+        "a\\b.png",
+        "\u202egnp.png",
+        "x" * 251 + ".png",
+    ],
+)
+def test_names_of_all_kinds_are_read_and_said_in_one_line(tmp_path, name):
+    Image.fromarray(RGB).save(tmp_path / name)
+    assert image_files(tmp_path) == [tmp_path / name]
+    assert np.array_equal(np.asarray(load_image(tmp_path / name)), RGB)
+    (tmp_path / name).write_bytes(b"text")
+    refusal(lambda: load_image(tmp_path / name))
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [("a/b.jpg", "a__b"), ("..jpg", "_"), ("a/...jpg", "a__.."), ("a\nb.png", "a_b"), ("ü.x.png", "ü.x")],
+)
+def test_picture_names(path, name):
+    assert picture_name(Path(path)) == name
+
+
+def test_links_are_followed_once_and_what_is_left_out_stays_out(tmp_path):
+    inside, outside = tmp_path / "in", tmp_path / "elsewhere"
+    for file in (inside / "b.png", inside / "sub/a.JPG", inside / "out/result.png", outside / "c.png"):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"x")
+    (inside / "notes.txt").write_text("x")
+    (inside / "sub/up").symlink_to(inside)
+    (inside / "linked").symlink_to(outside)
+    (outside / "back").symlink_to(inside)
+    (inside / "d.png").symlink_to(outside / "c.png")
+    named = lambda **options: [str(file.relative_to(inside)) for file in image_files(inside, **options)]
+    everything = ["b.png", "d.png", "linked/c.png", "out/result.png", "sub/a.JPG"]
+    assert named() == everything == named(exclude=inside / "nowhere")
+    assert named(exclude=inside / "sub/../out") == [name for name in everything if "out" not in name]
+    for nowhere in (tmp_path / "nowhere", inside / "b.png"):
+        assert "There is no" in refusal(lambda nowhere=nowhere: image_files(nowhere), FileNotFoundError)
+
+
+# -- sizes ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -125,11 +277,22 @@ def test_processing_size_keeps_area_and_aspect(size, expected):
     assert processing_size(size, 128, 32) == expected
 
 
-def test_tensor_round_trip():
-    image = Image.fromarray(RGB)
-    tensor = to_tensor(image, (12, 20))
-    assert tensor.shape == (1, 3, 12, 20) and tensor.min() >= -1 and tensor.max() <= 1
-    assert np.array_equal(np.asarray(to_images(tensor)[0]), RGB)
+def test_tensors_are_resized_within_minus_one_and_one():
+    assert torch.equal(
+        to_tensor(Image.fromarray(RGB), (12, 20))[0].permute(1, 2, 0), torch.from_numpy(RGB) / 127.5 - 1
+    )
+    assert to_tensor(Image.fromarray(RGB), (6, 5)).shape == (1, 3, 6, 5)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (5000, 1), (3, 7)])
+def test_images_of_all_shapes_go_through_the_pipeline(pipe, size):
+    noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), np.uint8)
+    output = pipe(
+        noise, 2, generator=seeded(), noise_ensemble_size=1, denoising_steps=1, modulation_timestep=101
+    )
+    assert output.labels.shape == output.baseline_labels.shape == noise.shape[:2]
+    height, width = output.settings["processing_size"]
+    assert min(height, width) >= 32 and height * width <= 4 * 128**2
 
 
 # -- properties -------------------------------------------------------------------------------------------------------
@@ -138,7 +301,7 @@ quick = lambda examples: settings(max_examples=examples, deadline=None, derandom
 DTYPES = arrays.scalar_dtypes() | arrays.byte_string_dtypes() | st.just(np.dtype(object))
 
 
-@quick(300)
+@quick(200)
 @given(st.data())
 def test_any_array_is_an_image_of_its_size_or_refused_in_a_line(data):
     shape = data.draw(arrays.array_shapes(min_dims=1, max_dims=4, max_side=5) | st.just((0, 3)), "shape")
@@ -159,7 +322,7 @@ def test_any_array_is_an_image_of_its_size_or_refused_in_a_line(data):
         assert np.abs(np.asarray(image) - values / top * 255).max() <= 1
 
 
-@quick(500)
+@quick(300)
 @given(
     st.integers(1, 10**6), st.integers(1, 10**6), st.integers(1, 1024), st.sampled_from([1, 8, 32, 64, 128])
 )
@@ -170,57 +333,36 @@ def test_processing_sizes_are_multiples_of_bounded_area_and_keep_the_shape(
     assert tall % multiple == wide % multiple == 0 and min(tall, wide) >= multiple
     assert tall * wide <= 4 * max(resolution, multiple) ** 2
     assert (tall - wide) * (height - width) >= 0  # what is wider stays wider
-    assert (wide, tall) == processing_size((width, height), resolution, multiple)
     if min(tall, wide) > multiple:  # as near as multiples allow
         scale = resolution / (height * width) ** 0.5
         assert max(abs(tall - height * scale), abs(wide - width * scale)) <= multiple / 2
 
 
-def _files():
-    """Whole files of all formats, with a palette, transparency, EXIF, several frames."""
-    noise = np.random.default_rng(0).integers(0, 256, (24, 32, 4), np.uint8)
-    exif = Image.Exif()
-    exif[0x0112], exif[0x010E] = 6, "a description"
-    colour, palette = Image.fromarray(noise[..., :3]), Image.fromarray(noise[..., :3]).quantize(16)
-    deep = Image.fromarray(noise[..., 0].astype(np.uint16) * 257)
-    wanted = [
-        (colour, "PNG", {"exif": exif}),
-        (Image.fromarray(noise), "PNG", {}),
-        (palette, "PNG", {"transparency": 3}),
-        (deep, "PNG", {}),
-        (colour, "JPEG", {"exif": exif}),
-        (colour, "JPEG", {"progressive": True}),
-        (palette, "GIF", {"save_all": True, "append_images": [palette.rotate(180)]}),
-        (colour, "TIFF", {"exif": exif}),
-        (deep, "TIFF", {"compression": "tiff_lzw"}),
-        (colour, "TIFF", {"compression": "jpeg"}),
-        (Image.fromarray(noise), "WEBP", {}),
-        (colour, "BMP", {}),
-        (deep, "PPM", {}),
-        (colour, "JPEG2000", {}),
-        (colour, "AVIF", {}),
-    ]
-    for image, kind, options in wanted:
-        stream = io.BytesIO()
-        image.save(stream, kind, **options)
-        yield stream.getvalue()
-
-
-FILES = list(_files())
+FILES = [
+    encoded(RGB),
+    encoded(Image.fromarray(RGB).quantize(16), transparency=3),
+    encoded(RAMP.astype(np.uint16) * 257),
+    encoded(RGB, "JPEG", progressive=True),
+    encoded(Image.fromarray(RGB).quantize(16), "GIF"),
+    encoded(RGB, "TIFF", compression="tiff_lzw"),
+    encoded(RGB, "WEBP"),
+    encoded(RGB, "JPEG2000"),
+    encoded(RGB, "AVIF"),
+]
 change = st.tuples(
     st.integers(0, 2**16), st.binary(min_size=1, max_size=4), st.sampled_from(["set", "insert"])
 )
 
 
-@quick(600)
+@quick(300)
 @given(st.sampled_from(FILES), st.lists(change, max_size=4), st.none() | st.floats(0, 1))
-def test_damaged_files_are_pictures_or_refused_in_a_line(tmp_path_factory, content, changes, kept):
+def test_damaged_files_are_images_or_refused_in_a_line(tmp_path_factory, content, changes, kept):
     damaged = bytearray(content)
-    for place, value, how in changes:
+    for place, value, kind in changes:
         place %= len(content)
         if place % 2:  # half of the changes hit the head, where most that can go wrong is written
             place %= 64
-        damaged[place : place + len(value) * (how == "set")] = value
+        damaged[place : place + len(value) * (kind == "set")] = value
     if kept is not None:
         del damaged[round(kept * len(damaged)) :]
     file = tmp_path_factory.getbasetemp() / "damaged.png"
@@ -228,8 +370,6 @@ def test_damaged_files_are_pictures_or_refused_in_a_line(tmp_path_factory, conte
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            image = load_image(file)
+            assert load_image(file).mode == "RGB"
         except ValueError as error:
             assert str(file) in str(error) and len(str(error).splitlines()) == 1
-            return
-    assert image.mode == "RGB" and image.width * image.height <= Image.MAX_IMAGE_PIXELS

@@ -122,7 +122,6 @@ def test_what_fits_nothing_is_none_of_these():
         (lambda: Vocabulary.of("sky"), "one string"),
         (lambda: Vocabulary({"a": "word"}), "Class 'a'"),
         (lambda: Vocabulary({"a": []}), "Class 'a'"),
-        (lambda: Vocabulary({"a": [" "]}), "Class 'a'"),
         (lambda: Vocabulary({"a": ["b"]}, templates=["no place"]), "templates="),
         (lambda: Vocabulary({"a": ["b"]}, templates="a {}"), "templates="),
         (lambda: Vocabulary({"a": ["b"]}, threshold=2), "threshold=2"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from zlib import crc32
 import numpy as np
 from PIL import Image
 
-from ..images import is_file, load_image, open_image, plain_name, reading, shown
+from ..images import load_image, open_image, plain_name, reading, shown
 
 IGNORE = 255
 UNKNOWN = -1  # in a table: the data set has no such number
@@ -174,7 +175,7 @@ class FileDataset(LabelledDataset):
 
     def expect_file(self, file: Path) -> Path:
         """Returns ``file`` if it is there, else raises FileNotFoundError saying where to get the data."""
-        if not is_file(file):
+        if not os.path.isfile(file):
             raise FileNotFoundError(
                 f"{type(self).__name__} expects {shown(file)}, which is missing. {self.source}"
             )

@@ -16,7 +16,7 @@ from ..baselines import kmeans_cells, kmeans_pixels
 from ..clustering import cluster_queries
 from ..evaluation.metrics import boundary_scores, confusion_matrix, contingency_table, mean_iou
 from ..evaluation.regions import cell_labels
-from ..features import extract_queries
+from ..features import draw_noise, extract_queries
 from ..pipeline import EmerDiffPipeline
 from ..settings import InversionSettings
 from ..toyscapes import Scene, Toyscapes
@@ -49,9 +49,8 @@ def image_queries(
     used = inversion or pipe.resolve().inversion
     denoiser = pipe.denoiser(used.num_inference_steps, used.prompt)
     clean = pipe.encode(image, used.processing_resolution)
-    generator = torch.Generator().manual_seed(seed)
-    noises = [torch.randn(clean.shape, generator=generator).to(clean.device) for _ in range(draws)]
-    noisy = torch.cat([denoiser.add_noise(clean, noise, timestep) for noise in noises])
+    noise = draw_noise(clean, draws, torch.Generator().manual_seed(seed))
+    noisy = denoiser.add_noise(clean, noise, timestep)
     return extract_queries(denoiser, noisy, timestep, list(layers))
 
 

@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 
 from ..assignment import assign_bilinear
-from ..attention import attention_layers, attention_processors, is_joint
+from ..attention import attention_layers, is_joint
 from ..clustering import mask_embeddings
 from ..datasets import LabelledDataset, open_dataset
 from ..datasets.resized import Resized
@@ -26,6 +26,7 @@ from ..evaluation.label_maps import LabelMap
 from ..evaluation.metrics import boundary_scores, mean_iou
 from ..evaluation.protocols import bootstrap, mean_statistic
 from ..evaluation.regions import cell_labels
+from ..features import draw_noise
 from ..loading import load_pipeline
 from ..pipeline import EmerDiffPipeline
 from ..runs.harness import Execution, results_of
@@ -34,7 +35,7 @@ from ..runs.samples import dataset_identity, sample_identity, sample_items
 from ..runs.store import JsonStore, Results
 from ..runs.task import Item, Task
 from ..settings import InversionSettings, whole
-from ..words import ProbabilityCapture
+from ..words import word_attention
 from .ablation_sweeps import nearest_timestep
 from .domain_shift import true_masks
 from .feature_study import image_queries
@@ -130,15 +131,13 @@ def attention_to_words(
     inversion: InversionSettings | None = None,
 ) -> pd.Series:
     """How much of places' attention goes to the prompt's words, percent, by layer: all of it in cross-attention."""
-    unet, shares, used = pipe.unet, [], inversion or pipe.resolve().inversion
+    shares, used = [], inversion or pipe.resolve().inversion
     denoiser = pipe.denoiser(used.num_inference_steps, used.prompt)
     for sample in (data[position] for position in positions):
         clean = pipe.encode(sample.image, used.processing_resolution)
-        noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(sample.seed)).to(clean)
-        captures = {name: ProbabilityCapture(unet.attn_processors[f"{name}.processor"]) for name in layers}
-        with attention_processors(unet, captures):
-            denoiser.unet_output(denoiser.add_noise(clean, noise, timestep), timestep)
-        shares.append([100 * captures[name].probabilities.sum(-1).mean().item() for name in layers])
+        noise = draw_noise(clean, 1, torch.Generator().manual_seed(sample.seed))
+        attention = word_attention(denoiser, denoiser.add_noise(clean, noise, timestep), timestep, layers)
+        shares.append([100 * attention[name].sum(-1).mean().item() for name in layers])
     return pd.Series(np.mean(shares, 0), list(layers), name="% of attention to words")
 
 

@@ -14,12 +14,11 @@ import torch
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
-from ..attention import attention_processors, layer_grid
-from ..denoiser import Denoiser
 from ..evaluation.regions import cell_shares
+from ..features import draw_noise
 from ..pipeline import EmerDiffPipeline
 from ..toyscapes import Scene, Toyscapes
-from ..words import ProbabilityCapture, word_positions
+from ..words import word_attention, word_positions
 
 FILLERS = frozenset(
     ["a", "an", "the", "of", "and", "with", "at", "on", "in", "by", "is", "picture", "photo", "photograph"]
@@ -45,24 +44,6 @@ def content_words(prompt: str, most: int = 8) -> list[str]:
 
 
 @torch.no_grad()
-def word_attention(
-    denoiser: Denoiser, noisy_latents: torch.Tensor, timestep: int, layers: Sequence[str]
-) -> dict[str, torch.Tensor]:
-    """Cross-attention probabilities of ``layers``, {layer: (h, w, tokens) float32}; they sum to 1 over the tokens.
-
-    Args:
-        denoiser: with the prompt whose tokens are meant.
-        noisy_latents: (B, C, h', w'), over whose rows is averaged.
-    """
-    unet = denoiser.unet
-    captures = {layer: ProbabilityCapture(unet.attn_processors[f"{layer}.processor"]) for layer in layers}
-    with attention_processors(unet, captures):
-        denoiser.unet_output(noisy_latents, timestep)
-    grids = {layer: layer_grid(unet, layer, *noisy_latents.shape[2:]) for layer in layers}
-    return {layer: capture.probabilities.unflatten(0, grids[layer]) for layer, capture in captures.items()}
-
-
-@torch.no_grad()
 def word_maps(
     pipe: EmerDiffPipeline,
     image: Image.Image,
@@ -78,9 +59,8 @@ def word_maps(
     A word is the sum of its tokens, wherever it stands in the prompt; words that do not stand in it are left out.
     """
     denoiser, clean = pipe.denoiser(prompt=prompt), pipe.encode(image)
-    generator = torch.Generator().manual_seed(seed)
-    noises = [torch.randn(clean.shape, generator=generator).to(clean.device) for _ in range(draws)]
-    noisy = torch.cat([denoiser.add_noise(clean, noise, timestep) for noise in noises])
+    noise = draw_noise(clean, draws, torch.Generator().manual_seed(seed))
+    noisy = denoiser.add_noise(clean, noise, timestep)
     positions = {word: word_positions(pipe, prompt, word) for word in words}
     found = word_attention(denoiser, noisy, timestep, layers)
     return {

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..images import IMAGE_SUFFIXES, image_files, is_file, load_image, reading
+from ..images import IMAGE_SUFFIXES, image_files, load_image, reading
 from ..toyscapes import Scene, Toyscapes
 from .identity import array_digest, file_digest
 from .names import expanded
@@ -85,7 +85,7 @@ def find_images(spec: str | Path, exclude: str | Path | None = None) -> list[Sou
             )
         names = {file.relative_to(path).as_posix(): file for file in files}
         return [Source(name, name, file) for name, file in names.items()]
-    if not is_file(path):
+    if not os.path.isfile(path):
         raise FileNotFoundError(
             f"There is no image at {spec}; give a file, a folder or toyscapes:SEED (from {Path.cwd()})."
         )
