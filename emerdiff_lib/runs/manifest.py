@@ -68,12 +68,12 @@ def read_manifest(path: Path | str) -> dict[str, Any]:
     return {**content, "tables": tables}
 
 
-def parse_seeds(text: str) -> set[int]:
+def parse_seeds(text: str) -> list[int]:
     """The seeds of ``"0-99, 200"``; ValueError for text of another form."""
-    seeds: set[int] = set()
+    seeds: list[int] = []
     for part in filter(None, text.split(", ")):
         first, _, last = part.partition("-")
-        seeds.update(range(int(first), int(last or first) + 1))
+        seeds.extend(range(int(first), int(last or first) + 1))
     return seeds
 
 

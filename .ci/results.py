@@ -1,15 +1,14 @@
-"""RESULTS.md from the committed manifests: ``python -m emerdiff_lib.experiments.results notebooks/results --output RESULTS.md``.
+"""RESULTS.md from the committed manifests, and whether README agrees with it: ``python .ci/results.py``.
 
-The folder holds one manifest for each study (``NN_name.json``, see :mod:`.manifest`) and ``seeds.json``, the list of the
-Toyscapes pictures that have been spent. The same files give the same text. ``--check README.md`` also looks up every number in
-passages of the README that are marked as results:
+``notebooks/results`` holds one manifest for each study (``NN_name.json``, see ``emerdiff_lib.runs.manifest``) and ``seeds.json``,
+the list of the Toyscapes images that have been evaluated. The same files give the same text. Every number in passages of the
+README that are marked as results is looked up there:
 
     <!-- results: 06_evaluation -->EmerDiff is 9.2 points ahead.<!-- /results -->
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import re
@@ -20,9 +19,12 @@ from typing import Any
 
 import pandas as pd
 
-from .._version import CITATION
-from ..files import write_atomically
-from .manifest import parse_seeds, read_manifest
+from emerdiff_lib import EmerDiffPipeline
+from emerdiff_lib._version import CITATION
+from emerdiff_lib.files import write_atomically
+from emerdiff_lib.runs.manifest import parse_seeds, read_manifest
+
+ROOT = Path(__file__).parents[1]
 
 LEDGER = "seeds.json"
 CONFIRMATION = "kept for confirmations"  # the state of seeds that no study may use until it is changed
@@ -78,7 +80,7 @@ def render(
         "# Results",
         "",
         "Generated from the manifests in `notebooks/results/`, not written by hand. After running a study again, copy its",
-        "`manifest.json` there and run `python -m emerdiff_lib.experiments.results notebooks/results --output RESULTS.md`.",
+        "`manifest.json` there and run `python .ci/results.py`.",
         "",
         f"Cite: {CITATION.removesuffix('.').replace('; segmented by', '; measured by')}.",
         "",
@@ -228,24 +230,15 @@ def _parsed(number: str) -> tuple[float, int, bool]:
     return float(plain), decimals, plain[0] in "+-"
 
 
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("folder", type=Path, help="where the manifests and seeds.json are")
-    parser.add_argument("--output", type=Path, default=Path("RESULTS.md"), help="the file to write")
-    parser.add_argument("--check", type=Path, help="a Markdown file whose marked numbers are looked up")
-    args = parser.parse_args(argv)
-    manifests, ledger = read_folder(args.folder)
+def main() -> None:
+    manifests, ledger = read_folder(ROOT / "notebooks" / "results")
     if faults := unlisted_seeds(manifests, ledger):
         sys.exit("\n".join(faults))
-    from ..pipeline import EmerDiffPipeline  # seconds, which a fault need not wait for
-
     text = render(manifests, ledger, EmerDiffPipeline.from_pretrained("toyscapes").default_settings())
-    write_atomically(args.output, text)
-    print(f"{args.output}: {len(manifests)} studies")
-    if args.check and (missing := missing_numbers(args.check.read_text(encoding="utf-8"), text)):
-        sys.exit(f"{args.check} has numbers that {args.output} does not: {', '.join(missing)}")
+    write_atomically(ROOT / "RESULTS.md", text)
+    print(f"RESULTS.md: {len(manifests)} studies")
+    if missing := missing_numbers((ROOT / "README.md").read_text(encoding="utf-8"), text):
+        sys.exit(f"README.md has numbers that RESULTS.md does not: {', '.join(missing)}")
 
 
 if __name__ == "__main__":
