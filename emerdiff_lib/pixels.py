@@ -16,40 +16,18 @@ from scipy.ndimage import distance_transform_edt
 from skimage.measure import label as connected_components
 from sklearn.cluster import KMeans
 
+# Numbers of the way from responses to segments, chosen on validation scenes (RESULTS.md: pixel_responses, pixel_recipe)
+FLOOR = 2.0  # times the mean of a pixel's responses, which are taken off: what all parts share is no evidence for any
+COLOUR = 0.05  # difference from a part's nearest cell, in RGB from 0 to 1, at which the part counts for 1/√e
+ADAPTIVE = 5  # steps of pixel-adaptive refinement of features
+DIMENSIONS = 16  # principal components of the parts' features that pixels are clustered in
+CLUSTERS = 40  # of pixels, before they are cut into connected regions
+SMALLEST = 0.2  # cells that a superpixel has at least
+REACH = 0.25  # heights of a cell on either side of a border between which contrast is measured
+SUPERPIXELS_PER_SEGMENT = 2.0  # left when neighbours have been joined
+JOINING = 0.25  # exponent of the smaller neighbour's area, which its contrast is multiplied by
+GROUPING = 0.25  # exponent of a superpixel's area, its weight when they are grouped
 _SAMPLE = 4000  # pixels that k-means sees
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Numbers of the way from responses to segments, chosen on validation scenes (notebooks/results/pixel_recipe.json).
-
-    Attributes:
-        floor: times the mean of a pixel's responses, which are taken off: what all parts share is no evidence for any.
-        colour: difference from a part's nearest cell, in RGB from 0 to 1, at which the part counts for 1/√e; 0: colours
-            do not matter.
-        adaptive: steps of pixel-adaptive refinement of features.
-        dimensions: principal components of the parts' features that pixels are clustered in.
-        clusters: of pixels, before they are cut into connected regions.
-        smallest: cells that a superpixel has at least.
-        reach: heights of a cell on either side of a border between which contrast is measured.
-        superpixels_per_segment: left when neighbours have been joined.
-        joining: exponent of the smaller neighbour's area, which its contrast is multiplied by.
-        grouping: exponent of a superpixel's area, its weight when they are grouped.
-    """
-
-    floor: float = 2.0
-    colour: float = 0.05
-    adaptive: int = 5
-    dimensions: int = 16
-    clusters: int = 40
-    smallest: float = 0.2
-    reach: float = 0.25
-    superpixels_per_segment: float = 2.0
-    joining: float = 0.25
-    grouping: float = 0.25
-
-
-RECIPE = Recipe()
 
 
 @dataclass(repr=False)
@@ -61,21 +39,19 @@ class Superpixels:
         means: (R, d) mean feature of each; ``areas``: (R,) pixels.
         joins: (R−1, 2) regions, the second of which becomes part of the first, the least contrast first; fewer where the
             picture has parts that do not touch.
-        recipe: that they were made by.
     """
 
     labels: np.ndarray
     means: np.ndarray
     areas: np.ndarray
     joins: np.ndarray
-    recipe: Recipe = RECIPE
 
     def segments(self, num_segments: int, random_state: int = 0) -> np.ndarray:
         """(H, W) int32: neighbours joined, and what is left grouped into ``num_segments``, the largest first.
 
         Fewer come back only where there are fewer regions.
         """
-        most = max(num_segments, round(self.recipe.superpixels_per_segment * num_segments))
+        most = round(SUPERPIXELS_PER_SEGMENT * num_segments)
         owner = self._owners(most)
         areas = np.bincount(owner, self.areas)
         totals = np.zeros((len(areas), self.means.shape[1]))
@@ -83,7 +59,7 @@ class Superpixels:
         groups = np.arange(len(areas))
         if len(areas) > num_segments:
             fit = KMeans(num_segments, n_init=8, random_state=random_state)
-            groups = fit.fit_predict(totals / areas[:, None], sample_weight=areas**self.recipe.grouping)
+            groups = fit.fit_predict(totals / areas[:, None], sample_weight=areas**GROUPING)
         pixels = np.bincount(groups, areas)
         rank = np.empty(len(pixels), np.int32)
         rank[np.argsort(-pixels, kind="stable")] = np.arange(len(pixels))
@@ -101,9 +77,7 @@ class Superpixels:
         return np.unique(owner, return_inverse=True)[1]
 
 
-def feature_superpixels(
-    features: torch.Tensor, cell: float, random_state: int = 0, recipe: Recipe = RECIPE
-) -> Superpixels:
+def feature_superpixels(features: torch.Tensor, cell: float, random_state: int = 0) -> Superpixels:
     """Over-segment pixels by their features.
 
     Args:
@@ -117,20 +91,20 @@ def feature_superpixels(
     values = features.float().numpy()
     if not np.isfinite(values).all():
         raise ValueError("The features are not finite; use dtype float32, or check the model's weights.")
-    labels = _connected(_clustered(values, recipe.clusters, random_state), recipe.smallest * cell**2)
+    labels = _connected(_clustered(values, random_state), SMALLEST * cell**2)
     areas = np.bincount(labels.ravel()).astype(np.float64)
     flat = values.reshape(-1, values.shape[-1])
     sums = [np.bincount(labels.ravel(), channel, len(areas)) for channel in flat.T]
     means = np.stack(sums, 1) / areas[:, None]
-    contrast, length = border_contrast(labels, values, max(1, round(recipe.reach * cell)))
-    return Superpixels(labels, means, areas, _joins(contrast, length, areas, recipe.joining), recipe)
+    contrast, length = border_contrast(labels, values, max(1, round(REACH * cell)))
+    return Superpixels(labels, means, areas, _joins(contrast, length, areas))
 
 
-def _clustered(values: np.ndarray, clusters: int, random_state: int) -> np.ndarray:
+def _clustered(values: np.ndarray, random_state: int) -> np.ndarray:
     """(H, W) cluster of every pixel, of more clusters than anybody wants."""
     flat = values.reshape(-1, values.shape[-1])
     chosen = flat[np.random.default_rng(random_state).permutation(len(flat))[:_SAMPLE]]
-    count = min(clusters, len(np.unique(chosen, axis=0)))
+    count = min(CLUSTERS, len(np.unique(chosen, axis=0)))
     fit = KMeans(count, n_init=1, random_state=random_state).fit(chosen)
     return fit.predict(flat).reshape(values.shape[:2])
 
@@ -168,15 +142,15 @@ def border_contrast(labels: np.ndarray, values: np.ndarray, reach: int) -> tuple
     return contrast + contrast.T, length + length.T
 
 
-def _joins(contrast: np.ndarray, length: np.ndarray, areas: np.ndarray, exponent: float) -> np.ndarray:
-    """Pairs of neighbours in the order in which they join: least mean contrast times the smaller's area^exponent first."""
+def _joins(contrast: np.ndarray, length: np.ndarray, areas: np.ndarray) -> np.ndarray:
+    """Pairs of neighbours in the order in which they join: least mean contrast times the smaller's area^JOINING first."""
     contrast, length, areas = contrast.copy(), length.copy(), areas.copy()
     joins = []
     while True:
         touching = length > 0
         if not touching.any():
             return np.array(joins, int).reshape(-1, 2)
-        smaller = np.minimum(areas[:, None], areas[None]) ** exponent
+        smaller = np.minimum(areas[:, None], areas[None]) ** JOINING
         cost = np.where(touching, contrast / np.maximum(length, 1) * smaller, np.inf)
         kept, gone = np.unravel_index(cost.argmin(), cost.shape)
         joins.append((kept, gone))

@@ -23,7 +23,7 @@ from .assignment import assign_bilinear
 from .clustering import mask_embeddings
 from .files import write_atomically
 from .images import to_tensor
-from .pixels import RECIPE, Recipe, Superpixels, feature_superpixels, label_shares
+from .pixels import ADAPTIVE, COLOUR, DIMENSIONS, FLOOR, Superpixels, feature_superpixels, label_shares
 from .refinement import guide_radius_in_pixels, guided_filter, pixel_adaptive, resize_maps
 from .settings import Settings, real, whole
 from .stages import CoarseMasks
@@ -58,7 +58,7 @@ class ImageResponses:
     processing_size: tuple[int, int]
     settings: Settings
     seconds: dict[str, float] = field(default_factory=dict)
-    _superpixels: dict[tuple[float, Recipe], Superpixels] = field(default_factory=dict, compare=False)
+    _superpixels: dict[float, Superpixels] = field(default_factory=dict, compare=False)
 
     # -- shapes ---------------------------------------------------------------------------------------------------------
 
@@ -110,7 +110,7 @@ class ImageResponses:
 
     # -- pixels: which cells they hang on ---------------------------------------------------------------------------------
 
-    def weights(self, recipe: Recipe = RECIPE) -> Iterator[torch.Tensor]:
+    def weights(self) -> Iterator[torch.Tensor]:
         """(P, n) float32 :func:`shares` of every part in some pixels of the codes after the other, row by row.
 
         Weighted by how like a pixel's colour is to that of the part's nearest cell, 1 for the same.
@@ -118,12 +118,9 @@ class ImageResponses:
         cells = F.adaptive_avg_pool2d(self.guide, self.parts.shape[1:]).flatten(1)
         colours = F.interpolate(self.guide[None], size=self.codes.shape[2:], mode="area")[0].flatten(1)
         for some, seen in zip(self.decoded(), colours.split(_PIXELS, dim=1), strict=True):
-            likeness = None
-            if recipe.colour > 0:
-                unlike = torch.cdist(cells.T, seen.T).square()
-                nearest = torch.stack([unlike[part].amin(0) for part in self.parts.flatten(1)])
-                likeness = torch.exp(-nearest / (2 * recipe.colour**2))
-            yield shares(some, likeness, recipe.floor)
+            unlike = torch.cdist(cells.T, seen.T).square()
+            nearest = torch.stack([unlike[part].amin(0) for part in self.parts.flatten(1)])
+            yield shares(some, torch.exp(-nearest / (2 * COLOUR**2)))
 
     def features(
         self, values: torch.Tensor | np.ndarray | None = None, guide_radius: float | None = None
@@ -147,43 +144,37 @@ class ImageResponses:
             values = F.interpolate(values.permute(2, 0, 1)[None], size=grid, mode="area")[0].permute(1, 2, 0)
         return mask_embeddings(values, self.parts)
 
-    def _spread(
-        self, values: torch.Tensor, guide_radius: float | None = None, recipe: Recipe = RECIPE
-    ) -> torch.Tensor:
+    def _spread(self, values: torch.Tensor, guide_radius: float | None = None) -> torch.Tensor:
         """(P, d) values of parts → (H, W, d) of pixels."""
         radius = self.settings.refinement.guide_radius if guide_radius is None else guide_radius
-        planes = self._pixels(torch.cat([values.T @ some for some in self.weights(recipe)], 1))
+        planes = self._pixels(torch.cat([values.T @ some for some in self.weights()], 1))
         if radius > 0:
             planes = guided_filter(planes, self.guide, guide_radius_in_pixels(radius, self.cell))
-        if recipe.adaptive > 0:
-            planes = pixel_adaptive(planes, self.guide, recipe.adaptive)
-        return planes.permute(1, 2, 0)
+        return pixel_adaptive(planes, self.guide, ADAPTIVE).permute(1, 2, 0)
 
-    def superpixels(self, guide_radius: float | None = None, recipe: Recipe = RECIPE) -> Superpixels:
+    def superpixels(self, guide_radius: float | None = None) -> Superpixels:
         """Connected regions of like features, from which segments for any K follow in milliseconds; found once.
 
         Args:
             guide_radius: of the filter of the features; by default the settings'.
         """
         radius = self.settings.refinement.guide_radius if guide_radius is None else guide_radius
-        if (radius, recipe) not in self._superpixels:
+        if radius not in self._superpixels:
             values = self.part_features(self.queries)
             centred = values - values.mean(0)
-            axes = torch.linalg.svd(centred, full_matrices=False)[2][: recipe.dimensions]
-            features = self._spread(centred @ axes.T, radius, recipe)
-            self._superpixels[radius, recipe] = feature_superpixels(features, self.cell, recipe=recipe)
-        return self._superpixels[radius, recipe]
+            axes = torch.linalg.svd(centred, full_matrices=False)[2][:DIMENSIONS]
+            features = self._spread(centred @ axes.T, radius)
+            self._superpixels[radius] = feature_superpixels(features, self.cell)
+        return self._superpixels[radius]
 
-    def segments(
-        self, num_segments: int, guide_radius: float | None = None, recipe: Recipe = RECIPE
-    ) -> np.ndarray:
+    def segments(self, num_segments: int, guide_radius: float | None = None) -> np.ndarray:
         """(H, W) int32 segments at the picture's own size, the largest first; fewer than K only of very plain pictures.
 
         Raises:
             ValueError: if ``num_segments`` is not a whole number of at least 1.
         """
         whole(1)("num_segments", num_segments)
-        labels = torch.from_numpy(self.superpixels(guide_radius, recipe).segments(num_segments))
+        labels = torch.from_numpy(self.superpixels(guide_radius).segments(num_segments))
         if tuple(labels.shape) == self.size:
             return labels.numpy()
         return assign_bilinear(labels == torch.arange(int(labels.max()) + 1)[:, None, None], self.size)
@@ -306,20 +297,15 @@ def quantise(responses: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return (root.round() * responses.sign()).to(torch.int8).cpu(), scales.float().cpu()
 
 
-def shares(
-    responses: torch.Tensor, likeness: torch.Tensor | None = None, floor: float = RECIPE.floor
-) -> torch.Tensor:
+def shares(responses: torch.Tensor, likeness: torch.Tensor) -> torch.Tensor:
     """(P, C, n) signed responses → (P, n) each part's share in every pixel: their lengths above what all parts have in common.
 
     Shares of a pixel sum to 1; they are equal where none stands out.
 
     Args:
-        likeness: (P, n) factors in [0, 1], None for 1; where they leave nothing, lengths count as they are.
-        floor: times the mean length, which is taken off.
+        likeness: (P, n) factors in [0, 1]; where they leave nothing, lengths count as they are.
     """
     length = torch.linalg.vector_norm(responses, dim=1)
-    above = (length - floor * length.mean(0)).clamp(min=0)
-    above = above if likeness is None else above * likeness
-    above = above + _FALLBACK * length
+    above = (length - FLOOR * length.mean(0)).clamp(min=0) * likeness + _FALLBACK * length
     above[:, above.sum(0) == 0] = 1
     return above / above.sum(0)

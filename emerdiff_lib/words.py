@@ -199,8 +199,15 @@ class MaskClip(DenseFeatures):
             0, 1
         )
         pixels = ((pixels - self.mean) / self.std).to(self.model.device, self.model.dtype)
-        found, _ = value_path(self.model, pixels)
-        return found[0].float().cpu().unflatten(0, (h, w))
+        vision = self.model.vision_model
+        states = vision(pixels, output_hidden_states=True, interpolate_pos_encoding=True).hidden_states
+        hidden, last = states[-2], vision.encoder.layers[-1]
+        hidden = hidden + last.self_attn.out_proj(last.self_attn.v_proj(last.layer_norm1(hidden)))
+        hidden = hidden + last.mlp(last.layer_norm2(hidden))
+        patches = self.model.visual_projection(vision.post_layernorm(hidden))[
+            0, 1:
+        ]  # without the image's token
+        return patches.float().cpu().unflatten(0, (h, w))
 
     def sentences(self, texts: list[str]) -> torch.Tensor:
         """(n, d) float32."""
@@ -209,22 +216,6 @@ class MaskClip(DenseFeatures):
         )
         hidden = self.model.text_model(tokens.input_ids, tokens.attention_mask).pooler_output
         return self.model.text_projection(hidden).float().cpu()
-
-
-def value_path(model: CLIPModel, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """A feature per patch, (B, P, d), each attending to itself alone in the last layer, and CLIP's own of the picture, (B, d).
-
-    Args:
-        pixels: (B, 3, H, W), normalised; sides are multiples of the patch.
-    """
-    vision = model.vision_model
-    seen = vision(pixels, output_hidden_states=True, interpolate_pos_encoding=True)
-    hidden, last = seen.hidden_states[-2], vision.encoder.layers[-1]
-    hidden = hidden + last.self_attn.out_proj(last.self_attn.v_proj(last.layer_norm1(hidden)))
-    hidden = hidden + last.mlp(last.layer_norm2(hidden))
-    found = model.visual_projection(vision.post_layernorm(hidden))
-    # without the token that stands for the picture
-    return found[:, 1:], model.visual_projection(seen.pooler_output)
 
 
 @dataclass

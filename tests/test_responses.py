@@ -10,9 +10,9 @@ from skimage.measure import label as connected_components
 from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score
 
-from emerdiff_lib import ImageResponses
+from emerdiff_lib import ImageResponses, pixels
 from emerdiff_lib.evaluation.regions import find_regions
-from emerdiff_lib.pixels import RECIPE, Recipe, border_contrast, feature_superpixels
+from emerdiff_lib.pixels import border_contrast, feature_superpixels
 from emerdiff_lib.responses import quantise
 from emerdiff_lib.stages import Responses
 
@@ -113,20 +113,21 @@ def test_sums_are_what_the_network_answers_to_small_pushes(pipe, coarse):
 # -- pixels --------------------------------------------------------------------------------------------------------------
 
 
-def test_weights_and_features_are_those_of_loops(found):
+def test_weights_and_features_are_those_of_loops(found, monkeypatch):
+    monkeypatch.setattr("emerdiff_lib.responses.ADAPTIVE", 0)
     lengths = signed(found).norm(dim=1).numpy()
     height, width = found.processing_size
     weights = torch.cat(list(found.weights()), 1).unflatten(1, (height, width)).numpy()
-    plain = found._spread(found.part_features(found.queries), 0, replace(RECIPE, adaptive=0)).numpy()
+    plain = found.features(guide_radius=0).numpy()
     queries, image = found.queries.numpy(), np.asarray(found.image) / 255
     means = np.stack([queries[part].mean(0) for part in found.parts.numpy()])
     rows, columns = found.parts.shape[1:]
     cells = image.reshape(rows, height // rows, columns, width // columns, 3).mean((1, 3))
     for y, x in ((0, 0), (height // 2, width // 3), (height - 1, width - 1)):
-        above = np.maximum(lengths[:, y, x] - RECIPE.floor * lengths[:, y, x].mean(), 0)
+        above = np.maximum(lengths[:, y, x] - pixels.FLOOR * lengths[:, y, x].mean(), 0)
         for k, part in enumerate(found.parts.numpy()):
             unlike = np.square(cells[part] - image[y, x]).sum(1).min()
-            above[k] = above[k] * np.exp(-unlike / (2 * RECIPE.colour**2)) + 1e-6 * lengths[k, y, x]
+            above[k] = above[k] * np.exp(-unlike / (2 * pixels.COLOUR**2)) + 1e-6 * lengths[k, y, x]
         expected = above / above.sum()
         np.testing.assert_allclose(weights[:, y, x], expected, atol=1e-4)
         np.testing.assert_allclose(plain[y, x], expected @ means, atol=1e-3)
@@ -229,15 +230,15 @@ def test_neighbours_join_in_the_order_of_their_contrast():
         labels[labels == gone] = kept
 
 
-def test_what_drifts_is_one_region_where_kmeans_cuts_it_into_bands():
+def test_what_drifts_is_one_region_where_kmeans_cuts_it_into_bands(monkeypatch):
     """A sky that drifts slowly over most of the picture, and two small things that stand out from it."""
-    recipe = Recipe(superpixels_per_segment=1)  # joined down to as many as are asked for
+    monkeypatch.setattr(pixels, "SUPERPIXELS_PER_SEGMENT", 1)  # joined down to as many as are asked for
     features = torch.linspace(0, 12, 64)[:, None, None].expand(64, 64, 1).clone()
     truth = np.zeros((64, 64), int)
     for label, (top, left), value in ((1, (40, 10), 16.0), (2, (20, 40), -4.0)):
         features[top : top + 12, left : left + 12] = value
         truth[top : top + 12, left : left + 12] = label
-    labels = feature_superpixels(features, 8, recipe=recipe).segments(3)
+    labels = feature_superpixels(features, 8).segments(3)
     bands = KMeans(3, n_init=4, random_state=0).fit_predict(features.reshape(-1, 1))
     assert adjusted_rand_score(truth.ravel(), labels.ravel()) > 0.98
     assert adjusted_rand_score(truth.ravel(), bands) < 0.4

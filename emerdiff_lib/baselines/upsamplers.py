@@ -19,7 +19,7 @@ from transformers import AutoModel
 from ..clustering import mask_embeddings
 from ..images import to_guide
 from ..pipeline import EmerDiffPipeline
-from ..pixels import RECIPE, feature_superpixels, label_shares
+from ..pixels import DIMENSIONS, feature_superpixels, label_shares
 from ..refinement import guide_radius_in_pixels, guided_filter, pixel_adaptive, resize_maps
 from .activations import check_training_timestep
 from .diffseg import aggregated_attention
@@ -170,7 +170,7 @@ def cluster_upsampled(
         Segments, with the mean coarse feature of each as embedding.
     """
     flat = features.flatten(0, 1)
-    axes = torch.linalg.svd(flat - flat.mean(0), full_matrices=False)[2][: RECIPE.dimensions]
+    axes = torch.linalg.svd(flat - flat.mean(0), full_matrices=False)[2][:DIMENSIONS]
     pixels = upsample((features - flat.mean(0)) @ axes.T, image)
     labels = feature_superpixels(pixels, image.shape[0] / features.shape[0]).segments(num_segments)
     shares = label_shares(labels, (features.shape[0], features.shape[1]))

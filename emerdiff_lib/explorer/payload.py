@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from ..pixels import RECIPE
+from ..pixels import COLOUR, FLOOR
 from ..plotting import segment_palette
 from ..responses import ImageResponses, quantise
 from ..settings import whole
@@ -63,8 +63,8 @@ def payload(responses: ImageResponses, numbers: Iterable[int] | None = None) -> 
         "regions": len(superpixels.areas),
         "numbers": numbers,
         "k": min(numbers, key=lambda k: abs(k - usual)),
-        "floor": RECIPE.floor,
-        "colourWidth": RECIPE.colour,
+        "floor": FLOOR,
+        "colourWidth": COLOUR,
         "picture": _as_url(responses.image.resize((width, height))),
     }
     return {"header": header, "arrays": {name: _encoded(array) for name, array in arrays.items()}}
