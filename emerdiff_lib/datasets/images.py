@@ -13,7 +13,7 @@ from pathlib import Path
 from PIL import Image
 
 from ..files import folder_path
-from ..images import IMAGE_SUFFIXES, image_files, is_file, load_image
+from ..images import IMAGE_SUFFIXES, image_files, load_image
 from ..settings import whole
 from ..toyscapes import Scene, Toyscapes
 from .base import FileDataset, LabelledDataset
@@ -82,7 +82,7 @@ def find_images(spec: str | Path, exclude: str | Path | None = None) -> list[Ima
             )
         names = {file.relative_to(path).as_posix(): file for file in files}
         return [ImageSample(name, name, file) for name, file in names.items()]
-    if not is_file(path):
+    if not os.path.isfile(path):
         raise FileNotFoundError(
             f"There is no image at {spec}; give a file, a folder or toyscapes:SEED (from {Path.cwd()})."
         )

@@ -1,0 +1,1 @@
+"""What several notebooks compute over many images: functions without a command line."""

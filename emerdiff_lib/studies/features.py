@@ -1,0 +1,84 @@
+"""Features of an image at any layer and timestep, and how much of its classes they hold: linear probes and clusters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from ..assignment import assign_bilinear
+from ..clustering import cluster_queries
+from ..evaluation.metrics import contingency_table
+from ..evaluation.protocols import Record, oracle
+from ..features import draw_noise, extract_queries
+from ..pipeline import EmerDiffPipeline
+from ..settings import InversionSettings
+
+
+def nearest(timesteps: Iterable[int], wanted: int) -> int:
+    """The timestep nearest to a wanted one, for schedules that do not have it; the smaller of two."""
+    return min(timesteps, key=lambda t: (abs(t - wanted), t))
+
+
+def short_name(layer: str) -> str:
+    """ "up_blocks.2.attentions.0.transformer_blocks.0.attn2" → "up_blocks.2.0", for axes and titles."""
+    return layer.replace(".transformer_blocks.0.attn2", "").replace(".attentions", "")
+
+
+@torch.no_grad()
+def image_queries(
+    pipe: EmerDiffPipeline,
+    image: Image.Image,
+    timestep: int,
+    layers: Sequence[str],
+    draws: int = 1,
+    seed: int = 0,
+    inversion: InversionSettings | None = None,
+) -> dict[str, torch.Tensor]:
+    """Queries of an image at one timestep, averaged over ``draws`` noises, {layer: (h, w, d) float32}.
+
+    ``inversion`` has the prompt and the size of the image; by default the checkpoint's.
+    """
+    settings = inversion or pipe.resolve().inversion
+    denoiser = pipe.denoiser(settings.num_inference_steps, settings.prompt)
+    clean = pipe.encode(image, settings.processing_resolution)
+    noise = draw_noise(clean, draws, torch.Generator().manual_seed(seed))
+    return extract_queries(denoiser, denoiser.add_noise(clean, noise, timestep), timestep, list(layers))
+
+
+def probe_accuracy(
+    train: list[np.ndarray],
+    train_labels: list[np.ndarray],
+    test: list[np.ndarray],
+    test_labels: list[np.ndarray],
+) -> float:
+    """Accuracy in [0, 1] of a logistic regression from features to cell classes, on images that it was not fitted on.
+
+    Args:
+        train, test: (h, w, d) features of each image.
+        train_labels, test_labels: (h, w) classes of the same cells.
+    """
+    flat = lambda parts: np.concatenate([np.asarray(p).reshape(-1, p.shape[-1]) for p in parts])
+    classes = lambda parts: np.concatenate([p.ravel() for p in parts])
+    probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.3, tol=1e-2, max_iter=1000))
+    return float(probe.fit(flat(train), classes(train_labels)).score(flat(test), classes(test_labels)))
+
+
+def cluster_confusion(
+    features,
+    num_masks: int,
+    labels: np.ndarray,
+    num_classes: int,
+    seed: int = 0,
+    ignore_index: int | None = None,
+) -> np.ndarray:
+    """Oracle confusion (C, C) of the bilinearly upsampled k-means masks of (h, w, d) features."""
+    masks = cluster_queries(features, num_masks, seed)
+    segments = assign_bilinear(masks, labels.shape)
+    table = contingency_table(segments, labels, len(masks), num_classes, ignore_index)
+    return oracle(Record(table, np.zeros((len(masks), 1))))

@@ -1,0 +1,48 @@
+"""Where in a network EmerDiff takes queries and where it modulates, as a diagram (notebook 01)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from diffusers import UNet2DConditionModel
+
+from .. import plotting
+from ..attention import Network, attention_layers, layer_grid
+
+
+def unet_levels(
+    unet: UNet2DConditionModel, height: int, width: int, roles: Mapping[str, str]
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The levels of a U-Net on (height, width) latents, and the block at its bottom, as ``plotting.unet_diagram`` draws them.
+
+    Args:
+        roles: {what is done there: name of a layer}; becomes the notes of the blocks on the way up.
+    """
+    cross = attention_layers(unet, "attn2")
+    layers = lambda block: sum(name.startswith(f"{block}.") for name in cross)
+    channels, levels = unet.config.block_out_channels, []
+    for level, count in enumerate(channels):
+        down, up = f"down_blocks.{level}", f"up_blocks.{len(channels) - 1 - level}"
+        drawn = {"grid": layer_grid(unet, down, height, width), "channels": count, "down": down, "up": up}
+        drawn |= {"down_attention": layers(down), "up_attention": layers(up)}
+        drawn["note"] = ", ".join(role for role, layer in roles.items() if layer.startswith(f"{up}."))
+        levels.append(drawn)
+    return levels, {"name": "mid_block", "attention": layers("mid_block")}
+
+
+def draw_network(ax: Any, denoiser: Network, height: int, width: int, roles: Mapping[str, str]) -> Any:
+    """A network on (height, width) latents, and what is done where: a U-Net's levels, or a transformer's blocks.
+
+    Args:
+        ax: axes of matplotlib, which are given back.
+        roles: {what is done there: name of a layer}.
+    """
+    if isinstance(denoiser, UNet2DConditionModel):
+        return plotting.unet_diagram(ax, *unet_levels(denoiser, height, width, roles))
+    notes: dict[int, str] = {}
+    for role, layer in roles.items():
+        block = int(layer.split(".")[1])
+        notes[block] = f"{notes[block]}, {role}" if block in notes else role
+    grid = layer_grid(denoiser, "transformer_blocks.0", height, width)
+    return plotting.transformer_diagram(ax, len(denoiser.transformer_blocks), grid, denoiser.inner_dim, notes)
