@@ -6,18 +6,19 @@ import numpy as np
 import pytest
 import torch
 from diffusers import PNDMScheduler, StableDiffusionPipeline
-from transformers import CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from emerdiff_lib import EmerDiffPipeline
 from emerdiff_lib.attention import attention_layers, layer_grid
 from emerdiff_lib.benchmark import reference
-from emerdiff_lib.benchmark.stable_diffusion import SCHEDULER, networks, text_encoder
+from emerdiff_lib.benchmark.stable_diffusion import SCHEDULER, networks
 from emerdiff_lib.features import extract_queries
 from emerdiff_lib.modulation import modulated_latents, signed_offsets
 from emerdiff_lib.settings import Perturbation
 
 from .conftest import seeded
 
+TEXT = dict(hidden_size=768, intermediate_size=3072, num_attention_heads=12, projection_dim=768)
 BLOCK = "up_blocks.1.attentions.{}.transformer_blocks.0.attn2"
 
 
@@ -39,7 +40,8 @@ def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("sd")
     torch.manual_seed(0)
     unet, vae = networks(torch.bfloat16)
-    parts = dict(vae=vae, unet=unet, text_encoder=text_encoder().to(torch.bfloat16))
+    text_encoder = CLIPTextModel(CLIPTextConfig(**TEXT)).to(torch.bfloat16)
+    parts = dict(vae=vae, unet=unet, text_encoder=text_encoder)
     StableDiffusionPipeline(
         **parts,
         tokenizer=tokenizer(path / "words"),

@@ -1,106 +1,64 @@
-"""The straightforward implementation of the paper's description, which the library's must equal and beats in speed.
+"""The naive implementation: the paper's description taken literally, which the library must equal and beats in speed.
 
 One mask and one sign at a time, with the attention maps of the unmodulated trajectory stored for every layer and step and
-put in place of the run's own.
+put in place of the run's own. The network's layers are its authors'; only the product of attention itself is written out
+here, so that its probabilities can be kept.
 """
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
+from torch.overrides import TorchFunctionMode
 
-from ..attention import attention_layers, attention_processors, layer_grid
 from ..denoiser import Denoiser
 from ..inversion import Trajectory, reverse_step
+from ..modulation import Decode
+
+Maps = dict[
+    int, list[torch.Tensor]
+]  # of every timestep, each layer's probabilities in the order of the network
 
 
-class StoredMaps:
-    """Explicit softmax attention that records its probabilities, or uses recorded ones."""
+class WrittenOutAttention(TorchFunctionMode):
+    """softmax(QKᵀ/√d)·V step by step; with ``stored`` probabilities, those are used in place of the run's own.
 
-    def __init__(self, maps: dict, name: str, recording: bool):
-        self.maps, self.name, self.recording = maps, name, recording
-        self.offset, self.placement = None, "after_projection"
+    Attributes:
+        probabilities: (B, heads, tokens, tokens or words) of every call so far.
+    """
 
-    def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, **kwargs):
-        if self.name.startswith("transformer_blocks"):
-            return self._of_transformer(attn, hidden_states, encoder_hidden_states)
-        joint, given = attn.added_kv_proj_dim is not None, hidden_states
-        if joint:  # feature maps, of which the layer attends to places and words at once
-            hidden_states = attn.group_norm(given.flatten(2)).transpose(1, 2)
-        context = hidden_states if joint or encoder_hidden_states is None else encoder_hidden_states
-        key, value = attn.to_k(context), attn.to_v(context)
-        if joint:
-            words = encoder_hidden_states
-            if attn.norm_cross:
-                words = attn.norm_encoder_hidden_states(words)
-            key = torch.cat([attn.add_k_proj(words), key], 1)
-            value = torch.cat([attn.add_v_proj(words), value], 1)
-        value = attn.head_to_batch_dim(value)
-        if self.recording or self.name not in self.maps:
-            query, key = attn.head_to_batch_dim(attn.to_q(hidden_states)), attn.head_to_batch_dim(key)
-            probabilities = attn.get_attention_scores(query, key)
+    def __init__(self, stored: list[torch.Tensor] | None = None):
+        super().__init__()
+        self.stored, self.probabilities = stored, []
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if function is not F.scaled_dot_product_attention:
+            return function(*args, **kwargs)
+        query, key, value = args
+        assert kwargs.get("attn_mask") is None, "no model here masks its attention"
+        if self.stored:
+            probabilities = self.stored[len(self.probabilities)]
         else:
-            probabilities = self.maps[self.name]
-        if self.recording:
-            self.maps[self.name] = probabilities
-        output = attn.batch_to_head_dim(probabilities @ value)
-        if self.offset is not None and self.placement == "before_projection":
-            output = output + self.offset
-        output = attn.to_out[1](attn.to_out[0](output))
-        if self.offset is not None and self.placement == "after_projection":
-            output = output + self.offset
-        return given + output.transpose(1, 2).reshape(given.shape) if joint else output
-
-    def _of_transformer(self, attn, places, words):
-        """Both streams of Stable Diffusion 3's joint attention, places first; or self-attention of places, which 3.5 adds."""
-
-        def heads(project, norm, tokens):
-            found = project(tokens).view(len(tokens), tokens.shape[1], attn.heads, -1).transpose(1, 2)
-            return found if norm is None else norm(found)
-
-        query, key = heads(attn.to_q, attn.norm_q, places), heads(attn.to_k, attn.norm_k, places)
-        value = heads(attn.to_v, None, places)
-        if words is not None:
-            query = torch.cat([query, heads(attn.add_q_proj, attn.norm_added_q, words)], 2)
-            key = torch.cat([key, heads(attn.add_k_proj, attn.norm_added_k, words)], 2)
-            value = torch.cat([value, heads(attn.add_v_proj, None, words)], 2)
-        if self.recording or self.name not in self.maps:
-            probabilities = (query @ key.transpose(2, 3) / query.shape[-1] ** 0.5).softmax(-1)
-        else:
-            probabilities = self.maps[self.name]
-        if self.recording:
-            self.maps[self.name] = probabilities
-        both = (probabilities @ value).transpose(1, 2).flatten(2)
-        output = both[:, : places.shape[1]]
-        if self.offset is not None and self.placement == "before_projection":
-            output = output + self.offset
-        output = attn.to_out[0](output)
-        if self.offset is not None and self.placement == "after_projection":
-            output = output + self.offset
-        if words is None:
-            return output
-        told = both[:, places.shape[1] :]
-        return output, told if attn.context_pre_only else attn.to_add_out(told)
+            probabilities = (query @ key.transpose(-2, -1) / query.shape[-1] ** 0.5).softmax(-1)
+        self.probabilities.append(probabilities)
+        return probabilities @ value
 
 
-def stored_maps(
-    denoiser: Denoiser, trajectory: Trajectory, timestep: int
-) -> dict[int, dict[str, torch.Tensor]]:
-    """The attention probabilities of the unmodulated trajectory, {t: {layer: (heads, tokens, tokens or words)}}."""
+def stored_maps(denoiser: Denoiser, trajectory: Trajectory, timestep: int) -> Maps:
+    """The attention probabilities of the unmodulated trajectory from ``timestep`` on."""
     latents, maps = trajectory.latents[timestep], {}
     for t in (t for t in trajectory.timesteps if t <= timestep):
-        maps[t] = {}
-        recorders = {
-            name: StoredMaps(maps[t], name, recording=True) for name in attention_layers(denoiser.unet)
-        }
-        with attention_processors(denoiser.unet, recorders):
+        with WrittenOutAttention() as attention:
             latents = reverse_step(denoiser, trajectory, latents, t)
+        maps[t] = attention.probabilities
     return maps
 
 
 def modulated_latents(
     denoiser: Denoiser,
     trajectory: Trajectory,
-    maps: dict[int, dict[str, torch.Tensor]],
+    maps: Maps,
     mask: torch.Tensor,
     strength: float,
     layer: str,
@@ -109,26 +67,27 @@ def modulated_latents(
 ) -> torch.Tensor:
     """x₀ of a single run in which ``strength`` · ``mask`` is added at ``timestep``; mask (h, w) on the layer's own grid.
 
-    ``maps`` come from :func:`stored_maps`; an empty dictionary for each timestep leaves attention free.
+    ``maps`` come from :func:`stored_maps`; without any for a timestep, the run attends by itself.
     """
     latents = trajectory.latents[timestep]
-    height, width = layer_grid(denoiser.unet, layer, *latents.shape[2:])
-    assert mask.shape == (height, width)
+    offset = strength * mask.to(latents).reshape(1, -1, 1)
+    projection = denoiser.unet.get_submodule(layer).to_out[0]
     for t in (t for t in trajectory.timesteps if t <= timestep):
-        processors = {
-            name: StoredMaps(maps[t], name, recording=False) for name in attention_layers(denoiser.unet)
-        }
-        if t == timestep:
-            processors[layer].offset = strength * mask.to(latents).reshape(1, -1, 1)
-            processors[layer].placement = placement
-        with attention_processors(denoiser.unet, processors):
+        hooks = []
+        if t == timestep and placement == "after_projection":
+            hooks = [projection.register_forward_hook(lambda _, args, output: output + offset)]
+        elif t == timestep:
+            hooks = [projection.register_forward_pre_hook(lambda _, args: args[0] + offset)]
+        with WrittenOutAttention(maps.get(t)):
             latents = reverse_step(denoiser, trajectory, latents, t)
+        for hook in hooks:
+            hook.remove()
     return latents
 
 
 def difference_maps(
     denoiser: Denoiser,
-    decode,
+    decode: Decode,
     trajectory: Trajectory,
     masks: torch.Tensor,
     layer: str,

@@ -2,62 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pandas as pd
 import torch
 from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel
 
 from .. import checkpoints
 from ..attention import layer_grid
 from ..conditioning import Conditioning
 from ..denoiser import Denoiser
 from ..inversion import Trajectory
-from ..modulation import Decode, difference_maps
+from ..modulation import image_differences, modulated_latents, shortened, signed_offsets
 from ..settings import Settings
-from .costs import Cost, Machine, modulation_cost, run_times
-from .measure import NAME_OF_MODE
-from .peak import PeakMemory
+from .costs import Machine, count
+from .measure import NAME_OF_MODE, PeakMemory, run_times
 
-UNET = dict(
-    sample_size=64,
-    in_channels=4,
-    out_channels=4,
-    block_out_channels=(320, 640, 1280, 1280),
-    layers_per_block=2,
-    cross_attention_dim=768,
-    attention_head_dim=8,
-    down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
-    up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
-)
+# Where they are not diffusers' defaults, which are those of this model otherwise
+UNET = dict(sample_size=64, cross_attention_dim=768)
 VAE = dict(
     down_block_types=("DownEncoderBlock2D",) * 4,
     up_block_types=("UpDecoderBlock2D",) * 4,
     block_out_channels=(128, 256, 512, 512),
     layers_per_block=2,
-    latent_channels=4,
     sample_size=512,
-    scaling_factor=0.18215,
-)
-TEXT = dict(
-    vocab_size=49408,
-    hidden_size=768,
-    intermediate_size=3072,
-    num_hidden_layers=12,
-    num_attention_heads=12,
-    max_position_embeddings=77,
-    hidden_act="quick_gelu",
-    projection_dim=768,
-    bos_token_id=49406,
-    eos_token_id=49407,
 )
 SCHEDULER = dict(
-    num_train_timesteps=1000,
-    beta_start=0.00085,
-    beta_end=0.012,
-    beta_schedule="scaled_linear",
-    set_alpha_to_one=False,
-    skip_prk_steps=True,
-    steps_offset=1,
+    beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", skip_prk_steps=True, steps_offset=1
 )
 
 
@@ -75,36 +46,53 @@ def networks(
     return tuple(part.requires_grad_(False).eval().to(memory_format=torch.channels_last) for part in parts)
 
 
-def text_encoder() -> CLIPTextModel:
-    """In the default dtype."""
-    return CLIPTextModel(CLIPTextConfig(**TEXT))
-
-
-def denoiser(unet: UNet2DConditionModel, num_inference_steps: int = 50) -> Denoiser:
-    """With a random text embedding of the usual 77 tokens."""
-    prompt = torch.randn(1, 77, UNET["cross_attention_dim"], dtype=unet.dtype, device=unet.device)
-    return Denoiser(unet, PNDMScheduler(**SCHEDULER).config, Conditioning(prompt), num_inference_steps)
-
-
-def decoder(vae: AutoencoderKL) -> Decode:
-    """Latents (B, 4, h, w) → images, one at a time: at 512 × 512, one fills a CPU's caches many times over."""
-    factor = vae.config.scaling_factor
-    return lambda rows: torch.cat([vae.decode((row / factor).to(vae.dtype)).sample for row in rows.split(1)])
-
-
-def published_settings(unet: UNet2DConditionModel, vae: AutoencoderKL) -> Settings:
+def published_settings() -> Settings:
     """The paper's for this architecture: K = 30, t_m = 281 …"""
+    unet, vae = networks(torch.bfloat16, "meta")
     return checkpoints.resolve(unet.config, 2 ** (len(vae.config.block_out_channels) - 1), None)
 
 
-@torch.no_grad()
+def modulation(settings: Settings, dtype: torch.dtype, device: str | torch.device) -> Callable[[], object]:
+    """Modulated denoising and decoding at 512 × 512 of all masks in one batch, to be run; masks are bands of rows.
+
+    Images are decoded one at a time: one alone fills a CPU's caches many times over.
+    """
+    unet, vae = networks(dtype, device)
+    side, perturbation = unet.config.sample_size, settings.perturbation
+    words = torch.randn(1, 77, unet.config.cross_attention_dim, dtype=dtype, device=device)
+    denoiser = Denoiser(unet, PNDMScheduler(**SCHEDULER).config, Conditioning(words), 50)
+    clean = torch.randn(1, unet.config.in_channels, side, side, device=device)
+    steps = [t for t in denoiser.timesteps if t <= perturbation.modulation_timestep]
+    trajectory = Trajectory("ddpm", steps, dict.fromkeys(steps, clean), clean, len(denoiser.timesteps))
+    visited = shortened(steps, perturbation.modulation_timestep, settings.shortcuts.denoising_steps)
+    masks = settings.assignment.num_parts or settings.features.num_masks
+    grid = layer_grid(unet, settings.features.feature_layer, side, side)
+    bands = torch.arange(grid[0], device=device)[:, None].expand(grid) % masks
+    offsets = signed_offsets(
+        bands == torch.arange(masks, device=device)[:, None, None],
+        perturbation.modulation_strength,
+        settings.shortcuts.one_sided,
+    )
+
+    def decode(rows: torch.Tensor) -> torch.Tensor:
+        return torch.cat(
+            [vae.decode((row / vae.config.scaling_factor).to(dtype)).sample for row in rows.split(1)]
+        )
+
+    @torch.no_grad()
+    def run():
+        rows = modulated_latents(denoiser, [trajectory], offsets, perturbation, visited)
+        return image_differences(rows, decode, settings.shortcuts)
+
+    return run
+
+
 def at_full_size(
     machine: Machine,
     num_masks: int = 2,
     timestep: int = 21,
     dtype: torch.dtype = torch.bfloat16,
-    device: torch.device | str = "cpu",
-    repeats: int = 1,
+    device: torch.device | None = None,
 ) -> pd.DataFrame:
     """Modulated denoising and decoding at 512 × 512: a small run measured, the paper's predicted.
 
@@ -116,68 +104,28 @@ def at_full_size(
         A row for the measured run, with its utilisation and peak memory, and one for the paper's K and t_m in every mode,
         whose "seconds" are the prediction scaled by how far off that was on the measured run.
     """
-    unet, vae = networks(dtype, "meta")
-    published = published_settings(unet, vae)
+    device, published = device or torch.device("cpu"), published_settings()
     small = published.replace(num_masks=num_masks, modulation_timestep=timestep)
-    full = {name: published.replace(mode=mode) for mode, name in NAME_OF_MODE.items()}
-    expected = predicted(small, unet, vae)
-    costs = {name: predicted(each, unet, vae) for name, each in full.items()}
-    seconds, steps, peak = _measured(small, dtype, torch.device(device), repeats)
-    slack = seconds / expected.seconds(machine, dtype)
+    run, cost = modulation(small, dtype, device), count(modulation(small, dtype, "meta"))
+    with PeakMemory(device) as peak:
+        run()
+    (seconds,) = run_times(run, device, 1, warm_up=False)
+    predicted = cost.seconds(machine, dtype)
     rows = {
-        f"measured, exact, K = {num_masks}, {steps} steps": {
-            "TFLOP": expected.flops / 1e12,
-            "predicted s": expected.seconds(machine, dtype),
+        f"measured, exact, K = {num_masks}, t_m = {timestep}": {
+            "TFLOP": cost.flops / 1e12,
+            "predicted s": predicted,
             "seconds": seconds,
-            "utilisation": expected.flops / seconds / machine.rate(dtype),
-            "peak MiB": peak / 2**20,
+            "utilisation": cost.flops / seconds / machine.rate(dtype),
+            "peak MiB": peak.bytes / 2**20,
         }
     }
-    for name, cost in costs.items():
-        k, t_m = published.features.num_masks, published.perturbation.modulation_timestep
+    k, t_m = published.features.num_masks, published.perturbation.modulation_timestep
+    for mode, name in NAME_OF_MODE.items():
+        cost = count(modulation(published.replace(mode=mode), dtype, "meta"))
         rows[f"predicted, {name}, K = {k}, t_m = {t_m}"] = {
             "TFLOP": cost.flops / 1e12,
             "predicted s": cost.seconds(machine, dtype),
-            "seconds": slack * cost.seconds(machine, dtype),
+            "seconds": cost.seconds(machine, dtype) * seconds / predicted,
         }
     return pd.DataFrame(rows).T.rename_axis("run")
-
-
-def predicted(settings: Settings, unet: UNet2DConditionModel, vae: AutoencoderKL) -> Cost:
-    """Modulated denoising of all masks in one batch, counted without computing it."""
-    shape, grid = _sizes(settings, unet)
-    masks = settings.assignment.num_parts or settings.features.num_masks
-    return modulation_cost(
-        denoiser(unet), decoder(vae), shape, grid, masks, settings.perturbation, masks, settings.shortcuts
-    )
-
-
-def _sizes(settings: Settings, unet: UNet2DConditionModel) -> tuple[tuple[int, int, int], tuple[int, int]]:
-    """Shapes of the latents and of the grid of the masks."""
-    side = unet.config.sample_size
-    return (unet.config.in_channels, side, side), layer_grid(
-        unet, settings.features.feature_layer, side, side
-    )
-
-
-def _measured(
-    settings: Settings, dtype: torch.dtype, device: torch.device, repeats: int
-) -> tuple[float, int, int]:
-    """(seconds, steps, bytes of memory at the peak) of a run on bands of rows as masks."""
-    unet, vae = networks(dtype, device)
-    shape, grid = _sizes(settings, unet)
-    whole, clean = denoiser(unet), torch.randn(1, *shape, device=device)
-    steps = [t for t in whole.timesteps if t <= settings.perturbation.modulation_timestep]
-    trajectory = Trajectory("ddpm", steps, dict.fromkeys(steps, clean), clean, len(whole.timesteps))
-    count = settings.features.num_masks
-    bands = torch.arange(grid[0])[:, None].expand(grid) % count
-    masks = bands == torch.arange(count)[:, None, None]
-
-    def run():
-        difference_maps(
-            whole, decoder(vae), [trajectory], [masks], settings.perturbation, settings.shortcuts, count
-        )
-
-    with PeakMemory(device) as peak:
-        run()
-    return min(run_times(run, repeats, device, warm_up=False)), len(steps), peak.bytes
