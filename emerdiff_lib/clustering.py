@@ -80,11 +80,9 @@ def choose_num_masks(
             of a mixture of spherical Gaussians of one variance (X-means, Pelleg & Moore 2000).
 
     Raises:
-        ValueError: for another rule, or candidates out of range.
+        ValueError: for candidates out of range.
     """
     points = queries.flatten(0, 1).double().numpy()
-    if rule not in RULES:
-        raise ValueError(f"rule={rule!r} is unknown; choose one of {', '.join(map(repr, RULES))}.")
     if not candidates or min(candidates) < 2 or max(candidates) >= len(points):
         raise ValueError(
             f"candidates {candidates} are not possible; choose numbers from 2 to {len(points) - 1}."
@@ -93,12 +91,11 @@ def choose_num_masks(
         values = _laplacian_spectrum(points)
         scores = {k: float(values[k] - values[k - 1]) for k in candidates}
     else:
-        scores = {}
-        for k in candidates:
-            fit = KMeans(k, n_init=4, random_state=random_state).fit(points)
-            scores[k] = (
-                float(silhouette_score(points, fit.labels_)) if rule == "silhouette" else -_bic(points, fit)
-            )
+        score = {"bic": _bic, "silhouette": lambda points, fit: float(silhouette_score(points, fit.labels_))}[
+            rule
+        ]
+        fits = {k: KMeans(k, n_init=4, random_state=random_state).fit(points) for k in candidates}
+        scores = {k: score(points, fit) for k, fit in fits.items()}
     return max(scores, key=lambda k: scores[k]), scores
 
 
@@ -113,7 +110,7 @@ def _laplacian_spectrum(points: np.ndarray) -> np.ndarray:
 
 
 def _bic(points: np.ndarray, fit: KMeans) -> float:
-    """−2 log-likelihood + parameters · log n for hard-assigned spherical Gaussians of one shared variance."""
+    """2 log-likelihood − parameters · log n for hard-assigned spherical Gaussians of one shared variance."""
     count, dimensions = points.shape
     k, sizes = fit.n_clusters, np.bincount(fit.labels_)
     variance = max(fit.inertia_ / (dimensions * max(count - k, 1)), 1e-12)
@@ -121,34 +118,24 @@ def _bic(points: np.ndarray, fit: KMeans) -> float:
         2 * np.pi * variance
     )
     likelihood -= 0.5 * fit.inertia_ / variance
-    return float(-2 * likelihood + (k - 1 + k * dimensions + 1) * np.log(count))
+    return float(2 * likelihood - (k - 1 + k * dimensions + 1) * np.log(count))
 
 
 def group_masks(
-    embeddings: np.ndarray, masks: np.ndarray, num_groups: int, adjacent_only: bool = True, sizes: bool = True
+    embeddings: np.ndarray, masks: np.ndarray, num_groups: int, adjacent_only: bool = True
 ) -> np.ndarray:
-    """Masks joined into ``num_groups`` groups without labels: agglomerative (Ward) clustering of their embeddings.
+    """Masks joined into ``num_groups`` groups without labels: agglomerative (Ward) clustering of their cells' embeddings.
 
     Args:
         embeddings: (K, d) float; ``masks``: (K, h, w) bool.
         adjacent_only: only groups that touch are joined (where the graph of touching masks has several parts, its parts too).
-        sizes: scale by √cells, so that joining small masks costs little (Ward's criterion of the cells themselves).
 
     Returns:
         (K,) int group of every mask, numbered from the largest group down.
     """
-    if not 1 <= num_groups <= len(masks):
-        raise ValueError(
-            f"num_groups={num_groups} is not possible with {len(masks)} masks; choose 1 to {len(masks)}."
-        )
-    if len(masks) == 1:
-        return np.zeros(1, int)
     cells = masks.reshape(len(masks), -1).sum(1)
     joined = np.arange(len(masks))
-    centres, weights = (
-        embeddings.astype(np.float64).copy(),
-        cells.astype(np.float64) if sizes else np.ones(len(masks)),
-    )
+    centres, weights = embeddings.astype(np.float64), cells.astype(np.float64)
     touching = mask_adjacency(masks) if adjacent_only else np.ones((len(masks),) * 2, bool)
     alive = list(range(len(masks)))
     while len(alive) > num_groups:
@@ -164,8 +151,8 @@ def group_masks(
         touching[:, a] |= touching[:, b]
         joined[joined == b] = a
         alive.remove(b)
-    order: list = sorted(alive, key=lambda k: -cells[joined == k].sum())
-    return np.array([order.index(k) for k in joined])
+    order = sorted(alive, key=lambda k: -cells[joined == k].sum())
+    return np.array([order.index(k) for k in joined.tolist()])
 
 
 def mask_adjacency(masks: np.ndarray) -> np.ndarray:

@@ -80,12 +80,6 @@ class FrozenModel(DiffusionPipeline):
         super().__init__()
         checkpoints.check_networks(unet, vae, text_encoder, text_encoder_2)
         checkpoints.check_scheduler(scheduler.config, unet)
-        if text_encoder_3 is not None and tokenizer_3 is None:
-            raise ValueError(
-                "The third text encoder (T5) is there without its tokenizer; give both, or neither."
-            )
-        if text_encoder_3 is None:
-            tokenizer_3 = None  # of no use alone
         self.register_modules(
             vae=vae,
             text_encoder=text_encoder,
@@ -213,18 +207,7 @@ class FrozenModel(DiffusionPipeline):
         image = image_io.load_image(image)
         resolution = self.resolve(processing_resolution=processing_resolution).inversion.processing_resolution
         size = image_io.processing_size((image.height, image.width), resolution, self.size_multiple)
-        self._check_positions(size)
         return to_latents(self.vae, image_io.to_tensor(image, size).to(self._execution_device))
-
-    def _check_positions(self, size: tuple[int, int]) -> None:
-        """Raises a ValueError for pictures, (height, width) in pixels, with more places in a row than a transformer knows."""
-        if isinstance(self.unet, SD3Transformer2DModel):
-            most = self.unet.config.pos_embed_max_size * self.size_multiple
-            if max(size) > most:
-                raise ValueError(
-                    f"The picture would be processed at {size[1]} × {size[0]} pixels, and this transformer knows places of up to "
-                    f"{most} in a row; crop the picture, or lower processing_resolution."
-                )
 
     @torch.no_grad()
     def decode(self, latents: torch.Tensor) -> torch.Tensor:

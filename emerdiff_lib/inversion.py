@@ -99,7 +99,6 @@ class Trajectory:
 
 def reverse_mean_and_std(
     denoiser: Denoiser,
-    latents: torch.Tensor,
     predictions: tuple[torch.Tensor, torch.Tensor],
     timestep: int,
     method: str,
@@ -127,9 +126,8 @@ def reverse_step(
     denoiser: Denoiser, trajectory: Trajectory, latents: torch.Tensor, timestep: int
 ) -> torch.Tensor:
     """xₜ₋Δ = μₜ(xₜ) + σₜ zₜ for any rows (B, C, h, w) at ``timestep``, with the trajectory's recorded noise."""
-    mean, std = reverse_mean_and_std(
-        denoiser, latents, denoiser.predict(latents, timestep), timestep, trajectory.method
-    )
+    predictions = denoiser.predict(latents, timestep)
+    mean, std = reverse_mean_and_std(denoiser, predictions, timestep, trajectory.method)
     if trajectory.method == "ddim":
         return mean
     return mean + (std if std > 0 else 1.0) * trajectory.noise_maps[timestep]
@@ -200,9 +198,8 @@ def invert_ddpm(
     for chunk in progress(chunks):
         outputs = denoiser.unet_output(torch.cat([latents[t] for t in chunk]), chunk)
         for t, output in zip(chunk, outputs.split(1), strict=True):
-            mean, std = reverse_mean_and_std(
-                denoiser, latents[t], denoiser.convert(output, latents[t], t), t, "ddpm"
-            )
+            predictions = denoiser.convert(output, latents[t], t)
+            mean, std = reverse_mean_and_std(denoiser, predictions, t, "ddpm")
             residual = latents.get(t - denoiser.stride, clean_latents) - mean
             noise_maps[t] = residual / std if std > 0 else residual
     return Trajectory("ddpm", list(timesteps), latents, clean_latents, len(denoiser.timesteps), noise_maps)

@@ -62,7 +62,7 @@ def modulated_latents(
             with lockstep(denoiser.unet, injection, images):
                 output = denoiser.unet_output(latents, t)
         predictions = denoiser.convert(output, latents, t)
-        latents, _ = reverse_mean_and_std(denoiser, latents, predictions, t, method, previous)
+        latents, _ = reverse_mean_and_std(denoiser, predictions, t, method, previous)
         if method == "ddpm" and previous is not None:
             recorded = torch.cat([one.latents_at(previous) for one in trajectories])
             latents = latents + (recorded - latents[::rows]).repeat_interleave(rows, 0)

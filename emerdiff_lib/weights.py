@@ -26,7 +26,7 @@ from transformers import (
     T5EncoderModel,
 )
 
-from .checkpoints import FAMILIES, PICKLES
+from .checkpoints import FAMILIES
 
 NETWORKS: dict[str, tuple[type, ...]] = {
     "vae": (AutoencoderKL, VQModel),
@@ -58,39 +58,19 @@ def read_index(source: str, **options: Any) -> dict[str, Entry]:
     """{component: where it is} of a diffusers folder or hub id.
 
     Raises:
-        ValueError: the index cannot be read, belongs to another kind of pipeline, or names code of the model's own.
+        ValueError: the index belongs to another kind of pipeline, or names code of the model's own.
     """
-    try:
-        index = dict(DiffusionPipeline.load_config(source, **options))
-    except (OSError, ValueError, TypeError) as error:
-        if not Path(source).exists():
-            raise
-        raise ValueError(
-            f"{source}/model_index.json cannot be read ({_first_line(error)}); download the model again."
-        ) from error
-    if not isinstance(own_settings := index.get("default_settings") or {}, dict):
-        raise ValueError(
-            f"{source}/model_index.json has default_settings={own_settings!r}; they are names with values, {{…}}."
-        )
+    index = DiffusionPipeline.load_config(source, **options)
     kind, named = index.get("_class_name", "no pipeline"), {}
     for name in COMPONENTS:
         for folder in FOLDERS.get(name, (name,)):
             match index.get(folder):
                 case [str(library), str(found)]:
                     named[name] = Entry(folder, library, found)
-    match index.get("transformer"):
-        case [_, str(found)] if found != SD3Transformer2DModel.__name__:
-            raise ValueError(
-                f"{source} is a {kind} with a {found}; of transformers, EmerDiff reads {SD3Transformer2DModel.__name__} "
-                "(Stable Diffusion 3) only."
-            )
-    absent = [name for name in _needed(index, named) if name not in named]
-    prior = bool(index.get("prior"))
-    if absent or prior:
-        why = f"lacks {', '.join(absent)}" if absent else "has a prior"
+    if absent := [name for name in _needed(index, named) if name not in named]:
         raise ValueError(
-            f"{source} is a {kind} that {why}; EmerDiff reads diffusion models of these families: "
-            f"{'; '.join(f.name for f in FAMILIES)}."
+            f"{source} is a {kind} that lacks {', '.join(absent)}; EmerDiff reads diffusion models of these families: "
+            f"{'; '.join(family.name for family in FAMILIES)}."
         )
     own = [f"{n} from {e.library}.{e.kind}" for n, e in named.items() if not _is_known(n, e)]
     if own or not isinstance(kind, str):
@@ -152,14 +132,7 @@ def load_components(
 
 
 def _load_network(load: Any, source: str, name: str, dtype: torch.dtype, **options: Any) -> torch.nn.Module:
-    where, folder = f"The {name} of {source}", Path(source) / name
-    files = sorted(file.name for file in folder.glob("*"))
-    pickled = [file for file in files if file.endswith(PICKLES)]
-    if pickled and not any(file.endswith(".safetensors") for file in files):
-        raise ValueError(
-            f"{where} is there as {pickled[0]} only, and a pickle runs code when it is read; EmerDiff reads safetensors only: "
-            "download those."
-        )
+    where = f"The {name} of {source}"
     with _reading(source, name):
         network, report = load(
             source, subfolder=name, dtype=dtype, use_safetensors=True, output_loading_info=True, **options
@@ -178,16 +151,16 @@ def _load_network(load: Any, source: str, name: str, dtype: torch.dtype, **optio
 
 @contextmanager
 def _reading(source: str, name: str) -> Iterator[None]:
-    """What a broken folder makes three libraries raise is no closed list; it becomes one sentence that names the component."""
+    """What a broken folder makes three libraries raise is no closed list; it becomes one sentence that names the component.
+
+    A folder with pickled weights alone is one: they run code when they are read, and are not looked at.
+    """
     try:
         yield
     except Exception as error:
         if isinstance(error, OSError) and not Path(source).exists():
             raise  # no such hub id, or no network
+        reason = next(iter(str(error).strip().splitlines()), "").rstrip(".:") or type(error).__name__
         raise ValueError(
-            f"The {name} of {source} cannot be read ({_first_line(error)}); download the folder {name}/ again."
+            f"The {name} of {source} cannot be read ({reason}); download the folder {name}/ again, with its safetensors."
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), "").rstrip(".:") or type(error).__name__

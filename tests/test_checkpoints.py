@@ -5,7 +5,6 @@ import json
 import shutil
 import warnings
 
-import numpy as np
 import pytest
 import torch
 from diffusers import (
@@ -279,17 +278,11 @@ def test_damaged_weights_are_named(folder, length):
 @pytest.mark.parametrize(
     ("index", "message"),
     [
-        ("", "model_index.json cannot be read"),
         ("{}", "lacks vae"),
-        ('"text"', "model_index.json cannot be read"),
-        (
-            dict(_class_name="KandinskyV22CombinedPipeline", prior=["diffusers", "PriorTransformer"]),
-            "is a KandinskyV22CombinedPipeline that has a prior",
-        ),
         (dict(unet=[None, None]), "lacks unet"),
         (
             dict(unet=[None, None], transformer=["diffusers", "FluxTransformer2DModel"]),
-            "with a FluxTransformer2DModel; of transformers, EmerDiff reads SD3Transformer2DModel",
+            "takes its unet from diffusers.FluxTransformer2DModel, which is not run",
         ),
     ],
 )
@@ -335,16 +328,6 @@ def test_text_encoders_of_a_transformer_are_checked(pipe):
     flow = load_pipeline("toyscapes-transformer")
     with pytest.raises(ValueError, match="two CLIP text encoders with projections"):
         EmerDiffPipeline(**(flow.components | {"text_encoder": pipe.text_encoder}))
-    with pytest.raises(ValueError, match="T5. is there without its tokenizer"):
-        EmerDiffPipeline(**(flow.components | {"text_encoder_3": flow.text_encoder_2}))
-    assert EmerDiffPipeline(**(flow.components | {"tokenizer_3": flow.tokenizer})).tokenizer_3 is None
-
-
-def test_a_picture_with_more_places_than_a_transformer_knows_is_refused():
-    flow = load_pipeline("toyscapes-transformer")
-    with pytest.raises(ValueError, match="knows places of up to 512 in a row; crop the picture"):
-        flow.encode(np.zeros((30, 1000, 3), np.uint8))
-    assert flow.encode(np.zeros((40, 640, 3), np.uint8)).shape[3] > 64
 
 
 def test_half_precision_stays_but_for_the_autoencoder_that_overflows(tmp_path):
