@@ -60,6 +60,7 @@ PLOTS = {
     "explorer",
     "export",
     "runs",
+    "studies",
     "experiments",
     "studies",
     "benchmark",
@@ -127,7 +128,14 @@ def test_imports_go_one_way(name):
 
 def test_the_front_door_shows_no_studies():
     ours, _ = imports("")
-    assert not {room(name) for name in ours} & {"experiments", "benchmark", "baselines", "plotting", "runs"}
+    assert not {room(name) for name in ours} & {
+        "studies",
+        "experiments",
+        "benchmark",
+        "baselines",
+        "plotting",
+        "runs",
+    }
 
 
 def test_imports_have_no_cycles():

@@ -1,0 +1,309 @@
+"""EmerDiff and its baselines side by side on a labelled data set (notebooks 06, 07, 13, 14 and 15).
+
+Methods go by their names in :mod:`.names` and share what they have in common: one inversion and one set of coarse masks per
+image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from .. import baselines, plotting
+from ..assignment import assign_bilinear
+from ..baselines import Segmentation, upsamplers
+from ..baselines.upsamplers import Upsampler
+from ..datasets import LabelledDataset, Sample
+from ..evaluation.tables import score
+from ..pipeline import EmerDiffPipeline
+from ..plotting import CHART_COLOURS, NEUTRAL
+from ..responses import ImageResponses
+from ..runs.cached_map import Results, cached_map
+from ..runs.keys import dataset_key, model_key, network_digest, sample_key, versions
+from ..runs.notebook import merged_settings
+from ..settings import MODES, Assignment, Perturbation, Shortcuts, check_known
+from ..stages import CoarseMasks
+from ..timing import timed
+from . import names
+
+_RADIUS = MODES["fast"]["guide_radius"]
+# mode: {method: what it sets for its assignment}; methods of one mode share their responses
+EMERDIFFS: dict[str, dict[str, dict[str, Any]]] = {
+    "exact": {names.EMERDIFF: {}, names.EMERDIFF_GUIDED: {"guide_radius": _RADIUS}},
+    "pixel": {names.EMERDIFF_PIXEL: {}},
+    "fast": {names.EMERDIFF_FAST: {}},
+}
+# The labels differ, the masks (and so their embeddings) are EmerDiff's
+ON_THE_SAME_MASKS: dict[str, Callable[[torch.Tensor, np.ndarray], np.ndarray]] = {
+    names.BILINEAR: lambda masks, image: assign_bilinear(masks, image.shape[:2]),
+    names.BILINEAR_GUIDED: baselines.guided_masks,
+    names.BILINEAR_WALKER: baselines.random_walk,
+    names.BILINEAR_ADAPTIVE: baselines.pixel_adaptive_masks,
+}
+# The coarse features are EmerDiff's, and pixels become segments as in pixel mode; self-attention asks the network besides
+ON_THE_SAME_FEATURES: dict[str, Upsampler] = {
+    names.PIXELS_BILINEAR: upsamplers.bilinear,
+    names.PIXELS_GUIDED: upsamplers.guided,
+    names.PIXELS_BILATERAL: upsamplers.joint_bilateral,
+    names.PIXELS_ADAPTIVE: upsamplers.adaptive,
+    names.PIXELS_WALK: upsamplers.random_walk_features,
+    names.PIXELS_OPTIMISED: upsamplers.optimised,
+    names.PIXELS_ATTENTION: upsamplers.self_attention,
+}
+BY_THEMSELVES = (
+    names.COLOUR,
+    names.COLOUR_CELLS,
+    names.POSITION,
+    names.SLIC,
+    names.FELZENSZWALB,
+    names.ENCODER,
+    names.DIFFSEG,
+    names.DIFFSEG_OWN,
+    names.DIFFCUT,
+    names.DIFFCUT_OWN,
+    names.BACKBONE,
+)
+KINDS: dict[str, Iterable[str]] = {
+    "EmerDiff": [name for methods in EMERDIFFS.values() for name in methods],
+    "its coarse masks without modulation": ON_THE_SAME_MASKS,
+    "its coarse features without modulation": ON_THE_SAME_FEATURES,
+    "other methods": BY_THEMSELVES,
+}
+ALL_METHODS = [name for methods in KINDS.values() for name in methods]
+
+
+@dataclass
+class Result:
+    """labels (H, W) int32 in 0 … K−1; embeddings (K, d) float32; seconds for this image from start to end."""
+
+    labels: np.ndarray
+    embeddings: np.ndarray
+    seconds: float
+
+
+def check_methods(methods: Sequence[str], has_backbone: bool) -> list[str]:
+    """The methods, or for none given all that are possible; a backbone that is there takes part in any case.
+
+    Raises:
+        ValueError: for an unknown method, and a backbone's without a backbone.
+    """
+    if names.BACKBONE in methods and not has_backbone:
+        raise ValueError(
+            f'"{names.BACKBONE}" needs a backbone: a transformers vision model such as "facebook/dinov2-base".'
+        )
+    chosen = [check_known("method", name, ALL_METHODS) for name in methods or ALL_METHODS]
+    others = [name for name in chosen if name != names.BACKBONE]
+    if not has_backbone:
+        return others
+    return chosen if methods and names.BACKBONE in chosen else [*others, names.BACKBONE]
+
+
+def check_settings(
+    pipe: EmerDiffPipeline, num_masks: int | None, settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Keywords for the pipeline from K (None: the checkpoint's) and further settings, all of them checked.
+
+    Raises:
+        ValueError: for what the pipeline refuses, and for ``mode`` and ``num_masks`` among the further settings.
+    """
+    if "mode" in settings:
+        raise ValueError(
+            f"settings cannot hold mode={settings['mode']!r}, as modes are methods here: leave it out and name "
+            f"{names.EMERDIFF!r} or {names.EMERDIFF_FAST!r} among the methods."
+        )
+    merged = merged_settings({"num_masks": num_masks}, settings)
+    pipe.resolve(**merged)
+    return merged
+
+
+def segment_image(
+    pipe: EmerDiffPipeline,
+    sample: Sample,
+    methods: Sequence[str],
+    settings: Mapping[str, Any],
+    backbone: baselines.Backbone | None = None,
+) -> dict[str, Result]:
+    """One image by every method, in the order of ``methods``.
+
+    All of them are given as many segments as there are coarse masks, except those with their own number. Seeds come from the
+    sample, so the result does not depend on what was evaluated before. Everything that is shared is charged to each.
+
+    Args:
+        settings: keywords of the pipeline (``num_masks`` …), except ``mode``.
+    """
+    generator = torch.Generator().manual_seed(sample.seed)
+    coarse = pipe.coarse(sample.image, generator=generator, **settings)
+    results = _emerdiffs(pipe, coarse, methods, settings)
+    segmenters = _segmenters(pipe, coarse, np.array(sample.image), sample.seed % 2**31, backbone)
+    for name in (name for name in methods if name in segmenters):
+        segmentation, seconds = timed(segmenters[name])
+        before = 0.0 if name in BY_THEMSELVES else sum(coarse.seconds.values())
+        results[name] = Result(segmentation.labels, segmentation.embeddings, before + seconds)
+    return {name: results[name] for name in methods}
+
+
+def _emerdiffs(
+    pipe: EmerDiffPipeline, coarse: CoarseMasks, methods: Sequence[str], settings: Mapping[str, Any]
+) -> dict[str, Result]:
+    kinds = (Perturbation, Shortcuts, Assignment)
+    given = {one.name: settings[one.name] for kind in kinds for one in fields(kind) if one.name in settings}
+    radius = {"guide_radius": settings["guide_radius"]} if "guide_radius" in settings else {}
+    results = {}
+    for mode, rows in EMERDIFFS.items():
+        if not any(name in methods for name in rows):
+            continue
+        # the reader's settings, which win over the mode's, are in the coarse masks already, but for the mode
+        responses = pipe.respond(coarse, **({} if mode == "exact" else {"mode": mode} | given))
+        for name, refinement in rows.items():
+            labels = pipe.assign(responses, **(refinement | radius))
+            embeddings = coarse.embeddings
+            if isinstance(responses, ImageResponses):
+                _, embeddings = responses.cells_of(labels)
+            results[name] = Result(labels, embeddings.cpu().numpy(), sum(responses.seconds.values()))
+    return results
+
+
+def _segmenters(
+    pipe: EmerDiffPipeline,
+    coarse: CoarseMasks,
+    image: np.ndarray,
+    seed: int,
+    backbone: baselines.Backbone | None,
+) -> dict[str, Callable[[], Segmentation]]:
+    """{method: its segments of this image} of everything but EmerDiff."""
+    masks, embeddings = coarse.masks.cpu(), coarse.embeddings.cpu().numpy()
+    count, grid = len(masks), tuple(masks.shape[1:])
+    segmenters: dict[str, Callable[[], Segmentation]] = {
+        names.COLOUR: lambda: baselines.kmeans_pixels(image, count),
+        names.COLOUR_CELLS: lambda: baselines.kmeans_cells(image, count, grid),
+        names.POSITION: lambda: baselines.kmeans_pixels(image, count, colour_weight=0.0),
+        names.SLIC: lambda: baselines.slic(image, count),
+        names.FELZENSZWALB: lambda: baselines.felzenszwalb(image, count),
+        names.ENCODER: lambda: baselines.kmeans_activations(image, pipe, count, seed=seed),
+        names.DIFFSEG: lambda: baselines.diffseg(image, pipe, count),
+        names.DIFFSEG_OWN: lambda: baselines.diffseg(image, pipe),
+        names.DIFFCUT: lambda: baselines.diffcut(image, pipe, count, seed=seed),
+        names.DIFFCUT_OWN: lambda: baselines.diffcut(image, pipe, seed=seed),
+        names.BACKBONE: lambda: baselines.kmeans_backbone(image, backbone, count, seed=seed),
+    }
+    for name, refine in ON_THE_SAME_MASKS.items():
+        segmenters[name] = lambda refine=refine: Segmentation(refine(masks, image), embeddings)
+    for name, upsample in ON_THE_SAME_FEATURES.items():
+        upsample = partial(upsample, pipe=pipe) if name == names.PIXELS_ATTENTION else upsample
+        segmenters[name] = partial(baselines.cluster_upsampled, coarse.queries, image, upsample, count)
+    return segmenters
+
+
+def score_image(
+    pipe: EmerDiffPipeline,
+    data: LabelledDataset,
+    methods: Sequence[str],
+    settings: Mapping[str, Any],
+    backbone: baselines.Backbone | None,
+    position: int,
+) -> dict[str, Any]:
+    """{"name": of the image at ``position``, "methods": {method: :func:`~emerdiff_lib.evaluation.tables.score`}}."""
+    sample = data[position]
+    results = segment_image(pipe, sample, methods, settings, backbone)
+    rest = len(data.class_names), data.ignore_index
+    scores = {
+        name: score(one.labels, sample.labels, one.embeddings, one.seconds, *rest)
+        for name, one in results.items()
+    }
+    return {"name": sample.name, "methods": scores}
+
+
+def score_images(
+    pipe: EmerDiffPipeline,
+    data: LabelledDataset,
+    samples: Mapping[str, int],
+    methods: Sequence[str],
+    settings: Mapping[str, Any],
+    output_dir: Path | str,
+    backbone: baselines.Backbone | None = None,
+    label: str = "images",
+    **execution: Any,
+) -> Results:
+    """:func:`score_image` of many; what is in ``output_dir`` already, of exactly this, is kept.
+
+    Args:
+        samples: {name: position} from :func:`~emerdiff_lib.datasets.images.first_samples` or ``named``.
+        methods: from :func:`check_methods`; ``settings``: from :func:`check_settings`.
+        label, execution: of :func:`~emerdiff_lib.runs.cached_map.cached_map`, which says what it raises.
+    """
+    key = {
+        "study": "comparison",
+        "methods": list(methods),
+        "settings": pipe.resolve(**settings).to_dict(),
+        "model": model_key(pipe),
+        "data": dataset_key(data),
+        "backbone": None if backbone is None else network_digest(backbone.model),
+        "versions": versions(),
+    }
+    function = partial(score_image, pipe, data, methods, settings, backbone)
+    return cached_map(function, samples, output_dir, key, partial(sample_key, data), label=label, **execution)
+
+
+# -- tables -------------------------------------------------------------------------------------------------------------
+
+MEASURES = {"oracle": "oracle mIoU", "modified": "modified mIoU (other split)", "boundary_f": "boundary F"}
+COLOURS = dict(zip(KINDS, (*(CHART_COLOURS[i] for i in (3, 0, 2)), NEUTRAL), strict=True))  # in figures
+
+
+def kind(method: str) -> str:
+    """One of :data:`KINDS`; references and controls are "other methods"."""
+    return next((name for name, methods in KINDS.items() if method in methods), "other methods")
+
+
+def with_interval(row: pd.Series) -> str:
+    """ "+1.2 [+0.3, +2.1]" from "points", "low" and "high"; without the interval where a single image gives none."""
+    ends = "" if pd.isna(row["low"]) else f" [{row['low']:+.1f}, {row['high']:+.1f}]"
+    return f"{row['points']:+.1f}{ends}"
+
+
+def difference_table(paired: pd.DataFrame) -> pd.DataFrame:
+    """The "paired" table to be read: a row per method, a column per measure; "(n.s.)": Wilcoxon's p is 0.05 or more."""
+    text = paired.apply(with_interval, axis=1) + np.where(paired["p (Wilcoxon)"] >= 0.05, " (n.s.)", "")
+    wide = paired.assign(text=text).pivot(index="minus", columns="measure", values="text")
+    wide = wide.loc[paired["minus"].unique(), [measure for measure in MEASURES if measure in wide]]
+    return wide.rename(columns=MEASURES).rename_axis(columns=None)
+
+
+def interval_panels(figure: Any, tables: Mapping[str, pd.DataFrame]) -> None:
+    """A panel per measure: every method's score and 95 % bootstrap interval, the best oracle mIoU on top.
+
+    Args:
+        figure: of matplotlib, empty.
+    """
+    intervals = tables["intervals"].assign(kind=tables["intervals"]["method"].map(kind))
+    order = list(tables["scores"].sort_values("oracle mIoU", ascending=False).index)
+    titles = {name: title for name, title in MEASURES.items() if name in set(intervals["measure"])}
+    axes = figure.subplots(1, len(titles), squeeze=False)[0]
+    for axis, (measure, title) in zip(axes, titles.items(), strict=True):
+        part = intervals[intervals["measure"] == measure].set_index("method").loc[order].reset_index()
+        names_here = axis is axes[0]
+        plotting.intervals(axis, part, "method", "value", "low", "high", "kind", COLOURS, names=names_here)
+        axis.set_title(title)
+    plotting.shared_legend(figure, "points with 95 % bootstrap intervals over images")
+
+
+def findings(tables: Mapping[str, pd.DataFrame]) -> list[str]:
+    """A line per measure: where the first method stands among the others; significant: the interval excludes 0."""
+    scores, lines = tables["scores"], []
+    reference = scores.index[0]
+    for measure, rows in tables["paired"].groupby("measure", sort=False):
+        column, ahead, behind = scores[MEASURES[measure]], rows["low"] > 0, rows["high"] < 0
+        unclear = ", ".join(f'"{method}"' for method in rows["minus"][~(ahead | behind)])
+        lines.append(
+            f"{MEASURES[measure]}: {reference} {column[reference]:.1f}, the best of {len(scores)} is "
+            f'"{column.idxmax()}" ({column.max():.1f}); {reference} is significantly ahead of {ahead.sum()} and behind '
+            f"{behind.sum()}{'; not significant: ' + unclear if unclear else ''}."
+        )
+    return lines

@@ -1,0 +1,39 @@
+"""One spelling for every method: rows of tables, keys of stores and parameters of notebooks all use these."""
+
+EMERDIFF = "EmerDiff"
+EMERDIFF_GUIDED = "EmerDiff, guided filter"
+EMERDIFF_PIXEL = "EmerDiff, pixel"
+EMERDIFF_FAST = "EmerDiff, fast"
+
+# The same coarse masks, brought to pixels without the network
+BILINEAR = "bilinear"
+BILINEAR_GUIDED = "bilinear, guided filter"
+BILINEAR_WALKER = "bilinear, random walker"
+BILINEAR_ADAPTIVE = "bilinear, pixel-adaptive"
+
+# The same coarse features, brought to pixels without modulated denoising, and made into segments as pixel mode does
+PIXELS_BILINEAR = "pixels, bilinear"
+PIXELS_GUIDED = "pixels, guided filter"
+PIXELS_BILATERAL = "pixels, joint bilateral"
+PIXELS_ADAPTIVE = "pixels, pixel-adaptive"
+PIXELS_WALK = "pixels, random walk"
+PIXELS_ATTENTION = "pixels, self-attention"
+PIXELS_OPTIMISED = "pixels, optimised"
+PIXELS_LEARNED = "pixels, learned upsampler"
+
+# The picture alone, without any model
+COLOUR = "colour + position k-means"
+COLOUR_CELLS = "colour + position k-means of cells"
+POSITION = "position k-means"
+SLIC = "SLIC"
+FELZENSZWALB = "Felzenszwalb"
+
+# Other features and other papers; "its own number": as many segments as the method finds by itself
+ENCODER = "encoder k-means"
+BACKBONE = "backbone k-means"
+DIFFSEG = "DiffSeg"
+DIFFSEG_OWN = "DiffSeg, its own number"
+DIFFCUT = "DiffCut"
+DIFFCUT_OWN = "DiffCut, its own number"
+
+CEILING = "grid ceiling"  # the true labels, as well as the feature grid can hold them
