@@ -35,13 +35,12 @@ from ..runs.samples import dataset_identity, sample_identity, sample_items
 from ..runs.store import JsonStore, Results
 from ..runs.task import Item, Task
 from ..settings import InversionSettings, whole
+from ..studies.features import cluster_confusion, image_queries, probe_accuracy
 from ..words import word_attention
 from .ablation_sweeps import nearest_timestep
 from .domain_shift import true_masks
-from .feature_study import image_queries
 from .manifest import write_manifest
 from .names import BILINEAR
-from .probes import cluster_confusion, probe_accuracy
 from .selection import bar, command, execution
 
 TIMESTEPS = (1, 101, 281, 481)  # at which queries are read
