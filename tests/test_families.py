@@ -19,7 +19,6 @@ from emerdiff_lib.baselines import diffcut, kmeans_activations
 from emerdiff_lib.baselines.diffseg import aggregated_attention
 from emerdiff_lib.benchmark import reference
 from emerdiff_lib.checkpoints import family_of
-from emerdiff_lib.experiments.masks_as_labels import sampler_of
 from emerdiff_lib.features import extract_activations
 from emerdiff_lib.images import to_tensor
 from emerdiff_lib.inversion import reverse_mean_and_std
@@ -91,13 +90,11 @@ def test_the_layout_is_recognised(model):
     assert settings.inversion.processing_resolution == 16 * pipe.vae_scale_factor
 
 
-@pytest.mark.parametrize("shape", [(64, 64), (48, 80)])
-def test_it_segments_pictures_of_any_shape_without_a_further_argument(model, picture, shape):
+def test_it_segments_a_picture_without_a_further_argument(model, picture):
     _, pipe = model
-    image = np.resize(picture, (*shape, 3))
-    out = pipe(image, 3, num_inference_steps=10, generator=seeded())
-    assert out.labels.shape == shape and len(out.coarse_masks) == 3
-    assert pipe(image, 3, mode="pixel", num_inference_steps=10, generator=seeded()).labels.shape == shape
+    for settings in ({}, {"mode": "pixel"}):
+        out = pipe(picture, 3, num_inference_steps=10, generator=seeded(), **settings)
+        assert out.labels.shape == picture.shape[:2] and len(out.coarse_masks) == 3
 
 
 @torch.no_grad()
@@ -323,13 +320,6 @@ def test_activations_are_of_places_and_not_of_words(picture):
     assert found["pos_embed"].shape == (8, 8, 96)
     with pytest.raises(ValueError, match="context_embedder has no output for every place"):
         extract_activations(denoiser, pipe.encode(picture), 281, ["context_embedder"])
-
-
-def test_the_small_transformer_draws():
-    pipe = load_pipeline("toyscapes-transformer")
-    image = sampler_of(pipe)("a boat", num_inference_steps=1, output_type="np").images[0]
-    assert image.shape == (128, 128, 3) and np.isfinite(image).all()
-    assert pipe.vae.config.shift_factor is None  # its identity is not touched
 
 
 def test_how_many_tokens_a_transformer_is_told_is_part_of_what_it_is():

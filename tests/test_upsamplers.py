@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from emerdiff_lib.baselines import upsamplers as up
 
@@ -99,21 +98,3 @@ def test_self_attention_gives_means_of_what_is_attended_to(pipe, scene):
     assert features.std() > once.std() > often.std()
     with pytest.raises(ValueError, match="timestep=1000"):
         up.self_attention(features, image, pipe, timestep=1000)
-
-
-def test_a_learned_upsampler_is_called_as_such_models_are(picture):
-    class Nearest(nn.Module):
-        def forward(self, pixels, features):
-            assert pixels.shape == (1, 3, 24, 40) and features.shape == (1, 2, 3, 5)
-            return F.interpolate(features, size=pixels.shape[2:])
-
-    features = torch.randn(3, 5, 2, generator=seeded())
-    found = up.LearnedUpsampler(Nearest())(features, picture)
-    torch.testing.assert_close(found, features.repeat_interleave(8, 0).repeat_interleave(8, 1))
-
-    class Wrong(nn.Module):
-        def forward(self, pixels, features):
-            return pixels
-
-    with pytest.raises(ValueError, match="Wrong is no upsampler"):
-        up.LearnedUpsampler(Wrong())(features, picture)

@@ -12,7 +12,7 @@ from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
 from emerdiff_lib.checkpoints import CLIP_FOLDER
 from emerdiff_lib.datasets import open_dataset
 from emerdiff_lib.evaluation.metrics import class_counts, contingency_table, iou_of_counts
-from emerdiff_lib.experiments.open_vocabulary import clip_for, vocabulary_of
+from emerdiff_lib.experiments.open_vocabulary import vocabulary_of
 from emerdiff_lib.train import architecture
 from emerdiff_lib.words import (
     DenoisingError,
@@ -27,21 +27,7 @@ from emerdiff_lib.words import (
 
 from .conftest import seeded
 
-WORDS = [
-    "a",
-    "photo",
-    "of",
-    "the",
-    "red",
-    "blue",
-    "road",
-    "sky",
-    "many",
-    "large",
-    "small",
-    "picture",
-    "cropped",
-]
+WORDS = "a photo of the red blue road sky many large small picture cropped".split()
 
 
 @pytest.fixture(scope="module")
@@ -259,11 +245,6 @@ def test_the_bundled_clip_tells_its_words_apart_and_names_scenes():
         found = name_places(words, sample.image, vocabulary)
         total = total + contingency_table(found, sample.labels, 10, 10).T
     assert 100 * np.nanmean(iou_of_counts(class_counts(total))) > 15  # "sky" everywhere: 4
-
-
-def test_the_bundled_clip_is_for_drawn_scenes():
-    assert clip_for("", "toyscapes-18") == "toyscapes-clip" and clip_for("", "camvid") == ""
-    assert clip_for("mine", "toyscapes") == clip_for("mine", "camvid") == "mine"
 
 
 def test_features_of_another_shape_are_refused(halves):

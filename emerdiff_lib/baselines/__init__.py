@@ -12,11 +12,10 @@ from .kmeans import kmeans_cells, kmeans_pixels
 from .refiners import guided_masks, pixel_adaptive_masks, random_walk
 from .segmentation import Segmentation
 from .superpixels import felzenszwalb, slic
-from .upsamplers import LearnedUpsampler, cluster_upsampled
+from .upsamplers import cluster_upsampled
 
 __all__ = [
     "Backbone",
-    "LearnedUpsampler",
     "Segmentation",
     "cluster_upsampled",
     "default_limit",

@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from scipy.sparse import coo_array, diags_array
 from scipy.sparse.linalg import splu
 from torch import nn
-from transformers import AutoModel
 
 from ..clustering import mask_embeddings
 from ..images import to_guide
@@ -175,31 +174,3 @@ def cluster_upsampled(
     labels = feature_superpixels(pixels, image.shape[0] / features.shape[0]).segments(num_segments)
     shares = label_shares(labels, (features.shape[0], features.shape[1]))
     return Segmentation(labels, mask_embeddings(features, shares).numpy())
-
-
-class LearnedUpsampler:
-    """A trained upsampler for whoever has one: a model that maps (picture, features) to features at the picture's size.
-
-    Args:
-        model: called with (1, 3, H, W) pixels, normalised, and (1, d, h, w) features, as AnyUp's is.
-        mean, std: of the normalisation.
-    """
-
-    def __init__(self, model: nn.Module, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)):
-        self.model = model.eval()
-        self.mean, self.std = (torch.tensor(v).reshape(3, 1, 1) for v in (mean, std))
-
-    @classmethod
-    def from_pretrained(cls, name: str, **kwargs) -> LearnedUpsampler:
-        """Load one by folder or hub id (safetensors). Code that comes with a model is run only if ``trust_remote_code=True``."""
-        return cls(AutoModel.from_pretrained(name, use_safetensors=True, **kwargs))
-
-    @torch.no_grad()
-    def __call__(self, features: torch.Tensor, image: np.ndarray) -> torch.Tensor:
-        pixels = ((to_guide(image) - self.mean) / self.std)[None]
-        found = self.model(pixels, features.permute(2, 0, 1)[None].float())
-        if not isinstance(found, torch.Tensor) or found.shape[:2] != (1, features.shape[2]):
-            raise ValueError(
-                f"{type(self.model).__name__} is no upsampler: from (picture, features) it makes no features of that depth."
-            )
-        return resize_maps(found[0].float().cpu(), image.shape[:2]).permute(1, 2, 0)
