@@ -9,7 +9,7 @@ from sklearn.metrics import confusion_matrix
 
 from emerdiff_lib.checkpoints import TOYSCAPES_FOLDER
 from emerdiff_lib.datasets import open_dataset
-from emerdiff_lib.evaluation.metrics import class_counts
+from emerdiff_lib.evaluation.metrics import label_counts
 from emerdiff_lib.experiments import masks_as_labels as study
 from emerdiff_lib.experiments.open_vocabulary import ERROR, text_aligned, vocabulary_of
 from emerdiff_lib.words import name_pixels
@@ -68,7 +68,7 @@ def test_scores_are_sklearn_s_and_refused_pixels_are_of_no_class():
     data = open_dataset("toyscapes", split="validation")
     found = np.random.default_rng(0).integers(0, 10, (128, 128))
     (counts,) = study.counts_of(data, [3], [found])
-    wanted = class_counts(confusion_matrix(data[3].labels.ravel(), found.ravel(), labels=range(10)))
+    wanted = label_counts(confusion_matrix(found.ravel(), data[3].labels.ravel(), labels=range(10)))
     np.testing.assert_array_equal(counts, wanted)
     (refused,) = study.counts_of(data, [3], [np.full((128, 128), 255)])
     assert refused[:, 0].sum() == refused[:, 2].sum() == 0 and refused[:, 1].sum() == 128 * 128

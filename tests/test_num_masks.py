@@ -60,7 +60,7 @@ def results(agreements: dict[str, dict[int, list[float]]], picks: dict[str, list
                     "K": k,
                     "adjusted_rand": values[i],
                     "boundary_f": values[i] / 2,
-                    "confusion": [[k, 1], [1, k]],
+                    "counts": [[k, k + 1, k + 1]] * 2,
                 }
                 for way, by_number in agreements.items()
                 for k, values in by_number.items()

@@ -7,7 +7,8 @@ from PIL import Image
 from emerdiff_lib import checkpoints, load_pipeline
 from emerdiff_lib.datasets import open_dataset
 from emerdiff_lib.datasets.resized import Resized
-from emerdiff_lib.evaluation.metrics import confusion_matrix, contingency_table, mean_iou
+from emerdiff_lib.evaluation.metrics import contingency_table, mean_iou
+from emerdiff_lib.evaluation.protocols import oracle
 from emerdiff_lib.experiments import names, photographs
 from emerdiff_lib.experiments.rivals import Result, score_all
 
@@ -124,8 +125,7 @@ def results():
 def oracle_miou(results, method):
     total = 0
     for result in results:
-        table = contingency_table(result["segments"][method], result["truth"], 4, 3, 3)
-        total = total + confusion_matrix(table, table.argmax(1))
+        total += oracle(contingency_table(result["segments"][method], result["truth"], 4, 3, 3))
     return 100 * mean_iou(total)
 
 

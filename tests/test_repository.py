@@ -62,7 +62,6 @@ PLOTS = {
     "runs",
     "studies",
     "experiments",
-    "studies",
     "benchmark",
 }  # the only rooms that may need the workbook's packages, by way of plotting
 

@@ -110,7 +110,7 @@ def test_word_scores_count_pairs_of_cells(pipe, scene):
 
 def test_clusters_of_features_are_scored_pixel_by_pixel(pipe, scene):
     queries = features.image_queries(pipe, scene.image, 1, [LAYER])[LAYER]
-    score = mean_iou(features.cluster_confusion(queries, 20, scene.coarse_labels, 10))
+    score = mean_iou(features.cluster_counts(queries, 20, scene.coarse_labels, 10))
     segments, predicted = (
         assign_bilinear(cluster_queries(queries, 20, 0), (128, 128)),
         np.empty((128, 128), int),

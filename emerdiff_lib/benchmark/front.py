@@ -12,8 +12,9 @@ import torch
 
 from ..assignment import assign_bilinear
 from ..baselines import guided_masks, upsamplers
+from ..evaluation.intervals import interval
 from ..evaluation.metrics import boundary_scores, contingency_table, mean_iou
-from ..evaluation.protocols import Record, bootstrap, mean_statistic, miou_statistic, oracle
+from ..evaluation.protocols import oracle
 from ..experiments.names import (
     BILINEAR,
     BILINEAR_GUIDED,
@@ -153,7 +154,7 @@ def evaluate_scene(
             "scene": scene.seed,
             "variant": name,
             "seconds": seconds,
-            "table": contingency_table(labels, scene.coarse_labels, int(labels.max()) + 1, classes).tolist(),
+            "table": contingency_table(labels, scene.coarse_labels, None, classes).tolist(),
             "boundary F": boundary_scores(labels, scene.labels, 2)[2],
             "as exact": np.nan
             if kind_of(name) == KINDS[3] or name == PIXELS_GUIDED
@@ -171,13 +172,13 @@ def front(results: list[dict]) -> pd.DataFrame:
     where exact gains nothing), the share of labels "as exact" mode's, and the variant's "kind".
     """
     rows = pd.DataFrame(results)
-    base, columns = _confusions(rows, BILINEAR), {}
+    base, columns = _counts(rows, BILINEAR), {}
     for name, some in rows.groupby("variant", sort=False):
-        confusions = _confusions(rows, name)
-        gain, low, high = bootstrap(miou_statistic(confusions, minus=base), len(some))
+        counts = _counts(rows, name)
+        gain, low, high = interval(counts, base)
         columns[name] = {
             "s / image": some["seconds"].median(),
-            "mIoU": 100 * mean_iou(confusions.sum(0)),
+            "mIoU": 100 * mean_iou(counts.sum(0)),
             "boundary F": 100 * some["boundary F"].mean(),
             "gain": 100 * gain,
             "low": 100 * low,
@@ -204,21 +205,19 @@ def beyond_filters(results: list[dict]) -> pd.DataFrame:
     modes = [n for n in (EMERDIFF, EMERDIFF_GUIDED, EMERDIFF_PIXEL, EMERDIFF_FAST) if n in set(rows.variant)]
     for name in modes:
         for rival in (BILINEAR_GUIDED, PIXELS_GUIDED):
-            statistics = {
-                "mIoU": miou_statistic(_confusions(rows, name), minus=_confusions(rows, rival)),
-                "boundary F": mean_statistic(edges(name), edges(rival)),
+            differences = {
+                "mIoU": interval(_counts(rows, name), _counts(rows, rival)),
+                "boundary F": interval(edges(name), edges(rival)),
             }
             row = found.setdefault((name, rival), {})
-            for score, statistic in statistics.items():
-                value, low, high = bootstrap(statistic, len(edges(name)))
+            for score, (value, low, high) in differences.items():
                 row |= {score: 100 * value, f"{score} low": 100 * low, f"{score} high": 100 * high}
     return pd.DataFrame(found).T.rename_axis(["variant", "minus"])
 
 
-def _confusions(rows: pd.DataFrame, variant: str) -> np.ndarray:
-    """(N, C, C) of the oracle, scene by scene."""
-    tables = [np.array(table) for table in rows[rows.variant == variant]["table"]]
-    return np.stack([oracle(Record(table, np.zeros((len(table), 1)))) for table in tables])
+def _counts(rows: pd.DataFrame, variant: str) -> np.ndarray:
+    """(N, C, 3) of the oracle, scene by scene."""
+    return np.stack([oracle(table) for table in rows[rows.variant == variant]["table"]])
 
 
 def kind_of(variant: str) -> str:

@@ -1,10 +1,11 @@
-"""Labels and embeddings in, numbers out: no model, pipeline, rival or data set is known here.
+"""Labels and embeddings in, numbers out: no model, pipeline, baseline or data set is known here.
 
-``regions`` finds objects and cells in a ground truth, ``label_maps`` boundaries and what scores of one map share; ``metrics``
-compares two label maps, ``protocols`` gives segments their classes. Over a data set of any size, picture by picture:
-``sampling`` draws from it, ``fitting`` finds its concepts and clusters, ``statistics`` sums it up, ``tables`` says what follows.
+``regions`` has known pixels, boundaries, objects and cells of a label map;
+``metrics`` compares two label maps, ``protocols`` gives segments their classes, ``intervals`` says what differences are worth,
+and ``tables`` puts a whole data set together.
 """
 
+from .intervals import interval, paired_table
 from .metrics import boundary_scores, class_iou, contingency_table, mean_iou, share_inside
 from .protocols import Record, concept_embeddings, modified, oracle
 
@@ -14,8 +15,10 @@ __all__ = [
     "class_iou",
     "concept_embeddings",
     "contingency_table",
+    "interval",
     "mean_iou",
     "modified",
     "oracle",
+    "paired_table",
     "share_inside",
 ]

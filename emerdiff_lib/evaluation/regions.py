@@ -1,44 +1,33 @@
-"""Parts of a ground-truth label map: objects, and the feature cells that they cover."""
+"""Parts of a label map: known pixels, boundaries, objects, and the feature cells that they cover."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 from scipy.ndimage import find_objects
 from skimage.measure import label as connected_components
 
 
-@dataclass(frozen=True, eq=False)
-class Region:
+class Region(NamedTuple):
     """One connected region of one class, kept as the crop that holds it.
 
     Attributes:
         class_index: its class.
-        window: (rows, columns), the slices of the picture that crop it.
-        inside: (h, w) bool, the region within that crop.
-        size: (H, W) of the picture.
+        window: (rows, columns), the slices of the image that crop it.
+        inside: (h, w) bool, the region within that crop; ``pixels`` of it are True.
+        size: (H, W) of the image.
     """
 
     class_index: int
     window: tuple[slice, slice]
     inside: np.ndarray
+    pixels: int
     size: tuple[int, int]
-
-    @classmethod
-    def from_mask(cls, class_index: int, mask: np.ndarray) -> Region:
-        """The region that an (H, W) bool mask, not empty, describes."""
-        (window,) = find_objects(mask.astype(np.uint8))
-        return cls(class_index, window, mask[window], mask.shape)
-
-    @cached_property
-    def pixels(self) -> int:
-        return int(self.inside.sum())
 
     @property
     def area(self) -> float:
-        """Share of the picture, in [0, 1]."""
+        """Share of the image, in [0, 1]."""
         return self.pixels / (self.size[0] * self.size[1])
 
     @property
@@ -49,10 +38,27 @@ class Region:
         return whole
 
 
+def known_pixels(labels: np.ndarray, ignore_index: int | None) -> np.ndarray:
+    """(H, W) bool: pixels that are not ignored."""
+    return np.ones(labels.shape, bool) if ignore_index is None else labels != ignore_index
+
+
+def boundaries(labels: np.ndarray) -> np.ndarray:
+    """(H, W) bool: pixels that differ from their left or upper neighbour.
+
+    Lines one pixel wide, on one side of an edge: none of the modes of ``skimage.segmentation.find_boundaries`` gives them
+    ("thick" marks both sides, "inner" and "outer" choose the side by a background, "subpixel" doubles the image).
+    """
+    edges = np.zeros(labels.shape, bool)
+    edges[:, 1:] |= labels[:, 1:] != labels[:, :-1]
+    edges[1:] |= labels[1:] != labels[:-1]
+    return edges
+
+
 def find_regions(
     labels: np.ndarray, smallest: float = 0.01, largest: float = 0.3, ignore_index: int | None = None
 ) -> list[Region]:
-    """Connected regions of one class whose share of the picture lies in [smallest, largest], largest first.
+    """Connected regions of one class whose share of the image lies in [smallest, largest], largest first.
 
     Args:
         labels: (H, W) classes; pixels touch by their sides. Those of ``ignore_index`` belong to no region.
@@ -63,7 +69,7 @@ def find_regions(
     regions = []
     for index, window in enumerate(find_objects(components), start=1):
         inside = components[window] == index
-        region = Region(int(numbers[window][inside][0]), window, inside, labels.shape)
+        region = Region(int(numbers[window][inside][0]), window, inside, int(inside.sum()), labels.shape)
         if smallest <= region.area <= largest:
             regions.append(region)
     return sorted(regions, key=lambda r: (-r.pixels, r.class_index))
@@ -72,17 +78,14 @@ def find_regions(
 def cell_shares(mask: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
     """(h, w) float, the share of every cell of ``grid`` that an (H, W) mask covers.
 
-    Where the grid does not divide the picture, a cell takes every pixel that it touches (as torch's adaptive pooling does).
+    Where the grid does not divide the image, a cell takes every pixel that it touches (as torch's adaptive pooling does).
     """
-    sums = np.pad(mask.astype(np.int64).cumsum(0).cumsum(1), ((1, 0), (1, 0)))
-    edges = []
+    overlaps = []
     for length, cells in zip(mask.shape, grid, strict=True):
-        index = np.arange(cells)
-        edges.append((index * length // cells, -(-(index + 1) * length // cells)))
-    (top, bottom), (left, right) = edges
-    at = lambda rows, columns: sums[np.ix_(rows, columns)]
-    covered = at(bottom, right) - at(top, right) - at(bottom, left) + at(top, left)
-    return covered / np.outer(bottom - top, right - left)
+        first, pixels = np.arange(cells)[:, None] * length, np.arange(length)
+        overlaps.append((first // cells <= pixels) & (pixels < -(-(first + length) // cells)))
+    rows, columns = (overlap.astype(np.float64) for overlap in overlaps)
+    return rows @ mask @ columns.T / np.outer(rows.sum(1), columns.sum(1))
 
 
 def inner_cells(mask: np.ndarray, grid: tuple[int, int], share: float = 0.5) -> np.ndarray:
@@ -96,11 +99,13 @@ def inner_cells(mask: np.ndarray, grid: tuple[int, int], share: float = 0.5) -> 
 
 def cell_labels(labels: np.ndarray, grid: tuple[int, int], num_classes: int) -> np.ndarray:
     """(h, w) class of 0 to C − 1 that covers most of every cell; 0 where none covers any."""
-    shares = np.zeros((num_classes, *grid))
-    for index in np.unique(labels):
-        if 0 <= index < num_classes:
-            shares[index] = cell_shares(labels == index, grid)
-    return shares.argmax(0)
+    return np.stack([cell_shares(labels == index, grid) for index in range(num_classes)]).argmax(0)
+
+
+def true_masks(labels: np.ndarray, grid: tuple[int, int], num_classes: int) -> np.ndarray:
+    """(K, h, w) bool, the truth on a feature grid: a mask for each class that covers most of some cell, in order."""
+    cells = cell_labels(labels, grid, num_classes)
+    return np.stack([cells == index for index in np.unique(cells)])
 
 
 def sample_labels(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -1,38 +1,32 @@
-"""A whole data set under many methods: what is kept of every picture, and the tables that follow from it."""
+"""A whole data set under many methods: what is kept of every image, and the tables that follow from it."""
 
 from __future__ import annotations
 
-import itertools
 import json
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ..files import replacing, write_atomically
-from .fitting import Fitting, places
-from .label_maps import LabelMap
-from .metrics import (
-    AREA_NAMES,
-    boundary_iou,
-    boundary_scores,
-    contingency_table,
-    iou_of_counts,
-    mean_iou,
-    mean_iou_of_counts,
-    object_scores,
-    paired_test,
-    pixel_accuracy,
-    table_scores,
-)
-from .protocols import Record, oracle, per_image_matching
+from . import metrics, protocols
+from .intervals import level_table, paired_table, paired_test
+from .protocols import Record
 from .regions import sample_labels
-from .statistics import PROTOCOLS, RESAMPLED, SCORES, Statistics
 
-AREA_TYPE = pd.CategoricalDtype(AREA_NAMES, ordered=True)  # sizes.astype(AREA_TYPE) sorts and groups by size
+SCORES = (
+    "seconds",
+    "segments",
+    "boundary_precision",
+    "boundary_recall",
+    "boundary_f",
+    "boundary_f_diagonal",
+    *metrics.PARTITION_SCORES,
+)
+RESAMPLED = ("oracle", "modified")  # protocols with bootstrap intervals
+AREA_TYPE = pd.CategoricalDtype(metrics.AREA_NAMES, ordered=True)  # sizes.astype(AREA_TYPE) sorts by size
 TABLE = {
     "oracle": "oracle mIoU",
     "traditional": "traditional mIoU",
@@ -56,202 +50,112 @@ _NO_PERCENT = ("variation_of_information", "segments", "seconds")
 
 def score(
     labels: np.ndarray,
-    truth: np.ndarray | LabelMap,
+    truth: np.ndarray,
     embeddings: np.ndarray,
     seconds: float,
     num_classes: int,
     ignore_index: int | None = None,
 ) -> dict:
-    """Everything that is kept of one picture under one method: plain numbers and lists, for JSON.
+    """Everything that is kept of one image under one method: plain numbers and lists, for JSON.
 
     Args:
         labels: (h, w) segment indices, 0 to K − 1; at another size than the truth's they are sampled (nearest).
-        truth: (H, W) classes, 0 to C − 1, or ``ignore_index``; ``LabelMap(classes, ignore_index)`` where several methods are
-            scored on one picture, so that what they share is found once.
+        truth: (H, W) classes, 0 to C − 1, or ``ignore_index``.
         embeddings: (K, d), one per segment.
         seconds: what the segments took.
 
     Returns:
         :data:`SCORES` (NaN where nothing is counted); "boundary_iou" (C, 2) and "matched" (C, 3), counts to be summed over
-        pictures; "objects", a row each; "table" (K, C) and "embeddings", the picture's :class:`Record`.
+        images; "objects", a row each; "table" (K, C) and "embeddings", the image's :class:`~.protocols.Record`.
     """
-    true = LabelMap.of(truth, ignore_index)
-    truth, ignore_index = true.labels, true.ignore_index
     if labels.shape != truth.shape:
         labels = sample_labels(labels, truth.shape)
-    table = contingency_table(labels, truth, len(embeddings), num_classes, ignore_index)
-    named, found = table.argmax(1), LabelMap(labels)
-    precision, recall, f = boundary_scores(found, true, 2)
-    near = 0.0075 * float(np.hypot(*truth.shape))
+    table = metrics.contingency_table(labels, truth, len(embeddings), num_classes, ignore_index)
+    named, near = table.argmax(1), 0.0075 * float(np.hypot(*truth.shape))
+    boundary = metrics.boundary_scores(labels, truth, 2, ignore_index)
     return {
         "seconds": seconds,
         "segments": int((table.sum(1) > 0).sum()),
-        "boundary_precision": precision,
-        "boundary_recall": recall,
-        "boundary_f": f,
-        "boundary_f_diagonal": boundary_scores(found, true, near)[2],
-        **table_scores(table),
-        "boundary_iou": boundary_iou(named[labels], true, num_classes).tolist(),
-        "matched": per_image_matching(labels, truth, num_classes, ignore_index).tolist(),
-        "objects": object_scores(labels, named, true),
+        **dict(zip(("boundary_precision", "boundary_recall", "boundary_f"), boundary, strict=True)),
+        "boundary_f_diagonal": metrics.boundary_scores(labels, truth, near, ignore_index)[2],
+        **metrics.partition_scores(table),
+        "boundary_iou": metrics.boundary_iou(named[labels], truth, num_classes, ignore_index).tolist(),
+        "matched": protocols.per_image_matching(labels, truth, num_classes, ignore_index).tolist(),
+        "objects": metrics.object_scores(labels, named, truth, ignore_index),
         "table": table.tolist(),
         "embeddings": np.round(embeddings.astype(float), 5).tolist(),
     }
 
 
 def per_image_rows(results: Iterable[dict]) -> pd.DataFrame:
-    """One row per picture and method: the scalar scores, and accuracy and mIoU of the picture under the oracle."""
+    """One row per image and method: the scalar scores, and accuracy and mIoU of the image under the oracle."""
     rows = []
     for result in results:
         for method, entry in result["methods"].items():
-            confusion = oracle(Record(np.array(entry["table"]), np.zeros((len(entry["table"]), 1))))
-            rows.append(
-                {"image": result["name"], "method": method}
-                | {name: entry[name] for name in SCORES}
-                | {"oracle_accuracy": pixel_accuracy(confusion), "oracle_miou": mean_iou(confusion)}
-            )
+            counts = protocols.oracle(entry["table"])
+            row = {"image": result["name"], "method": method} | {name: entry[name] for name in SCORES}
+            row["oracle_accuracy"] = metrics.pixel_accuracy(counts)
+            row["oracle_miou"] = metrics.mean_iou(counts)
+            rows.append(row)
     return pd.DataFrame(rows)
-
-
-def batches_of_rows(results: Iterable[dict], size: int = 1000) -> Iterator[pd.DataFrame]:
-    """:func:`per_image_rows` of ``size`` pictures at a time."""
-    remaining = iter(results)
-    while len(rows := per_image_rows(itertools.islice(remaining, size))):
-        yield rows
 
 
 def summarise(
     results: Iterable[dict], fit: Iterable[dict] = (), reference: str | None = None, draws: int = 1000
 ) -> dict[str, pd.DataFrame]:
-    """All tables of an evaluation, from one picture at a time.
+    """All tables of an evaluation. The (K, d) embeddings of every image and method are held in memory.
 
     Args:
-        results, fit: the split that is reported and the one that concepts are fitted on (may be empty): a dictionary per
-            picture, "name" and "methods", {method: :func:`score`}. Lists, or whatever else can be read more than once:
-            ``results`` are read twice, ``fit`` once.
-        reference, draws: as in :func:`tabulate` and :class:`~.statistics.Statistics`.
-
-    Returns:
-        The tables of :func:`tabulate`. The concepts of "modified" and "modified_cosine" come from ``fit``, and without it both
-        are left out; those of "modified_self" from the pictures themselves.
-
-    Raises:
-        ValueError: without results, for results that can be read only once, or for a reference that is not among the methods.
-    """
-    if iter(results) is results:
-        raise ValueError(
-            "These results can be read only once; give a list, or an object whose iter() starts anew."
-        )
-    where = places(Fitting.of(results), Fitting.of(fit, sample=0))
-    statistics = Statistics(draws)
-    for result in results:
-        statistics.update(result, where)
-    return tabulate(statistics, reference)
-
-
-def tabulate(statistics: Statistics, reference: str | None = None) -> dict[str, pd.DataFrame]:
-    """All tables of an evaluation.
-
-    Args:
+        results, fit: the split that is reported and the one that class prototypes are fitted on (may be empty): a dictionary
+            per image, "name" and "methods", {method: :func:`score`}, the same methods for all.
         reference: the method that others are compared with; the first by default.
+        draws: bootstrap samples.
 
     Returns:
         "scores": a row per method, percent except where the column says otherwise; "intervals": 95 % bootstrap intervals of
         mIoU and boundary F; "paired": differences of the reference to every other method, with intervals and, for scores per
-        picture (accuracy for the protocols), the p-value of Wilcoxon's test; "objects": recall and IoU by area, small to
+        image (accuracy for the protocols), the p-value of Wilcoxon's test; "objects": recall and IoU by area, small to
         large; "classes": IoU per class (oracle). How the intervals were drawn is in ``attrs["bootstrap"]`` of both tables.
+        Prototypes of "modified" and "modified_cosine" come from ``fit``, and without it both are left out; those of
+        "modified_self" come from the images themselves.
 
     Raises:
-        ValueError: without results, or for a reference that is not among the methods.
+        ValueError: without results.
     """
-    methods = statistics.methods
-    if not methods:
-        raise ValueError("There are no results to summarise; evaluate at least one picture.")
-    reference = methods[0] if reference is None else reference
-    if reference not in methods:
-        raise ValueError(f"reference={reference!r} was not evaluated; choose one of {', '.join(methods)}.")
-    intervals, paired = [], []
-    for method in methods:
-        for measure in (*RESAMPLED, "boundary_f"):
-            if not statistics.has(measure, method):
-                continue
-            found = statistics.interval(measure, method)
-            row = {"method": method, "measure": measure}
-            intervals.append(row | _percent(("value", "low", "high"), found))
-            if method == reference or not statistics.has(measure, reference):
-                continue
-            found = statistics.interval(measure, reference, minus=method)
-            p = paired_test(*(statistics.per_picture(measure, one) for one in (reference, method)))
-            row = {"minus": method, "measure": measure}
-            paired.append(row | _percent(("points", "low", "high"), found) | {"p (Wilcoxon)": p})
-    classes = {method: iou_of_counts(statistics.total("oracle", method)) for method in methods}
+    entries, fitted = _by_method(results), _by_method(fit)
+    if not entries:
+        raise ValueError("There are no results to summarise; evaluate at least one image.")
+    counts = {method: _class_counts(some, fitted.get(method, [])) for method, some in entries.items()}
+    per_image = {
+        method: {name: counts[method][name] for name in RESAMPLED if name in counts[method]}
+        | {"boundary_f": np.array([entry["boundary_f"] for entry in some])}
+        for method, some in entries.items()
+    }
+    reference = reference or next(iter(entries))
+    others = [(reference, method) for method in entries if method != reference]
+    paired = paired_table(per_image, others, draws)
+    values = lambda scores: scores if scores.ndim == 1 else metrics.pixel_accuracy(scores)
+    paired["p (Wilcoxon)"] = [
+        paired_test(*(values(per_image[method][row.measure]) for method in (row.method, row.minus)))
+        for row in paired.itertuples()
+    ]
+    classes = {method: metrics.class_iou(values["oracle"].sum(0)) for method, values in counts.items()}
     tables = {
-        "scores": _score_table(statistics),
-        "intervals": pd.DataFrame(intervals),
-        "paired": pd.DataFrame(paired, columns=["minus", "measure", "points", "low", "high", "p (Wilcoxon)"]),
-        "objects": _object_table(statistics),
+        "scores": _score_table(entries, counts),
+        "intervals": level_table(per_image, draws),
+        "paired": paired.drop(columns="method"),
+        "objects": _object_table(entries),
         "classes": 100 * pd.DataFrame(classes).T,
     }
     for name in ("intervals", "paired"):
-        tables[name].attrs["bootstrap"] = statistics.bootstrap
+        tables[name].attrs["bootstrap"] = f"{draws} samples, images drawn with replacement"
     return tables
 
 
-def _percent(names: tuple[str, ...], shares: tuple[float, ...]) -> dict[str, float]:
-    return {name: 100 * share for name, share in zip(names, shares, strict=True)}
-
-
-def _score_table(statistics: Statistics) -> pd.DataFrame:
-    """A row per method: every protocol over the summed counts, and the means of the scores per picture."""
-    found = {}
-    for method in statistics.methods:
-        total = {name: statistics.total(name, method) for name in PROTOCOLS if statistics.has(name, method)}
-        shares = {name: float(mean_iou_of_counts(counts)) for name, counts in total.items()}
-        shares["matched"] = float(mean_iou_of_counts(statistics.total("matched", method), "zero"))
-        right, true, _ = total["oracle"].sum(0)
-        shares["accuracy"] = right / true if true else np.nan
-        intersection, union = statistics.total("boundary_iou", method).T
-        occurs = union > 0
-        shares["boundary_iou"] = (intersection[occurs] / union[occurs]).mean() if occurs.any() else np.nan
-        means = {name: statistics.mean(name, method) for name in SCORES if name in TABLE}
-        found[method] = {
-            name: value if name in _NO_PERCENT else 100 * value for name, value in (shares | means).items()
-        }
-    frame = pd.DataFrame(found).T.rename_axis("method")
-    return frame[[name for name in TABLE if name in frame]].rename(columns=TABLE)
-
-
-def _object_table(statistics: Statistics) -> pd.DataFrame:
-    """A row per method, columns (recall or IoU, size class): means over objects in percent, from small to large."""
-    columns = [(kind, area) for kind in ("recall", "IoU") for area in AREA_NAMES]
-    means = pd.DataFrame(
-        [
-            [100 * statistics.mean(kind.lower(), m, area) for kind, area in columns]
-            for m in statistics.methods
-        ],
-        index=pd.Index(statistics.methods, name="method"),
-        columns=pd.MultiIndex.from_tuples(columns, names=[None, "area"]),
-    )
-    return means.dropna(axis="columns", how="all")
-
-
-def write_tables(
-    tables: dict[str, pd.DataFrame],
-    rows: pd.DataFrame | Iterable[pd.DataFrame],
-    settings: dict,
-    output_dir: Path | str,
-) -> None:
-    """``results.parquet`` (a row per picture and method) and ``summary.json`` (all settings, every table).
-
-    Args:
-        rows: :func:`per_image_rows`, or :func:`batches_of_rows` of pictures too many to be held.
-    """
-    folder = Path(output_dir)
+def write_tables(tables: dict[str, pd.DataFrame], rows: pd.DataFrame, settings: dict, folder: Path) -> None:
+    """``results.parquet`` (:func:`per_image_rows`) and ``summary.json`` (all settings, every table of :func:`summarise`)."""
     with replacing(folder / "results.parquet") as file:
-        if isinstance(rows, pd.DataFrame):
-            rows.to_parquet(file, index=False)
-        else:
-            _write_batches(file, rows)
+        rows.to_parquet(file, index=False)
     plain = {
         name: json.loads(table.reset_index().to_json(orient="split", double_precision=10)) | table.attrs
         for name, table in tables.items()
@@ -260,13 +164,66 @@ def write_tables(
     write_atomically(folder / "summary.json", summary)
 
 
-def _write_batches(file: Path, batches: Iterable[pd.DataFrame]) -> None:
-    """One Parquet file, a row group per batch."""
-    writer = None
-    for batch in batches:
-        table = pa.Table.from_pandas(batch, preserve_index=False)
-        writer = writer or pq.ParquetWriter(file, table.schema)
-        writer.write_table(table)
-    if writer is None:
-        raise ValueError("There are no results to write; evaluate at least one picture.")
-    writer.close()
+def _by_method(results: Iterable[dict]) -> dict[str, list[dict]]:
+    """{method: what :func:`score` kept, image after image}, each with its :class:`Record` as "record".
+
+    Images are in the order in which people sort their names, "9" before "10", in whatever order they came.
+    """
+    kept = []
+    for result in results:
+        arrays = {}
+        for method, entry in result["methods"].items():
+            record = Record(np.array(entry["table"]), np.array(entry["embeddings"], np.float64))
+            arrays[method] = entry | {"table": None, "embeddings": None, "record": record}
+        kept.append((result["name"], arrays))
+    kept.sort(key=lambda image: [int(s) if s.isdecimal() else s for s in re.split(r"(\d+)", image[0])])
+    return {method: [arrays[method] for _, arrays in kept] for method in (kept[0][1] if kept else ())}
+
+
+def _class_counts(entries: list[dict], fitted: list[dict]) -> dict[str, np.ndarray]:
+    """{protocol: (N, C, 3)} of one method.
+
+    What cannot be had is left out: "traditional" of fewer distinct segments than classes, and all but "oracle" where images
+    have embeddings of several lengths, which have nothing in common.
+    """
+    own, other = ([entry["record"] for entry in some] for some in (entries, fitted))
+    counts = {"oracle": np.stack([protocols.oracle(record.table) for record in own])}
+    if len({record.embeddings.shape[1] for record in own + other}) > 1:
+        return counts
+    if (matched := protocols.traditional(own)) is not None:
+        counts["traditional"] = matched
+    fits = {"modified_self": (own, False)}
+    if other:
+        fits |= {"modified": (other, False), "modified_cosine": (other, True)}
+    for name, (records, cosine) in fits.items():
+        concepts = protocols.concept_embeddings(records)
+        counts[name] = np.stack([protocols.modified(record, concepts, cosine) for record in own])
+    return counts
+
+
+def _score_table(entries: dict[str, list[dict]], counts: dict[str, dict[str, np.ndarray]]) -> pd.DataFrame:
+    """A row per method: every protocol over the summed counts, and the means of the scores per image."""
+    rows = {}
+    for method, some in entries.items():
+        row = {name: metrics.mean_iou(values.sum(0)) for name, values in counts[method].items()}
+        row["accuracy"] = metrics.pixel_accuracy(counts[method]["oracle"].sum(0))
+        row["matched"] = metrics.mean_iou(np.sum([entry["matched"] for entry in some], 0), skip_absent=False)
+        intersection, union = np.sum([entry["boundary_iou"] for entry in some], 0).T
+        occurs = union > 0
+        row["boundary_iou"] = (intersection[occurs] / union[occurs]).mean() if occurs.any() else np.nan
+        row |= pd.DataFrame(some)[list(SCORES)].mean().to_dict()
+        rows[method] = {name: value * (1 if name in _NO_PERCENT else 100) for name, value in row.items()}
+    frame = pd.DataFrame(rows).T.rename_axis("method")
+    return frame[[name for name in TABLE if name in frame]].rename(columns=TABLE)
+
+
+def _object_table(entries: dict[str, list[dict]]) -> pd.DataFrame:
+    """A row per method, columns (recall or IoU, size class): means over objects in percent, from small to large."""
+    columns = pd.MultiIndex.from_product([("recall", "IoU"), metrics.AREA_NAMES], names=[None, "area"])
+    rows = {}
+    for method, some in entries.items():
+        objects = pd.DataFrame([o for e in some for o in e["objects"]], columns=["area", "recall", "iou"])
+        sizes = objects["area"].map(metrics.area_bin)
+        rows[method] = 100 * objects.rename(columns={"iou": "IoU"}).groupby(sizes).mean().unstack()
+    table = pd.DataFrame(rows).T.reindex(columns=columns).rename_axis("method")
+    return table.dropna(axis="columns", how="all")

@@ -5,13 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from ..evaluation.intervals import interval, level_table
 from ..evaluation.metrics import mean_iou
 from ..evaluation.protocols import (
     Record,
-    bootstrap,
     concept_embeddings,
-    mean_statistic,
-    miou_statistic,
     modified,
     oracle,
 )
@@ -30,7 +28,7 @@ def records(results: list[dict], kind: str = EMERDIFF) -> list[Record]:
 
 
 def scores(results: list[dict], measure: str, kind: str = EMERDIFF) -> np.ndarray:
-    """What is summed or averaged over scenes: (N, C, C) confusions for an mIoU, (N,) scores for boundary F, in [0, 1].
+    """What is summed or averaged over scenes: (N, C, 3) class counts for an mIoU, (N,) scores for boundary F, in [0, 1].
 
     The concepts of "modified mIoU" are those of the same scenes.
 
@@ -42,7 +40,7 @@ def scores(results: list[dict], measure: str, kind: str = EMERDIFF) -> np.ndarra
         return np.array([r[kind]["boundary_f"] for r in results])
     own = records(results, kind)
     if measure == "oracle mIoU":
-        return np.stack([oracle(record) for record in own])
+        return np.stack([oracle(record.table) for record in own])
     concepts = concept_embeddings(own)
     return np.stack([modified(record, concepts) for record in own])
 
@@ -50,7 +48,7 @@ def scores(results: list[dict], measure: str, kind: str = EMERDIFF) -> np.ndarra
 def level(results: list[dict], measure: str, kind: str = EMERDIFF) -> float:
     """The score of all scenes together, in points."""
     values = scores(results, measure, kind)
-    return 100 * (float(values.mean()) if values.ndim == 1 else mean_iou(values.sum(0)))
+    return 100 * float(values.mean() if values.ndim == 1 else mean_iou(values.sum(0)))
 
 
 def paired(
@@ -58,23 +56,17 @@ def paired(
 ) -> tuple[float, float, float]:
     """(first − second, low, high) in points on the same scenes, with the 95 % bootstrap interval over scenes."""
     both = [scores(results, measure, kind) for results in (first, second)]
-    statistic = mean_statistic if both[0].ndim == 1 else miou_statistic
-    value, low, high = bootstrap(statistic(*both), len(first), draws)
+    value, low, high = interval(*both, draws)
     return 100 * value, 100 * low, 100 * high
 
 
 def table(points: dict[str, list[dict]], draws: int = 500) -> pd.DataFrame:
     """A row per setting, kind and measure: "value", "low", "high" in points, with 95 % bootstrap intervals over scenes."""
-    rows = []
+    tables = {}
     for label, results in points.items():
-        for kind in KINDS:
-            for measure in MEASURES:
-                values = scores(results, measure, kind)
-                statistic = (mean_statistic if values.ndim == 1 else miou_statistic)(values)
-                interval = [100 * value for value in bootstrap(statistic, len(results), draws)]
-                row = {"setting": label, "kind": kind, "measure": measure}
-                rows.append(row | dict(zip(("value", "low", "high"), interval, strict=True)))
-    return pd.DataFrame(rows)
+        per_image = {kind: {name: scores(results, name, kind) for name in MEASURES} for kind in KINDS}
+        tables[label] = level_table(per_image, draws).rename(columns={"method": "kind"})
+    return pd.concat(tables, names=["setting", None]).reset_index("setting").reset_index(drop=True)
 
 
 def overview(table: pd.DataFrame, sweep: Sweep) -> pd.DataFrame:

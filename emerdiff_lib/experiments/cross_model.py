@@ -17,8 +17,8 @@ import pandas as pd
 import torch
 
 from ..checkpoints import family_of, quietly
+from ..evaluation.intervals import bootstrap
 from ..evaluation.metrics import mean_iou
-from ..evaluation.protocols import bootstrap
 from ..loading import load_pipeline
 from ..pipeline import EmerDiffPipeline
 from ..runs.harness import Execution
@@ -26,7 +26,7 @@ from . import domain_shift
 from .ablations import scene_seeds, scenes_command
 from .manifest import write_manifest
 from .selection import execution
-from .shift_tables import REFERENCE, WAYS, confusions
+from .shift_tables import REFERENCE, WAYS, counts
 
 UNTRAINED = "untrained"  # a model's name that stands for the first one's architecture with random weights
 FEATURES, CORRESPONDENCE, CONTROL, WHOLE = MEASURES = (
@@ -120,16 +120,16 @@ def measure(
 
 
 def _statistic(results: list[dict], measure: str):
-    """Of the scenes with given indices, in points."""
+    """Of the scenes with given (…, n) indices, in points."""
     if measure == FEATURES:
-        own, nothing = confusions(results, "own cells"), confusions(results, "position cells")
-        return lambda rows: 100 * (mean_iou(own[rows].sum(0)) - mean_iou(nothing[rows].sum(0)))
+        own, nothing = counts(results, "own cells"), counts(results, "position cells")
+        return lambda rows: 100 * (mean_iou(own[rows].sum(-3)) - mean_iou(nothing[rows].sum(-3)))
     if measure == WHOLE:
-        whole = confusions(results, "own")
-        return lambda rows: 100 * mean_iou(whole[rows].sum(0))
+        whole = counts(results, "own")
+        return lambda rows: 100 * mean_iou(whole[rows].sum(-3))
     way = WAYS[1] if measure == CORRESPONDENCE else WAYS[2]
     gains = np.array([r["boundary F"][way] - r["boundary F"][WAYS[0]] for r in results])
-    return lambda rows: 100 * float(gains[rows].mean())
+    return lambda rows: 100 * gains[rows].mean(-1)
 
 
 def table(found: Mapping[str, list[dict]], draws: int = 500) -> pd.DataFrame:

@@ -26,7 +26,7 @@ from ..assignment import assign_bilinear
 from ..baselines import guided_masks
 from ..clustering import cluster_queries, mask_embeddings
 from ..evaluation.metrics import boundary_scores, contingency_table
-from ..evaluation.regions import cell_labels
+from ..evaluation.regions import cell_labels, true_masks
 from ..pipeline import EmerDiffPipeline
 from ..runs.harness import Execution, results_of
 from ..runs.identity import model_identity, versions
@@ -42,12 +42,6 @@ from .ablations import read_scenes_command, scenes_command
 from .shift_tables import REFERENCE, headlines, overview, report, verdicts
 
 _CLASSES = len(Toyscapes.coarse_class_names) + 1  # and the unseen
-
-
-def true_masks(labels: np.ndarray, grid: tuple[int, int], num_classes: int) -> np.ndarray:
-    """(K, h, w) bool: one mask per class that has the most of some cell."""
-    cells = cell_labels(labels, grid, num_classes)
-    return np.stack([cells == c for c in np.unique(cells)])
 
 
 def position_masks(grid: tuple[int, int], num_masks: int, seed: int) -> np.ndarray:

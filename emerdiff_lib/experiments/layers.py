@@ -22,10 +22,9 @@ from ..attention import attention_layers, is_joint
 from ..clustering import mask_embeddings
 from ..datasets import LabelledDataset, open_dataset
 from ..datasets.resized import Resized
-from ..evaluation.label_maps import LabelMap
+from ..evaluation.intervals import interval
 from ..evaluation.metrics import boundary_scores, mean_iou
-from ..evaluation.protocols import bootstrap, mean_statistic
-from ..evaluation.regions import cell_labels
+from ..evaluation.regions import cell_labels, true_masks
 from ..features import draw_noise
 from ..loading import load_pipeline
 from ..pipeline import EmerDiffPipeline
@@ -35,10 +34,9 @@ from ..runs.samples import dataset_identity, sample_identity, sample_items
 from ..runs.store import JsonStore, Results
 from ..runs.task import Item, Task
 from ..settings import InversionSettings, whole
-from ..studies.features import cluster_confusion, image_queries, probe_accuracy
+from ..studies.features import cluster_counts, image_queries, probe_accuracy
 from ..words import word_attention
 from .ablation_sweeps import nearest_timestep
-from .domain_shift import true_masks
 from .manifest import write_manifest
 from .names import BILINEAR
 from .selection import bar, command, execution
@@ -85,8 +83,8 @@ def reading(
         for layer in layers:
             if min(read[s.name][layer].shape[:2].numel() for s in samples) < num_masks:
                 continue
-            confusion = sum(
-                cluster_confusion(
+            counts = sum(
+                cluster_counts(
                     read[s.name][layer], num_masks, s.labels, classes, ignore_index=data.ignore_index
                 )
                 for s in samples
@@ -98,7 +96,7 @@ def reading(
                 )
                 for i in (0, 1)
             ]
-            found = {"oracle mIoU": mean_iou(confusion), "probe accuracy": float(np.mean(accuracies))}
+            found = {"oracle mIoU": mean_iou(counts), "probe accuracy": float(np.mean(accuracies))}
             rows.append(
                 {"layer": layer, "t": timestep} | {name: 100 * value for name, value in found.items()}
             )
@@ -190,8 +188,7 @@ def push_true_masks(
     truth, grid = _with_void(sample.labels, data), tuple(coarse.masks.shape[1:])
     masks = torch.from_numpy(true_masks(truth, grid, len(data.class_names) + 1))
     coarse = replace(coarse, masks=masks, embeddings=mask_embeddings(coarse.queries, masks))
-    true = LabelMap.of(sample.labels, data.ignore_index)
-    edges = lambda labels: boundary_scores(LabelMap(labels), true, 2)[2]
+    edges = lambda labels: boundary_scores(labels, sample.labels, 2, data.ignore_index)[2]
     found = {BILINEAR: edges(assign_bilinear(masks, coarse.size))}
     for layer in layers:
         for timestep in timesteps:
@@ -225,7 +222,7 @@ def pushing_table(results: Sequence[dict], draws: int = 1000) -> pd.DataFrame:
         if name == BILINEAR:
             continue
         layer, timestep = name.rsplit(" at ", 1)
-        points = [100 * v for v in bootstrap(mean_statistic(own, edges[BILINEAR]), len(own), draws)]
+        points = [100 * v for v in interval(own, edges[BILINEAR], draws)]
         ends = dict(zip(("− bilinear", "low", "high"), points, strict=True))
         rows.append({"layer": layer, "t": int(timestep), "boundary F": 100 * own.mean()} | ends)
     return pd.DataFrame(rows).set_index(["layer", "t"])

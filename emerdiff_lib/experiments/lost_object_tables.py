@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from ..evaluation.intervals import bootstrap
 from ..evaluation.metrics import AREA_NAMES, area_bin
-from ..evaluation.protocols import bootstrap
 from ..evaluation.tables import AREA_TYPE
 
 FOUND = "found"
@@ -73,11 +73,7 @@ def beside_rivals(results: list[dict], size: str = AREA_NAMES[0], draws: int = 1
 def _ratio(sums: np.ndarray, counts: np.ndarray):
     """For :func:`bootstrap`: a mean over objects, of which pictures hold different numbers."""
 
-    def statistic(rows, axis=-1):
-        total = counts[rows].sum(axis)
-        return np.where(total > 0, sums[rows].sum(axis) / np.maximum(total, 1), np.nan)[()]
-
-    return statistic
+    return lambda rows: sums[rows].sum(-1) / counts[rows].sum(-1)
 
 
 def describe(objects: pd.DataFrame) -> list[str]:

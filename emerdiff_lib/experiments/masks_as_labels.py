@@ -27,8 +27,8 @@ from transformers import SegformerConfig, SegformerForSemanticSegmentation
 from ..checkpoints import locate, quietly
 from ..datasets import LabelledDataset, open_dataset
 from ..datasets.base import IGNORE
-from ..evaluation.metrics import contingency_table
-from ..evaluation.protocols import bootstrap, counts_statistic
+from ..evaluation.intervals import interval
+from ..evaluation.metrics import contingency_table, label_counts
 from ..files import write_atomically
 from ..images import processing_size, to_guide
 from ..loading import load_pipeline
@@ -326,7 +326,7 @@ def counts_of(data: LabelledDataset, positions: Iterable[int], found: Iterable[n
     for position, labels in zip(positions, found, strict=True):
         segments = np.where(labels == IGNORE, classes, labels)
         pairs = contingency_table(segments, data[position].labels, classes + 1, classes, data.ignore_index)
-        counts.append(np.stack([np.diagonal(pairs), pairs.sum(0), pairs[:-1].sum(1)], -1))
+        counts.append(label_counts(pairs))
     return np.stack(counts)
 
 
@@ -334,8 +334,8 @@ def table(scores: Mapping[str, np.ndarray], draws: int = 1000) -> pd.DataFrame:
     """mIoU in percent with its 95 % bootstrap interval over pictures, and the paired difference to true labels."""
     rows = {}
     for source, counts in scores.items():
-        value = bootstrap(counts_statistic(counts), len(counts), draws)
-        change = bootstrap(counts_statistic(counts, scores[TRUE]), len(counts), draws)
+        value = interval(counts, draws=draws)
+        change = interval(counts, scores[TRUE], draws)
         names = ("mIoU", "low", "high", "− true labels", "from", "to")
         rows[source] = dict(zip(names, (100 * float(v) for v in (*value, *change)), strict=True))
     return pd.DataFrame(rows).T.rename_axis("learnt from")

@@ -17,8 +17,9 @@ import torch
 
 from ..clustering import RULES, choose_num_masks, cluster_queries, group_masks
 from ..datasets import LabelledDataset, Sample, open_dataset
+from ..evaluation.intervals import interval
 from ..evaluation.metrics import boundary_scores, contingency_table, mean_iou, partition_scores
-from ..evaluation.protocols import Record, bootstrap, mean_statistic, oracle
+from ..evaluation.protocols import oracle
 from ..loading import load_pipeline
 from ..pipeline import EmerDiffPipeline
 from ..runs.harness import Execution, results_of
@@ -154,7 +155,7 @@ def study(
 
     Returns:
         Per picture that did not fail: "name", "picks" {rule: K} and "scores", a list of {"way", "K", "adjusted_rand",
-        "boundary_f" in [0, 1], "confusion" (C, C) of the oracle}.
+        "boundary_f" in [0, 1], "counts" (C, 3) of the oracle}.
 
     Raises:
         ValueError: for settings that the pipeline refuses, or if every picture failed.
@@ -164,18 +165,18 @@ def study(
 
 
 def _score(labels: np.ndarray, truth: np.ndarray, data: LabelledDataset) -> dict[str, Any]:
-    table = contingency_table(labels, truth, int(labels.max()) + 1, len(data.class_names), data.ignore_index)
+    table = contingency_table(labels, truth, None, len(data.class_names), data.ignore_index)
     return {
-        "adjusted_rand": partition_scores(labels, truth, data.ignore_index)["adjusted_rand"],
+        "adjusted_rand": partition_scores(table)["adjusted_rand"],
         "boundary_f": boundary_scores(labels, truth, 2, data.ignore_index)[2],
-        "confusion": oracle(Record(table, np.zeros((len(table), 1)))).tolist(),
+        "counts": oracle(table).tolist(),
     }
 
 
 def score_rows(results: list[dict]) -> pd.DataFrame:
     """A row per picture, way and K: "adjusted_rand" and "boundary_f" in percent."""
     rows = [{"image": r["name"]} | s for r in results for s in r["scores"]]
-    frame = pd.DataFrame(rows).drop(columns="confusion")
+    frame = pd.DataFrame(rows).drop(columns="counts")
     return frame.assign(**{name: 100 * frame[name] for name in MEASURES})
 
 
@@ -183,11 +184,11 @@ def curves(results: list[dict]) -> pd.DataFrame:
     """Percent per way and K, over all pictures: ARI, boundary F and oracle mIoU."""
     grouped = score_rows(results).groupby(["way", "K"], sort=False)
     means = grouped[list(MEASURES)].mean().rename(columns=MEASURES)
-    confusions: dict[tuple[str, int], np.ndarray] = {}
+    counts: dict[tuple[str, int], np.ndarray] = {}
     for score in (s for r in results for s in r["scores"]):
         key = score["way"], score["K"]
-        confusions[key] = confusions.get(key, 0) + np.array(score["confusion"])
-    means["oracle mIoU"] = pd.Series({key: 100 * mean_iou(found) for key, found in confusions.items()})
+        counts[key] = counts.get(key, 0) + np.array(score["counts"])
+    means["oracle mIoU"] = pd.Series({key: 100 * mean_iou(summed) for key, summed in counts.items()})
     return means.reset_index()
 
 
@@ -217,9 +218,7 @@ def choices(results: list[dict], fit: list[dict], way: str = DIRECT, draws: int 
     reference, table = agreement[fixed].to_numpy(), []
     for rule, ks in picked.items():
         own = rows.loc[list(zip(images, ks, strict=True))]
-        value, low, high = bootstrap(
-            mean_statistic(own["adjusted_rand"].to_numpy(), reference), len(images), draws
-        )
+        value, low, high = interval(own["adjusted_rand"].to_numpy(), reference, draws)
         means = {title: own[name].mean() for name, title in MEASURES.items()}
         table.append(
             {
@@ -239,8 +238,7 @@ def grouped_minus_direct(results: list[dict], way: str = ANYWHERE, draws: int = 
     wide = score_rows(results).pivot(index="image", columns=["way", "K"], values="adjusted_rand")
     table = []
     for k in wide[way].columns:
-        statistic = mean_statistic(wide[way][k].to_numpy(), wide[DIRECT][k].to_numpy())
-        table.append((k, *bootstrap(statistic, len(wide), draws)))
+        table.append((k, *interval(wide[way][k].to_numpy(), wide[DIRECT][k].to_numpy(), draws)))
     return pd.DataFrame(table, columns=["K", "difference", "low", "high"]).set_index("K")
 
 
@@ -254,8 +252,7 @@ def fixed_against_fixed(
     """(groups, K, (difference, low, high) in points): grouped masks against k-means, each with the number best on ``fit``."""
     groups, k = best_fixed(fit, way), best_fixed(fit)
     wide = score_rows(results).pivot(index="image", columns=["way", "K"], values=measure)
-    statistic = mean_statistic(wide[way][groups].to_numpy(), wide[DIRECT][k].to_numpy())
-    return groups, k, bootstrap(statistic, len(wide), draws)
+    return groups, k, interval(wide[way][groups].to_numpy(), wide[DIRECT][k].to_numpy(), draws)
 
 
 def describe(results: list[dict], fit: list[dict], num_masks: int) -> list[str]:

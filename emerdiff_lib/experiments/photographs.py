@@ -14,8 +14,9 @@ from ..assignment import assign_bilinear
 from ..attention import layer_grid
 from ..datasets import LabelledDataset, open_dataset
 from ..datasets.resized import Resized
-from ..evaluation.metrics import class_counts, contingency_table, iou_of_counts
-from ..evaluation.protocols import Record, bootstrap, mean_statistic, miou_statistic, oracle
+from ..evaluation.intervals import paired_table
+from ..evaluation.metrics import class_iou, contingency_table
+from ..evaluation.protocols import oracle
 from ..evaluation.regions import cell_labels
 from ..evaluation.tables import per_image_rows, score
 from ..pipeline import EmerDiffPipeline
@@ -85,17 +86,16 @@ def held_out(data: LabelledDataset, every: int = 20) -> range:
 
 def told(labels: np.ndarray, truth: np.ndarray, data: LabelledDataset) -> np.ndarray:
     """(H, W) segments → classes: each has the one that most of its known pixels have (the oracle)."""
-    table = contingency_table(labels, truth, int(labels.max()) + 1, len(data.class_names), data.ignore_index)
+    table = contingency_table(labels, truth, None, len(data.class_names), data.ignore_index)
     return table.argmax(1)[labels]
 
 
 # -- what a run says ------------------------------------------------------------------------------------------------
 
 
-def confusions(results: Iterable[dict], method: str) -> np.ndarray:
-    """(N, C, C): a picture's confusion matrix under the oracle."""
-    tables = [np.array(result["methods"][method]["table"]) for result in results]
-    return np.stack([oracle(Record(table, np.zeros((len(table), 1)))) for table in tables])
+def class_counts(results: Iterable[dict], method: str) -> np.ndarray:
+    """(N, C, 3): class counts of every image under the oracle."""
+    return np.stack([oracle(result["methods"][method]["table"]) for result in results])
 
 
 def differences(
@@ -106,18 +106,14 @@ def differences(
     Returns:
         a row per pair of methods that both took part and measure: "method", "minus", "measure", "points", "low", "high".
     """
-    known, rows = set(results[0]["methods"]), []
-    for first, second in ((a, b) for a, b in pairs if {a, b} <= known):
-        edges = [np.array([r["methods"][m]["boundary_f"] for r in results]) for m in (first, second)]
-        statistics = {
-            "oracle mIoU": miou_statistic(confusions(results, first), confusions(results, second)),
-            "boundary F": mean_statistic(*edges),
+    scores = {
+        method: {
+            "oracle mIoU": class_counts(results, method),
+            "boundary F": np.array([result["methods"][method]["boundary_f"] for result in results]),
         }
-        for measure, statistic in statistics.items():
-            points = [100 * value for value in bootstrap(statistic, len(results), draws)]
-            ends = dict(zip(("points", "low", "high"), points, strict=True))
-            rows.append({"method": first, "minus": second, "measure": measure, **ends})
-    return pd.DataFrame(rows)
+        for method in results[0]["methods"]
+    }
+    return paired_table(scores, pairs, draws)
 
 
 def with_control(results: Iterable[dict], control: Iterable[dict]) -> list[dict]:
@@ -170,9 +166,9 @@ def by_class(results: Sequence[dict], methods: Iterable[str], names: Sequence[st
     """IoU of each class under the oracle, percent, and its share of the known pixels; a column per class."""
     rows = {}
     for method in methods:
-        confusion = confusions(results, method).sum(0)
-        rows["% of pixels"] = 100 * confusion.sum(1) / confusion.sum()
-        rows[method] = 100 * iou_of_counts(class_counts(confusion))
+        counts = class_counts(results, method).sum(0)
+        rows["% of pixels"] = 100 * counts[:, 1] / counts[:, 1].sum()
+        rows[method] = 100 * class_iou(counts)
     return pd.DataFrame(rows, index=list(names)).T
 
 

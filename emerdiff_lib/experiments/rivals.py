@@ -20,7 +20,6 @@ from ..assignment import assign_bilinear
 from ..baselines import upsamplers
 from ..baselines.upsamplers import Upsampler
 from ..datasets import LabelledDataset, Sample, open_dataset
-from ..evaluation.label_maps import LabelMap
 from ..evaluation.tables import score
 from ..loading import load_pipeline
 from ..pipeline import EmerDiffPipeline
@@ -235,8 +234,10 @@ def score_all(
     found: dict[str, Result], truth: np.ndarray, num_classes: int, ignore_index: int | None = None
 ) -> dict[str, dict[str, Any]]:
     """{method: :func:`~emerdiff_lib.evaluation.tables.score`} of one picture."""
-    true = LabelMap(truth, ignore_index)  # objects and edges are looked for once
-    return {name: score(r.labels, true, r.embeddings, r.seconds, num_classes) for name, r in found.items()}
+    return {
+        name: score(r.labels, truth, r.embeddings, r.seconds, num_classes, ignore_index)
+        for name, r in found.items()
+    }
 
 
 class Comparison(Task):

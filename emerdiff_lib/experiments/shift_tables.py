@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy.stats import DegenerateDataWarning
 
-from ..evaluation.metrics import class_iou, confusion_matrix, mean_iou
-from ..evaluation.protocols import bootstrap
+from ..evaluation.intervals import bootstrap
+from ..evaluation.metrics import class_iou, mean_iou
+from ..evaluation.protocols import oracle
 from ..settings import check_known
 from .ablation_tables import with_interval
 
@@ -22,15 +21,14 @@ WAYS = ("bilinear", "modulated", "guided")  # from true masks to pixels
 NEARLY = 0.95  # what counts as about 100 %: a stage of which this much is left has lost nothing worth a word
 
 
-def confusions(results: list[dict], kind: str) -> np.ndarray:
-    """(N, C, C) confusions, scene by scene, each mask given the class that most of its pixels have."""
-    tables = [np.array(result[kind]) for result in results]
-    return np.stack([confusion_matrix(table, table.argmax(1)) for table in tables])
+def counts(results: list[dict], kind: str) -> np.ndarray:
+    """(N, C, 3) class counts, scene by scene, each mask given the class that most of its pixels have."""
+    return np.stack([oracle(result[kind]) for result in results])
 
 
 def miou(results: list[dict], kind: str) -> float:
-    """Oracle mIoU of summed confusion matrices, in [0, 1]."""
-    return mean_iou(confusions(results, kind).sum(0))
+    """Oracle mIoU of summed class counts, in [0, 1]."""
+    return float(mean_iou(counts(results, kind).sum(0)))
 
 
 def gain(results: list[dict], measure: str) -> float:
@@ -41,22 +39,22 @@ def gain(results: list[dict], measure: str) -> float:
     Raises:
         ValueError: for another measure.
     """
-    return _gain(results, measure)(np.arange(len(results)))
+    return float(_gain(results, measure)(np.arange(len(results))))
 
 
 def _gain(results: list[dict], measure: str) -> Callable[[np.ndarray], float]:
-    """:func:`gain` of the scenes with given indices."""
+    """:func:`gain` of the scenes with given (…, n) indices."""
     if check_known("measure", measure, MEASURES) == "features":
-        own, nothing = confusions(results, "own cells"), confusions(results, "position cells")
-        return lambda rows: mean_iou(own[rows].sum(0)) - mean_iou(nothing[rows].sum(0))
+        own, nothing = counts(results, "own cells"), counts(results, "position cells")
+        return lambda rows: mean_iou(own[rows].sum(-3)) - mean_iou(nothing[rows].sum(-3))
     edges = np.array([r["boundary F"]["modulated"] - r["boundary F"]["bilinear"] for r in results])
-    return lambda rows: float(edges[rows].mean())
+    return lambda rows: edges[rows].mean(-1)
 
 
 def _left(results: list[dict], reference: list[dict], measure: str) -> Callable[[np.ndarray], float]:
     """What is left of the reference's gain on the scenes with given indices; NaN where it gains nothing."""
     part, whole = _gain(results, measure), _gain(reference, measure)
-    return lambda rows: part(rows) / whole(rows) if whole(rows) > 0 else float("nan")
+    return lambda rows: part(rows) / np.where(whole(rows) > 0, whole(rows), np.nan)
 
 
 def retention(
@@ -64,7 +62,7 @@ def retention(
 ) -> tuple[float, float, float]:
     """(value, low, high): what is left of the reference's gain on the same scenes, with its 95 % bootstrap interval; NaN where
     the reference gains nothing."""
-    return _interval(_left(results, reference, measure), len(results), draws)
+    return bootstrap(_left(results, reference, measure), len(results), draws)
 
 
 def surplus(results: list[dict], reference: list[dict], draws: int = 500) -> tuple[float, float, float]:
@@ -73,13 +71,7 @@ def surplus(results: list[dict], reference: list[dict], draws: int = 500) -> tup
     Below 0 the features lose more, above 0 the correspondence; across 0 it cannot be told.
     """
     features, correspondence = (_left(results, reference, measure) for measure in MEASURES)
-    return _interval(lambda rows: features(rows) - correspondence(rows), len(results), draws)
-
-
-def _interval(statistic: Callable, count: int, draws: int) -> tuple[float, float, float]:
-    with warnings.catch_warnings():  # draws in which the reference gains nothing are left out
-        warnings.simplefilter("ignore", DegenerateDataWarning)
-        return bootstrap(statistic, count, draws)
+    return bootstrap(lambda rows: features(rows) - correspondence(rows), len(results), draws)
 
 
 @dataclass(frozen=True)
@@ -239,4 +231,4 @@ def whose_loss(name: str, found: dict[str, list[dict]]) -> str:
 def unseen_iou(results: list[dict]) -> dict[str, float]:
     """IoU in points of the objects that the world does not have (the last class), by the method's own masks and by true ones."""
     ways = {"own masks": "own", "true masks": "true modulated", "true masks, bilinear": "true bilinear"}
-    return {name: 100 * float(class_iou(confusions(results, kind).sum(0))[-1]) for name, kind in ways.items()}
+    return {name: 100 * float(class_iou(counts(results, kind).sum(0))[-1]) for name, kind in ways.items()}

@@ -13,8 +13,7 @@ from skimage.color import rgb2gray
 from skimage.filters import sobel
 from skimage.segmentation import find_boundaries
 
-from ..evaluation.label_maps import boundaries
-from ..evaluation.regions import find_regions
+from ..evaluation.regions import boundaries, find_regions
 from ..toyscapes import Scene, Toyscapes
 from .ablation_tables import level
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from ..evaluation.metrics import iou_of_counts, mean_iou_of_counts
-from ..evaluation.protocols import bootstrap, counts_statistic
+from ..evaluation.intervals import interval
+from ..evaluation.metrics import class_iou, label_counts, mean_iou
 from ..runs.store import Results
 from ..words import NOTHING
 
@@ -61,9 +61,7 @@ class Named:
         """
         if self.called != self.classes:
             raise ValueError("IoU needs a vocabulary of the data set's own classes, in their order.")
-        matrices = self.confusions(kind, way)
-        predicted = matrices.sum(1)[:, :-1]
-        return np.stack([np.diagonal(matrices, axis1=1, axis2=2), matrices.sum(2), predicted], -1)
+        return label_counts(self.confusions(kind, way).swapaxes(1, 2))
 
 
 def table(named: Named, draws: int = 1000) -> pd.DataFrame:
@@ -73,8 +71,8 @@ def table(named: Named, draws: int = 1000) -> pd.DataFrame:
         alone = named.counts(kind, ALONE)
         for way in named.ways:
             counts = named.counts(kind, way)
-            gain = bootstrap(counts_statistic(counts, alone), len(counts), draws)
-            row = {"features": kind, "way": way, "mIoU": 100 * float(mean_iou_of_counts(counts.sum(0)))}
+            gain = interval(counts, alone, draws)
+            row = {"features": kind, "way": way, "mIoU": 100 * float(mean_iou(counts.sum(0)))}
             rows.append(row | dict(zip(("gain", "low", "high"), (100 * g for g in gain), strict=True)))
     return pd.DataFrame(rows).set_index(["features", "way"])
 
@@ -82,7 +80,7 @@ def table(named: Named, draws: int = 1000) -> pd.DataFrame:
 def by_class(named: Named) -> pd.DataFrame:
     """IoU of every class in percent, a row per kind of features and way."""
     rows = {
-        (kind, way): 100 * iou_of_counts(named.counts(kind, way).sum(0))
+        (kind, way): 100 * class_iou(named.counts(kind, way).sum(0))
         for kind in named.kinds
         for way in named.ways
     }
@@ -101,7 +99,7 @@ def called(named: Named, kind: str, way: str) -> pd.DataFrame:
 def by_vocabulary(named: Iterable[Named], way: str = ALONE) -> pd.DataFrame:
     """mIoU in percent: a row per vocabulary, a column per kind of features."""
     rows = {
-        one.vocabulary: {kind: 100 * mean_iou_of_counts(one.counts(kind, way).sum(0)) for kind in one.kinds}
+        one.vocabulary: {kind: 100 * mean_iou(one.counts(kind, way).sum(0)) for kind in one.kinds}
         for one in named
     }
     return pd.DataFrame(rows).T.rename_axis("vocabulary")

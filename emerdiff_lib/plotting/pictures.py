@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from sklearn.decomposition import PCA
 
-from ..evaluation.label_maps import boundaries
+from ..evaluation.regions import boundaries
 from .colours import segment_palette
 from .style import LINE, POINTS, SMALL, TEXT, WIDTHS, figsize
 from .text import wrap

@@ -14,7 +14,7 @@ from sklearn.preprocessing import StandardScaler
 from ..assignment import assign_bilinear
 from ..clustering import cluster_queries
 from ..evaluation.metrics import contingency_table
-from ..evaluation.protocols import Record, oracle
+from ..evaluation.protocols import oracle
 from ..features import draw_noise, extract_queries
 from ..pipeline import EmerDiffPipeline
 from ..settings import InversionSettings
@@ -69,7 +69,7 @@ def probe_accuracy(
     return float(probe.fit(flat(train), classes(train_labels)).score(flat(test), classes(test_labels)))
 
 
-def cluster_confusion(
+def cluster_counts(
     features,
     num_masks: int,
     labels: np.ndarray,
@@ -77,8 +77,7 @@ def cluster_confusion(
     seed: int = 0,
     ignore_index: int | None = None,
 ) -> np.ndarray:
-    """Oracle confusion (C, C) of the bilinearly upsampled k-means masks of (h, w, d) features."""
+    """(C, 3) class counts, under the oracle, of the bilinearly upsampled k-means masks of (h, w, d) features."""
     masks = cluster_queries(features, num_masks, seed)
     segments = assign_bilinear(masks, labels.shape)
-    table = contingency_table(segments, labels, len(masks), num_classes, ignore_index)
-    return oracle(Record(table, np.zeros((len(masks), 1))))
+    return oracle(contingency_table(segments, labels, len(masks), num_classes, ignore_index))

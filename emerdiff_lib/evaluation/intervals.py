@@ -1,0 +1,109 @@
+"""Scores of a data set and differences between methods, with 95 % bootstrap intervals over images."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from .metrics import mean_iou
+
+Interval = tuple[float, float, float]  # value, low, high
+PerImage = Mapping[str, Mapping[str, np.ndarray]]  # {method: {measure: what interval() takes}}
+
+
+def bootstrap(statistic: Callable[[np.ndarray], np.ndarray], count: int, draws: int = 1000) -> Interval:
+    """(value, low, high): ``statistic`` of all ``count`` images and its 95 % percentile interval over resampled images.
+
+    One image has no interval, (NaN, NaN); draws whose statistic is NaN are left out of it (scipy's own
+    would be NaN). For a mean or mIoU there is :func:`interval`.
+
+    Args:
+        statistic: takes (…, n) image indices and reduces the last axis; methods compared inside it are paired by image.
+    """
+    low = high = float("nan")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of draws that are NaN
+        value = float(statistic(np.arange(count)))
+        if count > 1:
+            drawn = stats.bootstrap(
+                (np.arange(count),),
+                lambda rows, axis: statistic(rows),
+                n_resamples=draws,
+                batch=100,  # bounds the memory
+                vectorized=True,
+                method="percentile",
+                rng=np.random.default_rng(0),
+            ).bootstrap_distribution
+            if (known := drawn[~np.isnan(drawn)]).size:
+                low, high = map(float, np.percentile(known, (2.5, 97.5)))
+    return value, low, high
+
+
+def interval(scores: np.ndarray, minus: np.ndarray | None = None, draws: int = 1000) -> Interval:
+    """(value, low, high) of a method's score, or of its difference to another method's on the same images.
+
+    Args:
+        scores, minus: of each image: (N,) scores, whose mean is taken where they are not NaN; or (N, C, 3) class counts, of
+            whose sum mIoU is taken.
+    """
+    scores = np.asarray(scores)
+    if scores.ndim == 1:
+        difference = scores if minus is None else scores - minus
+        statistic = lambda rows: np.nanmean(difference[rows], axis=-1)
+    elif minus is None:
+        statistic = lambda rows: mean_iou(_summed(scores, rows))
+    else:
+        statistic = lambda rows: mean_iou(_summed(scores, rows)) - mean_iou(_summed(minus, rows))
+    return bootstrap(statistic, len(scores), draws)
+
+
+def level_table(scores: PerImage, draws: int = 1000) -> pd.DataFrame:
+    """A row per method and measure, in percent: "method", "measure", "value", "low", "high"."""
+    rows = [
+        (method, measure, *(100 * end for end in interval(values, draws=draws)))
+        for method, measures in scores.items()
+        for measure, values in measures.items()
+    ]
+    return pd.DataFrame(rows, columns=["method", "measure", "value", "low", "high"])
+
+
+def paired_table(scores: PerImage, pairs: Iterable[tuple[str, str]], draws: int = 1000) -> pd.DataFrame:
+    """A row per pair and measure, in points: "method", "minus", "measure", and the difference "points", "low", "high".
+
+    Args:
+        pairs: (method, minus which); those of which a method is not among ``scores``, and measures that only one of the two
+            has, are left out.
+    """
+    rows = [
+        (first, second, measure, *(100 * end for end in interval(values, scores[second][measure], draws)))
+        for first, second in pairs
+        if first in scores and second in scores
+        for measure, values in scores[first].items()
+        if measure in scores[second]
+    ]
+    return pd.DataFrame(rows, columns=["method", "minus", "measure", "points", "low", "high"])
+
+
+def paired_test(first: np.ndarray, second: np.ndarray) -> float:
+    """p-value of the Wilcoxon signed-rank test (scipy): do paired scores of two methods differ?
+
+    1 if all are equal; NaN without a pair in which both are finite.
+    """
+    difference = np.subtract(first, second)
+    difference = difference[np.isfinite(difference)]
+    if not difference.any():
+        return 1.0 if difference.size else float("nan")
+    return float(stats.wilcoxon(difference).pvalue)
+
+
+def _summed(counts: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """(N, C, 3) counts of images, summed over the images along the last axis of ``rows``: (…, C, 3)."""
+    flat, number = rows.reshape(-1, rows.shape[-1]), len(counts)
+    # how often each draw has each image, times its counts: a product of matrices instead of a copy of all counts per draw
+    places = (flat + number * np.arange(len(flat))[:, None]).ravel()
+    often = np.bincount(places, minlength=len(flat) * number).reshape(*rows.shape[:-1], number)
+    return np.tensordot(often.astype(np.float64), np.asarray(counts, np.float64), axes=1)

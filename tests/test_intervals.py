@@ -1,0 +1,78 @@
+"""Bootstrap intervals against the textbook, and against draws made one after the other by numpy's generator alone."""
+
+import numpy as np
+import pytest
+from scipy.stats import wilcoxon
+
+from emerdiff_lib.evaluation.intervals import bootstrap, interval, level_table, paired_table, paired_test
+
+RNG = np.random.default_rng(0)
+
+
+def draws_of(statistic, count, draws):
+    """The 95 % interval of a function of some images' indices, and its value."""
+    rows = np.random.default_rng(0).integers(0, count, (draws, count))
+    return statistic(np.arange(count)), *np.percentile([statistic(row) for row in rows], (2.5, 97.5))
+
+
+def test_the_interval_of_a_mean_is_the_textbooks():
+    values = RNG.normal(3, 2, 400)
+    value, low, high = interval(values, draws=2000)
+    half = 1.96 * values.std() / 20
+    assert value == pytest.approx(values.mean())
+    assert (low, high) == pytest.approx((value - half, value + half), abs=0.03)
+
+
+def test_differences_draw_the_same_images_for_both():
+    ours, theirs = RNG.integers(0, 50, (2, 12, 3, 3))
+    ours, theirs = (
+        counts + counts[..., :1] * [0, 1, 1] for counts in (ours, theirs)
+    )  # no more right than there is
+    theirs[:, 2] = 0  # a class that does not occur for them
+
+    def miou(counts):
+        right, true, predicted = counts.sum(0).T
+        return np.mean([right[c] / (true[c] + predicted[c] - right[c]) for c in range(3) if true[c]])
+
+    expected = draws_of(lambda rows: miou(ours[rows]) - miou(theirs[rows]), 12, 300)
+    assert interval(ours, theirs, draws=300) == pytest.approx(expected)
+    assert interval(ours, draws=300) == pytest.approx(draws_of(lambda rows: miou(ours[rows]), 12, 300))
+    first, second = RNG.random((2, 12))
+    expected = draws_of(lambda rows: (first - second)[rows].mean(), 12, 300)
+    assert interval(first, second, draws=300) == pytest.approx(expected)
+    ratio = lambda rows: first[rows].sum(-1) / second[rows].sum(-1)
+    assert bootstrap(ratio, 12, 300) == pytest.approx(draws_of(ratio, 12, 300))
+
+
+@pytest.mark.filterwarnings("error")
+def test_where_values_are_missing():
+    values = np.array([1.0, np.nan, 3.0, 2.0])
+    value, low, high = interval(values)
+    assert value == 2 and 1 <= low < 2 < high <= 3
+    assert interval(values, np.array([0.0, 1.0, np.nan, 0.0]))[0] == 1.5
+    one, *ends = interval(values[:1])
+    assert one == 1 and np.isnan(ends).all()
+    assert np.isnan(interval(values[[1, 1]])).all()
+    assert np.isnan(bootstrap(lambda rows: (0 * rows).sum(-1) / np.float64(0), 4)).all()
+
+
+def test_tables_hold_intervals_in_percent():
+    scores = {name: {"F": RNG.random(9), "mIoU": RNG.integers(0, 9, (9, 2, 3))} for name in "abc"}
+    del scores["c"]["mIoU"]
+    levels = level_table(scores, draws=50).set_index(["method", "measure"])
+    assert len(levels) == 5
+    expected = 100 * np.array(interval(scores["b"]["mIoU"], draws=50))
+    assert levels.loc[("b", "mIoU")].tolist() == pytest.approx(expected)
+    pairs = paired_table(scores, [("a", "b"), ("c", "a"), ("a", "unknown")], draws=50)
+    assert pairs.iloc[:, :3].to_numpy().tolist() == [["a", "b", "F"], ["a", "b", "mIoU"], ["c", "a", "F"]]
+    expected = 100 * np.array(interval(scores["c"]["F"], scores["a"]["F"], draws=50))
+    assert pairs.iloc[2, 3:].tolist() == pytest.approx(expected)
+    assert list(paired_table(scores, [])) == list(pairs)
+
+
+def test_paired_test_is_exact_for_few_pairs():
+    """All seven differences positive: of 2⁷ sign patterns two are as extreme."""
+    first, second = np.arange(7) + 1.0, np.arange(7) * 0.5
+    assert paired_test(first, second) == pytest.approx(2 / 2**7)
+    assert paired_test([*first, np.nan], [*second, 1]) == wilcoxon(first, second).pvalue
+    assert paired_test(np.ones(4), np.ones(4)) == 1 and np.isnan(paired_test([np.nan, 1], [1, np.nan]))
