@@ -205,7 +205,7 @@ def _score_table(entries: dict[str, list[dict]], counts: dict[str, dict[str, np.
     """A row per method: every protocol over the summed counts, and the means of the scores per image."""
     rows = {}
     for method, some in entries.items():
-        row = {name: metrics.mean_iou(values.sum(0)) for name, values in counts[method].items()}
+        row: dict = {name: metrics.mean_iou(values.sum(0)) for name, values in counts[method].items()}
         row["accuracy"] = metrics.pixel_accuracy(counts[method]["oracle"].sum(0))
         row["matched"] = metrics.mean_iou(np.sum([entry["matched"] for entry in some], 0), skip_absent=False)
         intersection, union = np.sum([entry["boundary_iou"] for entry in some], 0).T
