@@ -1,6 +1,6 @@
 """EmerDiff: pixel-level segmentation from a frozen text-to-image diffusion model, as a small library behind a workbook."""
 
-from . import _large_pages  # noqa: F401  first: see there
+from . import _environment  # noqa: F401  first: see there
 from ._version import __version__
 from .inversion import Trajectory
 from .loading import load_pipeline

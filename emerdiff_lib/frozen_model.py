@@ -21,7 +21,7 @@ from transformers import (
 
 from . import checkpoints, weights
 from . import images as image_io
-from .attention import Network, attention_layers, check_layer, coarsest_reduction
+from .attention import Network, check_layer, coarsest_reduction
 from .conditioning import Conditioning, encode_prompt, encode_prompt_thrice, encode_prompt_twice, no_image
 from .denoiser import Denoiser, inference_timesteps
 from .inversion import Trajectory
@@ -96,8 +96,7 @@ class FrozenModel(DiffusionPipeline):
         own_layers = {"feature_layer", "modulation_layer"} <= set(default_settings or {})
         is_known = checkpoints.family_of(unet.config) is not None or own_layers
         if not is_known and (guess := checkpoints.best_guess(unet.config)):
-            layers = attention_layers(unet, "attn2")
-            warnings.warn(checkpoints.describe_guess(guess, unet.config, layers), stacklevel=2)
+            warnings.warn(checkpoints.describe_guess(guess, unet.config), stacklevel=2)
         self.register_to_config(
             default_settings=default_settings,
             force_zeros_for_empty_prompt=force_zeros_for_empty_prompt,
@@ -132,7 +131,7 @@ class FrozenModel(DiffusionPipeline):
         if str(name) in checkpoints.RELATIVES and "vae" not in kwargs:
             kwargs["vae"] = weights.load_components(checkpoints.locate("toyscapes"), dtype, {})["vae"]
         try:
-            with checkpoints.quietly(source):
+            with checkpoints.quietly():
                 parts = weights.load_components(source, dtype, kwargs, **options)
                 pipeline = super().from_pretrained(source, dtype=dtype, **parts, **kwargs)
         except OSError as error:  # huggingface_hub's "not found" and "offline" errors are OSErrors as well

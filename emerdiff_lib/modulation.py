@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 
 import torch
@@ -23,7 +23,6 @@ def modulated_latents(
     offsets: torch.Tensor,
     perturbation: Perturbation,
     timesteps: list[int] | None = None,
-    callback: Callable[[int, torch.Tensor], None] | None = None,
 ) -> torch.Tensor:
     """Replay trajectories from t_m once per row of ``offsets``, all rows in lockstep.
 
@@ -37,7 +36,6 @@ def modulated_latents(
             trajectory whose attention its others follow. (h, w) is resized (nearest) to the layer's grid.
         perturbation: where (layer, t_m, placement), and whether attention is injected; its λ is not used here.
         timesteps: t_m and those visited after it, descending; by default all that the trajectories have.
-        callback: called with (t, latents after the step) at every step.
 
     Returns:
         (B, C, h', w') float32 latents x₀ of every row.
@@ -66,8 +64,6 @@ def modulated_latents(
         if method == "ddpm" and previous is not None:
             recorded = torch.cat([one.latents_at(previous) for one in trajectories])
             latents = latents + (recorded - latents[::rows]).repeat_interleave(rows, 0)
-        if callback is not None:
-            callback(t, latents)
     return latents
 
 
@@ -116,39 +112,15 @@ def scaled_strength(denoiser: Denoiser, strength: float, timesteps: list[int], m
     return strength * moved(None) / moved(timesteps[1] if len(timesteps) > 1 else -1)
 
 
-def difference_maps(
-    denoiser: Denoiser,
-    decode: Decode,
-    trajectories: list[Trajectory],
-    masks: list[torch.Tensor],
-    perturbation: Perturbation,
-    shortcuts: Shortcuts = Shortcuts(),  # noqa: B008
-    chunk_size: int = 8,
-    progress: Callable | None = None,
-) -> list[torch.Tensor]:
-    """dᵏ(x, y) = ‖I⁻ᵏ(x, y) − I⁺ᵏ(x, y)‖₂ over RGB, for every mask of every image (Eq. 4).
-
-    Args:
-        decode: latents (B, C, h, w) → images (B, 3, H, W) in [0, 1]; not used where ``shortcuts`` compare latents.
-        trajectories, masks: G images that are modulated together: trajectories of one size, and the (K, h, w) bool
-            coarse masks of each, of the same K.
-        perturbation: what is done, where and how strongly.
-        shortcuts: what to leave out.
-        chunk_size: masks of each image per batch, halved whenever memory runs out; the result does not depend on it.
-        progress: a ``tqdm`` factory, called with ``total`` = number of masks.
+def difference_maps(responses: Iterable[list[torch.Tensor]]) -> list[torch.Tensor]:
+    """dᵏ(x, y) = ‖I⁻ᵏ(x, y) − I⁺ᵏ(x, y)‖₂ over RGB (Eq. 4) of what :func:`signed_responses` yields.
 
     Returns:
         G × (K, H, W) float32 on the CPU, unfiltered: in [0, √3] from images, at the size of the latents (and in their
         units) where latents are compared.
-
-    Raises:
-        ValueError: the maps are not finite.
     """
-    responses = signed_responses(
-        denoiser, decode, trajectories, masks, perturbation, shortcuts, chunk_size, progress
-    )
-    lengths = [[torch.linalg.vector_norm(one, dim=1).cpu() for one in found] for found in responses]
-    return [torch.cat(each) for each in zip(*lengths, strict=True)]
+    lengths = [[torch.linalg.vector_norm(one, dim=1).cpu() for one in chunk] for chunk in responses]
+    return [torch.cat(maps) for maps in zip(*lengths, strict=True)]
 
 
 def signed_responses(
@@ -164,8 +136,13 @@ def signed_responses(
     """I⁻ − I⁺ (or I⁻ − I, one-sided) of every mask, some of every image at a time.
 
     Args:
-        masks: (P, h, w) of each image, of the same P.
-        others: as for :func:`difference_maps`.
+        decode: latents (B, C, h, w) → images (B, 3, H, W) in [0, 1]; not used where ``shortcuts`` compare latents.
+        trajectories, masks: G images that are modulated together: trajectories of one size, and the (K, h, w) masks of
+            each, of the same K.
+        perturbation: what is done, where and how strongly.
+        shortcuts: what to leave out.
+        chunk_size: masks of each image per batch, halved whenever memory runs out; the result does not depend on it.
+        progress: a ``tqdm`` factory, called with ``total`` = number of masks.
 
     Yields:
         G × (n, channels, H, W) float32 on the model's device.
@@ -181,19 +158,19 @@ def signed_responses(
     def respond(part: slice) -> list[torch.Tensor]:
         offsets = torch.cat([signed_offsets(m[part], strength, shortcuts.one_sided) for m in masks])
         latents = modulated_latents(denoiser, trajectories, offsets, perturbation, timesteps)
-        found = [image_differences(rows, decode, shortcuts) for rows in latents.chunk(len(trajectories))]
-        if not all(bool(torch.isfinite(one).all()) for one in found):
+        images = [image_differences(rows, decode, shortcuts) for rows in latents.chunk(len(trajectories))]
+        if not all(bool(torch.isfinite(one).all()) for one in images):
             raise ValueError(
                 f"The difference maps are not finite at modulation_strength={perturbation.modulation_strength:g} in "
                 f"{str(denoiser.unet.dtype).removeprefix('torch.')}; lower it, use dtype float32, or check the weights."
             )
-        return found
+        return images
 
     with progress(total=len(masks[0])) if progress else nullcontext() as bar:
-        for found in _chunked(respond, len(masks[0]), chunk_size):
-            yield found
+        for chunk in _chunked(respond, len(masks[0]), chunk_size):
+            yield chunk
             if bar is not None:
-                bar.update(len(found[0]))
+                bar.update(len(chunk[0]))
 
 
 def image_differences(rows: torch.Tensor, decode: Decode, shortcuts: Shortcuts) -> torch.Tensor:

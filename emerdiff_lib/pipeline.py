@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
 from typing import Any, overload
 
 import numpy as np
@@ -21,7 +19,6 @@ from .refinement import refine, resize_maps
 from .responses import ImageResponses, gather
 from .settings import Assignment, Perturbation, Refinement, Shortcuts, check_generator, check_only, whole
 from .stages import CoarseMasks, EmerDiffOutput, Responses, check_masks
-from .threads import sharing_cores
 from .timing import stopwatch
 
 
@@ -67,9 +64,8 @@ class EmerDiffPipeline(FrozenModel):
         Raises:
             ValueError, FileNotFoundError: one sentence that names the faulty value and the possible ones.
         """
-        several = isinstance(image, list | tuple)
         images: list[Any] = list(image) if isinstance(image, list | tuple) else [image]
-        if several and (trajectory is not None or coarse_masks is not None):
+        if isinstance(image, list | tuple) and (trajectory is not None or coarse_masks is not None):
             raise ValueError(
                 "trajectory and coarse_masks belong to one image; call the pipeline once per image."
             )
@@ -82,13 +78,12 @@ class EmerDiffPipeline(FrozenModel):
             self.coarse(one, coarse_masks=coarse_masks, generator=generator, **settings) for one in images
         )
         outputs = []
-        with sharing_cores(self.unet.device):
-            for together in self.batches(stages, mask_batch_size):
-                for responses in self.respond(together, mask_batch_size=mask_batch_size):
-                    labels = self.assign(responses)
-                    outputs.append(self.output(responses, labels, generator, output_difference_maps))
+        for together in self.batches(stages, mask_batch_size):
+            for responses in self.respond(together, mask_batch_size=mask_batch_size):
+                labels = self.assign(responses)
+                outputs.append(self.output(responses, labels, generator, output_difference_maps))
         self.maybe_free_model_hooks()
-        return outputs if several else outputs[0]
+        return outputs if isinstance(image, list | tuple) else outputs[0]
 
     @torch.no_grad()
     def invert(
@@ -111,21 +106,21 @@ class EmerDiffPipeline(FrozenModel):
             ValueError: unknown ``method``, or ``start_timestep`` is no inference timestep.
         """
         check_generator(generator)
-        how = self.resolve(
+        settings = self.resolve(
             inversion=method,
             num_inference_steps=num_inference_steps,
             prompt=prompt,
             processing_resolution=processing_resolution,
         )
-        denoiser = self.denoiser(how.inversion.num_inference_steps, prompt)
-        start = how.perturbation.modulation_timestep if start_timestep is None else start_timestep
+        denoiser = self.denoiser(settings.inversion.num_inference_steps, prompt)
+        start = settings.perturbation.modulation_timestep if start_timestep is None else start_timestep
         denoiser.check_timestep("start_timestep", start)
         seconds: dict[str, float] = {}
-        image, resolution = image_io.load_image(image), how.inversion.processing_resolution
+        image, resolution = image_io.load_image(image), settings.inversion.processing_resolution
         with stopwatch(seconds, "encode"):
             latents = self.encode(image, resolution)
         timesteps = [t for t in denoiser.timesteps if t <= start]
-        with stopwatch(seconds, "invert"), sharing_cores(self.unet.device):
+        with stopwatch(seconds, "invert"):
             if method == "ddim":
                 trajectory = invert_ddim(denoiser, latents, timesteps, progress=self._bar)
             elif noise_maps:
@@ -156,38 +151,41 @@ class EmerDiffPipeline(FrozenModel):
         """
         check_generator(generator)
         given = image if isinstance(image, Trajectory) else None
-        used = self.resolve(given, num_masks=num_masks, **settings)
-        own = None if coarse_masks is None else check_masks(coarse_masks)
-        how, what, t_m = used.inversion, used.features, used.perturbation.modulation_timestep
+        resolved = self.resolve(given, num_masks=num_masks, **settings)
+        own_masks = None if coarse_masks is None else check_masks(coarse_masks)
+        inversion, features = resolved.inversion, resolved.features
         if isinstance(image, Trajectory):
             trajectory = image
         else:
             trajectory = self.invert(
                 image,
-                how.inversion,
-                max(what.feature_timestep, t_m),
-                how.num_inference_steps,
-                how.prompt,
-                how.processing_resolution,
+                inversion.inversion,
+                max(features.feature_timestep, resolved.perturbation.modulation_timestep),
+                inversion.num_inference_steps,
+                inversion.prompt,
+                inversion.processing_resolution,
                 generator,
                 noise_maps=False,
             )
-        denoiser, seconds = self.denoiser(how.num_inference_steps, how.prompt), dict(trajectory.seconds)
-        with stopwatch(seconds, "queries"), sharing_cores(self.unet.device):
-            t_f, layer = what.feature_timestep, what.feature_layer
-            noisy = noise_ensemble(denoiser, trajectory, t_f, what.noise_ensemble_size, generator)
+        denoiser = self.denoiser(inversion.num_inference_steps, inversion.prompt)
+        seconds = dict(trajectory.seconds)
+        with stopwatch(seconds, "queries"):
+            t_f, layer = features.feature_timestep, features.feature_layer
+            noisy = noise_ensemble(denoiser, trajectory, t_f, features.noise_ensemble_size, generator)
             queries = extract_queries(denoiser, noisy, t_f, [layer])[layer]
         with stopwatch(seconds, "cluster"):
             device = generator.device if generator is not None else torch.device("cpu")
             random_state = int(torch.randint(2**31 - 1, (), generator=generator, device=device))
-            masks = cluster_queries(queries, what.num_masks, random_state) if own is None else own
+            masks = own_masks
+            if masks is None:
+                masks = cluster_queries(queries, features.num_masks, random_state)
             if queries.shape[:2] != masks.shape[1:]:
                 queries = resize_maps(queries.permute(2, 0, 1), (masks.shape[1], masks.shape[2])).permute(
                     1, 2, 0
                 )
             embeddings = mask_embeddings(queries, masks)
-        used = used.replace(num_masks=len(masks))
-        return CoarseMasks(trajectory, queries, masks, embeddings, used, own is not None, seconds)
+        resolved = resolved.replace(num_masks=len(masks))
+        return CoarseMasks(trajectory, queries, masks, embeddings, resolved, own_masks is not None, seconds)
 
     @overload
     def respond(self, coarse: CoarseMasks, **settings: Any) -> Responses | ImageResponses: ...
@@ -200,9 +198,10 @@ class EmerDiffPipeline(FrozenModel):
     def respond(
         self, coarse: CoarseMasks | list[CoarseMasks], *, mask_batch_size: int | None = None, **settings: Any
     ) -> Responses | ImageResponses | list[Responses] | list[ImageResponses]:
-        """Which pixels each mask moves (Sec. 3.2), for an image or for images of one shape that are modulated together.
+        """Response of the pixels to each mask (Sec. 3.2), for an image or for images of one shape that are modulated together.
 
-        With ``num_parts`` (``mode="pixel"``) small masks are pushed instead of K coarse ones, and their signed responses kept.
+        With ``num_parts`` (``mode="pixel"``) probe masks are modulated instead of the K coarse ones, and their signed responses
+        kept.
 
         Args:
             coarse: :meth:`coarse`'s result, or a list of such with equal :meth:`~CoarseMasks.shape` and settings.
@@ -216,65 +215,59 @@ class EmerDiffPipeline(FrozenModel):
         stages = coarse if isinstance(coarse, list) else [coarse]
         check_only("respond", settings, Perturbation, Shortcuts, Assignment)
         whole(1, optional=True)("mask_batch_size", mask_batch_size)
-        used = [self.checked(one.settings.replace(**settings), one.trajectory) for one in stages]
-        if len({(one.shape(), each) for one, each in zip(stages, used, strict=True)}) != 1:
+        resolved = [self.resolve(s.trajectory, **s.settings.changed(settings)) for s in stages]
+        if len({(stage.shape(), each) for stage, each in zip(stages, resolved, strict=True)}) != 1:
             raise ValueError(
                 "Images that are modulated together share their shape and settings; respond to them one by one."
             )
-        what, num_parts = used[0], used[0].assignment.num_parts
-        seconds: dict[str, float] = {}
-        if num_parts is not None and any(one.own_masks for one in stages):
+        common, num_parts = resolved[0], resolved[0].assignment.num_parts
+        if num_parts is not None and any(stage.own_masks for stage in stages):
             raise ValueError(
-                "Masks of your own are pushed as they are, which num_parts (mode='pixel') does not do; use mode='exact'."
+                "Masks of your own are modulated as they are, which num_parts (mode='pixel') does not do; use mode='exact'."
             )
-        masks = [one.masks for one in stages]
-        if num_parts is not None:
-            masks = [part_masks(one.queries, num_parts) for one in stages]
-        with stopwatch(seconds, "modulate"), sharing_cores(self.unet.device):
-            responses: Callable = partial(
-                difference_maps if num_parts is None else signed_responses,
-                self.denoiser(what.inversion.num_inference_steps, what.inversion.prompt),
+        masks = [s.masks if num_parts is None else part_masks(s.queries, num_parts) for s in stages]
+        seconds: dict[str, float] = {}
+        with stopwatch(seconds, "modulate"):
+            chunks = signed_responses(
+                self.denoiser(common.inversion.num_inference_steps, common.inversion.prompt),
                 self.decode,
-                [one.trajectory for one in stages],
+                [stage.trajectory for stage in stages],
                 masks,
-                what.perturbation,
-                what.shortcuts,
-                mask_batch_size or self.default_mask_batch_size(stages[0].trajectory, what.shortcuts),
+                common.perturbation,
+                common.shortcuts,
+                mask_batch_size or self.default_mask_batch_size(stages[0].trajectory, common.shortcuts),
                 self.progress_bar,
             )
-            found: list[Any] = responses()
+            results: list[Any]
             if num_parts is None:
-                found = [Responses(one, maps, what) for one, maps in zip(stages, found, strict=True)]
+                maps = difference_maps(chunks)
+                results = [Responses(s, m, common) for s, m in zip(stages, maps, strict=True)]
             else:
-                found = gather(found, stages, masks, what, self.vae_scale_factor)
-        each = {"modulate": round(seconds["modulate"] / len(stages), 4)}
-        for one, result in zip(stages, found, strict=True):
-            result.seconds = one.seconds | each
-        return found if isinstance(coarse, list) else found[0]
+                results = gather(chunks, stages, masks, common, self.vae_scale_factor)
+        each_seconds = {"modulate": round(seconds["modulate"] / len(stages), 4)}
+        for stage, result in zip(stages, results, strict=True):
+            result.seconds = stage.seconds | each_seconds
+        return results if isinstance(coarse, list) else results[0]
 
     @torch.no_grad()
     def assign(self, responses: Responses | ImageResponses, **settings: Any) -> np.ndarray:
-        """Labels (H, W) int32: for each pixel the mask that moved it most, in refined difference maps (Eq. 5).
+        """Labels (H, W) int32: for each pixel the mask with the largest response, in refined difference maps (Eq. 5).
 
         Of :class:`ImageResponses`, K segments of pixels' own features instead. ``settings`` of :class:`~.settings.Refinement`
         over those that ``responses`` were made with.
         """
         check_only("assign", settings, Refinement)
-        seconds: dict[str, float] = {}
-        used = responses.settings.replace(**settings)
-        with stopwatch(seconds, "assign"):
+        resolved = responses.settings.replace(**settings)
+        responses.seconds.pop("assign", None)  # of another assignment of the same responses
+        with stopwatch(responses.seconds, "assign"):
             if isinstance(responses, ImageResponses):
-                radius = used.refinement.guide_radius
-                labels = responses.segments(used.features.num_masks, radius)
-            else:
-                coarse = responses.coarse
-                guide = coarse.guide(self.vae_scale_factor)
-                cell = guide.shape[1] / coarse.masks.shape[1]
-                labels = assign_pixels(
-                    refine(responses.difference_maps, used.refinement, guide, cell), coarse.size
-                )
-        responses.seconds |= seconds
-        return labels
+                return responses.segments(resolved.features.num_masks, resolved.refinement.guide_radius)
+            coarse = responses.coarse
+            guide = coarse.guide(self.vae_scale_factor)
+            cell = guide.shape[1] / coarse.masks.shape[1]
+            return assign_pixels(
+                refine(responses.difference_maps, resolved.refinement, guide, cell), coarse.size
+            )
 
     def output(
         self,
@@ -286,31 +279,28 @@ class EmerDiffPipeline(FrozenModel):
         """Everything about one image, with the settings that led there."""
         if isinstance(responses, ImageResponses):
             masks, embeddings = responses.cells_of(labels)
-            own, sides = False, responses.processing_size
+            own_masks, size = False, responses.processing_size
             maps = responses.difference_maps(masks if difference_maps else masks[:0])
         else:
             coarse = responses.coarse
             masks, embeddings, maps = coarse.masks, coarse.embeddings, responses.difference_maps
-            own, sides = coarse.own_masks, coarse.processing_size(self.vae_scale_factor)
-        used = (
-            {"model": self.model_name}
-            | responses.settings.to_dict()
-            | {
-                "own_masks": own,
-                "seed": None if generator is None else generator.initial_seed(),
-                "image_size": list(labels.shape),
-                "processing_size": list(sides),
-                "dtype": str(self.unet.dtype).removeprefix("torch."),
-                "device": str(self._execution_device),
-            }
-        )
+            own_masks, size = coarse.own_masks, coarse.processing_size(self.vae_scale_factor)
         return EmerDiffOutput(
             labels=labels,
             baseline_labels=assign_bilinear(masks, labels.shape),
             coarse_masks=masks.numpy(),
             mask_embeddings=embeddings.numpy(),
             difference_maps=resize_maps(maps, labels.shape).numpy() if difference_maps else None,
-            settings=used,
+            settings={
+                "model": self.model_name,
+                **responses.settings.to_dict(),
+                "own_masks": own_masks,
+                "seed": None if generator is None else generator.initial_seed(),
+                "image_size": list(labels.shape),
+                "processing_size": list(size),
+                "dtype": str(self.unet.dtype).removeprefix("torch."),
+                "device": str(self._execution_device),
+            },
             timings=responses.seconds,
         )
 

@@ -1,45 +1,22 @@
 """Everything one can set, as small frozen values that check themselves, go to JSON and back, and resolve in one place."""
 
-from __future__ import annotations
-
 import dataclasses
 import difflib
 import math
-import operator
+import sys
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, fields
-from typing import Any
+from dataclasses import dataclass, fields
+from functools import partial
+from numbers import Integral
+from typing import Annotated, Any, Self
 
-INVERSIONS = ("ddpm", "ddim")
-PLACEMENTS = ("after_projection", "before_projection")
-READOUTS = ("image", "latents")
-
-# What a mode sets; every other setting is the checkpoint's. notebooks/results/pixel_*.json say how these were chosen.
+# What a mode sets; every other setting is the checkpoint's. "exact" is the paper's method and sets nothing.
+# notebooks/results/pixel_*.json say how the other two were chosen.
+_SHORT = {"denoising_steps": 2, "one_sided": True, "modulation_strength": 3.0}
 MODES: dict[str, dict[str, Any]] = {
-    "exact": {
-        "denoising_steps": None,
-        "one_sided": False,
-        "readout": "image",
-        "guide_radius": 0.0,
-        "num_parts": None,
-        "modulation_strength": 10.0,
-    },
-    "pixel": {
-        "denoising_steps": 2,
-        "one_sided": True,
-        "readout": "image",
-        "guide_radius": 1.0,
-        "num_parts": 64,
-        "modulation_strength": 3.0,
-    },
-    "fast": {
-        "denoising_steps": 2,
-        "one_sided": True,
-        "readout": "latents",
-        "guide_radius": 1.5,
-        "num_parts": 16,
-        "modulation_strength": 3.0,
-    },
+    "exact": {},
+    "pixel": _SHORT | {"readout": "image", "guide_radius": 1.0, "num_parts": 64},
+    "fast": _SHORT | {"readout": "latents", "guide_radius": 1.5, "num_parts": 16},
 }
 
 
@@ -53,13 +30,10 @@ def whole(low: int, high: int | None = None, optional: bool = False) -> Callable
     def check(name: str, value: Any) -> int | None:
         if optional and value is None:
             return None
-        try:
-            number = None if isinstance(value, bool) else operator.index(value)
-        except TypeError:
-            number = None
-        if number is None or number < low or (high is not None and number > high):
+        is_whole = isinstance(value, Integral) and not isinstance(value, bool)
+        if not is_whole or not low <= value <= (math.inf if high is None else high):
             raise ValueError(f"{name}={value!r} is not possible; it is a whole number {bounds}.")
-        return number
+        return int(value)
 
     return check
 
@@ -68,14 +42,14 @@ def real(low: float, high: float | None = None, above: bool = False) -> Callable
     """A finite number in [low, high], or above ``low``."""
     bounds = f"above {low:g}" if above else f"of at least {low:g}"
     bounds += "" if high is None else f" and at most {high:g}"
+    limit = sys.float_info.max if high is None else high
 
     def check(name: str, value: Any) -> float:
         try:
             number = math.nan if isinstance(value, bool | str) else float(value)
         except (TypeError, ValueError, OverflowError):
             number = math.nan
-        too_low = number <= low if above else number < low
-        if not math.isfinite(number) or too_low or (high is not None and number > high):
+        if not low <= number <= limit or (above and number == low):
             raise ValueError(f"{name}={value!r} is not possible; it is a finite number {bounds}.")
         return number
 
@@ -95,36 +69,28 @@ def text(name: str, value: Any) -> str:
     return value
 
 
-def choice(valid: Iterable[str]) -> Callable[[str, Any], str]:
-    """One of a few names."""
-
-    def check(name: str, value: Any) -> str:
-        return check_known(name, value, valid)
-
-    return check
-
-
 def check_known(name: str, value: Any, valid: Iterable[str]) -> str:
     """Returns ``value`` if it is one of ``valid``, else raises a ValueError that lists them and suggests the nearest."""
     valid = list(valid)
     if not isinstance(value, str) or value not in valid:
         near = difflib.get_close_matches(str(value), valid, 1)
         hint = f" (did you mean {near[0]!r}?)" if near else ""
-        listed = ", ".join(map(repr, valid))
-        raise ValueError(f"{name}={value!r} is unknown{hint}; choose one of {listed}.")
+        raise ValueError(f"{name}={value!r} is unknown{hint}; choose one of {', '.join(map(repr, valid))}.")
     return value
 
 
-def _checked(check: Callable[[str, Any], Any], default: Any = dataclasses.MISSING) -> Any:
-    return field(default=default, metadata={"check": check})
+def one_of(*valid: str) -> Callable[[str, Any], str]:
+    """One of a few names."""
+    return partial(check_known, valid=valid)
 
 
 class _Checked:
-    """Runs every field's check when a value is made, and keeps what it returns."""
+    """Runs the check that each field's type is annotated with when a value is made, and keeps what it returns."""
 
     def __post_init__(self):
-        for one in fields(self):  # type: ignore[arg-type]
-            object.__setattr__(self, one.name, one.metadata["check"](one.name, getattr(self, one.name)))
+        for each in fields(self):  # type: ignore[arg-type]
+            (check,) = each.type.__metadata__
+            object.__setattr__(self, each.name, check(each.name, getattr(self, each.name)))
 
 
 # -- the values -----------------------------------------------------------------------------------------------------
@@ -141,10 +107,10 @@ class InversionSettings(_Checked):
         prompt: text condition of every network call; empty in the paper.
     """
 
-    processing_resolution: int = _checked(whole(1, 16384))
-    inversion: str = _checked(choice(INVERSIONS), "ddpm")
-    num_inference_steps: int = _checked(whole(1), 50)
-    prompt: str = _checked(text, "")
+    processing_resolution: Annotated[int, whole(1, 16384)]
+    inversion: Annotated[str, one_of("ddpm", "ddim")] = "ddpm"
+    num_inference_steps: Annotated[int, whole(1)] = 50
+    prompt: Annotated[str, text] = ""
 
 
 @dataclass(frozen=True)
@@ -154,14 +120,14 @@ class FeatureSettings(_Checked):
     Attributes:
         num_masks: K, the number of coarse masks.
         feature_layer: cross-attention layer whose queries are clustered.
-        feature_timestep: t_f, at which they are read.
+        feature_timestep: t_f, at which they are extracted.
         noise_ensemble_size: number of noise draws over which they are averaged.
     """
 
-    num_masks: int = _checked(whole(1))
-    feature_layer: str = _checked(text)
-    feature_timestep: int = _checked(whole(0), 1)
-    noise_ensemble_size: int = _checked(whole(1), 1)
+    num_masks: Annotated[int, whole(1)]
+    feature_layer: Annotated[str, text]
+    feature_timestep: Annotated[int, whole(0)] = 1
+    noise_ensemble_size: Annotated[int, whole(1)] = 1
 
 
 @dataclass(frozen=True)
@@ -176,16 +142,16 @@ class Perturbation(_Checked):
         attention_injection: hold all attention maps at their unmodulated values while denoising.
     """
 
-    modulation_layer: str = _checked(text)
-    modulation_timestep: int = _checked(whole(0), 281)
-    modulation_strength: float = _checked(real(0, above=True), 10.0)
-    offset_placement: str = _checked(choice(PLACEMENTS), "after_projection")
-    attention_injection: bool = _checked(flag, True)
+    modulation_layer: Annotated[str, text]
+    modulation_timestep: Annotated[int, whole(0)] = 281
+    modulation_strength: Annotated[float, real(0, above=True)] = 10.0
+    offset_placement: Annotated[str, one_of("after_projection", "before_projection")] = "after_projection"
+    attention_injection: Annotated[bool, flag] = True
 
 
 @dataclass(frozen=True)
 class Shortcuts(_Checked):
-    """What modulated denoising leaves out; nothing by default. Each has a measured price (notebook 09).
+    """What modulated denoising leaves out: details of pixel and fast mode. Notebook 09 measures their prices.
 
     Attributes:
         denoising_steps: network evaluations from t_m to x₀, evenly spread; 1 reads x̂₀ right after the modulated one.
@@ -195,9 +161,9 @@ class Shortcuts(_Checked):
         readout: "image" decodes every row; "latents" compares latents: no decoding at all.
     """
 
-    denoising_steps: int | None = _checked(whole(1, optional=True), None)
-    one_sided: bool = _checked(flag, False)
-    readout: str = _checked(choice(READOUTS), "image")
+    denoising_steps: Annotated[int | None, whole(1, optional=True)] = None
+    one_sided: Annotated[bool, flag] = False
+    readout: Annotated[str, one_of("image", "latents")] = "image"
 
 
 @dataclass(frozen=True)
@@ -206,11 +172,12 @@ class Refinement(_Checked):
 
     Attributes:
         filter_sigma: standard deviation of the paper's Gaussian filter, in pixels at the processing size; 0 for none.
-        guide_radius: radius of a guided filter with the image as guide, in heights of a coarse cell; 0 for none.
+        guide_radius: of pixel and fast mode, radius of a guided filter with the image as guide, in heights of a coarse
+            cell; 0 for none.
     """
 
-    filter_sigma: float = _checked(real(0, 100), 1.0)
-    guide_radius: float = _checked(real(0, 100), 0.0)
+    filter_sigma: Annotated[float, real(0, 100)] = 1.0
+    guide_radius: Annotated[float, real(0, 100)] = 0.0
 
 
 @dataclass(frozen=True)
@@ -218,27 +185,12 @@ class Assignment(_Checked):
     """How responses become segments.
 
     Attributes:
-        num_parts: P, at least K: every pixel gets a feature of its own, its share in each of P small masks times their
+        num_parts: P, at least K: every pixel gets a feature of its own, its share in each of P probe masks times their
             features, and K segments are made of those (:mod:`emerdiff_lib.pixels`); refinement is then of features.
-            None: every pixel takes the mask that moved it most (paper).
+            None: every pixel takes the mask with the largest response (paper).
     """
 
-    num_parts: int | None = _checked(whole(2, optional=True), None)
-
-
-_GROUPS = {
-    "features": FeatureSettings,
-    "inversion": InversionSettings,
-    "perturbation": Perturbation,
-    "shortcuts": Shortcuts,
-    "refinement": Refinement,
-    "assignment": Assignment,
-}
-_GROUP_OF = {one.name: group for group, kind in _GROUPS.items() for one in fields(kind)}
-NAMES = ("mode", *_GROUP_OF)
-REQUIRED = tuple(
-    one.name for kind in _GROUPS.values() for one in fields(kind) if one.default is dataclasses.MISSING
-)
+    num_parts: Annotated[int | None, whole(2, optional=True)] = None
 
 
 @dataclass(frozen=True)
@@ -264,44 +216,67 @@ class Settings:
 
     def to_dict(self) -> dict[str, Any]:
         """All settings by their flat names, ready for JSON."""
-        flat = {name: getattr(getattr(self, group), name) for name, group in _GROUP_OF.items()}
-        return {"mode": self.mode} | flat
+        return {"mode": self.mode} | {e.name: getattr(getattr(self, group), e.name) for group, e in _FIELDS}
 
     @classmethod
-    def from_dict(cls, flat: Mapping[str, Any]) -> Settings:
-        """The inverse of :meth:`to_dict`; names without a default of their own must be there.
+    def from_dict(cls, flat: Mapping[str, Any]) -> Self:
+        """The inverse of :meth:`to_dict`; those of :data:`REQUIRED` must be there.
 
         Raises:
-            ValueError: an unknown name, a missing one, or a value that is not possible.
+            ValueError: an unknown name, or a value that is not possible.
         """
         check_names(flat)
-        if missing := [name for name in REQUIRED if flat.get(name) is None]:
-            raise ValueError(
-                f"There is no default here for {', '.join(missing)}; give {'it' if len(missing) == 1 else 'them'}."
-            )
-        groups = {
-            group: kind(**{one.name: flat[one.name] for one in fields(kind) if one.name in flat})
+        values = {
+            group: kind(**{each.name: flat[each.name] for each in fields(kind) if each.name in flat})
             for group, kind in _GROUPS.items()
         }
-        return cls(**groups, mode=flat.get("mode", "exact"))
+        return cls(**values, mode=flat.get("mode", "exact"))
 
-    def replace(self, **flat: Any) -> Settings:
-        """These settings with some changed, by flat name; None leaves a setting as it is. ``mode`` sets what it sets."""
-        return Settings.from_dict(layered(flat, self.to_dict()))
+    def replace(self, **flat: Any) -> Self:
+        """These settings with some changed, by flat name; None leaves a setting as it is.
+
+        Another ``mode`` sets what it sets, and what the mode before it had set has the paper's values again.
+        """
+        return type(self).from_dict(self.changed(flat))
+
+    def changed(self, flat: Mapping[str, Any]) -> dict[str, Any]:
+        """``flat`` settings over these, without what this mode sets if they name another one: a default has its place again."""
+        kept = self.to_dict()
+        if flat.get("mode") not in (None, self.mode):
+            kept = {name: value for name, value in kept.items() if name not in MODES[self.mode]}
+        return layered(flat, kept)
+
+
+_GROUPS: dict[str, Any] = {each.name: each.type for each in fields(Settings) if each.name != "mode"}
+_FIELDS = [(group, each) for group, kind in _GROUPS.items() for each in fields(kind)]
+NAMES = ("mode", *(each.name for _, each in _FIELDS))
+REQUIRED = tuple(each.name for _, each in _FIELDS if each.default is dataclasses.MISSING)
+
+
+def layered(*layers: Mapping[str, Any]) -> dict[str, Any]:
+    """Flat settings of several layers; where two have a setting (and not None), the first wins.
+
+    What a mode sets stands right below the first layer that names one.
+    """
+    flat: dict[str, Any] = {}
+    for layer in layers:
+        check_names(layer)
+        given = {name: value for name, value in layer.items() if value is not None}
+        if "mode" in given and "mode" not in flat:
+            given = MODES[check_known("mode", given["mode"], MODES)] | given
+        flat = given | flat
+    return flat
 
 
 def check_names(names: Iterable[str]) -> None:
     """Raises a ValueError for the first name that is no setting, suggesting the nearest that is."""
     for name in names:
-        if name not in NAMES:
-            near = difflib.get_close_matches(name, NAMES, 1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
-            raise ValueError(f"There is no setting {name!r}; {hint}The settings are {', '.join(NAMES)}.")
+        check_known("setting", name, NAMES)
 
 
 def check_only(step: str, given: Iterable[str], *kinds: type) -> None:
     """Raises a ValueError for the first name that belongs to none of these groups (nor is ``mode``)."""
-    allowed = ["mode", *(one.name for kind in kinds for one in fields(kind))]
+    allowed = ["mode", *(each.name for kind in kinds for each in fields(kind))]
     check_names(given)
     if wrong := [name for name in given if name not in allowed]:
         raise ValueError(
@@ -317,15 +292,3 @@ def check_generator(generator: Any) -> None:
         raise ValueError(
             f"generator={generator!r} is not possible; pass torch.Generator().manual_seed({seed})."
         )
-
-
-def layered(given: Mapping[str, Any], *defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """Flat settings: what is ``given`` and not None, over what a given mode sets, over the defaults, the first ones first."""
-    given = {name: value for name, value in given.items() if value is not None}
-    check_names(given)
-    flat: dict[str, Any] = {}
-    for layer in reversed(defaults):
-        flat |= layer
-    if "mode" in given:
-        flat |= MODES[check_known("mode", given["mode"], MODES)]
-    return flat | given

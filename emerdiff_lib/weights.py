@@ -70,7 +70,7 @@ def read_index(source: str, **options: Any) -> dict[str, Entry]:
     if absent := [name for name in _needed(index, named) if name not in named]:
         raise ValueError(
             f"{source} is a {kind} that lacks {', '.join(absent)}; EmerDiff reads diffusion models of these families: "
-            f"{'; '.join(family.name for family in FAMILIES)}."
+            f"{'; '.join(FAMILIES)}."
         )
     own = [f"{n} from {e.library}.{e.kind}" for n, e in named.items() if not _is_known(n, e)]
     if own or not isinstance(kind, str):

@@ -12,8 +12,9 @@ from functools import partial
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-# Tests that call parts of the library directly would crawl on busy cores: OpenMP's threads spin (emerdiff_lib/threads.py)
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault(
+    "OMP_WAIT_POLICY", "PASSIVE"
+)  # as emerdiff_lib/_environment.py does, for torch is loaded first here
 
 import nbformat
 import pytest

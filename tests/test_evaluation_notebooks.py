@@ -38,7 +38,7 @@ EVALUATION, LOST, MASKS = "06_evaluation", "07_small_objects_and_boundaries", "1
         (
             EVALUATION,
             {"settings": {"num_mask": 3}},
-            r"There is no setting 'num_mask'; did you mean 'num_masks'\? .*",
+            r"setting='num_mask' is unknown .did you mean 'num_masks'\?\) .*",
         ),
         (EVALUATION, {"num_masks": 4, "settings": {"num_masks": 3}}, r"num_masks is given twice, .*"),
         (EVALUATION, {"num_masks": 0}, r"num_masks=0 is not possible; it is a whole number of at least 1\."),

@@ -15,6 +15,7 @@ from emerdiff_lib.modulation import (
     scaled_strength,
     shortened,
     signed_offsets,
+    signed_responses,
 )
 from emerdiff_lib.refinement import guide_radius_in_pixels, guided_filter, refine
 from emerdiff_lib.settings import Perturbation, Refinement, Shortcuts
@@ -30,16 +31,16 @@ def masks():
     return torch.stack([columns < 5, (columns >= 5) & (columns < 12), columns >= 12])
 
 
-def push(layer=LAYER, timestep=101, strength=10.0, placement="after_projection", injection=True):
+def modulated(layer=LAYER, timestep=101, strength=10.0, placement="after_projection", injection=True):
     return Perturbation(layer, timestep, strength, placement, injection)
 
 
+@torch.no_grad()
 def maps_of(pipe, trajectory, masks, strength=10.0, decode=None, **options):
     several = isinstance(trajectory, list)
-    trajectories, each = (trajectory, masks) if several else ([trajectory], [masks])
-    perturbation, decode = push(strength=strength), decode or pipe.decode
-    with torch.no_grad():
-        maps = difference_maps(pipe.denoiser(), decode, trajectories, each, perturbation, **options)
+    images = (trajectory, masks) if several else ([trajectory], [masks])
+    perturbation, decode = modulated(strength=strength), decode or pipe.decode
+    maps = difference_maps(signed_responses(pipe.denoiser(), decode, *images, perturbation, **options))
     return maps if several else maps[0]
 
 
@@ -47,105 +48,16 @@ def maps_of(pipe, trajectory, masks, strength=10.0, decode=None, **options):
 @pytest.mark.parametrize("placement", ["after_projection", "before_projection"])
 @torch.no_grad()
 def test_lockstep_equals_the_reference(pipe, trajectory, masks, injection, placement):
-    denoiser = pipe.denoiser()
-    perturbation = push(placement=placement, injection=injection)
+    denoiser, perturbation = pipe.denoiser(), modulated(placement=placement, injection=injection)
     rows = modulated_latents(denoiser, [trajectory], signed_offsets(masks[:2], 10.0), perturbation)
-    maps = reference.stored_maps(denoiser, trajectory, 101)
-    if not injection:
-        maps = dict.fromkeys(maps, {})
-    singles = [trajectory.clean_latents]
-    for strength in (10.0, -10.0):
-        for mask in masks[:2]:
-            singles.append(
-                reference.modulated_latents(denoiser, trajectory, maps, mask, strength, LAYER, 101, placement)
-            )
-    torch.testing.assert_close(rows, torch.cat(singles), rtol=1e-3, atol=1e-3)
+    maps = reference.stored_maps(denoiser, trajectory, 101) if injection else dict.fromkeys(range(102), {})
+    singles = [
+        reference.modulated_latents(denoiser, trajectory, maps, mask, strength, LAYER, 101, placement)
+        for strength in (10.0, -10.0)
+        for mask in masks[:2]
+    ]
+    torch.testing.assert_close(rows, torch.cat([trajectory.clean_latents, *singles]), rtol=1e-3, atol=1e-3)
     assert (rows[1] - rows[0]).abs().max() > 0.1  # the comparison is not one of zeros
-
-
-@torch.no_grad()
-def test_injection_and_placement_matter(pipe, trajectory, masks):
-    offsets = signed_offsets(masks[:1], 10.0)
-    default, free, before = (
-        modulated_latents(
-            pipe.denoiser(), [trajectory], offsets, push(placement=placement, injection=injection)
-        )
-        for injection, placement in (
-            (True, "after_projection"),
-            (False, "after_projection"),
-            (True, "before_projection"),
-        )
-    )
-    assert (default - free)[1:].abs().max() > 1e-3 and (default - before)[1:].abs().max() > 1e-3
-    torch.testing.assert_close(default[0], free[0], rtol=1e-4, atol=1e-4)  # the unmodulated row never changes
-
-
-def test_no_modulation_makes_no_difference(pipe, trajectory, masks):
-    assert maps_of(pipe, trajectory, masks, strength=1e-12).abs().max() < 1e-5  # rounding of the batch's rows
-
-
-def test_offsets_of_a_coarser_grid_are_resized(pipe, trajectory, masks):
-    coarse = masks[:, ::2, ::2]
-    expected = coarse.repeat_interleave(2, 1).repeat_interleave(2, 2)
-    torch.testing.assert_close(maps_of(pipe, trajectory, coarse), maps_of(pipe, trajectory, expected))
-
-
-def test_chunks_do_not_change_labels_or_order(pipe, trajectory, masks):
-    whole, single = (maps_of(pipe, trajectory, masks, chunk_size=size) for size in (3, 1))
-    torch.testing.assert_close(whole, single, rtol=1e-3, atol=1e-4)
-    assert (whole.argmax(0) == single.argmax(0)).float().mean() > 0.9999
-
-
-def test_out_of_memory_halves_the_chunk_and_loses_nothing(pipe, trajectory, masks):
-    expected, sizes = maps_of(pipe, trajectory, masks, chunk_size=1), []
-
-    def decode(latents):
-        sizes.append(len(latents))
-        if len(latents) > 1:
-            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
-        return pipe.decode(latents)
-
-    maps = maps_of(pipe, trajectory, masks, decode=decode, chunk_size=3)
-    torch.testing.assert_close(maps, expected, rtol=1e-3, atol=1e-4)
-    assert sizes[:2] == [3, 2] and set(sizes[2:]) == {1}
-
-
-@pytest.mark.parametrize("error", [None, RuntimeError("broken"), KeyboardInterrupt()])
-def test_processors_are_restored_whatever_happens(pipe, trajectory, masks, error):
-    before = dict(pipe.unet.attn_processors)
-
-    def decode(latents):
-        if error is not None:
-            raise error
-        return pipe.decode(latents)
-
-    def run():
-        maps_of(pipe, trajectory, masks[:1], decode=decode)
-
-    if error is None:
-        run()
-    else:
-        with pytest.raises(type(error)):
-            run()
-        with pytest.raises(type(error)), lockstep(pipe.unet, injection=True):
-            assert all(isinstance(p, LockstepAttention) for p in pipe.unet.attn_processors.values())
-            raise error
-    after = pipe.unet.attn_processors
-    assert before.keys() == after.keys() and all(before[name] is after[name] for name in before)
-
-
-def test_layers_are_listed_in_forward_order_with_their_grids(pipe):
-    names = attention_layers(pipe.unet, "attn2")
-    assert names[0].startswith("down_blocks.1") and names[-1] == LAYER
-    assert [layer_grid(pipe.unet, name, 32, 48) for name in names][-3:] == [(8, 12), (16, 24), (16, 24)]
-
-
-@torch.no_grad()
-def test_lockstep_without_modulation_is_the_network_itself(pipe, trajectory):
-    latents, denoiser = torch.cat([trajectory.latents[t] for t in (101, 101)]), pipe.denoiser()
-    plain = denoiser.unet_output(latents, 101)
-    with lockstep(pipe.unet, injection=True):
-        torch.testing.assert_close(denoiser.unet_output(latents, 101), plain, rtol=1e-4, atol=1e-4)
 
 
 @torch.no_grad()
@@ -156,45 +68,89 @@ def test_lockstep_without_modulation_is_the_network_itself(pipe, trajectory):
 def test_rows_part_at_any_layer(pipe, trajectory, masks, block, injection):
     """Everything before the modulated layer is computed once; the rows must come out as if nothing had been shared."""
     layer, denoiser = f"{block}.transformer_blocks.0.attn2", pipe.denoiser()
-    offsets = signed_offsets(masks[:1], 10.0)
-    maps = (
-        reference.stored_maps(denoiser, trajectory, 41)
-        if injection
-        else dict.fromkeys(trajectory.timesteps, {})
-    )
-    rows = modulated_latents(denoiser, [trajectory], offsets, push(layer, 41, injection=injection))
+    maps = reference.stored_maps(denoiser, trajectory, 41) if injection else dict.fromkeys(range(102), {})
+    perturbation = modulated(layer, 41, injection=injection)
+    rows = modulated_latents(denoiser, [trajectory], signed_offsets(masks[:1], 10.0), perturbation)
     grid = layer_grid(pipe.unet, layer, *trajectory.clean_latents.shape[2:])
     mask = torch.nn.functional.interpolate(masks[None, :1].float(), size=grid, mode="nearest-exact")[0, 0]
     single = reference.modulated_latents(denoiser, trajectory, maps, mask, 10.0, layer, 41)
     torch.testing.assert_close(rows[1:2], single, rtol=1e-3, atol=1e-3)
 
 
-@torch.no_grad()
+def test_chunks_and_lack_of_memory_change_nothing(pipe, trajectory, masks):
+    expected, sizes = maps_of(pipe, trajectory, masks, chunk_size=1), []
+
+    def decode(latents):
+        sizes.append(len(latents))
+        if len(latents) > 1:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        return pipe.decode(latents)
+
+    for options in ({"chunk_size": 3}, {"chunk_size": 3, "decode": decode}):
+        maps = maps_of(pipe, trajectory, masks, **options)
+        torch.testing.assert_close(maps, expected, rtol=1e-3, atol=1e-4)
+    assert sizes[:2] == [3, 2] and set(sizes[2:]) == {1}
+
+
+@pytest.mark.parametrize("error", [RuntimeError("broken"), KeyboardInterrupt()])
+def test_processors_and_hooks_are_taken_out_whatever_happens(pipe, trajectory, masks, error):
+    before = dict(pipe.unet.attn_processors)
+
+    def decode(latents):
+        raise error
+
+    with pytest.raises(type(error)):
+        maps_of(pipe, trajectory, masks[:1], decode=decode)
+    with pytest.raises(type(error)), lockstep(pipe.unet, injection=True):
+        assert all(isinstance(p, LockstepAttention) for p in pipe.unet.attn_processors.values())
+        raise error
+    assert pipe.unet.attn_processors == before
+    blocks = [*pipe.unet.down_blocks, pipe.unet.mid_block, *pipe.unet.up_blocks]
+    assert not any(block._forward_pre_hooks for block in blocks)
+
+
+def test_layers_are_listed_in_forward_order_with_their_grids(pipe):
+    names = attention_layers(pipe.unet, "attn2")
+    assert names[0].startswith("down_blocks.1") and names[-1] == LAYER
+    assert [layer_grid(pipe.unet, name, 32, 48) for name in names][-3:] == [(8, 12), (16, 24), (16, 24)]
+
+
 def test_images_modulated_together_are_those_modulated_alone(pipe, trajectory, masks):
     other = pipe.invert(Toyscapes("test")[8].image, start_timestep=101, generator=seeded(5))
     together = maps_of(pipe, [trajectory, other], [masks, masks.flip(0)])
     alone = [maps_of(pipe, trajectory, masks), maps_of(pipe, other, masks.flip(0))]
-    for a, b in zip(together, alone, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(together, alone, rtol=1e-3, atol=1e-4)
 
 
+@torch.no_grad()
 def test_fewer_steps_are_even_exact_and_scaled(pipe, trajectory):
-    denoiser = pipe.denoiser()
-    available = trajectory.timesteps
+    denoiser, available = pipe.denoiser(), trajectory.timesteps
     assert shortened(available, 101, None) == [101, 81, 61, 41, 21, 1] == shortened(available, 101, 9)
     assert shortened(available, 101, 1) == [101] and shortened(available, 101, 2) == [101, 61]
     long = list(range(481, 0, -20))
     assert all(len(set(shortened(long, 481, n))) == n for n in range(1, 26))  # as many as were asked for
-    rows = modulated_latents(denoiser, [trajectory], torch.zeros(1, 16, 16), push(), timesteps=[101, 41])
+    offsets = torch.zeros(1, 16, 16)
+    rows = modulated_latents(denoiser, [trajectory], offsets, modulated(), timesteps=[101, 41])
     torch.testing.assert_close(rows, trajectory.clean_latents, rtol=1e-4, atol=1e-5)
     # x̂₀ right after the modulated step moves by λ' √(1−ᾱ)/√ᾱ, an ordinary step by λ |√(1−ᾱ'−σ²) − √ᾱ' √(1−ᾱ)/√ᾱ|
     a, p = (denoiser.alpha_bar(t).item() for t in (101, 81))
     variance = (1 - p) / (1 - a) * (1 - a / p)
     ordinary = abs((1 - p - variance) ** 0.5 - (p * (1 - a) / a) ** 0.5)
-    assert scaled_strength(denoiser, 10.0, [101], "ddpm") == pytest.approx(
-        10 * ordinary / ((1 - a) / a) ** 0.5
-    )
+    expected = 10 * ordinary / ((1 - a) / a) ** 0.5
+    assert scaled_strength(denoiser, 10.0, [101], "ddpm") == pytest.approx(expected)
     assert scaled_strength(denoiser, 10.0, [101, 81], "ddpm") == pytest.approx(10.0)
+
+
+@torch.no_grad()
+def test_the_strength_of_shortened_runs_is_scaled(pipe, trajectory, masks):
+    shortcuts, denoiser = Shortcuts(denoising_steps=2, one_sided=True, readout="latents"), pipe.denoiser()
+    maps = maps_of(pipe, trajectory, masks, shortcuts=shortcuts)
+    visited = shortened(trajectory.timesteps, 101, 2)
+    strength = scaled_strength(denoiser, 10.0, visited, "ddpm")
+    offsets = signed_offsets(masks, strength, one_sided=True)
+    rows = modulated_latents(denoiser, [trajectory], offsets, modulated(), timesteps=visited)
+    torch.testing.assert_close(maps, (rows[1:] - rows[:1]).norm(dim=1), rtol=1e-3, atol=1e-4)
+    assert strength < 9  # the larger step moves further by itself
 
 
 def test_one_sided_is_half_of_paired_where_responses_are_linear(pipe, trajectory, masks):
@@ -224,57 +180,6 @@ def test_guided_filter_is_the_regression_in_every_window():
     np.testing.assert_allclose(result, fits / counts, rtol=1e-4, atol=1e-5)
 
 
-@torch.no_grad()
-def test_shared_attention_is_attention_in_blocks_too():
-    query, key = torch.randn(2, 3, 10, 4), torch.randn(2, 3, 10, 4)
-    values = torch.randn(2 * 5, 3, 10, 4)
-    expected = torch.nn.functional.scaled_dot_product_attention(
-        query.repeat_interleave(5, 0), key.repeat_interleave(5, 0), values, scale=0.3
-    )
-    for max_bytes in (2**28, 500):
-        torch.testing.assert_close(shared_attention(query, key, values, 0.3, max_bytes), expected)
-
-
-def test_autocast_keeps_the_labels_nearly(pipe, trajectory, masks):
-    whole = maps_of(pipe, trajectory, masks)
-    with torch.autocast("cpu", torch.bfloat16):
-        half = maps_of(pipe, trajectory, masks)
-    assert half.dtype == torch.float32 and (whole.argmax(0) == half.argmax(0)).float().mean() > 0.98
-
-
-@torch.no_grad()
-def test_the_strength_of_shortened_runs_is_scaled(pipe, trajectory, masks):
-    shortcuts, denoiser = Shortcuts(denoising_steps=2, one_sided=True, readout="latents"), pipe.denoiser()
-    maps = maps_of(pipe, trajectory, masks, shortcuts=shortcuts)
-    visited = shortened(trajectory.timesteps, 101, 2)
-    strength = scaled_strength(denoiser, 10.0, visited, "ddpm")
-    offsets = signed_offsets(masks, strength, one_sided=True)
-    rows = modulated_latents(denoiser, [trajectory], offsets, push(), timesteps=visited)
-    torch.testing.assert_close(maps, (rows[1:] - rows[:1]).norm(dim=1), rtol=1e-3, atol=1e-4)
-    assert strength < 9  # the larger step moves further by itself
-
-
-def test_maps_that_are_not_finite_are_an_error_whatever_made_them_so(pipe, trajectory, masks):
-    broken = lambda latents: pipe.decode(latents) * float("nan")
-    with pytest.raises(ValueError, match="not finite at modulation_strength=10 in float32"):
-        maps_of(pipe, trajectory, masks[:1], decode=broken)
-
-
-def test_a_mask_smaller_than_a_cell_does_not_vanish():
-    point = torch.zeros(2, 64, 64)
-    point[0, 1, 2], point[1, :32] = -10.0, 3.0
-    resized = resize_offsets(point, (16, 16)).unflatten(1, (16, 16))
-    assert resized[0, 0, 0] == -10 and (resized[0] != 0).sum() == 1
-    assert torch.equal(resized[1], torch.cat([torch.full((8, 16), 3.0), torch.zeros(8, 16)]))
-
-
-@torch.no_grad()
-def test_rows_part_by_public_hooks_that_are_taken_out_again(pipe, trajectory, masks):
-    modulated_latents(pipe.denoiser(), [trajectory], signed_offsets(masks[:1], 10.0), push(timestep=21))
-    blocks = [*pipe.unet.down_blocks, pipe.unet.mid_block, *pipe.unet.up_blocks]
-    assert not any(block._forward_pre_hooks for block in blocks)
-
-
 def test_refinement_is_gaussian_first_in_pixels_then_guided_in_cells():
     rng = np.random.default_rng(1)
     guide, maps = (
@@ -293,8 +198,40 @@ def test_refinement_is_gaussian_first_in_pixels_then_guided_in_cells():
 
 
 @torch.no_grad()
+def test_shared_attention_is_attention_in_blocks_too():
+    query, key = torch.randn(2, 3, 10, 4), torch.randn(2, 3, 10, 4)
+    values = torch.randn(2 * 5, 3, 10, 4)
+    expected = torch.nn.functional.scaled_dot_product_attention(
+        query.repeat_interleave(5, 0), key.repeat_interleave(5, 0), values, scale=0.3
+    )
+    for max_bytes in (2**28, 500):
+        torch.testing.assert_close(shared_attention(query, key, values, 0.3, max_bytes), expected)
+
+
+def test_autocast_keeps_the_labels_nearly(pipe, trajectory, masks):
+    whole = maps_of(pipe, trajectory, masks)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = maps_of(pipe, trajectory, masks)
+    assert half.dtype == torch.float32 and (whole.argmax(0) == half.argmax(0)).float().mean() > 0.98
+
+
+def test_maps_that_are_not_finite_are_an_error_whatever_made_them_so(pipe, trajectory, masks):
+    broken = lambda latents: pipe.decode(latents) * float("nan")
+    with pytest.raises(ValueError, match="not finite at modulation_strength=10 in float32"):
+        maps_of(pipe, trajectory, masks[:1], decode=broken)
+
+
+def test_a_mask_smaller_than_a_cell_does_not_vanish():
+    point = torch.zeros(2, 64, 64)
+    point[0, 1, 2], point[1, :32] = -10.0, 3.0
+    resized = resize_offsets(point, (16, 16)).unflatten(1, (16, 16))
+    assert resized[0, 0, 0] == -10 and (resized[0] != 0).sum() == 1
+    assert torch.equal(resized[1], torch.cat([torch.full((8, 16), 3.0), torch.zeros(8, 16)]))
+
+
+@torch.no_grad()
 def test_ddim_rows_follow_the_sampler_itself_with_its_error(pipe, scene, masks):
     trajectory = pipe.invert(scene.image, "ddim", start_timestep=101)
-    rows = modulated_latents(pipe.denoiser(), [trajectory], signed_offsets(masks[:1], 10.0), push())
+    rows = modulated_latents(pipe.denoiser(), [trajectory], signed_offsets(masks[:1], 10.0), modulated())
     torch.testing.assert_close(rows[:1], pipe.replay(trajectory), rtol=1e-4, atol=1e-4)
     assert (rows[0] - trajectory.clean_latents[0]).norm() > 1e-3 * trajectory.clean_latents.norm()

@@ -385,7 +385,7 @@ def test_an_unknown_parameter_is_named_by_every_notebook(name):
         ),
         ({"attention_injection": "no"}, r"attention_injection='no' is not possible; it is True or False\."),
         ({"settings": "fast"}, r"settings='fast' is not possible; it is a mapping, as in papermill's -y .*"),
-        ({"settings": {"one_side": True}}, r"There is no setting 'one_side'; did you mean 'one_sided'\? .*"),
+        ({"settings": {"one_side": True}}, r"setting='one_side' is unknown .did you mean 'one_sided'\?\) .*"),
         (
             {"settings": {"num_masks": 3}, "num_masks": 4},
             r"num_masks is given twice, as 4 and in settings as 3; .*",

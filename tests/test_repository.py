@@ -26,7 +26,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 # From the ground up: a module may import what stands on lower floors and, within its own folder, its neighbours.
 # A new module needs a place here.
 FLOORS = (
-    {"_large_pages", "_version", "files", "flow", "memory", "settings", "threads", "timing"},
+    {"_environment", "_version", "files", "flow", "memory", "settings", "timing"},
     {"images", "checkpoints", "conditioning", "evaluation", "latents"},
     {"denoiser", "toyscapes", "weights"},
     {"attention", "inversion"},

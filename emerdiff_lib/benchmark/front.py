@@ -31,7 +31,6 @@ from ..runs.samples import scene_identity
 from ..runs.store import JsonStore
 from ..runs.task import Item, Task
 from ..settings import MODES, check_known
-from ..threads import sharing_cores
 from ..timing import timed
 from ..toyscapes import Scene, Toyscapes
 
@@ -139,8 +138,7 @@ def evaluate_scene(
     }
     found = {}
     for name, run in free.items():
-        with sharing_cores(pipe.unet.device):
-            labels, seconds = timed(run)
+        labels, seconds = timed(run)
         found[name] = labels, before + seconds
     for name, variant in ({EMERDIFF: {}} | dict(variants)).items():
         shortcuts = {key: value for key, value in variant.items() if key != "guide_radius"}
@@ -225,6 +223,6 @@ def kind_of(variant: str) -> str:
     if variant in NETWORK_FREE:
         return KINDS[0]
     changes = VARIANTS.get(variant, {})
-    if MODES[changes.get("mode", "exact")]["num_parts"] is not None:
+    if MODES[changes.get("mode", "exact")].get("num_parts") is not None:
         return KINDS[3]
     return KINDS[2] if changes.get("guide_radius") else KINDS[1]

@@ -18,7 +18,6 @@ from ..experiments.names import EMERDIFF, EMERDIFF_FAST, EMERDIFF_PIXEL
 from ..pipeline import EmerDiffPipeline
 from ..settings import whole
 from ..stages import CoarseMasks, Responses
-from ..threads import sharing_cores
 from ..timing import timed
 from . import reference
 
@@ -36,8 +35,7 @@ def run_times(
         if device.type not in ("cpu", "meta"):
             torch.accelerator.synchronize(device)
 
-    with sharing_cores(device):
-        return [timed(finished)[1] for _ in range(repeats + warm_up)][warm_up:]
+    return [timed(finished)[1] for _ in range(repeats + warm_up)][warm_up:]
 
 
 def against_naive(pipe: EmerDiffPipeline, coarse: CoarseMasks, repeats: int = 3) -> pd.DataFrame:

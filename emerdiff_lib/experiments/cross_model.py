@@ -39,7 +39,7 @@ FEATURES, CORRESPONDENCE, CONTROL, WHOLE = MEASURES = (
 
 def untrained(pipe: EmerDiffPipeline, seed: int = 0) -> EmerDiffPipeline:
     """The same model with a network of random weights, from ``seed``: what architecture and picture give by themselves."""
-    with torch.random.fork_rng(devices=[]), quietly("", diffusers_too=True):
+    with torch.random.fork_rng(devices=[]), quietly():
         torch.manual_seed(seed)
         unet = type(pipe.unet).from_config(pipe.unet.config).to(pipe.unet.device, pipe.unet.dtype)
     own = ("default_settings", "force_zeros_for_empty_prompt", "max_sequence_length")

@@ -141,7 +141,7 @@ def sampler_of(pipe: EmerDiffPipeline) -> Callable[..., Any]:
         }  # None has to be said
         told = {"max_sequence_length": pipe.config.max_sequence_length}
     source = locate(pipe.model_name)
-    with quietly(source, diffusers_too=True):
+    with quietly():
         sampler = DiffusionPipeline.from_pretrained(source, **parts)
     sampler.to(pipe.device).set_progress_bar_config(disable=True)
     return partial(sampler, **told)

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 
 from ..pipeline import EmerDiffPipeline
-from ..threads import sharing_cores
 from .store import KEPT, NEW, Store, StoreError
 from .workers import PipelineByName
 
@@ -79,8 +78,7 @@ def attempt(task: Task, item: Item) -> Outcome:
         found = task.store.look(item.name, picture)
         if found == KEPT:
             return Outcome(item.name, KEPT)
-        with sharing_cores(torch.device("cpu")):  # with other workers, in what is not the pipeline's as well
-            result = task.compute(item)
+        result = task.compute(item)
         if task.picture(item) != picture:
             raise ValueError("it was changed while it was worked on; run again")
         task.store.keep(item.name, picture, result)
