@@ -8,10 +8,19 @@ import pytest
 
 from emerdiff_lib.datasets import open_dataset
 from emerdiff_lib.evaluation.metrics import AREA_NAMES
-from emerdiff_lib.experiments import lost_object_tables as tables
-from emerdiff_lib.experiments import lost_objects
-from emerdiff_lib.experiments.lost_object_tables import FOUND, STAGES
-from emerdiff_lib.experiments.lost_objects import Trace, close_up, contrast, object_rows, trace, window
+from emerdiff_lib.datasets.images import named
+from emerdiff_lib.studies.lost_objects import (
+    FOUND,
+    STAGES,
+    Trace,
+    close_up,
+    contrast,
+    fates,
+    follow,
+    object_rows,
+    trace,
+    window,
+)
 
 from .conftest import seeded
 
@@ -95,57 +104,14 @@ def test_contrast_is_the_distance_of_mean_colours():
     assert contrast(np.ones((8, 8, 3)), np.ones((8, 8), bool)) == 0
 
 
-def table_of_four() -> pd.DataFrame:
-    """Four objects of three sizes: two under 1 % lost at the VAE, one found although it failed there, one lost last."""
-    sizes, areas = ["> 20 %", "< 1 %", "5–20 %", "< 1 %"], [0.3, 0.002, 0.1, 0.004]
-    objects = pd.DataFrame({"K": 4, "size": sizes, "area": areas, "fate": [FOUND, "VAE", "argmax", "VAE"]})
-    for stage in STAGES:
-        objects[stage] = True
-    return tables.in_order(
-        objects.assign(VAE=[False, False, True, False], argmax=[True, False, False, False])
-    )
-
-
 def test_sizes_and_fates_come_in_order():
-    objects = table_of_four()
-    table = tables.fates(objects)
+    """Four objects of three sizes: two under 1 % lost at the VAE, one found, one lost last."""
+    sizes = pd.Categorical(["> 20 %", "< 1 %", "5–20 %", "< 1 %"], AREA_NAMES, ordered=True)
+    ends = pd.Categorical([FOUND, "VAE", "argmax", "VAE"], [*STAGES, FOUND], ordered=True)
+    table = fates(pd.DataFrame({"K": 4, "size": sizes, "fate": ends}))
     assert list(table.loc[4].index) == list(AREA_NAMES) and list(table.columns) == [*STAGES, FOUND, "objects"]
     assert table.loc[(4, "< 1 %"), "VAE"] == 100 and table.loc[(4, "< 1 %"), "objects"] == 2
     assert table.loc[(4, "> 20 %"), FOUND] == 100 and table.loc[(4, "1–5 %"), "objects"] == 0
-    chosen = tables.examples(objects)
-    assert list(chosen["fate"]) == ["VAE", "argmax"] and list(chosen["area"]) == [0.004, 0.1]
-
-
-def test_criteria_are_reported_beside_the_fates():
-    objects = table_of_four()
-    met = tables.criteria(objects)
-    assert (
-        list(met.index) == list(AREA_NAMES)
-        and met.loc["< 1 %", "VAE"] == 0
-        and met.loc["5–20 %", "VAE"] == 100
-    )
-    spared = tables.spared(objects)
-    assert spared.loc["> 20 %", ("VAE", "fail")] == spared.loc["> 20 %", ("VAE", FOUND)] == 1
-    assert spared.loc["< 1 %", ("VAE", "fail")] == 2 and spared.loc["< 1 %", ("VAE", FOUND)] == 0
-    said = tables.describe(objects)
-    assert said == [
-        "With 4 masks, found, by share of the picture: 0 % (< 1 %), 0 % (5–20 %), 100 % (> 20 %).",
-        "With 4 masks, objects < 1 % are lost at: VAE (2).",
-        "With 4 masks, found nevertheless: 1 of 3 that fail VAE.",
-    ]
-
-
-def test_means_over_small_objects_count_objects_not_pictures():
-    entry = lambda *recalls: {"objects": [{"area": 0.005, "recall": r, "iou": r / 2} for r in recalls]}
-    large = {"area": 0.5, "recall": 1.0, "iou": 1.0}
-    results = [
-        {"methods": {"a": entry(0.2, 0.4)}},
-        {"methods": {"a": entry(0.9)}},
-        {"methods": {"a": {"objects": [large]}}},
-    ]
-    rows = tables.beside_rivals(results, draws=200).set_index("measure")
-    assert rows.loc["recall", "value"] == pytest.approx(50) and rows.loc["IoU", "value"] == pytest.approx(25)
-    assert rows.loc["recall", "low"] == pytest.approx(30) and rows.loc["recall", "high"] == pytest.approx(90)
 
 
 def test_a_close_up_shows_the_object_that_was_asked_for():
@@ -179,20 +145,12 @@ def test_a_trace_is_what_the_pipeline_does(pipe):
     )
 
 
-def test_a_study_goes_on_where_it_stopped_and_two_processes_share_it(pipe, tmp_path, monkeypatch):
-    data, calls, original = open_dataset("toyscapes", split="test"), [], lost_objects.trace
-
-    def counted(pipe, sample, *args, **kwargs):
-        calls.append(sample.name)
-        return original(pipe, sample, *args, **kwargs)
-
-    monkeypatch.setattr(lost_objects, "trace", counted)
-    follow = lambda positions: lost_objects.follow(pipe, data, positions, [2, 3], tmp_path, QUICK)
-    follow([201]), follow([200])
-    both = follow([200, 201])
-    assert calls == ["000201"] * 2 + ["000200"] * 2 and set(both["K"]) == {2, 3}
-    assert list(both["position"].unique()) == [200, 201]
-    lost_objects.follow(pipe, data, [200], [2, 4], tmp_path, QUICK)
-    assert len(calls) == 6 and follow([200, 201]).equals(both) and len(calls) == 6
+def test_objects_are_followed_under_every_number_of_masks(pipe, tmp_path):
+    data = open_dataset("toyscapes", split="test")
+    objects = follow(pipe, data, named(data, [200, 201]), [2, 3, 2], tmp_path, QUICK)
+    assert set(objects["K"]) == {2, 3} and list(objects["position"].unique()) == [200, 201]
+    rows = object_rows(trace(pipe, data[200], 3, data.ignore_index, **QUICK))
+    some = objects[(objects["K"] == 3) & (objects["position"] == 200)]
+    assert [row["recall"] for row in rows] == some["recall"].tolist()
     with pytest.raises(ValueError, match="modulation_timestep"):
-        lost_objects.follow(pipe, data, [200], [2], tmp_path / "other", {"modulation_timesteps": 41})
+        follow(pipe, data, {}, [2], tmp_path / "other", {"modulation_timesteps": 41})

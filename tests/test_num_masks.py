@@ -1,15 +1,13 @@
 """How many masks: groups are unions of masks, and the tables follow from the scores of single pictures."""
 
-import ast
-from pathlib import Path
-
 import numpy as np
-import papermill
 import pytest
+from sklearn.metrics import adjusted_rand_score
 
 from emerdiff_lib.clustering import RULES, choose_num_masks, cluster_queries
 from emerdiff_lib.datasets import open_dataset
-from emerdiff_lib.experiments import num_masks as study
+from emerdiff_lib.datasets.images import named
+from emerdiff_lib.studies import num_masks as study
 
 from .conftest import seeded
 
@@ -60,7 +58,7 @@ def results(agreements: dict[str, dict[int, list[float]]], picks: dict[str, list
                     "K": k,
                     "adjusted_rand": values[i],
                     "boundary_f": values[i] / 2,
-                    "counts": [[k, k + 1, k + 1]] * 2,
+                    "counts": [[k, k + 1, k + 1], [k, k + 1, k + 1]],
                 }
                 for way, by_number in agreements.items()
                 for k, values in by_number.items()
@@ -101,64 +99,30 @@ def test_rules_that_pick_more_groups_than_there_are_masks_get_all_of_them():
 def test_curves_and_differences_by_hand():
     curves = study.curves(FOUND).set_index(["way", "K"])
     assert curves.loc[(study.DIRECT, 2), "ARI"] == pytest.approx(40)
-    assert curves.loc[(study.DIRECT, 4), "oracle mIoU"] == pytest.approx(100 * 8 / 12)
+    assert curves.loc[(study.DIRECT, 4), "oracle mIoU"] == pytest.approx(100 * 4 / 6)
     difference = study.grouped_minus_direct(FOUND)
     assert list(difference.index) == [2, 4]
     assert difference["difference"].tolist() == pytest.approx([0, 10])
 
 
-def test_candidates_hold_the_number_that_is_grouped():
-    assert study.check_candidates([6, 2, 6], 4) == [2, 4, 6]
+    assert study.grouped_minus_direct(FOUND, study.ANYWHERE, 4, 2)["difference"].tolist() == pytest.approx([20])
+
+
+def test_candidates_hold_the_number_that_is_grouped(pipe):
+    settings = pipe.resolve(num_masks=4)
+    assert study.check_candidates([6, 2, 6], settings) == [2, 4, 6]
     for candidates, said in (([1, 4], "candidate=1"), ([4], "leave no choice"), ([2.5, 4], "2.5")):
         with pytest.raises(ValueError, match=said):
-            study.check_candidates(candidates, 4)
+            study.check_candidates(candidates, settings)
+    with pytest.raises(ValueError, match="leave num_parts out"):
+        study.check_candidates([2, 4], pipe.resolve(mode="pixel"))
 
 
-def test_sentences_follow_from_the_numbers():
-    alike = lambda values: {k: [v] * 8 for k, v in values.items()}
-    picks = {"silhouette": [2] * 8, "eigengap": [4] * 8, "bic": [6] * 8}
-    many = results(
-        {
-            study.DIRECT: alike({2: 0.7, 4: 0.5, 6: 0.2}),
-            study.ANYWHERE: alike({2: 0.4, 4: 0.6}),
-            study.TOUCHING: alike({2: 0.4, 4: 0.5}),
-        },
-        picks,
-    )
-    other = results(
-        {study.DIRECT: {2: [0.1], 4: [0.9], 6: [0.2]}} | {w: {2: [0.1], 4: [0.9]} for w in study.WAYS[1:]},
-        {"silhouette": [2], "eigengap": [2], "bic": [2]},
-    )
-    said = "\n".join(study.describe(many, other, 4))
-    assert (
-        "chosen on 1 other picture: 4, which reaches an ARI of 50.0 on these 8" in said
-        and "reach 20.0 more" in said
-    )
-    assert "silhouette (median K = 2) reaches 70.0: by +20.0 [+20.0, +20.0] better than always 4." in said
-    assert "bic (median K = 6) reaches 20.0: by -30.0 [-30.0, -30.0] worse than always 4." in said
-    assert "eigengap (median K = 4) reaches 50.0: by +0.0 [+0.0, +0.0] not told apart from always 4." in said
-    assert "So silhouette chooses K measurably better" in said
-    assert "4 masks grouped anywhere, 4 groups: by +10.0 [+10.0, +10.0] better than k-means with 4" in said
-
-
-def test_a_study_goes_on_where_it_stopped(pipe, tmp_path, monkeypatch):
-    data, calls, original = open_dataset("toyscapes", split="test"), [], study.segment
-
-    def counted(pipe, sample, *args, **kwargs):
-        calls.append(sample.name)
-        return original(pipe, sample, *args, **kwargs)
-
-    monkeypatch.setattr(study, "segment", counted)
-    run = lambda positions, candidates=(2, 3): study.study(
-        pipe, data, positions, list(candidates), 3, tmp_path, QUICK
-    )
-    run([1])
-    first, again = run([0, 1]), run([0, 1])
-    assert calls == ["000001", "000000"] and list(first) == list(again)
-    assert [r["name"] for r in again] == ["000000", "000001"] and len(study.score_rows(again)) == 2 * 6
-    assert run([0], (2, 3, 4)).report.states == {"recomputed": 1} and calls[2:] == ["000000"]
-
-
-def test_the_command_and_the_notebook_save_the_same():
-    notebook = papermill.inspect_notebook(Path(__file__).parents[1] / "notebooks" / "14_how_many_masks.ipynb")
-    assert ast.literal_eval(notebook["settings"]["default"]) == study.SHORTCUTS
+def test_many_images_are_scored_as_one_is(pipe, sample, segmented, tmp_path):
+    data = open_dataset("toyscapes", split="test")
+    (result,) = study.score_images(pipe, data, named(data, [7]), CANDIDATES, 4, tmp_path, QUICK)
+    labels, picks = segmented
+    assert result["picks"] == picks and len(result["scores"]) == 7
+    for score in result["scores"]:
+        expected = adjusted_rand_score(sample.labels.ravel(), labels[score["way"]][score["K"]].ravel())
+        assert score["adjusted_rand"] == pytest.approx(expected)

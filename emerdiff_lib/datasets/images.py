@@ -123,7 +123,7 @@ def named(data: LabelledDataset, positions: Iterable[int]) -> dict[str, int]:
     return {f"{data.split}-{position:06}": position for position in positions}
 
 
-def scene_seeds(first_scene: int, num_scenes: int) -> range:
+def scene_seeds(first_scene: int, num_scenes: int, available: int = 2000) -> range:
     """Seeds of test (0–999) or validation scenes (1000–1999) of Toyscapes; ValueError for others, or for none."""
-    first = whole(0, 1999)("first_scene", first_scene)
-    return range(first, first + whole(1, 2000 - first)("num_scenes", num_scenes))
+    first = whole(0, available - 1)("first_scene", first_scene)
+    return range(first, first + whole(1, available - first)("num_scenes", num_scenes))

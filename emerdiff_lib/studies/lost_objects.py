@@ -1,4 +1,4 @@
-"""Where objects get lost on their way through the method: ``python -m emerdiff_lib.experiments.lost_objects``.
+"""Where objects get lost on their way through the method (notebooks 07 and 15).
 
 An object is found if segments of its class, in the final labels, hold at least half of its pixels, whatever else happened to
 it. One that is not found is lost at the first stage whose criterion it fails. The criteria are kept beside that, as an object
@@ -7,8 +7,9 @@ can fail one and still be found.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,49 +19,21 @@ import torch
 from scipy.ndimage import binary_dilation
 
 from ..assignment import resize_maps
-from ..datasets import LabelledDataset, Sample, open_dataset
-from ..evaluation.metrics import area_bin, contingency_table
+from ..datasets import LabelledDataset, Sample
+from ..evaluation.metrics import AREA_NAMES, area_bin, contingency_table
 from ..evaluation.regions import cell_shares, find_regions, sample_labels
-from ..loading import load_pipeline
 from ..pipeline import EmerDiffPipeline
 from ..plotting import colourise, segment_palette
-from ..runs.harness import Execution, results_of
-from ..runs.identity import model_identity, versions
-from ..runs.samples import dataset_identity, sample_identity, sample_items
-from ..runs.store import JsonStore
-from ..runs.task import Item, Task
-from .lost_object_tables import FOUND, STAGES, fates, in_order
-from .names import (
-    BILINEAR,
-    BILINEAR_ADAPTIVE,
-    BILINEAR_GUIDED,
-    BILINEAR_WALKER,
-    COLOUR,
-    DIFFCUT,
-    DIFFSEG,
-    FELZENSZWALB,
-    SLIC,
-)
-from .rivals import EMERDIFFS, check_settings, evaluate
-from .selection import check_range, command, execution, finish
+from ..runs.cached_map import cached_map
+from ..runs.keys import dataset_key, model_key, sample_key, versions
 
-RIVALS = (
-    *EMERDIFFS,
-    BILINEAR,
-    BILINEAR_GUIDED,
-    BILINEAR_WALKER,
-    BILINEAR_ADAPTIVE,
-    COLOUR,
-    SLIC,
-    FELZENSZWALB,
-    DIFFSEG,
-    DIFFCUT,
-)
+FOUND = "found"
+STAGES = ("VAE", "coarse grid", "clustering", "modulation", "argmax")
 
 
 @dataclass
 class Trace:
-    """What each stage made of one picture.
+    """What each stage made of one image.
 
     Attributes:
         image, reconstruction: (H, W, 3) float in [0, 1], before and after the VAE.
@@ -80,7 +53,7 @@ class Trace:
 def trace(
     pipe: EmerDiffPipeline, sample: Sample, num_masks: int, ignore_index: int | None = None, **settings: Any
 ) -> Trace:
-    """One picture through the whole method, with everything that it passes kept; randomness is the sample's."""
+    """One image through the whole method, with everything that it passes kept; randomness is the sample's."""
     generator, size = torch.Generator().manual_seed(sample.seed), (sample.image.height, sample.image.width)
     coarse = pipe.coarse(sample.image, num_masks, generator=generator, **settings)
     responses = pipe.respond(coarse)
@@ -109,10 +82,24 @@ def ring(mask: np.ndarray, width: int = 4) -> np.ndarray:
     return binary_dilation(mask, iterations=width) & ~mask
 
 
-def contrast(image: np.ndarray, mask: np.ndarray, width: int = 4) -> float:
+def contrast(image: np.ndarray, mask: np.ndarray) -> float:
     """Distance of a mask's mean colour to that of its surroundings; 0 without surroundings."""
-    around = ring(mask, width)
+    around = ring(mask)
     return float(np.linalg.norm(image[mask].mean(0) - image[around].mean(0))) if around.any() else 0.0
+
+
+def classes_of_masks(way: Trace) -> np.ndarray:
+    """(K,) the class that each coarse mask is mostly of."""
+    known = way.truth if way.ignore_index is None else way.truth[way.truth != way.ignore_index]
+    classes = np.unique(known)
+    shares = np.stack([cell_shares(way.truth == c, way.masks.shape[1:]) for c in classes])  # (C, h, w)
+    return classes[np.einsum("khw,chw->kc", way.masks.astype(float), shares).argmax(1)]
+
+
+def classes_of_segments(way: Trace) -> np.ndarray:
+    """(K,) the class that most pixels of each segment have: the oracle's, as in the tables of the evaluation."""
+    size = len(way.masks), int(way.truth[way.truth != way.ignore_index].max()) + 1
+    return contingency_table(way.labels, way.truth, *size, way.ignore_index).argmax(1)
 
 
 def object_rows(way: Trace, smallest: float = 0.0005) -> list[dict[str, Any]]:
@@ -127,26 +114,19 @@ def object_rows(way: Trace, smallest: float = 0.0005) -> list[dict[str, Any]]:
     - *argmax*: segments of its class hold at least half of its pixels.
 
     Returns:
-        {"class_index", "area" (share of the picture), "size" (its bin), "box" [top, left, bottom, right] in pixels, "recall" in
+        {"class_index", "area" (share of the image), "size" (its bin), "box" [top, left, bottom, right] in pixels, "recall" in
         [0, 1], a bool per stage, "fate": "found", or the first stage that it fails if it fails the last one}.
     """
-    grid, truth = way.masks.shape[1:], way.truth
-    known = np.ones(truth.shape, bool) if way.ignore_index is None else truth != way.ignore_index
-    classes = np.unique(truth[known])
-    shares = np.stack([cell_shares(truth == c, grid) for c in classes])  # (C, h, w)
-    mask_classes = classes[np.einsum("khw,chw->kc", way.masks.astype(float), shares).argmax(1)]
-    table = contingency_table(way.labels, truth, len(way.masks), int(classes.max()) + 1, way.ignore_index)
-    segment_classes = table.argmax(1)  # the oracle's, as in the tables of the evaluation
+    mask_classes, segment_classes = classes_of_masks(way), classes_of_segments(way)
     rows = []
-    for region in find_regions(truth, smallest, 1.0, way.ignore_index):
-        inside = region.mask
-        covered, around = cell_shares(inside, grid), ring(inside)
+    for region in find_regions(way.truth, smallest, 1.0, way.ignore_index):
+        inside, around = region.mask, ring(region.mask)
         mask = best_mask(way.masks, inside)
         before, response = contrast(way.image, inside), way.maps[mask]
         recall = float((segment_classes[way.labels[inside]] == region.class_index).mean())
         passed = {
             "VAE": before > 0 and contrast(way.reconstruction, inside) >= 0.5 * before,
-            "coarse grid": bool(covered.max() >= 0.5),
+            "coarse grid": bool(cell_shares(inside, way.masks.shape[1:]).max() >= 0.5),
             "clustering": bool(mask_classes[mask] == region.class_index),
             "modulation": bool(around.any() and response[inside].mean() > response[around].mean()),
             "argmax": recall >= 0.5,
@@ -160,72 +140,60 @@ def object_rows(way: Trace, smallest: float = 0.0005) -> list[dict[str, Any]]:
                 "box": [vertical.start, horizontal.start, vertical.stop, horizontal.stop],
                 "recall": recall,
                 **passed,
-                "fate": FOUND if passed["argmax"] else next(s for s in STAGES if not passed[s]),
+                "fate": FOUND if passed["argmax"] else next(stage for stage in STAGES if not passed[stage]),
             }
         )
     return rows
 
 
-class Traces(Task):
-    """The fates of all objects of a picture under every K."""
-
-    def __init__(
-        self,
-        pipe: EmerDiffPipeline,
-        data: LabelledDataset,
-        mask_counts: list[int],
-        output_dir: Path | str,
-        settings: dict[str, Any],
-    ):
-        self.pipe, self.data, self.mask_counts, self.settings = pipe, data, mask_counts, settings
-        identity = {
-            "study": "lost objects",
-            "settings": {str(k): pipe.resolve(num_masks=k, **settings).to_dict() for k in mask_counts},
-            "model": model_identity(pipe),
-            "data": dataset_identity(data),
-            "versions": versions(),
-        }
-        self.store: JsonStore = JsonStore(output_dir, identity)
-
-    def picture(self, item: Item) -> dict[str, str]:
-        return sample_identity(self.data, item.what)
-
-    def compute(self, item: Item) -> dict[str, Any]:
-        sample, ignored = self.data[item.what], self.data.ignore_index
-        ways = {k: trace(self.pipe, sample, k, ignored, **self.settings) for k in self.mask_counts}
-        return {"position": item.what, "rows": {str(k): object_rows(way) for k, way in ways.items()}}
-
-
 def follow(
     pipe: EmerDiffPipeline,
     data: LabelledDataset,
-    positions: Iterable[int],
+    samples: Mapping[str, int],
     mask_counts: Iterable[int],
     output_dir: Path | str,
-    settings: dict[str, Any] | None = None,
-    how: Execution | None = None,
+    settings: Mapping[str, Any],
+    **execution: Any,
 ) -> pd.DataFrame:
-    """All objects of the pictures at ``positions`` under every K; what ``output_dir`` has already, of exactly this, is kept.
+    """All objects of some images (names and positions in ``data``) under every K.
 
     Returns:
         A row per object and K: those of :func:`object_rows`, "K" and "position"; "size" and "fate" are ordered categories.
 
     Raises:
-        ValueError: for a setting that the pipeline refuses, or if every picture failed.
+        ValueError: for a setting that the pipeline refuses, or if every image failed.
     """
-    task = Traces(pipe, data, list(dict.fromkeys(mask_counts)), output_dir, settings or {})
-    results = results_of(task, sample_items(data, positions), how, label="scenes")
-    rows = [
-        row | {"K": int(k), "position": result["position"]}
-        for result in results
-        for k, found in result["rows"].items()
-        for row in found
-    ]
-    return in_order(pd.DataFrame(rows))
+    counts = list(dict.fromkeys(mask_counts))
+    key = {
+        "study": "lost objects",
+        "settings": {str(k): pipe.resolve(num_masks=k, **settings).to_dict() for k in counts},
+        "model": model_key(pipe),
+        "data": dataset_key(data),
+        "versions": versions(),
+    }
+
+    def rows_of(position: int) -> list[dict[str, Any]]:
+        rows = []
+        for k in counts:
+            way = trace(pipe, data[position], k, data.ignore_index, **settings)
+            rows += [row | {"K": k, "position": position} for row in object_rows(way)]
+        return rows
+
+    results = cached_map(rows_of, samples, output_dir, key, partial(sample_key, data), **execution)
+    fate = pd.CategoricalDtype([*STAGES, FOUND], ordered=True)
+    size = pd.CategoricalDtype(AREA_NAMES, ordered=True)
+    return pd.DataFrame([row for rows in results for row in rows]).astype({"size": size, "fate": fate})
+
+
+def fates(objects: pd.DataFrame) -> pd.DataFrame:
+    """Percent of the objects of each size by fate, a row per K and size in order, with the number of "objects"."""
+    grouped = objects.groupby(["K", "size"], observed=False)["fate"]
+    shares = 100 * grouped.value_counts(normalize=True).unstack("fate").reindex(columns=[*STAGES, FOUND])
+    return shares.astype(float).assign(objects=grouped.size())
 
 
 def close_up(way: Trace, box: list[int], class_index: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Pictures around one object (:func:`object_rows`' "box" and "class_index") and its true outline's mask, both cropped.
+    """Images around one object (:func:`object_rows`' "box" and "class_index") and its true outline's mask, both cropped.
 
     Returns:
         {title: (h, w, 3) or (h, w)} for :func:`emerdiff_lib.plotting.grid_of_maps`, and (h, w) bool.
@@ -234,7 +202,7 @@ def close_up(way: Trace, box: list[int], class_index: int) -> tuple[dict[str, np
     regions = find_regions(way.truth, 0.0, 1.0, way.ignore_index)
     (inside,) = (r.mask for r in regions if (r.class_index, r.window) == (class_index, place))
     size, palette = way.truth.shape, segment_palette(len(way.masks))
-    pictures = {
+    images = {
         "picture": way.image,
         "after the VAE": way.reconstruction,
         "coarse masks": colourise(sample_labels(way.masks.argmax(0), size), palette),
@@ -242,13 +210,13 @@ def close_up(way: Trace, box: list[int], class_index: int) -> tuple[dict[str, np
         "labels": colourise(way.labels, palette),
     }
     crop = window(box, size)
-    return {title: picture[crop] for title, picture in pictures.items()}, inside[crop]
+    return {title: image[crop] for title, image in images.items()}, inside[crop]
 
 
 def window(
     box: list[int], size: tuple[int, int], margin: float = 1.0, smallest: int = 32
 ) -> tuple[slice, slice]:
-    """A square around an object's box, ``margin`` boxes wide on every side, moved inside a picture of (H, W)."""
+    """A square around an object's box, ``margin`` boxes wide on every side, moved inside an image of (H, W)."""
     top, left, bottom, right = box
     side = min(max(smallest, round((1 + 2 * margin) * max(bottom - top, right - left))), *size)
     parts = []
@@ -256,27 +224,3 @@ def window(
         start = max(0, min((low + high - side) // 2, length - side))
         parts.append(slice(start, start + side))
     return parts[0], parts[1]
-
-
-def main(argv: list[str] | None = None) -> pd.DataFrame:
-    parser = command(__doc__, "runs/small-objects")
-    parser.add_argument("--first-scene", type=int, default=200, help="test scene of Toyscapes to begin with")
-    parser.add_argument("--num-scenes", type=int, default=24, help="scenes")
-    parser.add_argument("--more-masks", type=int, default=24, help="another K")
-    args = parser.parse_args(argv)
-    data = open_dataset("toyscapes", split="test")
-    scenes = check_range(args.first_scene, args.num_scenes, len(data), ("first_scene", "num_scenes"))
-    how, pipe = execution(args), load_pipeline(args.model, args.device, args.dtype)
-    settings = check_settings(pipe, args.num_masks, args.settings)
-    counts = [pipe.resolve(**settings).features.num_masks, args.more_masks]
-    others = {name: value for name, value in settings.items() if name != "num_masks"}
-    objects = follow(pipe, data, scenes, counts, args.output / "objects", others, how)
-    folder = args.output / "rivals"
-    results = evaluate(pipe, data, list(RIVALS), folder, settings, scenes, how=how, label="rivals")
-    print(fates(objects).round(0).to_string())
-    finish(results)
-    return objects
-
-
-if __name__ == "__main__":
-    main()
