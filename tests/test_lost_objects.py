@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 from emerdiff_lib.datasets import open_dataset
-from emerdiff_lib.evaluation.metrics import AREA_NAMES
 from emerdiff_lib.datasets.images import named
+from emerdiff_lib.evaluation.metrics import AREA_NAMES
 from emerdiff_lib.studies.lost_objects import (
     FOUND,
     STAGES,

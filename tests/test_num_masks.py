@@ -104,8 +104,9 @@ def test_curves_and_differences_by_hand():
     assert list(difference.index) == [2, 4]
     assert difference["difference"].tolist() == pytest.approx([0, 10])
 
-
-    assert study.grouped_minus_direct(FOUND, study.ANYWHERE, 4, 2)["difference"].tolist() == pytest.approx([20])
+    assert study.grouped_minus_direct(FOUND, study.ANYWHERE, 4, 2)["difference"].tolist() == pytest.approx(
+        [20]
+    )
 
 
 def test_candidates_hold_the_number_that_is_grouped(pipe):

@@ -27,7 +27,7 @@ from emerdiff_lib.words import (
 
 from .conftest import seeded
 
-WORDS = "a photo of the red blue road sky many large small picture cropped".split()
+WORDS = ["a", "photo", "of", "the", "red", "blue", "road", "sky", "many", "large", "small", "picture", "cropped"]
 
 
 @pytest.fixture(scope="module")

@@ -12,92 +12,52 @@ import torch
 
 from ..assignment import assign_bilinear
 from ..baselines import guided_masks, upsamplers
-from ..evaluation.intervals import interval
+from ..evaluation.intervals import interval, paired_table
 from ..evaluation.metrics import boundary_scores, contingency_table, mean_iou
 from ..evaluation.protocols import oracle
-from ..experiments.names import (
-    BILINEAR,
-    BILINEAR_GUIDED,
-    EMERDIFF,
-    EMERDIFF_FAST,
-    EMERDIFF_GUIDED,
-    EMERDIFF_PIXEL,
-    PIXELS_GUIDED,
-)
 from ..pipeline import EmerDiffPipeline
-from ..runs.harness import results_of
-from ..runs.identity import model_identity, versions
-from ..runs.samples import scene_identity
-from ..runs.store import JsonStore
-from ..runs.task import Item, Task
+from ..runs.cached_map import cached_map
+from ..runs.keys import model_key, scene_key, versions
 from ..settings import MODES, check_known
+from ..studies import names
 from ..timing import timed
 from ..toyscapes import Scene, Toyscapes
 
-GUIDE_RADIUS = MODES["fast"]["guide_radius"]
+GUIDED = {"guide_radius": MODES["fast"]["guide_radius"]}
 # Settings over those of exact mode: every shortcut alone, then together
 VARIANTS: dict[str, dict[str, Any]] = {
-    EMERDIFF: {},
-    EMERDIFF_GUIDED: dict(guide_radius=GUIDE_RADIUS),
+    names.EMERDIFF: {},
+    names.EMERDIFF_GUIDED: GUIDED,
     "one-sided": dict(one_sided=True),
     "12 steps": dict(denoising_steps=12),
     "6 steps": dict(denoising_steps=6),
     "3 steps": dict(denoising_steps=3),
     "1 step (x̂₀)": dict(denoising_steps=1),
-    "latents, guided": dict(readout="latents", guide_radius=GUIDE_RADIUS),
+    "latents, guided": dict(readout="latents") | GUIDED,
     "6 steps, one-sided": dict(denoising_steps=6, one_sided=True),
     "2 steps, one-sided": dict(denoising_steps=2, one_sided=True),
-    "2 steps, one-sided, guided": dict(denoising_steps=2, one_sided=True, guide_radius=GUIDE_RADIUS),
-    "2 steps, one-sided, latents, guided": dict(
-        denoising_steps=2, one_sided=True, readout="latents", guide_radius=GUIDE_RADIUS
-    ),
-    EMERDIFF_PIXEL: dict(mode="pixel"),
+    "2 steps, one-sided, guided": dict(denoising_steps=2, one_sided=True) | GUIDED,
+    "2 steps, one-sided, latents, guided": dict(denoising_steps=2, one_sided=True, readout="latents")
+    | GUIDED,
+    names.EMERDIFF_PIXEL: dict(mode="pixel"),
     "pixel, both sides": dict(mode="pixel", one_sided=False),
     "pixel, 6 steps": dict(mode="pixel", denoising_steps=6),
     "pixel, latents": dict(mode="pixel", readout="latents"),
     "pixel, 24 parts": dict(mode="pixel", num_parts=24),
-    EMERDIFF_FAST: dict(mode="fast"),
+    names.EMERDIFF_FAST: dict(mode="fast"),
 }
 KINDS = ("no denoising", "difference maps", "difference maps, then guided filter", "pixel features")
-NETWORK_FREE = (BILINEAR, BILINEAR_GUIDED, PIXELS_GUIDED)
+NETWORK_FREE = (names.BILINEAR, names.BILINEAR_GUIDED, names.PIXELS_GUIDED)
 
 
-def choose(names: Iterable[str] = ()) -> dict[str, dict[str, Any]]:
+def choose(variants: Iterable[str] = ()) -> dict[str, dict[str, Any]]:
     """Variants by name, all of them for no name; exact mode, which the others are compared with, is always among them.
 
     Raises:
         ValueError: an unknown name.
     """
-    chosen = [check_known("variant", name, VARIANTS) for name in names] or list(VARIANTS)
-    return {name: VARIANTS[name] for name in dict.fromkeys([EMERDIFF, *chosen])}
-
-
-class Front(Task):
-    """Toyscapes scenes under every variant. Seconds are part of a result: nothing else should use the cores meanwhile."""
-
-    def __init__(
-        self,
-        pipe: EmerDiffPipeline,
-        variants: Mapping[str, dict],
-        output_dir: Path | str,
-        settings: dict[str, Any],
-    ):
-        self.pipe, self.variants, self.settings = pipe, dict(variants), settings
-        identity = {
-            "study": "front",
-            "variants": {
-                name: pipe.resolve(**settings, **variant).to_dict() for name, variant in self.variants.items()
-            },
-            "model": model_identity(pipe),
-            "versions": versions(),
-        }
-        self.store: JsonStore = JsonStore(output_dir, identity)
-
-    def picture(self, item: Item) -> dict[str, str]:
-        return scene_identity(item.what)
-
-    def compute(self, item: Item) -> list[dict]:
-        return evaluate_scene(self.pipe, Toyscapes.from_seed(item.what), self.variants, **self.settings)
+    chosen = [check_known("variant", name, VARIANTS) for name in variants] or list(VARIANTS)
+    return {name: VARIANTS[name] for name in dict.fromkeys([names.EMERDIFF, *chosen])}
 
 
 def evaluate(
@@ -107,10 +67,18 @@ def evaluate(
     variants: Mapping[str, dict] = VARIANTS,
     **settings: Any,
 ) -> list[dict]:
-    """:func:`evaluate_scene` of every Toyscapes scene; what is in ``output_dir`` already, of exactly this, is kept."""
-    items = [Item(f"{seed:06}", seed) for seed in seeds]
-    results = results_of(Front(pipe, variants, output_dir, settings), items, label="scenes")
-    return [row for scene in results for row in scene]
+    """:func:`evaluate_scene` of every Toyscapes scene. Seconds are part of a result: nothing else should use the cores."""
+    key = {
+        "study": "front",
+        "variants": {
+            name: pipe.resolve(**settings | variant).to_dict() for name, variant in variants.items()
+        },
+        "model": model_key(pipe),
+        "versions": versions(),
+    }
+    evaluate_one = lambda seed: evaluate_scene(pipe, Toyscapes.from_seed(seed), variants, **settings)
+    scenes = {f"{seed:06}": seed for seed in seeds}
+    return [row for rows in cached_map(evaluate_one, scenes, output_dir, key, scene_key) for row in rows]
 
 
 def evaluate_scene(
@@ -123,43 +91,36 @@ def evaluate_scene(
         **settings: of the pipeline, for all of them.
 
     Returns:
-        For each, for JSON: "scene", "variant", "seconds" of the whole picture, "table" (K, C) of pixels per coarse class,
-        "boundary F" (2 px, fine classes) in [0, 1], and the share of labels that are "as exact" mode's (NaN for segments
+        For each, for JSON: "scene", "variant", "seconds" of the whole image, "counts" (C, 3) of the coarse classes under the
+        oracle, "boundary F" (2 px, fine classes) in [0, 1], and the share of labels that are "as exact" mode's (NaN for segments
         that are none of its masks).
     """
     coarse = pipe.coarse(scene.image, generator=torch.Generator().manual_seed(scene.seed), **settings)
-    before, picture = sum(coarse.seconds.values()), np.array(scene.image)
-    free = {
-        BILINEAR: lambda: assign_bilinear(coarse.masks, coarse.size),
-        BILINEAR_GUIDED: lambda: guided_masks(coarse.masks, picture, GUIDE_RADIUS),
-        PIXELS_GUIDED: lambda: (
-            upsamplers.cluster_upsampled(coarse.queries, picture, upsamplers.guided, len(coarse.masks)).labels
+    before, image, radius = sum(coarse.seconds.values()), np.array(scene.image), GUIDED["guide_radius"]
+    count, guided = len(coarse.masks), upsamplers.guided
+    without_denoising = {
+        names.BILINEAR: lambda: assign_bilinear(coarse.masks, coarse.size),
+        names.BILINEAR_GUIDED: lambda: guided_masks(coarse.masks, image, radius),
+        names.PIXELS_GUIDED: lambda: (
+            upsamplers.cluster_upsampled(coarse.queries, image, guided, count).labels
         ),
     }
-    found = {}
-    for name, run in free.items():
-        labels, seconds = timed(run)
-        found[name] = labels, before + seconds
-    for name, variant in ({EMERDIFF: {}} | dict(variants)).items():
-        shortcuts = {key: value for key, value in variant.items() if key != "guide_radius"}
-        responses = pipe.respond(coarse, **shortcuts)
-        refinement = {key: value for key, value in variant.items() if key == "guide_radius"}
-        labels = pipe.assign(responses, **refinement)
-        found[name] = labels, sum(responses.seconds.values())
-    exact, classes = found[EMERDIFF][0], len(Toyscapes.coarse_class_names)
-    return [
-        {
-            "scene": scene.seed,
-            "variant": name,
-            "seconds": seconds,
-            "table": contingency_table(labels, scene.coarse_labels, None, classes).tolist(),
-            "boundary F": boundary_scores(labels, scene.labels, 2)[2],
-            "as exact": np.nan
-            if kind_of(name) == KINDS[3] or name == PIXELS_GUIDED
-            else float((labels == exact).mean()),
-        }
-        for name, (labels, seconds) in found.items()
-    ]
+    results = {}
+    for name, segment in without_denoising.items():
+        labels, seconds = timed(segment)
+        results[name] = labels, before + seconds
+    for name, variant in ({names.EMERDIFF: {}} | dict(variants)).items():
+        responses = pipe.respond(coarse, **{k: v for k, v in variant.items() if k != "guide_radius"})
+        labels = pipe.assign(responses, **{k: v for k, v in variant.items() if k == "guide_radius"})
+        results[name] = labels, sum(responses.seconds.values())
+    exact, classes, rows = results[names.EMERDIFF][0], len(Toyscapes.coarse_class_names), []
+    for name, (labels, seconds) in results.items():
+        table = contingency_table(labels, scene.coarse_labels, int(labels.max()) + 1, classes)
+        scores = {"counts": oracle(table).tolist(), "boundary F": boundary_scores(labels, scene.labels, 2)[2]}
+        comparable = kind_of(name) != KINDS[3] and name != names.PIXELS_GUIDED
+        scores["as exact"] = float((labels == exact).mean()) if comparable else np.nan
+        rows.append({"scene": scene.seed, "variant": name, "seconds": seconds} | scores)
+    return rows
 
 
 def front(results: list[dict]) -> pd.DataFrame:
@@ -169,23 +130,20 @@ def front(results: list[dict]) -> pd.DataFrame:
     over bilinear with its 95 % bootstrap interval ("low", "high"), that gain as a "share of gain" of the exact one's (NaN
     where exact gains nothing), the share of labels "as exact" mode's, and the variant's "kind".
     """
-    rows = pd.DataFrame(results)
-    base, columns = _counts(rows, BILINEAR), {}
-    for name, some in rows.groupby("variant", sort=False):
-        counts = _counts(rows, name)
-        gain, low, high = interval(counts, base)
+    columns, scores = {}, _scores(results)
+    for name, some in pd.DataFrame(results).groupby("variant", sort=False):
+        counts = scores[name]["mIoU"]
+        ends = interval(counts, scores[names.BILINEAR]["mIoU"])
         columns[name] = {
             "s / image": some["seconds"].median(),
-            "mIoU": 100 * mean_iou(counts.sum(0)),
+            "mIoU": 100 * float(mean_iou(counts.sum(0))),
             "boundary F": 100 * some["boundary F"].mean(),
-            "gain": 100 * gain,
-            "low": 100 * low,
-            "high": 100 * high,
+            **dict(zip(("gain", "low", "high"), (100 * end for end in ends), strict=True)),
             "as exact": some["as exact"].mean(),
         }
     table = pd.DataFrame(columns).T.rename_axis("variant")
-    table.insert(1, "times faster", table.loc[EMERDIFF, "s / image"] / table["s / image"])
-    whole = table.loc[EMERDIFF, "gain"]
+    table.insert(1, "times faster", table.loc[names.EMERDIFF, "s / image"] / table["s / image"])
+    whole = table.loc[names.EMERDIFF, "gain"]
     table["share of gain"] = table["gain"] / whole if whole > 0 else np.nan
     table["kind"] = [kind_of(name) for name in table.index]
     return table.sort_values("s / image", ascending=False, kind="stable")
@@ -195,27 +153,24 @@ def beyond_filters(results: list[dict]) -> pd.DataFrame:
     """What modulated denoising adds to a guided filter: paired differences of modes to filtered masks and filtered features.
 
     Returns:
-        A row per (variant, rival): the difference in points of oracle "mIoU" and of "boundary F", each with the "low" and
+        A row per ("variant", "minus"): the difference in points of oracle "mIoU" and of "boundary F", each with the "low" and
         "high" of its 95 % bootstrap interval over scenes.
     """
-    rows, found = pd.DataFrame(results), {}
-    edges = lambda name: rows[rows.variant == name]["boundary F"].to_numpy()
-    modes = [n for n in (EMERDIFF, EMERDIFF_GUIDED, EMERDIFF_PIXEL, EMERDIFF_FAST) if n in set(rows.variant)]
-    for name in modes:
-        for rival in (BILINEAR_GUIDED, PIXELS_GUIDED):
-            differences = {
-                "mIoU": interval(_counts(rows, name), _counts(rows, rival)),
-                "boundary F": interval(edges(name), edges(rival)),
-            }
-            row = found.setdefault((name, rival), {})
-            for score, (value, low, high) in differences.items():
-                row |= {score: 100 * value, f"{score} low": 100 * low, f"{score} high": 100 * high}
-    return pd.DataFrame(found).T.rename_axis(["variant", "minus"])
+    modes = (names.EMERDIFF, names.EMERDIFF_GUIDED, names.EMERDIFF_PIXEL, names.EMERDIFF_FAST)
+    pairs = [(mode, filtered) for mode in modes for filtered in (names.BILINEAR_GUIDED, names.PIXELS_GUIDED)]
+    rows = {}
+    for row in paired_table(_scores(results), pairs).itertuples():
+        ends = {row.measure: row.points, f"{row.measure} low": row.low, f"{row.measure} high": row.high}
+        rows.setdefault((row.method, row.minus), {}).update(ends)
+    return pd.DataFrame(rows).T.rename_axis(["variant", "minus"])
 
 
-def _counts(rows: pd.DataFrame, variant: str) -> np.ndarray:
-    """(N, C, 3) of the oracle, scene by scene."""
-    return np.stack([oracle(table) for table in rows[rows.variant == variant]["table"]])
+def _scores(results: list[dict]) -> dict[str, dict[str, np.ndarray]]:
+    """{variant: {"mIoU": (N, C, 3) class counts, "boundary F": (N,)}}"""
+    return {
+        name: {"mIoU": np.array(some["counts"].tolist()), "boundary F": some["boundary F"].to_numpy()}
+        for name, some in pd.DataFrame(results).groupby("variant", sort=False)
+    }
 
 
 def kind_of(variant: str) -> str:
@@ -223,6 +178,6 @@ def kind_of(variant: str) -> str:
     if variant in NETWORK_FREE:
         return KINDS[0]
     changes = VARIANTS.get(variant, {})
-    if MODES[changes.get("mode", "exact")].get("num_parts") is not None:
+    if MODES[changes.get("mode", "exact")]["num_parts"] is not None:
         return KINDS[3]
     return KINDS[2] if changes.get("guide_radius") else KINDS[1]
