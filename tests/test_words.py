@@ -27,7 +27,21 @@ from emerdiff_lib.words import (
 
 from .conftest import seeded
 
-WORDS = ["a", "photo", "of", "the", "red", "blue", "road", "sky", "many", "large", "small", "picture", "cropped"]
+WORDS = [
+    "a",
+    "photo",
+    "of",
+    "the",
+    "red",
+    "blue",
+    "road",
+    "sky",
+    "many",
+    "large",
+    "small",
+    "picture",
+    "cropped",
+]
 
 
 @pytest.fixture(scope="module")
