@@ -169,7 +169,7 @@ def test_the_unet_is_told_what_the_family_s_own_pipeline_tells_it(model):
 @torch.no_grad()
 def test_rivals_and_words_read_its_attention(model, picture):
     layout, pipe = model
-    attention = aggregated_attention(pipe.denoiser(), pipe.encode(picture), 300)
+    attention = aggregated_attention(pipe.denoiser(), pipe.encode(picture))
     height, width = attention.shape[:2]
     assert attention.shape == (height, width, height, width)
     torch.testing.assert_close(attention.sum((2, 3)), torch.ones(height, width))

@@ -1,4 +1,4 @@
-"""The rivals, behind one signature: a picture (and a model) in, labels and an embedding per segment out.
+"""The methods compared with, behind one signature: an image (and a model) in, labels and an embedding per segment out.
 
 The refiners are the exception, as they are no segmentors: they bring EmerDiff's own coarse masks to pixels, and upsamplers its
 coarse features.

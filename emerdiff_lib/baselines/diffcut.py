@@ -16,9 +16,11 @@ from ..features import extract_activations
 from ..images import to_guide
 from ..pipeline import EmerDiffPipeline
 from ..refinement import pixel_adaptive, resize_maps
-from .activations import check_training_timestep, encoder_attention
+from .activations import encoder_attention
 from .segmentation import Segmentation, with_embeddings
 
+TIMESTEP = 50
+EXPONENT = 10  # α, of the cosine affinities
 LIMIT = 0.5  # τ of the paper, for Stable Diffusion and its distilled relatives
 # Families that it does not suit: at 0.5, a Toyscapes scene is two segments. Chosen on validation scenes
 # (notebooks/results/rival_settings.json).
@@ -38,55 +40,41 @@ def diffcut(
     num_segments: int | None = None,
     *,
     limit: float | None = None,
-    exponent: float = 10.0,
-    timestep: int = 50,
-    layer: str | None = None,
-    processing_resolution: int | None = None,
-    refine: bool = True,
     seed: int = 0,
 ) -> Segmentation:
-    """DiffCut as its authors run it: α = 10, t = 50, one noise draw, the picture at twice the model's own size.
+    """DiffCut as its authors run it: α = 10, t = 50, one noise draw, the image at twice the model's own size.
+
+    Twice the size doubles the grid of the encoder's last self-attention, to 32 × 32 in Stable Diffusion 1.x; a transformer's
+    is four times as fine already, and it works at its own size. Labels go through pixel-adaptive refinement and then a 3 × 3
+    median filter. (Theirs work at 128 × 128, the size of their evaluation; these at the image's.)
 
     Args:
         image: (H, W, 3) uint8.
         num_segments: cut into this many instead of by ``limit``.
         limit: τ, the normalised cut value from which on parts stay whole; by default :func:`default_limit`.
-        exponent: α, of the cosine affinities, which are first brought to [0, 1].
-        timestep: t, any training timestep.
-        layer: a self-attention layer; by default the encoder's last, on 32 × 32 places in Stable Diffusion 1.x.
-        processing_resolution: by default twice the checkpoint's own, which doubles the layer's grid; a transformer's own, whose
-            grid is four times as fine as the encoder's last already.
-        refine: pixel-adaptive refinement and then a 3 × 3 median filter of the labels. (Theirs work at 128 × 128, the size
-            of their evaluation; these at the picture's.)
         seed: of the noise.
 
     Returns:
         Segments, with mean (unit) features as embeddings.
     """
     limit = default_limit(pipe.unet) if limit is None else limit
-    denoiser, layer = pipe.denoiser(), layer or encoder_attention(pipe.unet)
-    timestep = check_training_timestep(pipe, timestep)
-    doubled = 1 if isinstance(pipe.unet, SD3Transformer2DModel) else 2
-    usual = doubled * pipe.default_settings()["processing_resolution"]
-    clean = pipe.encode(image, processing_resolution or usual)
+    denoiser, layer = pipe.denoiser(), encoder_attention(pipe.unet)
+    enlarged = 1 if isinstance(pipe.unet, SD3Transformer2DModel) else 2
+    clean = pipe.encode(image, enlarged * pipe.default_settings()["processing_resolution"])
     noise = randn_tensor(clean.shape, torch.Generator().manual_seed(seed), clean.device, clean.dtype)
-    noisy = denoiser.add_noise(clean, noise, timestep)
-    features = F.normalize(extract_activations(denoiser, noisy, timestep, [layer])[layer], dim=-1)
+    noisy = denoiser.add_noise(clean, noise, TIMESTEP)
+    features = F.normalize(extract_activations(denoiser, noisy, TIMESTEP, [layer])[layer], dim=-1)
     height, width, _ = features.shape
     flat = features.flatten(0, 1)
     cosine = (flat @ flat.T).double().numpy()
-    affinity = ((cosine - cosine.min()) / max(cosine.max() - cosine.min(), 1e-12)) ** exponent
+    affinity = ((cosine - cosine.min()) / max(cosine.max() - cosine.min(), 1e-12)) ** EXPONENT
     parts = recursive_cut(affinity + 1e-12, limit, num_segments).reshape(height, width)
-    concepts = torch.stack([features[torch.from_numpy(parts == k)].mean(0) for k in range(parts.max() + 1)])
-    likeness = torch.einsum(
-        "kd,hwd->khw", concepts, features
-    )  # to concepts; linear, so it is enlarged, not features
+    means = torch.stack([features[torch.from_numpy(parts == k)].mean(0) for k in range(parts.max() + 1)])
+    likeness = torch.einsum("kd,hwd->khw", means, features)  # linear, so it is enlarged, not features
     labels = resize_maps(likeness, image.shape[:2]).argmax(0)
-    if refine:
-        scores = F.one_hot(labels, len(concepts)).permute(2, 0, 1).float()
-        labels = pixel_adaptive(scores, to_guide(image)).argmax(0)
-        labels = torch.from_numpy(median_filter(labels.numpy(), 3))
-    return with_embeddings(labels.numpy(), features.numpy())
+    scores = F.one_hot(labels, len(means)).permute(2, 0, 1).float()
+    labels = pixel_adaptive(scores, to_guide(image)).argmax(0)
+    return with_embeddings(median_filter(labels.numpy(), 3), features.numpy())
 
 
 def normalised_cut(affinity: np.ndarray, thresholds: int = 100) -> tuple[np.ndarray, float]:

@@ -1,8 +1,10 @@
-"""What every rival returns, and how embeddings follow from labels."""
+"""What every baseline returns, and how embeddings follow from labels."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -11,6 +13,8 @@ from skimage.segmentation import relabel_sequential
 from ..assignment import assign_bilinear
 from ..clustering import cluster_queries
 from ..refinement import resize_maps
+
+Tried = TypeVar("Tried")
 
 
 @dataclass
@@ -34,7 +38,7 @@ def with_embeddings(labels: np.ndarray, features: np.ndarray) -> Segmentation:
     if maps.shape[:2] == index.shape:
         sums = torch.zeros(count, maps.shape[2], dtype=torch.float64)
         sums.index_add_(0, index.ravel(), maps.flatten(0, 1))
-    else:  # a segment's sum is linear in the small features: how much each place counts, without enlarging any of them
+    else:  # a segment's sum is linear in the small features: how much each cell counts, without enlarging any of them
         rows, columns = (_bilinear(old, new) for old, new in zip(maps.shape, index.shape, strict=False))
         shares = torch.stack([rows.T @ (index == k).double() @ columns for k in range(count)])
         sums = shares.flatten(1) @ maps.flatten(0, 1)
@@ -53,3 +57,21 @@ def cluster_features(
     """k-means of (h, w, d) features as EmerDiff clusters its queries, the masks upsampled bilinearly to (H, W) ``size``."""
     masks = cluster_queries(features, num_segments, seed)
     return with_embeddings(assign_bilinear(masks, size), features.numpy())
+
+
+def bisected(
+    segment: Callable[[float], Tried],
+    count: Callable[[Tried], int],
+    wanted: int,
+    low: float,
+    high: float,
+    steps: int,
+) -> list[Tried]:
+    """What ``segment`` makes of ``steps`` thresholds between low and high, nearer and nearer to ``wanted`` segments; a higher
+    threshold makes fewer."""
+    tried = []
+    for _ in range(steps):
+        middle = (low + high) / 2
+        tried.append(segment(middle))
+        low, high = (middle, high) if count(tried[-1]) > wanted else (low, middle)
+    return tried

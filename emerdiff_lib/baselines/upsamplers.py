@@ -1,7 +1,7 @@
 """From coarse features to a feature at every pixel, without modulated denoising: what a sceptic would give pixels instead.
 
-All take features (h, w, d) and a picture (H, W, 3) uint8 and give (H, W, d) float32; what is made of them is everybody's
-(:mod:`emerdiff_lib.pixels`).
+All take features (h, w, d) and an image (H, W, 3) uint8 and give (H, W, d) float32; segments are made of them as in pixel
+mode (:mod:`emerdiff_lib.pixels`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from ..images import to_guide
 from ..pipeline import EmerDiffPipeline
 from ..pixels import DIMENSIONS, feature_superpixels, label_shares
 from ..refinement import guide_radius_in_pixels, guided_filter, pixel_adaptive, resize_maps
-from .activations import check_training_timestep
 from .diffseg import aggregated_attention
 from .segmentation import Segmentation
 
@@ -28,12 +27,12 @@ Upsampler = Callable[[torch.Tensor, np.ndarray], torch.Tensor]
 
 
 def bilinear(features: torch.Tensor, image: np.ndarray) -> torch.Tensor:
-    """What everybody starts from."""
+    """What all others start from."""
     return resize_maps(features.permute(2, 0, 1), image.shape[:2]).permute(1, 2, 0)
 
 
 def guided(features: torch.Tensor, image: np.ndarray, radius_in_cells: float = 1.5) -> torch.Tensor:
-    """Guided filter (He et al. 2013) of the bilinearly enlarged features, the picture as guide."""
+    """Guided filter (He et al. 2013) of the bilinearly enlarged features, the image as guide."""
     radius = guide_radius_in_pixels(radius_in_cells, image.shape[0] / features.shape[0])
     planes = guided_filter(bilinear(features, image).permute(2, 0, 1), to_guide(image), radius)
     return planes.permute(1, 2, 0)
@@ -99,28 +98,19 @@ def random_walk_features(
 
 
 @torch.no_grad()
-def self_attention(
-    features: torch.Tensor, image: np.ndarray, pipe: EmerDiffPipeline, timestep: int = 300, steps: int = 1
-) -> torch.Tensor:
-    """A random walk along the model's own self-attention (as DiffSeg aggregates it) on its finest grid, then bilinear.
-
-    Args:
-        steps: of the walk; every place takes the mean of what it attends to.
-    """
-    timestep = check_training_timestep(pipe, timestep)
-    attention = aggregated_attention(pipe.denoiser(), pipe.encode(image), timestep)
+def self_attention(features: torch.Tensor, image: np.ndarray, pipe: EmerDiffPipeline) -> torch.Tensor:
+    """A step along the model's own self-attention (as DiffSeg aggregates it) on its finest grid, then bilinear: every position
+    takes the mean of what it attends to."""
+    attention = aggregated_attention(pipe.denoiser(), pipe.encode(image))
     grid = attention.shape[:2]
-    walk = attention.flatten(2).flatten(0, 1)
     values = resize_maps(features.permute(2, 0, 1), (grid[0], grid[1])).flatten(1).T
-    for _ in range(steps):
-        values = walk @ values
-    return bilinear(values.unflatten(0, grid), image)
+    return bilinear((attention.flatten(2).flatten(0, 1) @ values).unflatten(0, grid), image)
 
 
 def optimised(
     features: torch.Tensor, image: np.ndarray, steps: int = 60, samples: int = 8, seed: int = 0
 ) -> torch.Tensor:
-    """An upsampler fitted to this one picture, without weights from elsewhere (in the spirit of FeatUp's implicit one).
+    """An upsampler fitted to this one image, without weights from elsewhere (in the spirit of FeatUp's implicit one).
 
     A small network from colour and position (and their sines) to features, so that the mean over every cell's pixels is the
     cell's feature.

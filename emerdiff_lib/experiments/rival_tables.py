@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from ..plotting import CHART_COLOURS, NEUTRAL
-from .names import EMERDIFF, EMERDIFF_PIXEL, PIXELS_ATTENTION, PIXELS_LEARNED
+from .names import EMERDIFF, EMERDIFF_PIXEL, PIXELS_ATTENTION
 from .rivals import EMERDIFFS, ON_THE_SAME_FEATURES, ON_THE_SAME_MASKS
 
 MEASURES = {"oracle": "oracle mIoU", "modified": "modified mIoU (other split)", "boundary_f": "boundary F"}
@@ -21,7 +21,7 @@ COLOURS = dict(
 # What a method of EmerDiff's is held against: what it has in common with others, and these others
 _WITHOUT = {
     EMERDIFF: ("masks", list(ON_THE_SAME_MASKS)),
-    EMERDIFF_PIXEL: ("features", [*ON_THE_SAME_FEATURES, PIXELS_ATTENTION, PIXELS_LEARNED]),
+    EMERDIFF_PIXEL: ("features", [*ON_THE_SAME_FEATURES, PIXELS_ATTENTION]),
 }
 _LESS_IS_BETTER = ("VI (bits)", "s / image")
 _NO_SCORE = ("segments", "s / image")

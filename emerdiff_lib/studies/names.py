@@ -19,7 +19,6 @@ PIXELS_ADAPTIVE = "pixels, pixel-adaptive"
 PIXELS_WALK = "pixels, random walk"
 PIXELS_ATTENTION = "pixels, self-attention"
 PIXELS_OPTIMISED = "pixels, optimised"
-PIXELS_LEARNED = "pixels, learned upsampler"
 
 # The picture alone, without any model
 COLOUR = "colour + position k-means"
