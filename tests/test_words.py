@@ -15,6 +15,7 @@ from emerdiff_lib.evaluation.metrics import class_iou, contingency_table, label_
 from emerdiff_lib.experiments.open_vocabulary import vocabulary_of
 from emerdiff_lib.train import architecture
 from emerdiff_lib.words import (
+    TEMPLATES,
     DenoisingError,
     DenseFeatures,
     MaskClip,
@@ -27,28 +28,12 @@ from emerdiff_lib.words import (
 
 from .conftest import seeded
 
-WORDS = [
-    "a",
-    "photo",
-    "of",
-    "the",
-    "red",
-    "blue",
-    "road",
-    "sky",
-    "many",
-    "large",
-    "small",
-    "picture",
-    "cropped",
-]
-
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory):
     """A tiny random CLIP with a tokenizer, through a folder, as a user's own would come."""
     torch.manual_seed(0)
-    tokenizer = architecture.build_tokenizer(WORDS)
+    tokenizer = architecture.build_tokenizer(architecture.words_of([*TEMPLATES, "red blue road sky"]))
     text = CLIPTextConfig(
         vocab_size=len(tokenizer),
         hidden_size=16,
