@@ -19,7 +19,7 @@ import difflib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -96,10 +96,12 @@ def attention_processors(unet: Network, processors: Mapping[str, object]) -> Ite
 class QueryCapture:
     """Runs another processor and keeps the layer's query vectors of places, (B, tokens, d): all heads' side by side."""
 
-    def __init__(self, processor):
-        self.processor, self.queries = processor, None
+    queries: torch.Tensor
 
-    def __call__(self, attn: Attention, hidden_states: torch.Tensor, *args, **kwargs) -> torch.Tensor:
+    def __init__(self, processor: Callable[..., Any]):
+        self.processor = processor
+
+    def __call__(self, attn: Attention, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         self.queries = queries(attn, places_of(attn, hidden_states), None).transpose(1, 2).flatten(2)
         return self.processor(attn, hidden_states, *args, **kwargs)
 
@@ -145,9 +147,9 @@ class LockstepAttention:
         self,
         attn: Attention,
         hidden_states: torch.Tensor,
-        encoder_hidden_states=None,
-        attention_mask=None,
-        **kwargs,
+        encoder_hidden_states: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        **kwargs: Any,
     ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
         if attention_mask is not None or attn.spatial_norm is not None or _is_unknown(attn):
             raise NotImplementedError(
@@ -338,7 +340,7 @@ def branching(unet: Network, layer: str, rows: int) -> Iterator[None]:
         unet.get_submodule(".".join(layer.split(".")[: 1 if layer.startswith("mid") else 2]))
     )
 
-    def spread(value):
+    def spread(value: Any) -> Any:
         if isinstance(value, tuple):
             return tuple(map(spread, value))
         if not isinstance(value, torch.Tensor) or len(value) > 1 or value.ndim < 3:
@@ -347,7 +349,7 @@ def branching(unet: Network, layer: str, rows: int) -> Iterator[None]:
             return value.expand(rows, -1, -1) if isinstance(unet, SD3Transformer2DModel) else value
         return value.expand(rows, -1, -1, -1).contiguous(memory_format=torch.channels_last)
 
-    def hook(block, args, kwargs):
+    def hook(block: torch.nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         return spread(args), {name: spread(value) for name, value in kwargs.items()}
 
     handles = [b.register_forward_pre_hook(hook, with_kwargs=True) for b in blocks[first:] if b is not None]

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from diffusers import ModelMixin
 from transformers import CLIPVisionModelWithProjection, PreTrainedModel, PreTrainedTokenizerBase
 
 T5_TOKENS = 77
@@ -95,17 +96,18 @@ def encode_prompt_thrice(
     embeds = torch.cat([one.hidden_states[-2] for one in both], -1)
     embeds = F.pad(embeds, (0, width - embeds.shape[-1]))
     third = torch.zeros(1, max_sequence_length, width, device=embeds.device)
-    if text_encoders[2] is not None:
-        tokens = tokenizers[2](
+    tokenizer, text_encoder = tokenizers[2], text_encoders[2]
+    if tokenizer is not None and text_encoder is not None:
+        tokens = tokenizer(
             prompt, padding="max_length", max_length=max_sequence_length, truncation=True, return_tensors="pt"
         )
-        third = text_encoders[2](tokens.input_ids.to(text_encoders[2].device))[0]
+        third = text_encoder(tokens.input_ids.to(text_encoder.device))[0]
     pooled = torch.cat([one.text_embeds for one in both], -1).to(dtype)
     return Conditioning(torch.cat([embeds, third.to(embeds)], 1).to(dtype), pooled=pooled)
 
 
 def no_image(
-    image_encoder: CLIPVisionModelWithProjection | None, width: int, unet: torch.nn.Module
+    image_encoder: CLIPVisionModelWithProjection | None, width: int, unet: ModelMixin
 ) -> Conditioning:
     """What unCLIP is told where no picture is to be varied: the embedding of zeros in place of one, as Kandinsky's pipelines have
     it; zeros themselves where its image encoder, which is part of the prior, is not there.

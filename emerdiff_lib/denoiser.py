@@ -40,7 +40,7 @@ def schedule(scheduler_config: Mapping[str, Any], num_inference_steps: int) -> D
     return scheduler
 
 
-def inference_timesteps(scheduler_config, num_inference_steps: int) -> list[int]:
+def inference_timesteps(scheduler_config: Mapping[str, Any], num_inference_steps: int) -> list[int]:
     """981, 961, …, 1 for Stable Diffusion and N = 50."""
     return schedule(scheduler_config, num_inference_steps).timesteps.tolist()
 
@@ -77,13 +77,13 @@ class Denoiser:
 
     def check_timestep(self, name: str, timestep: int) -> int:
         """Returns ``timestep`` if it is one of the inference timesteps, else raises ValueError listing them."""
-        timestep = whole(0)(name, timestep)
+        whole(0)(name, timestep)
         if timestep not in self.timesteps:
             raise ValueError(
                 f"{name}={timestep} is not an inference timestep; with {len(self.timesteps)} steps choose one of "
                 f"{', '.join(map(str, self.timesteps[::-1]))}."
             )
-        return timestep
+        return int(timestep)
 
     def alpha_bar(self, timestep: int) -> torch.Tensor:
         """ᾱₜ, a 0-d float64 tensor; 1 before the first timestep, where the latents are clean."""
@@ -107,17 +107,18 @@ class Denoiser:
     def unet_output(self, latents: torch.Tensor, timesteps: int | list[int]) -> torch.Tensor:
         """The network's output for (B, C, h, w) latents at one timestep, or at one per row, in the latents' dtype; without the
         variances that some learn besides. Of a flow model, which gives ε − x₀ for latents of its own scale, ε."""
-        timesteps = torch.as_tensor(timesteps, device=self.unet.device).expand(len(latents))
+        assert self.conditioning is not None, "a schedule alone predicts nothing"
+        steps = torch.as_tensor(timesteps, device=self.unet.device).expand(len(latents))
         told = self.conditioning.keywords(latents)
         if self.is_flow:
-            alpha_bar = self.scheduler.alphas_cumprod.to(latents)[timesteps][:, None, None, None]
+            alpha_bar = self.scheduler.alphas_cumprod.to(latents)[steps][:, None, None, None]
             signal, noise = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
             scaled = latents / (signal + noise)
             sigma = noise / (signal + noise)
-            timesteps = sigma.flatten() * self.scheduler.config.num_train_timesteps
-            flow = self.unet(scaled.to(self.unet.dtype), timestep=timesteps, **told).sample.to(latents.dtype)
+            steps = sigma.flatten() * self.scheduler.config.num_train_timesteps
+            flow = self.unet(scaled.to(self.unet.dtype), timestep=steps, **told).sample.to(latents.dtype)
             return scaled + (1 - sigma) * flow
-        output = self.unet(latents.to(self.unet.dtype), timesteps, **told).sample
+        output = self.unet(latents.to(self.unet.dtype), steps, **told).sample
         return output[:, : latents.shape[1]].to(latents.dtype)
 
     def predict(self, latents: torch.Tensor, timestep: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from diffusers.models.attention import JointTransformerBlock
 from diffusers.utils.torch_utils import randn_tensor
@@ -44,8 +47,8 @@ def extract_activations(
         )
     outputs, handles = {}, []
 
-    def keep(name):
-        def hook(module, inputs, output):
+    def keep(name: str) -> Callable[..., None]:
+        def hook(module: torch.nn.Module, inputs: Any, output: Any) -> None:
             if isinstance(
                 output, tuple
             ):  # a transformer's blocks give words first, its attention gives them last

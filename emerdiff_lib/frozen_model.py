@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline, SD3Transformer2DModel
+from diffusers import DiffusionPipeline, SchedulerMixin, SD3Transformer2DModel
 from transformers import (
     CLIPTextModel,
     CLIPTextModelWithProjection,
@@ -67,7 +67,7 @@ class FrozenModel(DiffusionPipeline):
         text_encoder: CLIPTextModel | CLIPTextModelWithProjection | T5EncoderModel | None,
         tokenizer: PreTrainedTokenizerBase | None,
         unet: Network,
-        scheduler,
+        scheduler: SchedulerMixin,
         text_encoder_2: CLIPTextModelWithProjection | None = None,
         tokenizer_2: PreTrainedTokenizerBase | None = None,
         text_encoder_3: T5EncoderModel | None = None,
@@ -310,6 +310,6 @@ class FrozenModel(DiffusionPipeline):
             else self._watch(iterable, total=total)
         )
 
-    def _bar(self, items: Sequence) -> Iterable:
+    def _bar(self, items: Sequence[Any]) -> Iterable[Any]:
         """A progress bar over more than one item."""
         return self.progress_bar(items) if len(items) > 1 else items

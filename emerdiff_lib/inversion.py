@@ -23,7 +23,7 @@ from PIL import Image
 from .denoiser import Denoiser
 from .images import ImageInput, load_image
 
-Progress = Callable[[Sequence], Iterable]
+Progress = Callable[[Sequence[Any]], Iterable[Any]]
 
 
 @dataclass(repr=False)

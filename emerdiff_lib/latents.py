@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import torch
 from diffusers import AutoencoderKL, VQModel
 
-Autoencoder = AutoencoderKL | VQModel
+Autoencoder: TypeAlias = AutoencoderKL | VQModel
 
 
 def reduction(vae: Autoencoder | None) -> int:

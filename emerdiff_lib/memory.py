@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import psutil
 import torch
+from diffusers import ModelMixin
 
 
 def free_bytes(device: torch.device) -> int:
@@ -14,7 +15,7 @@ def free_bytes(device: torch.device) -> int:
 
 
 def affordable_rows(
-    module: torch.nn.Module, channels: int, pixels: int, share: float = 0.4, most: int = 64
+    module: ModelMixin, channels: int, pixels: int, share: float = 0.4, most: int = 64
 ) -> int:
     """Batch rows of ``module`` that ``share`` of the free memory holds, at least 1.
 

@@ -145,7 +145,7 @@ def border_contrast(labels: np.ndarray, values: np.ndarray, reach: int) -> tuple
 def _joins(contrast: np.ndarray, length: np.ndarray, areas: np.ndarray) -> np.ndarray:
     """Pairs of neighbours in the order in which they join: least mean contrast times the smaller's area^JOINING first."""
     contrast, length, areas = contrast.copy(), length.copy(), areas.copy()
-    joins = []
+    joins: list[tuple[int, int]] = []
     while True:
         touching = length > 0
         if not touching.any():
@@ -153,7 +153,7 @@ def _joins(contrast: np.ndarray, length: np.ndarray, areas: np.ndarray) -> np.nd
         smaller = np.minimum(areas[:, None], areas[None]) ** JOINING
         cost = np.where(touching, contrast / np.maximum(length, 1) * smaller, np.inf)
         kept, gone = np.unravel_index(cost.argmin(), cost.shape)
-        joins.append((kept, gone))
+        joins.append((int(kept), int(gone)))
         areas[kept] += areas[gone]
         for table in (contrast, length):
             table[kept] += table[gone]

@@ -68,9 +68,14 @@ class ImageResponses:
         return self.image.height, self.image.width
 
     @property
+    def grid(self) -> tuple[int, int]:
+        """(h, w) cells."""
+        return self.parts.shape[1], self.parts.shape[2]
+
+    @property
     def cell(self) -> float:
         """Height of a cell in pixels of the processing size."""
-        return self.processing_size[0] / self.parts.shape[1]
+        return self.processing_size[0] / self.grid[0]
 
     @property
     def guide(self) -> torch.Tensor:
@@ -78,8 +83,10 @@ class ImageResponses:
         return to_tensor(self.image, self.processing_size)[0] / 2 + 0.5
 
     def __repr__(self) -> str:
-        (count, rows, columns), (height, width) = self.parts.shape, self.processing_size
-        return f"ImageResponses({count} parts of {rows} × {columns} cells, {height} × {width} pixels)"
+        (rows, columns), (height, width) = self.grid, self.processing_size
+        return (
+            f"ImageResponses({len(self.parts)} parts of {rows} × {columns} cells, {height} × {width} pixels)"
+        )
 
     # -- masks: what moves when they are pushed ---------------------------------------------------------------------------
 
@@ -91,8 +98,8 @@ class ImageResponses:
         masks = torch.as_tensor(masks).float()
         if masks.ndim != 3:
             raise ValueError(f"masks have shape (K, h, w), not {tuple(masks.shape)}.")
-        if masks.shape[1:] != self.parts.shape[1:]:
-            masks = F.interpolate(masks[:, None], size=self.parts.shape[1:], mode="area")[:, 0]
+        if masks.shape[1:] != self.grid:
+            masks = F.interpolate(masks[:, None], size=self.grid, mode="area")[:, 0]
         parts = self.parts.float().flatten(1)
         shares = masks.flatten(1) @ parts.T / parts.sum(1)
         moved = [torch.einsum("kp,pcn->kcn", shares, some) for some in self.decoded()]
@@ -115,7 +122,7 @@ class ImageResponses:
 
         Weighted by how like a pixel's colour is to that of the part's nearest cell, 1 for the same.
         """
-        cells = F.adaptive_avg_pool2d(self.guide, self.parts.shape[1:]).flatten(1)
+        cells = F.adaptive_avg_pool2d(self.guide, self.grid).flatten(1)
         colours = F.interpolate(self.guide[None], size=self.codes.shape[2:], mode="area")[0].flatten(1)
         for some, seen in zip(self.decoded(), colours.split(_PIXELS, dim=1), strict=True):
             unlike = torch.cdist(cells.T, seen.T).square()
@@ -137,11 +144,11 @@ class ImageResponses:
 
     def part_features(self, values: torch.Tensor) -> torch.Tensor:
         """(P, d): mean of coarse features (h, w, d) over each part's cells."""
-        grid = self.parts.shape[1:]
         if values.ndim != 3:
             raise ValueError(f"values have shape (h, w, d), not {tuple(values.shape)}.")
-        if values.shape[:2] != grid:
-            values = F.interpolate(values.permute(2, 0, 1)[None], size=grid, mode="area")[0].permute(1, 2, 0)
+        if values.shape[:2] != self.grid:
+            planes = F.interpolate(values.permute(2, 0, 1)[None], size=self.grid, mode="area")[0]
+            values = planes.permute(1, 2, 0)
         return mask_embeddings(values, self.parts)
 
     def _spread(self, values: torch.Tensor, guide_radius: float | None = None) -> torch.Tensor:
@@ -203,7 +210,7 @@ class ImageResponses:
 
     def cells_of(self, labels: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """Of segments (H, W) 0 … K−1: the (K, h, w) bool cells that lie in each for the most part, and (K, d) mean queries."""
-        areas = label_shares(labels, self.parts.shape[1:])
+        areas = label_shares(labels, self.grid)
         cells = areas.argmax(0) == torch.arange(len(areas))[:, None, None]
         return cells, mask_embeddings(self.queries, areas)
 

@@ -49,7 +49,7 @@ class CoarseMasks:
         """(height, width) of the picture, and of its labels."""
         return self.image.height, self.image.width
 
-    def shape(self) -> tuple:
+    def shape(self) -> tuple[Any, ...]:
         """What images must share to be modulated together."""
         return (
             tuple(self.trajectory.clean_latents.shape),

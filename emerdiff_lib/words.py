@@ -12,10 +12,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from diffusers.models.attention_processor import Attention
 from PIL import Image
 from transformers import AutoTokenizer, CLIPModel, PreTrainedTokenizerBase
 from transformers.image_processing_base import ImageProcessingMixin
@@ -67,7 +69,7 @@ class Vocabulary:
     templates: Sequence[str] = TEMPLATES
     threshold: float = 0.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not self.classes:
             raise ValueError("A vocabulary needs at least one class; there is none.")
         for name, words in self.classes.items():
@@ -80,7 +82,7 @@ class Vocabulary:
         real(0, 1)("threshold", self.threshold)
 
     @classmethod
-    def of(cls, names: Sequence[str] | Mapping[str, Sequence[str]], **options) -> Vocabulary:
+    def of(cls, names: Sequence[str] | Mapping[str, Sequence[str]], **options: Any) -> Vocabulary:
         """From names alone, which may hold synonyms as data sets write them: "door, screen door", "building;edifice"."""
         if isinstance(names, str):
             raise ValueError(f"names={names!r} is one string; give a list of class names.")
@@ -181,7 +183,7 @@ class MaskClip(DenseFeatures):
         super().__init__(self.patches, self.sentences, 1 / model.logit_scale.exp().item())
 
     @classmethod
-    def from_pretrained(cls, name: str | Path, resolution: int | None = None, **kwargs) -> MaskClip:
+    def from_pretrained(cls, name: str | Path, resolution: int | None = None, **kwargs: Any) -> MaskClip:
         """Load weights (safetensors) by folder or hub id, "openai/clip-vit-base-patch16" for one; "toyscapes-clip" is bundled."""
         name = CLIP_FOLDER if str(name) == TOYSCAPES_CLIP else name
         processing, _ = ImageProcessingMixin.get_image_processor_dict(name)
@@ -236,23 +238,23 @@ class WordAttention(TextAligned):
     draws: int = 4
     seed: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self.pipe.conditioning((self.prompt or "{}").format("word"))  # a model that reads no words says so
-        if self.timestep is None:
-            self.timestep = self.pipe.resolve().features.feature_timestep
 
     @torch.no_grad()
     def features(self, image: Image.Image, vocabulary: Vocabulary) -> torch.Tensor:
         """(h, w, words): each word's attention on the finest grid that attends to words."""
         clean, layers = self.pipe.encode(image), attention_layers(self.pipe.unet, "attn2")
+        usual = self.pipe.resolve().features.feature_timestep
+        timestep = usual if self.timestep is None else self.timestep
         noise = draw_noise(clean, self.draws, torch.Generator().manual_seed(self.seed))
-        noisy = self.pipe.denoiser(prompt=None).add_noise(clean, noise, self.timestep)
+        noisy = self.pipe.denoiser(prompt=None).add_noise(clean, noise, timestep)
         finest = max(layer_grid(self.pipe.unet, layer, *noisy.shape[2:]) for layer in layers)
         maps = []
         for word in vocabulary.words:
             sentence = (self.prompt or first_template(vocabulary)).format(word)
             positions = word_positions(self.pipe, sentence, word)
-            attention = word_attention(self.pipe.denoiser(prompt=sentence), noisy, self.timestep, layers)
+            attention = word_attention(self.pipe.denoiser(prompt=sentence), noisy, timestep, layers)
             planes = [attention[layer][..., positions].sum(-1)[None, None] for layer in layers]
             maps.append(
                 torch.cat([F.interpolate(p, size=finest, mode="bilinear") for p in planes]).mean(0)[0]
@@ -306,19 +308,29 @@ class ProbabilityCapture:
     """Runs another processor and keeps softmax(QKᵀ/√d) of a cross-attention layer, the mean over rows and heads; of joint
     attention, what goes to words."""
 
-    def __init__(self, processor):
-        self.processor, self.probabilities = processor, None
+    probabilities: torch.Tensor
 
-    def __call__(self, attn, hidden_states, encoder_hidden_states=None, *args, **kwargs):
+    def __init__(self, processor: Callable[..., Any]):
+        self.processor = processor
+
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: torch.Tensor,
+        encoder_hidden_states: torch.Tensor,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
         places, words = places_of(attn, hidden_states), encoder_hidden_states
         if not asks_in_words(attn):
             words = words[:1]
         query, key = queries(attn, places, None).float(), keys(attn, places, words).float()
-        told, total = words.shape[1], 0.0
+        total = torch.zeros(())
         for q, k in zip(
             query, key, strict=True
-        ):  # row by row: (heads, places, tokens) is large where places are tokens, too
-            total = total + torch.softmax(q @ k.transpose(-2, -1) * attn.scale, -1)[..., :told].mean(0)
+        ):  # (heads, places, tokens) is large where places are tokens, too
+            row = torch.softmax(q @ k.transpose(-2, -1) * attn.scale, -1)[..., : words.shape[1]].mean(0)
+            total = total.to(row) + row
         self.probabilities = (total / len(query)).cpu()
         return self.processor(attn, hidden_states, encoder_hidden_states, *args, **kwargs)
 
