@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -131,7 +132,7 @@ def signed_responses(
     perturbation: Perturbation,
     shortcuts: Shortcuts = Shortcuts(),  # noqa: B008
     chunk_size: int = 8,
-    progress: Callable | None = None,
+    progress: Callable[..., Any] | None = None,
 ) -> Iterator[list[torch.Tensor]]:
     """I⁻ − I⁺ (or I⁻ − I, one-sided) of every mask, some of every image at a time.
 
@@ -183,7 +184,7 @@ def image_differences(rows: torch.Tensor, decode: Decode, shortcuts: Shortcuts) 
     return read(negative) - read(positive)
 
 
-def _chunked(run: Callable[[slice], list], count: int, size: int) -> Iterator[list]:
+def _chunked(run: Callable[[slice], list[Any]], count: int, size: int) -> Iterator[list[Any]]:
     """``run`` on consecutive slices of 0 … count; a slice that runs out of memory is halved, and so are all after it."""
     done = 0
     while done < count:

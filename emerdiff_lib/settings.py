@@ -87,9 +87,9 @@ def one_of(*valid: str) -> Callable[[str, Any], str]:
 class _Checked:
     """Runs the check that each field's type is annotated with when a value is made, and keeps what it returns."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for each in fields(self):  # type: ignore[arg-type]
-            (check,) = each.type.__metadata__
+            (check,) = each.type.__metadata__  # type: ignore[union-attr]
             object.__setattr__(self, each.name, check(each.name, getattr(self, each.name)))
 
 
@@ -206,7 +206,7 @@ class Settings:
     assignment: Assignment
     mode: str = "exact"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_known("mode", self.mode, MODES)
         if self.shortcuts.denoising_steps is not None and self.inversion.inversion != "ddpm":
             raise ValueError(

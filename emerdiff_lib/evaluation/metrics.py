@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from scipy.ndimage import distance_transform_cdt, maximum_filter, minimum_filter
 from scipy.stats import entropy
@@ -173,7 +175,7 @@ def partition_scores(table: np.ndarray) -> dict[str, float]:
 
 def object_scores(
     segments: np.ndarray, segment_classes: np.ndarray, truth: np.ndarray, ignore_index: int | None = None
-) -> list[dict]:
+) -> list[dict[str, Any]]:
     """One row per object (connected region of one class) of the ground truth, largest first.
 
     Args:

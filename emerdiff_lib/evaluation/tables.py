@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -55,7 +56,7 @@ def score(
     seconds: float,
     num_classes: int,
     ignore_index: int | None = None,
-) -> dict:
+) -> dict[str, Any]:
     """Everything that is kept of one image under one method: plain numbers and lists, for JSON.
 
     Args:
@@ -87,7 +88,7 @@ def score(
     }
 
 
-def per_image_rows(results: Iterable[dict]) -> pd.DataFrame:
+def per_image_rows(results: Iterable[dict[str, Any]]) -> pd.DataFrame:
     """One row per image and method: the scalar scores, and accuracy and mIoU of the image under the oracle."""
     rows = []
     for result in results:
@@ -101,7 +102,10 @@ def per_image_rows(results: Iterable[dict]) -> pd.DataFrame:
 
 
 def summarise(
-    results: Iterable[dict], fit: Iterable[dict] = (), reference: str | None = None, draws: int = 1000
+    results: Iterable[dict[str, Any]],
+    fit: Iterable[dict[str, Any]] = (),
+    reference: str | None = None,
+    draws: int = 1000,
 ) -> dict[str, pd.DataFrame]:
     """All tables of an evaluation. The (K, d) embeddings of every image and method are held in memory.
 
@@ -152,7 +156,9 @@ def summarise(
     return tables
 
 
-def write_tables(tables: dict[str, pd.DataFrame], rows: pd.DataFrame, settings: dict, folder: Path) -> None:
+def write_tables(
+    tables: dict[str, pd.DataFrame], rows: pd.DataFrame, settings: dict[str, Any], folder: Path
+) -> None:
     """``results.parquet`` (:func:`per_image_rows`) and ``summary.json`` (all settings, every table of :func:`summarise`)."""
     with replacing(folder / "results.parquet") as file:
         rows.to_parquet(file, index=False)
@@ -164,7 +170,7 @@ def write_tables(tables: dict[str, pd.DataFrame], rows: pd.DataFrame, settings: 
     write_atomically(folder / "summary.json", summary)
 
 
-def _by_method(results: Iterable[dict]) -> dict[str, list[dict]]:
+def _by_method(results: Iterable[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     """{method: what :func:`score` kept, image after image}, each with its :class:`Record` as "record".
 
     Images are in the order in which people sort their names, "9" before "10", in whatever order they came.
@@ -180,7 +186,7 @@ def _by_method(results: Iterable[dict]) -> dict[str, list[dict]]:
     return {method: [arrays[method] for _, arrays in kept] for method in (kept[0][1] if kept else ())}
 
 
-def _class_counts(entries: list[dict], fitted: list[dict]) -> dict[str, np.ndarray]:
+def _class_counts(entries: list[dict[str, Any]], fitted: list[dict[str, Any]]) -> dict[str, np.ndarray]:
     """{protocol: (N, C, 3)} of one method.
 
     What cannot be had is left out: "traditional" of fewer distinct segments than classes, and all but "oracle" where images
@@ -201,11 +207,15 @@ def _class_counts(entries: list[dict], fitted: list[dict]) -> dict[str, np.ndarr
     return counts
 
 
-def _score_table(entries: dict[str, list[dict]], counts: dict[str, dict[str, np.ndarray]]) -> pd.DataFrame:
+def _score_table(
+    entries: dict[str, list[dict[str, Any]]], counts: dict[str, dict[str, np.ndarray]]
+) -> pd.DataFrame:
     """A row per method: every protocol over the summed counts, and the means of the scores per image."""
     rows = {}
     for method, some in entries.items():
-        row: dict = {name: metrics.mean_iou(values.sum(0)) for name, values in counts[method].items()}
+        row: dict[str, Any] = {
+            name: metrics.mean_iou(values.sum(0)) for name, values in counts[method].items()
+        }
         row["accuracy"] = metrics.pixel_accuracy(counts[method]["oracle"].sum(0))
         row["matched"] = metrics.mean_iou(np.sum([entry["matched"] for entry in some], 0), skip_absent=False)
         intersection, union = np.sum([entry["boundary_iou"] for entry in some], 0).T
@@ -217,7 +227,7 @@ def _score_table(entries: dict[str, list[dict]], counts: dict[str, dict[str, np.
     return frame[[name for name in TABLE if name in frame]].rename(columns=TABLE)
 
 
-def _object_table(entries: dict[str, list[dict]]) -> pd.DataFrame:
+def _object_table(entries: dict[str, list[dict[str, Any]]]) -> pd.DataFrame:
     """A row per method, columns (recall or IoU, size class): means over objects in percent, from small to large."""
     columns = pd.MultiIndex.from_product([("recall", "IoU"), metrics.AREA_NAMES], names=[None, "area"])
     rows = {}
