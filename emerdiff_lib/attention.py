@@ -15,7 +15,6 @@ what is pushed; injection holds the attention of words, too, and their values ar
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -45,18 +44,6 @@ def attention_layers(unet: Network, kind: str | None = None) -> list[str]:
     stage = {"down_blocks": 0, "mid_block": 1, "up_blocks": 2, "transformer_blocks": 0}
     names = sorted(names, key=lambda name: stage[name.split(".")[0]])
     return [name for name in names if kind is None or is_of_kind(name)]
-
-
-def check_layer(unet: Network, argument: str, name: str) -> str:
-    """Returns ``name`` if it is a cross- or joint attention layer of ``unet``, else raises ValueError listing those there are."""
-    valid = attention_layers(unet, "attn2")
-    if name not in valid:
-        near = difflib.get_close_matches(name, valid, 1)
-        hint = f" (did you mean {near[0]}?)" if near else ""
-        raise ValueError(
-            f"{argument}={name!r} is no layer of this model that attends to words{hint}; choose one of {', '.join(valid)}."
-        )
-    return name
 
 
 def layer_grid(unet: Network, layer: str, height: int, width: int) -> tuple[int, int]:

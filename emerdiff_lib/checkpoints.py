@@ -16,6 +16,7 @@ from diffusers.utils import logging as diffusers_logging
 from transformers import CLIPTextModelWithProjection
 from transformers.utils import logging as transformers_logging
 
+from .attention import Network, attention_layers
 from .flow import is_flow
 from .settings import REQUIRED, Settings, check_known, layered
 
@@ -59,8 +60,7 @@ class Family:
     Attributes:
         name: as people call it.
         level: which of a U-Net's levels takes the place of the paper's 16 × 16 one; level i halves the latents' grid i times.
-        modulation: which attention of that level's upward block is modulated, by index; queries are the first one's. Where an
-            attention is several transformer blocks deep, queries are the first one's and modulation is the last one's.
+        modulation: which layer of that level's upward block is modulated, by index; queries are the first one's.
         settings: the other defaults, by flat name.
     """
 
@@ -69,84 +69,46 @@ class Family:
     modulation: int = -1
     settings: Mapping[str, Any] = field(default_factory=PAPERS.copy)
 
-    def defaults(self, config: Mapping[str, Any], vae_scale_factor: int) -> dict[str, Any]:
+    def defaults(self, unet: Network, vae_scale_factor: int) -> dict[str, Any]:
         """Flat settings for one checkpoint of the family; images are processed at the size it was trained at."""
-        feature, modulation = self.layers(config)
+        feature, modulation = self.layers(unet)
         chosen: dict[str, Any] = {"feature_layer": feature, "modulation_layer": modulation}
-        if (sides := config["sample_size"]) is not None:
+        if (sides := unet.config["sample_size"]) is not None:
             side = sides if isinstance(sides, int) else round((sides[0] * sides[1]) ** 0.5)
             chosen["processing_resolution"] = side * vae_scale_factor
         return {**self.settings, **chosen}
 
-    def layers(self, config: Mapping[str, Any]) -> tuple[str, str]:
+    def layers(self, unet: Network) -> tuple[str, str]:
         """The layer whose queries are clustered, and the one that is modulated.
 
         A transformer's tokens all have one grid, so that depth takes the place of levels: half-way and the last block, the best
         of all for the only transformer that was measured, a small one (notebook 10).
         """
-        if _is_transformer(config):
-            blocks = config["num_layers"]
-            return f"transformer_blocks.{blocks // 2}.attn", f"transformer_blocks.{blocks - 1}.attn"
-        attentions = config["layers_per_block"]
-        attentions = attentions if isinstance(attentions, int) else list(attentions)[self.level]
-        block = len(config["block_out_channels"]) - 1 - self.level
-        last = range(attentions + 1)[self.modulation]
-        if config["up_block_types"][block].startswith(
-            "Simple"
-        ):  # joint attention, without transformer blocks
-            return f"up_blocks.{block}.attentions.0", f"up_blocks.{block}.attentions.{last}"
-        depth = _transformer_blocks(config, block, last)
-        layer = "up_blocks.{}.attentions.{}.transformer_blocks.{}.attn2".format
-        return layer(block, 0, 0), layer(block, last, depth - 1)
+        names = attention_layers(unet, "attn2")
+        if _is_transformer(unet.config):
+            return names[len(names) // 2], names[-1]
+        block = len(unet.config["block_out_channels"]) - 1 - self.level
+        names = [name for name in names if name.startswith(f"up_blocks.{block}.")]
+        return names[0], names[self.modulation]
 
 
-def _transformer_blocks(config: Mapping[str, Any], block: int, attention: int) -> int:
-    """How many of them an attention of an upward block is deep; by block, or by block and attention."""
-    depths = config.get("transformer_layers_per_block", 1)
-    if upward := config.get("reverse_transformer_layers_per_block"):
-        depths = upward
-    elif not isinstance(depths, int):
-        depths = list(reversed(depths))
-    depth = depths if isinstance(depths, int) else depths[block]
-    return depth if isinstance(depth, int) else depth[attention]
-
-
+# Chosen on validation scenes (notebooks/results/defaults.json and transformer_*.json)
+_TOYSCAPES = {"num_masks": 12, "feature_timestep": 281, "noise_ensemble_size": 8}
 _FAMILIES = (
-    Family(  # the layer of the queries is modulated; chosen on validation scenes (notebooks/results/defaults.json)
-        "Toyscapes",
-        level=1,
-        modulation=0,
-        settings={
-            "num_masks": 12,
-            "feature_timestep": 281,
-            "noise_ensemble_size": 8,
-            "modulation_timestep": 481,
-            "filter_sigma": 0.5,
-        },
-    ),
-    Family(
-        "Toyscapes, transformer",
-        settings={  # chosen on validation scenes (notebooks/results/transformer_*.json)
-            "num_masks": 12,
-            "feature_timestep": 281,
-            "noise_ensemble_size": 8,
-            "modulation_timestep": 681,
-            "filter_sigma": 0.0,
-        },
-    ),
-    Family("Stable Diffusion 1.x"),  # also LCM checkpoints, and distilled ones of fewer layers (tiny-sd)
-    Family("Stable Diffusion 2.x"),  # also SD-Turbo; the 768-pixel model has 24 × 24 cells at that level
-    Family(
-        "Stable Diffusion XL"
-    ),  # also SDXL-Turbo, and SSD-1B; its coarsest grid is 32 × 32 for a megapixel
-    Family("Kandinsky 2.2"),  # unCLIP: joint attention to image tokens and to those of an image's embedding
-    Family(
-        "DeepFloyd IF"
-    ),  # the first stage, of 64 × 64 pixels: joint attention to image and text tokens, no VAE
-    Family(  # and 3.5; the paper's noise levels, which its flow has at other timesteps
-        "Stable Diffusion 3",
-        settings=PAPERS | {"feature_timestep": 21, "modulation_timestep": 201},
-    ),
+    Family("Toyscapes", 1, 0, _TOYSCAPES | {"modulation_timestep": 481, "filter_sigma": 0.5}),
+    Family("Toyscapes, transformer", settings=_TOYSCAPES | {"modulation_timestep": 681, "filter_sigma": 0.0}),
+    # also LCM checkpoints, and distilled ones of fewer layers (tiny-sd)
+    Family("Stable Diffusion 1.x"),
+    # also SD-Turbo; the 768-pixel model has 24 × 24 cells at that level
+    Family("Stable Diffusion 2.x"),
+    # also SDXL-Turbo, and SSD-1B; its coarsest grid is 32 × 32 for a megapixel
+    Family("Stable Diffusion XL"),
+    # unCLIP: joint attention to image tokens and to those of an image's embedding
+    Family("Kandinsky 2.2"),
+    # the first stage, of 64 × 64 pixels: joint attention to image and text tokens, no VAE
+    Family("DeepFloyd IF"),
+    # also 3.5; the paper's noise levels, which its flow has at other timesteps
+    Family("Stable Diffusion 3", settings=PAPERS | {"feature_timestep": 21, "modulation_timestep": 201}),
 )
 FAMILIES = {family.name: family for family in _FAMILIES}
 
@@ -201,9 +163,9 @@ def best_guess(config: Mapping[str, Any]) -> Family | None:
     return Family("none of those known", min(levels, key=distance)) if levels else None
 
 
-def describe_guess(guess: Family, config: Mapping[str, Any]) -> str:
+def describe_guess(guess: Family, unet: Network) -> str:
     """What is taken of a U-Net that no family matches; ``guess`` is from :func:`best_guess`."""
-    feature, modulation = guess.layers(config)
+    feature, modulation = guess.layers(unet)
     return (
         f"This U-Net is of no family that is known ({', '.join(FAMILIES)}). Queries are taken from {feature}, and {modulation} "
         "is modulated, where the grid is nearest to the paper's; set feature_layer and modulation_layer to choose others."
@@ -211,15 +173,15 @@ def describe_guess(guess: Family, config: Mapping[str, Any]) -> str:
 
 
 def resolve(
-    config: Mapping[str, Any], vae_scale_factor: int, own: Mapping[str, Any] | None, **given: Any
+    unet: Network, vae_scale_factor: int, own: Mapping[str, Any] | None = None, **given: Any
 ) -> Settings:
     """The given settings (None: not given) over the checkpoint's own over its family's over the paper's.
 
     Raises:
         ValueError: a name or value that is not possible, or a setting that none of these has.
     """
-    family = family_of(config) or best_guess(config)
-    flat = layered(given, own or {}, family.defaults(config, vae_scale_factor) if family else {})
+    family = family_of(unet.config) or best_guess(unet.config)
+    flat = layered(given, own or {}, family.defaults(unet, vae_scale_factor) if family else {})
     if missing := [name for name in REQUIRED if name not in flat]:
         raise ValueError(
             f"This U-Net's size or layers are not known, so that not all settings have a default; pass {', '.join(missing)} "

@@ -21,13 +21,13 @@ from transformers import (
 
 from . import checkpoints, weights
 from . import images as image_io
-from .attention import Network, check_layer, coarsest_reduction
+from .attention import Network, attention_layers, coarsest_reduction
 from .conditioning import Conditioning, encode_prompt, encode_prompt_thrice, encode_prompt_twice, no_image
 from .denoiser import Denoiser, inference_timesteps
 from .inversion import Trajectory
 from .latents import Autoencoder, reduction, to_latents, to_pixels
 from .memory import affordable_rows
-from .settings import Settings, Shortcuts, check_names, whole
+from .settings import Settings, Shortcuts, check_known, check_names, whole
 from .stages import CoarseMasks
 
 
@@ -96,7 +96,7 @@ class FrozenModel(DiffusionPipeline):
         own_layers = {"feature_layer", "modulation_layer"} <= set(default_settings or {})
         is_known = checkpoints.family_of(unet.config) is not None or own_layers
         if not is_known and (guess := checkpoints.best_guess(unet.config)):
-            warnings.warn(checkpoints.describe_guess(guess, unet.config), stacklevel=2)
+            warnings.warn(checkpoints.describe_guess(guess, unet), stacklevel=2)
         self.register_to_config(
             default_settings=default_settings,
             force_zeros_for_empty_prompt=force_zeros_for_empty_prompt,
@@ -158,7 +158,7 @@ class FrozenModel(DiffusionPipeline):
         if trajectory is not None:
             given = trajectory.settings(given)
         own = self.config.default_settings
-        settings = checkpoints.resolve(self.unet.config, self.vae_scale_factor, own, **given)
+        settings = checkpoints.resolve(self.unet, self.vae_scale_factor, own, **given)
         visited = inference_timesteps(self.scheduler.config, settings.inversion.num_inference_steps)
         if trajectory is not None:
             visited = trajectory.timesteps
@@ -173,8 +173,9 @@ class FrozenModel(DiffusionPipeline):
     def checked(self, settings: Settings, trajectory: Trajectory | None = None) -> Settings:
         """Returns settings that this model, and this trajectory, can be used with, else raises a ValueError."""
         denoiser = self.denoiser(settings.inversion.num_inference_steps, prompt=None)
-        check_layer(self.unet, "feature_layer", settings.features.feature_layer)
-        check_layer(self.unet, "modulation_layer", settings.perturbation.modulation_layer)
+        layers = attention_layers(self.unet, "attn2")
+        check_known("feature_layer", settings.features.feature_layer, layers)
+        check_known("modulation_layer", settings.perturbation.modulation_layer, layers)
         wanted = {
             "feature_timestep": settings.features.feature_timestep,
             "modulation_timestep": settings.perturbation.modulation_timestep,

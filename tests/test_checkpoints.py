@@ -36,10 +36,10 @@ SD = dict(
 CROSS_ATTENTION = "up_blocks.{}.attentions.{}.transformer_blocks.0.attn2".format
 
 
-def config_of(kind=UNet2DConditionModel, **options):
-    """A network's full config, without its weights."""
+def unet_of(**options):
+    """A U-Net without its weights."""
     with torch.device("meta"):
-        return kind(**options).config
+        return UNet2DConditionModel(**(SD | options))
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_bundled_checkpoints_carry_their_family_s_defaults(model, name):
     pipe = load_pipeline(model)
     family = family_of(pipe.unet.config)
     assert family.name == name
-    assert pipe.config.default_settings == family.defaults(pipe.unet.config, pipe.vae_scale_factor)
+    assert pipe.config.default_settings == family.defaults(pipe.unet, pipe.vae_scale_factor)
     assert pipe.config.default_settings.items() <= pipe.default_settings().items()
 
 
@@ -85,11 +85,11 @@ def test_a_checkpoints_own_defaults_win_and_are_saved_with_it(pipe, scene, tmp_p
 @pytest.mark.parametrize("own", [{}, {"modulation_strength": 7.0, "guide_radius": 1.5}, {"mode": "fast"}])
 def test_exact_mode_sets_nothing(pipe, own):
     """It is a plain call's, unless the checkpoint's own mode is another."""
-    config, factor, layers = pipe.unet.config, pipe.vae_scale_factor, pipe.config.default_settings
-    exact = resolve(config, factor, layers | own, mode="exact")
+    network, layers = (pipe.unet, pipe.vae_scale_factor), pipe.config.default_settings
+    exact = resolve(*network, layers | own, mode="exact")
     plain = {name: value for name, value in own.items() if name != "mode"}
-    assert exact == resolve(config, factor, layers | plain) and exact.shortcuts.denoising_steps is None
-    assert resolve(config, factor, layers | own).mode == own.get("mode", "exact")
+    assert exact == resolve(*network, layers | plain) and exact.shortcuts.denoising_steps is None
+    assert resolve(*network, layers | own).mode == own.get("mode", "exact")
 
 
 def test_default_settings_are_checked(pipe):
@@ -116,12 +116,12 @@ TINY_SD = dict(  # three levels, no middle
     ],
 )
 def test_families_are_recognised_by_layout_whatever_the_widths(options, block, last):
-    config = config_of(**(SD | options))
-    settings = resolve(config, 8, None)
-    assert family_of(config).name == "Stable Diffusion 1.x"
+    unet = unet_of(**options)
+    settings = resolve(unet, 8)
+    assert family_of(unet.config).name == "Stable Diffusion 1.x"
     assert settings.features.feature_layer == CROSS_ATTENTION(block, 0)
     assert settings.perturbation.modulation_layer == CROSS_ATTENTION(block, last)
-    assert settings.inversion.processing_resolution == 8 * config.sample_size
+    assert settings.inversion.processing_resolution == 8 * unet.config.sample_size
     assert (settings.features.num_masks, settings.perturbation.modulation_timestep) == (30, 281)
 
 
@@ -143,7 +143,7 @@ def test_a_transformer_of_full_size_is_recognised():
             dual_attention_layers=tuple(range(13)),
         )
     assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(2243, rel=0.01)
-    settings = resolve(model.config, 8, None)
+    settings = resolve(model, 8)
     assert family_of(model.config).name == "Stable Diffusion 3"
     assert settings.features.feature_layer == "transformer_blocks.12.attn"
     assert settings.perturbation.modulation_layer == "transformer_blocks.23.attn"
@@ -187,7 +187,7 @@ def test_an_unknown_unet_gets_the_block_whose_grid_is_nearest_to_the_paper_s(pip
 )
 def test_what_cannot_be_guessed_is_asked_for(options, missing):
     with pytest.raises(ValueError, match=f"{missing} yourself"):
-        resolve(config_of(**(SD | options)), 8, None)
+        resolve(unet_of(**options), 8)
 
 
 # -- networks that do not belong together ----------------------------------------------------------------------------

@@ -27,9 +27,10 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 # A new module needs a place here.
 FLOORS = (
     {"_environment", "_version", "files", "flow", "memory", "settings", "timing"},
+    {"attention"},
     {"images", "checkpoints", "conditioning", "evaluation", "latents"},
     {"denoiser", "toyscapes", "weights"},
-    {"attention", "inversion"},
+    {"inversion"},
     {"features", "stages"},
     {"clustering", "modulation", "pixels"},
     {"refinement"},

@@ -49,7 +49,7 @@ def networks(
 def published_settings() -> Settings:
     """The paper's for this architecture: K = 30, t_m = 281 …"""
     unet, vae = networks(torch.bfloat16, "meta")
-    return checkpoints.resolve(unet.config, 2 ** (len(vae.config.block_out_channels) - 1), None)
+    return checkpoints.resolve(unet, 2 ** (len(vae.config.block_out_channels) - 1))
 
 
 def modulation(settings: Settings, dtype: torch.dtype, device: str | torch.device) -> Callable[[], object]:

@@ -76,8 +76,8 @@ def export(
     pipeline.save_pretrained(folder, safe_serialization=True)
     # transformers loads a model in the dtype that its config names, diffusers in float32: let both be float32 by default
     index = folder / "model_index.json"
-    config = next(iter(networks.values())).config
-    own = family_of(config).defaults(config, 2 ** (len(vae.config.block_out_channels) - 1))
+    unet = next(iter(networks.values()))
+    own = family_of(unet.config).defaults(unet, 2 ** (len(vae.config.block_out_channels) - 1))
     write_atomically(
         index,
         json.dumps(json.loads(index.read_text()) | backbone.options | {"default_settings": own}, indent=2)
