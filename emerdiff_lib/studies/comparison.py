@@ -270,7 +270,10 @@ def with_interval(row: pd.Series) -> str:
 
 def difference_table(paired: pd.DataFrame) -> pd.DataFrame:
     """The "paired" table to be read: a row per method, a column per measure; "(n.s.)": Wilcoxon's p is 0.05 or more."""
-    text = paired.apply(with_interval, axis=1) + np.where(paired["p (Wilcoxon)"] >= 0.05, " (n.s.)", "")
+    text = [
+        with_interval(row) + (" (n.s.)" if row["p (Wilcoxon)"] >= 0.05 else "")
+        for _, row in paired.iterrows()
+    ]
     wide = paired.assign(text=text).pivot(index="minus", columns="measure", values="text")
     wide = wide.loc[paired["minus"].unique(), [measure for measure in MEASURES if measure in wide]]
     return wide.rename(columns=MEASURES).rename_axis(columns=None)
@@ -291,19 +294,30 @@ def interval_panels(figure: Any, tables: Mapping[str, pd.DataFrame]) -> None:
         names_here = axis is axes[0]
         plotting.intervals(axis, part, "method", "value", "low", "high", "kind", COLOURS, names=names_here)
         axis.set_title(title)
-    plotting.shared_legend(figure, "points with 95 % bootstrap intervals over images")
+    plotting.shared_legend(figure, "points with 95 % bootstrap intervals over pictures")
 
 
 def findings(tables: Mapping[str, pd.DataFrame]) -> list[str]:
-    """A line per measure: where the first method stands among the others; significant: the interval excludes 0."""
+    """A line per measure: the first method beside the best that does without modulated denoising, and among all.
+
+    The best is looked for among those that start from the same features or masks, if there are any. A difference is
+    significant where its interval excludes 0.
+    """
     scores, lines = tables["scores"], []
     reference = scores.index[0]
-    for measure, rows in tables["paired"].groupby("measure", sort=False):
+    pixels = reference in (names.EMERDIFF_PIXEL, names.EMERDIFF_FAST)
+    same, inputs = (ON_THE_SAME_FEATURES, "features") if pixels else (ON_THE_SAME_MASKS, "masks")
+    for measure, rows in tables["paired"].set_index("minus").groupby("measure", sort=False):
         column, ahead, behind = scores[MEASURES[measure]], rows["low"] > 0, rows["high"] < 0
-        unclear = ", ".join(f'"{method}"' for method in rows["minus"][~(ahead | behind)])
+        candidates = [name for name in rows.index if name in same]
+        best = column[candidates or rows.index].idxmax()
+        which = (
+            f"best of the same {inputs} without modulated denoising" if candidates else "best other method"
+        )
+        verdict = "" if ahead[best] or behind[best] else ", not significant"
         lines.append(
-            f"{MEASURES[measure]}: {reference} {column[reference]:.1f}, the best of {len(scores)} is "
-            f'"{column.idxmax()}" ({column.max():.1f}); {reference} is significantly ahead of {ahead.sum()} and behind '
-            f"{behind.sum()}{'; not significant: ' + unclear if unclear else ''}."
+            f'{MEASURES[measure]}: {reference} {column[reference]:.1f}; {which} "{best}" {column[best]:.1f}, difference '
+            f"{with_interval(rows.loc[best])}{verdict}. Significantly ahead of {ahead.sum()} and behind {behind.sum()} of "
+            f"{len(rows)} other methods."
         )
     return lines
