@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import torch
@@ -38,37 +39,26 @@ def extract_activations(
     """Output feature maps of any ``modules`` of the network by name, {module: (h, w, d) float32}, averaged over the rows.
 
     Raises:
-        ValueError: for a name that the network does not have, or a module that has no output for every place.
+        AttributeError: for a name that is not among ``denoiser.unet.named_modules()``.
+        RuntimeError: for a module that has no output for every place.
     """
-    known = dict(denoiser.unet.named_modules())
-    if missing := [name for name in modules if name not in known]:
-        raise ValueError(
-            f"The network has no module {missing[0]!r}; list(dict(unet.named_modules())) names all of them."
-        )
-    outputs, handles = {}, []
+    outputs: dict[str, torch.Tensor] = {}
 
-    def keep(name: str) -> Callable[..., None]:
-        def hook(module: torch.nn.Module, inputs: Any, output: Any) -> None:
-            if isinstance(
-                output, tuple
-            ):  # a transformer's blocks give words first, its attention gives them last
-                is_block = isinstance(module, JointTransformerBlock)
-                output = output[-1 if is_block else 0]
-            if output.ndim == 3:  # (B, tokens, d)
-                grid = layer_grid(denoiser.unet, name, *noisy_latents.shape[2:])
-                if output.shape[1] != grid[0] * grid[1]:
-                    raise ValueError(f"{name} has no output for every place; name another module.")
-                output = output.transpose(1, 2).unflatten(2, grid)
-            outputs[name] = output
+    def keep(name: str, module: torch.nn.Module, inputs: Any, output: Any) -> None:
+        if isinstance(
+            output, tuple
+        ):  # a transformer's blocks give words first, its attention gives them last
+            output = output[-1 if isinstance(module, JointTransformerBlock) else 0]
+        if output.ndim == 3:  # (B, tokens, d)
+            grid = layer_grid(denoiser.unet, name, *noisy_latents.shape[2:])
+            output = output.transpose(1, 2).unflatten(2, grid)
+        outputs[name] = output
 
-        return hook
-
-    try:
-        handles = [known[name].register_forward_hook(keep(name)) for name in modules]
+    with ExitStack() as hooks:
+        for name in modules:
+            hook = denoiser.unet.get_submodule(name).register_forward_hook(partial(keep, name))
+            hooks.callback(hook.remove)
         denoiser.unet_output(noisy_latents, timestep)
-    finally:
-        for handle in handles:
-            handle.remove()
     return {name: output.mean(0).permute(1, 2, 0).float().cpu() for name, output in outputs.items()}
 
 
