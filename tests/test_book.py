@@ -69,7 +69,7 @@ def test_functions_name_the_notebooks_that_use_them(site):
     names = set(book["names_used"](code))
     places = {book["defined_at"](name) for name in names} - {None}
     assert {
-        "emerdiff_lib.plotting.pictures.gallery",
+        "emerdiff_lib.plotting.images.gallery",
         "emerdiff_lib.words.MaskClip.from_pretrained",
     } <= places
     assert "emerdiff_lib.loading.load_pipeline" not in places  # imported and not used

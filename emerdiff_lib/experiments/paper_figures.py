@@ -21,8 +21,11 @@ from .manifest import read_manifest
 def segment(
     pipe: EmerDiffPipeline, image: Image.Image, seed: int = 0, placements: bool = False, **settings: Any
 ) -> dict[str, Any]:
-    """The paper's method and pixel mode on one picture, from the same inversion: arrays by the names of
-    :class:`emerdiff_lib.plotting.paper.Shown`.
+    """The paper's method and pixel mode on one picture, from the same inversion.
+
+    Returns:
+        "pixels" (H, W, 3) uint8, "queries" (h, w, d), "masks" (K, h, w) bool, their difference "maps" (K, H', W'), and label
+        maps (H, W): "labels" by the paper's assignment, "bilinear" of the masks enlarged, "pixel" by pixel mode.
 
     Args:
         placements: give {offset placement: (K, H', W') difference maps} of the same masks instead.

@@ -1,4 +1,4 @@
-"""Charts from tidy tables: a row per point, with names in columns. Names that they draw go to :func:`shared_legend`."""
+"""Charts from tidy tables: a row per point, with names in columns; legends that cover no data, beneath the panels."""
 
 from __future__ import annotations
 
@@ -8,16 +8,30 @@ from itertools import cycle
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
+import textalloc
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap, to_rgb
+from matplotlib.colors import LinearSegmentedColormap, to_hex, to_rgb
+from matplotlib.figure import Figure
+from matplotlib.legend import Legend
+from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, NullLocator
 
-from .colours import CHART_COLOURS, FOUND, LOST
-from .style import SMALL, looks
+from .folder import keep
+from .style import CHART_COLOURS, FOUND, LINE, LOST, POINTS, SMALL, looks
 from .text import text_width, wrap
 
-DODGE = 0.16  # of the distance of two categories, between what is drawn at one of them
+DODGE = 0.24  # of the distance of two rows, between the series in one
+HANDLE = 26.0  # points that a legend's handle and the space around an entry take
+LABEL = 1.1  # inches that a line of a point's name may take
 VOID = "0.92"  # cells without a value
+# of names around their points: margins and distances in axes' sizes; no leader crosses another or a name
+PLACES = {"margin": 0.008, "min_distance": 0.01, "max_distance": 0.8, "nbr_candidates": 2000}
+PLACES |= {
+    "avoid_label_lines_overlap": True,
+    "avoid_crossing_label_lines": True,
+    "priority_strategy": "largest",
+}
 
 
 def line_with_bands(
@@ -31,43 +45,23 @@ def line_with_bands(
     colours: Mapping[str, str] | None = None,
     log: bool = False,
 ) -> Axes:
-    """Curves over numbers, with bands; over anything else, points with bars, one beside the other, for short names;
-    :func:`intervals` has room for long ones.
+    """Curves over numbers, with bands; over anything else, see :func:`intervals`.
 
     Args:
-        table: a row per point; text that reads as a number is one. Categories and curves keep their order.
+        table: a row per point; text that reads as a number is one. Curves keep their order.
         x, y: columns; ``low`` and ``high``: columns with the ends of the interval around ``y``, if there are any.
         hue: column that names the curves.
         colours: of curves, by their names; others follow the style.
-        log: logarithmic x, for numbers.
+        log: logarithmic x.
     """
-    check_columns(table, x, y, low, high, hue)
-    numbers = pd.to_numeric(table[x], errors="coerce")
-    numeric = not numbers.isna().any()
-    names = [None] if hue is None else list(dict.fromkeys(table[hue]))
-    labels = list(dict.fromkeys(table[x]))
-    places = numbers if numeric else table[x].map({label: i for i, label in enumerate(labels)}).astype(float)
-    table = table.assign(**{"_place": places})
-    for i, (name, look) in enumerate(zip(names, looks_of(names, colours), strict=True)):
-        rows = table if name is None else table[table[hue] == name]
-        rows = rows.sort_values("_place", kind="stable") if numeric else rows
-        at, value = rows["_place"].to_numpy(), rows[y].to_numpy(float)
-        if not numeric:
-            at = at + DODGE * (i - (len(names) - 1) / 2)
-            look = look | {"linestyle": "none"}
-        ax.plot(at, value, label=name, markeredgecolor="white", zorder=3, **look)
-        if low and high and numeric:
-            ax.fill_between(at, rows[low], rows[high], color=look["color"], alpha=0.15, linewidth=0)
-        elif low and high:
-            ax.vlines(at, rows[low], rows[high], color=look["color"], linewidth=1.2, zorder=2)
-    if numeric:
-        _number_axis(ax, np.unique(numbers), log)
-    else:
-        inches = ax.get_position().width * ax.figure.get_figure(root=True).get_figwidth()
-        width = 0.95 * inches / len(labels)
-        ax.set_xticks(range(len(labels)), [wrap(str(label), width, SMALL) for label in labels])
-        ax.set_xlim(-0.5, len(labels) - 0.5)
-        ax.grid(False, axis="x")
+    keep(ax, table[[column for column in (hue, x, y, low, high) if column]])
+    table = table.assign(**{x: pd.to_numeric(table[x])})
+    for name, rows, look in _series(table, hue, colours):
+        rows = rows.sort_values(x, kind="stable")
+        ax.plot(rows[x], rows[y], label=name, markeredgecolor="white", zorder=3, **look)
+        if low and high:
+            ax.fill_between(rows[x], rows[low], rows[high], color=look["color"], alpha=0.15, linewidth=0)
+    _number_axis(ax, np.unique(table[x]), log)
     return ax
 
 
@@ -81,7 +75,6 @@ def intervals(
     hue: str | None = None,
     colours: Mapping[str, str] | None = None,
     names: bool = True,
-    width: float = 1.5,
 ) -> Axes:
     """A row per name, from top to bottom, with a point and its interval for every series.
 
@@ -90,32 +83,23 @@ def intervals(
         y: column with the names of the rows; ``x``, ``low``, ``high``: columns with numbers.
         hue: column that names the series.
         colours: of series, by their names.
-        names: whether to write the rows' names, over as many lines of ``width`` inches as they need; not in the later panels
-            of a row.
+        names: whether to write the rows' names, over as many lines as they need; not in the later panels of a row.
     """
-    check_columns(table, x, y, low, high, hue)
+    keep(ax, table[[column for column in (hue, y, x, low, high) if column]])
     rows = list(dict.fromkeys(table[y]))
-    series = [None] if hue is None else list(dict.fromkeys(table[hue]))
+    series = _series(table, hue, colours)
     # a series for each row, as when colours tell kinds of methods apart, needs no place of its own
     together = hue is None or table.groupby(y)[hue].nunique().max() == 1
-    step = 0.0 if together else min(1.5 * DODGE, 0.8 / len(series))
-    for i, (name, look) in enumerate(zip(series, looks_of(series, colours), strict=True)):
-        part = table if name is None else table[table[hue] == name]
-        at = part[y].map({row: k for k, row in enumerate(rows)}) + step * (i - (len(series) - 1) / 2)
+    step = 0.0 if together else min(DODGE, 0.8 / len(series))
+    for i, (name, part, look) in enumerate(series):
+        at = part[y].map(rows.index) + step * (i - (len(series) - 1) / 2)
         ax.hlines(at, part[low], part[high], color=look["color"], alpha=0.45, linewidth=2)
         ax.plot(part[x], at, label=name, zorder=3, markeredgecolor="white", **look | {"linestyle": "none"})
-    _name_rows(ax, rows, names, width)
+    _name_rows(ax, rows, names)
     return ax
 
 
-def heatmap(
-    ax: Axes,
-    wide: pd.DataFrame,
-    fmt: str = ".1f",
-    cmap: str = "viridis",
-    names: bool = True,
-    width: float = 1.5,
-) -> Axes:
+def heatmap(ax: Axes, wide: pd.DataFrame, fmt: str = ".1f", names: bool = True, width: float = 1.5) -> Axes:
     """Numbers in cells, coloured from the least to the largest; a colour map that is even and safe for the colour-blind.
 
     Args:
@@ -124,8 +108,9 @@ def heatmap(
         names: whether to write the rows' names, over as many lines of ``width`` inches as they need; a row is best 0.25
             inches high.
     """
+    keep(ax, wide.reset_index())
     values = wide.to_numpy(float)
-    image = ax.imshow(values, cmap=mpl.colormaps[cmap].with_extremes(bad=VOID), aspect="auto")
+    image = ax.imshow(values, cmap=mpl.colormaps["viridis"].with_extremes(bad=VOID), aspect="auto")
     for (i, j), value in np.ndenumerate(values):
         if np.isfinite(value):
             ink = _ink(image.cmap(image.norm(value)))
@@ -142,49 +127,118 @@ def fate_bars(ax: Axes, table: pd.DataFrame, found: str = "found", names: bool =
     """A bar per row, divided among its columns in percent, with each number in its part.
 
     Args:
-        table: rows from top to bottom; columns are the ways of being lost, dark for the first, and ``found``.
+        table: rows from top to bottom; columns are the stages at which objects are lost, dark for the first, and ``found``.
     """
-    if found not in table.columns:
-        raise ValueError(f"found={found!r} is no column; the table has {', '.join(map(str, table.columns))}.")
-    lost = [column for column in table.columns if column != found]
-    shade = LinearSegmentedColormap.from_list("lost", ["#4A2100", LOST, "#FFF3D6"])
-    shades = dict(zip(lost, shade(np.linspace(0, 1, max(len(lost), 2))), strict=False))
-    left = np.zeros(len(table))
-    for column in [*lost, found]:
-        colour = to_rgb(shades.get(column, FOUND))
-        share = table[column].fillna(0).to_numpy(float)
-        bars = ax.barh(range(len(share)), share, 0.75, left, label=column, color=colour, edgecolor="white")
-        numbers = [f"{part:.0f}" if part >= 7 else "" for part in share]  # narrower parts have no room
-        ax.bar_label(bars, numbers, label_type="center", fontsize=SMALL, color=_ink(colour))
-        left += share
+    keep(ax, table.reset_index())
+    table = table[[column for column in table if column != found] + [found]].fillna(0)
+    lost = LinearSegmentedColormap.from_list("lost", ["#4A2100", LOST, "#FFF3D6"])
+    colours = [*map(to_hex, lost(np.linspace(0, 1, len(table.columns) - 1))), FOUND]
+    table.plot.barh(ax=ax, stacked=True, width=0.75, color=colours, edgecolor="white", legend=False)
+    for bars, colour in zip(ax.containers, colours, strict=True):
+        number = lambda share: f"{share:.0f}" if share >= 7 else ""  # narrower parts have no room
+        ax.bar_label(bars, fmt=number, label_type="center", fontsize=SMALL, color=_ink(to_rgb(colour)))
     _name_rows(ax, table.index, names)
     ax.set_xlim(0, 100)
     ax.grid(False)
     return ax
 
 
-def check_columns(table: pd.DataFrame, *columns: str | None) -> None:
-    for column in columns:
-        if column is not None and column not in table.columns:
-            raise ValueError(
-                f"{column!r} is no column; the table has {', '.join(map(repr, map(str, table.columns)))}."
-            )
+def front(ax: Axes, table: pd.DataFrame, x: str, y: str, kind: str) -> Axes:
+    """A point per row, and a line through those that no other beats in both; :func:`label_points` names them.
+
+    Args:
+        x: column with what is better small, such as seconds, on a logarithmic axis; ``y``: with what is better large.
+        kind: column that groups the points by colour and marker.
+    """
+    keep(ax, table[[kind, x, y]].reset_index())
+    _plain_log_axis(ax)
+    best = _unbeaten(table, x, y)
+    ax.plot(best[x], best[y], color="0.75", linewidth=1, zorder=1)
+    for name, rows, look in _series(table, kind):
+        look = look | {"linestyle": "none", "markeredgecolor": "white"}
+        ax.plot(rows[x], rows[y], zorder=3, label=name, **look)
+    ax.margins(0.1)
+    ax.set(xlabel=x, ylabel=y)
+    return ax
 
 
-def looks_of(names: Sequence[str | None], colours: Mapping[str, str] | None = None) -> list[dict]:
-    """Each curve's look, in its own colour if it has one; no other takes that one."""
-    colours, styles = colours or {}, looks(len(names))
+def label_points(ax: Axes, table: pd.DataFrame, x: str, y: str) -> None:
+    """The names of a :func:`front`'s points, the table's index, where they cover neither each other nor points nor the line.
+
+    Call it last, once legends and titles are there: the places are for the size that the axes have then.
+    """
+    ax.axis(ax.axis())  # leaders do not move the limits
+    names = [wrap(str(name), LABEL, SMALL) for name in table.index]
+    points, line = (frame[[x, y]].to_numpy(float).T for frame in (table, _unbeaten(table, x, y)))
+    avoid = {"x_scatter": points[0], "y_scatter": points[1], "x_lines": [line[0]], "y_lines": [line[1]]}
+    look = {"textsize": SMALL, "linespacing": 1.0, "linecolor": "0.5", "linewidth": 0.5}
+    textalloc.allocate(ax, *points, names, **avoid, **look, **PLACES)
+
+
+def _unbeaten(table: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
+    best = table.sort_values([x, y], ascending=[True, False], kind="stable")
+    return best[best[y] > best[y].cummax().shift(fill_value=-np.inf)]
+
+
+def legend_below(figure: Figure, handles: Sequence[Artist], names: Sequence[str], title: str = "") -> Legend:
+    """A legend under all panels of a figure, with as many columns as fit; the panels keep their height.
+
+    The figure needs a constrained (or compressed) layout, which :func:`use_style` and :func:`gallery` give it.
+    """
+    width, height = figure.get_size_inches()
+    entries = [text_width(name, SMALL) + HANDLE / POINTS for name in names]
+    needed = {n: sum(max(part) for part in np.array_split(entries, n)) for n in range(1, len(entries) + 1)}
+    columns = max([n for n, inches in needed.items() if inches <= width], default=1)
+    rows = -(-len(names) // columns) + bool(title)
+    figure.set_size_inches(width, height + (rows * LINE * SMALL + 8) / POINTS)
+    return figure.legend(handles, names, title=title or None, loc="outside lower center", ncols=columns)
+
+
+def shared_legend(figure: Figure, title: str = "") -> Legend | None:
+    """One legend for all panels, each name once; None if nothing has a name."""
+    entries: dict[str, Artist] = {}
+    for ax in figure.axes:
+        for handle, name in zip(*ax.get_legend_handles_labels(), strict=True):
+            entries.setdefault(name, handle)
+    return legend_below(figure, list(entries.values()), list(entries), title) if entries else None
+
+
+def class_legend(
+    ax: Axes, names: Sequence[str], palette: np.ndarray, present: np.ndarray | None = None
+) -> Legend:
+    """Names beside their colours, under the figure of ``ax``.
+
+    Args:
+        palette: (n, 3) uint8.
+        present: labels of any shape; only those are named, and only those that have a name (void has none).
+    """
+    ids = range(len(names)) if present is None else np.unique(present)
+    ids = [int(i) for i in ids if 0 <= i < len(names)]
+    handles = [Patch(facecolor=np.asarray(palette[i]) / 255, edgecolor="0.4", linewidth=0.5) for i in ids]
+    return legend_below(ax.figure.get_figure(root=True), handles, [names[i] for i in ids])
+
+
+def _series(
+    table: pd.DataFrame, hue: str | None, colours: Mapping[str, str] | None = None
+) -> list[tuple[str | None, pd.DataFrame, dict]]:
+    """(name, rows, look) of each series in a table; a series keeps its own colour, if it has one, and no other takes that."""
+    names = [None] if hue is None else list(dict.fromkeys(table[hue]))
+    colours = colours or {}
     free = cycle([c for c in CHART_COLOURS if c not in colours.values()] or CHART_COLOURS)
     return [
-        style | {"color": colours[name] if name in colours else next(free)}
-        for name, style in zip(names, styles, strict=True)
+        (
+            name,
+            table if hue is None else table[table[hue] == name],
+            look | {"color": colours[name] if name in colours else next(free)},
+        )
+        for name, look in zip(names, looks(len(names)), strict=True)
     ]
 
 
 def _number_axis(ax: Axes, values: np.ndarray, log: bool) -> None:
     """Plain numbers under the points themselves, where they do not collide."""
     if log:
-        plain_log_axis(ax)
+        _plain_log_axis(ax)
     scale = np.log(values) if log else values
     inches = ax.get_position().width * ax.figure.get_figure(root=True).get_figwidth()
     room = np.diff(scale) / max(np.ptp(scale), 1e-9) * 0.9 * inches
@@ -193,7 +247,7 @@ def _number_axis(ax: Axes, values: np.ndarray, log: bool) -> None:
         ax.set_xticks(values, [f"{value:g}" for value in values])
 
 
-def plain_log_axis(ax: Axes) -> None:
+def _plain_log_axis(ax: Axes) -> None:
     """A logarithmic x axis whose ticks read 0.1, 0.2, 0.5, 1, …"""
     ax.set_xscale("log")
     ax.xaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))

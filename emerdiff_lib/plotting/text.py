@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from functools import lru_cache
 
 import pandas as pd
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import TextPath
 
-from .style import POINTS, SMALL, TEXT
+from .style import POINTS, TEXT
 
 
 @lru_cache(maxsize=4096)
@@ -33,32 +32,21 @@ def wrap(text: str, width: float, size: float = TEXT) -> str:
 def _wrap_line(text: str, width: float, size: float) -> str:
     lines = [""]
     for word in re.findall(r"(?:\$[^$]*\$|[^ ])+", text):
-        tried = f"{lines[-1]} {word}" if lines[-1] else word
-        if text_width(tried, size) <= width:
-            lines[-1] = tried
+        longer = f"{lines[-1]} {word}" if lines[-1] else word
+        if text_width(longer, size) <= width:
+            lines[-1] = longer
             continue
-        parts = (
-            [word] if "$" in word or text_width(word, size) <= width else re.findall(r"[^._/·]*[._/·]?", word)
-        )
+        whole = "$" in word or text_width(word, size) <= width
         lines.append("")
-        for part in parts:
+        for part in [word] if whole else re.findall(r"[^._/·]*[._/·]?", word):
             if lines[-1] and text_width(lines[-1] + part, size) > width:
                 lines.append("")
             lines[-1] += part
     return "\n".join(line for line in lines if line)
 
 
-def layer_name(name: str, width: float = 1.5, size: float = SMALL) -> str:
-    """A layer's whole name over as many lines as it needs; the lines put together are the name again.
-
-    Args:
-        width: inches that a line may take at ``size`` points.
-    """
-    return wrap(name, width, size)
-
-
 def literal(text: str) -> str:
-    """Text from outside, such as a picture's name, as it stands in a title: its $ begin no mathematics, all of it is text."""
+    """Text from outside, such as an image's name, as it stands in a title: its $ begin no mathematics, all of it is text."""
     return text.encode("utf-8", "backslashreplace").decode().replace("$", r"\$")
 
 
@@ -67,24 +55,19 @@ def plain_markdown(text: str) -> str:
     return "".join(c if c.isalnum() or c == " " else f"&#{ord(c)};" for c in text)
 
 
-@dataclass(frozen=True)
 class FullText:
     """A table that shows whole strings, in HTML and as text, with ``precision`` digits after the point of floats."""
 
-    frame: pd.DataFrame
-    precision: int = 2
-
-    def _options(self):
+    def __init__(self, frame: pd.DataFrame, precision: int) -> None:
         whole = {f"display.{name}": None for name in ("max_colwidth", "width", "max_rows", "max_columns")}
-        return pd.option_context(whole | {"display.float_format": f"{{:.{self.precision}f}}".format})
+        with pd.option_context(whole | {"display.float_format": f"{{:.{precision}f}}".format}):
+            self.text, self.html = frame.to_string(na_rep="–"), frame.to_html(na_rep="–")
 
     def __repr__(self) -> str:
-        with self._options():
-            return self.frame.to_string(na_rep="–")
+        return self.text
 
     def _repr_html_(self) -> str:
-        with self._options():
-            return self.frame.to_html(na_rep="–")
+        return self.html
 
 
 def full_text(frame: pd.DataFrame | pd.Series, precision: int = 2) -> FullText:

@@ -7,14 +7,14 @@ from typing import Any
 
 from diffusers import UNet2DConditionModel
 
-from .. import plotting
 from ..attention import Network, attention_layers, layer_grid
+from ..plotting.diagrams import transformer_diagram, unet_diagram
 
 
 def unet_levels(
     unet: UNet2DConditionModel, height: int, width: int, roles: Mapping[str, str]
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """The levels of a U-Net on (height, width) latents, and the block at its bottom, as ``plotting.unet_diagram`` draws them.
+    """The levels of a U-Net on (height, width) latents, and the block at its bottom, as ``unet_diagram`` draws them.
 
     Args:
         roles: {what is done there: name of a layer}; becomes the notes of the blocks on the way up.
@@ -39,10 +39,10 @@ def draw_network(ax: Any, denoiser: Network, height: int, width: int, roles: Map
         roles: {what is done there: name of a layer}.
     """
     if isinstance(denoiser, UNet2DConditionModel):
-        return plotting.unet_diagram(ax, *unet_levels(denoiser, height, width, roles))
+        return unet_diagram(ax, *unet_levels(denoiser, height, width, roles))
     notes: dict[int, str] = {}
     for role, layer in roles.items():
         block = int(layer.split(".")[1])
         notes[block] = f"{notes[block]}, {role}" if block in notes else role
     grid = layer_grid(denoiser, "transformer_blocks.0", height, width)
-    return plotting.transformer_diagram(ax, len(denoiser.transformer_blocks), grid, denoiser.inner_dim, notes)
+    return transformer_diagram(ax, len(denoiser.transformer_blocks), grid, denoiser.inner_dim, notes)
