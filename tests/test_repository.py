@@ -178,7 +178,6 @@ def test_the_library_imports_without_jupyter_and_plots():
     """Everything but plots, in a process where the workbook's packages cannot be found."""
     blocked = [
         "matplotlib",
-        "seaborn",
         "papermill",
         "IPython",
         "ipywidgets",
@@ -188,7 +187,7 @@ def test_the_library_imports_without_jupyter_and_plots():
         "nbformat",
         "pytest",
     ]
-    drawing = {name for name in modules() if imports(name)[1] & {"matplotlib", "seaborn"}}
+    drawing = {name for name in modules() if imports(name)[1] & {"matplotlib"}}
     plots = {name for name in modules() if drawing & needed_by(name)}
     assert {room(name) for name in plots} <= PLOTS
     needed = sorted(name for name in modules() if name not in plots and not name.endswith("__main__"))
@@ -224,7 +223,7 @@ def test_torch_is_pinned_exactly_and_the_rest_compatibly():
 
 def test_a_plain_install_has_no_jupyter_and_the_tests_have_everything():
     names = {distribution(requirement) for requirement in PROJECT["dependencies"]}
-    assert not names & {"jupyterlab", "papermill", "ipywidgets", "ipykernel", "matplotlib", "seaborn"}
+    assert not names & {"jupyterlab", "papermill", "ipywidgets", "ipykernel", "matplotlib"}
     assert {"jupyterlab", "papermill"} <= {distribution(requirement) for requirement in EXTRAS["workbook"]}
     assert (
         "emerdiff-workbook[workbook,ray,if,book,app]" in EXTRAS["test"]

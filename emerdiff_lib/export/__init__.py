@@ -1,7 +1,7 @@
 """Segmentations as files: this library's own, and those that others read."""
 
 from .files import load_output, save_output
-from .formats import FORMATS, check_formats, to_transformers, write_formats
+from .formats import FORMATS, check_formats, write_formats
 from .shapes import polygons, prompts, segment_table
 
 __all__ = [
@@ -12,6 +12,5 @@ __all__ = [
     "prompts",
     "save_output",
     "segment_table",
-    "to_transformers",
     "write_formats",
 ]

@@ -18,10 +18,10 @@ def save_output(output: EmerDiffOutput, image: Image.Image, folder: str | Path) 
     """Write one image's segmentation into ``folder`` (made if missing; files of an earlier run are replaced).
 
     ============================  ===================================================================================
-    ``image.png``                 the picture as it was read (upright, RGB)
+    ``image.png``                 the image as it was read (upright, RGB)
     ``labels.png``                label map, 8-bit (16-bit beyond 256 masks), pixel value = mask index
     ``labels_colour.png``         the same in colours
-    ``overlay.png``               the picture with masks and boundaries
+    ``overlay.png``               the image with masks and boundaries
     ``baseline_labels.png``       label map of the bilinear baseline
     ``masks.safetensors``         coarse_masks (K, h, w) uint8, mask_embeddings (K, d) float32, difference_maps if any
     ``settings.json``             every setting, pixels per mask, what to cite
@@ -36,26 +36,23 @@ def save_output(output: EmerDiffOutput, image: Image.Image, folder: str | Path) 
     folder.mkdir(parents=True, exist_ok=True)
     count = len(output.coarse_masks)
     palette, depth = segment_palette(count), np.uint8 if count <= 256 else np.uint16
-    pictures = {
+    images = {
         "image": np.asarray(image),
         "labels": output.labels.astype(depth),
         "labels_colour": colourise(output.labels, palette),
         "overlay": overlay(np.asarray(image), output.labels, palette),
         "baseline_labels": output.baseline_labels.astype(depth),
     }
-    paths = [folder / f"{name}.png" for name in pictures]
-    for path, picture in zip(paths, pictures.values(), strict=True):
-        Image.fromarray(picture).save(path)
-    tensors = {
-        "coarse_masks": output.coarse_masks.astype(np.uint8),
-        "mask_embeddings": output.mask_embeddings,
-    }
+    paths = [folder / f"{name}.png" for name in images]
+    for path, pixels in zip(paths, images.values(), strict=True):
+        Image.fromarray(pixels).save(path)
+    masks = output.coarse_masks.astype(np.uint8)
+    tensors = {"coarse_masks": masks, "mask_embeddings": output.mask_embeddings}
     if output.difference_maps is not None:
         tensors["difference_maps"] = output.difference_maps
     content = save({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()})
-    (folder / "masks.safetensors").write_bytes(
-        content
-    )  # readable as its neighbours are; save_file makes it private
+    # readable as its neighbours are; save_file makes it private
+    (folder / "masks.safetensors").write_bytes(content)
     areas = np.bincount(output.labels.ravel(), minlength=count).tolist()
     record = {"settings": output.settings, "pixels_per_mask": areas, "citation": CITATION}
     (folder / "settings.json").write_text(json.dumps(record, indent=2) + "\n")
@@ -73,16 +70,12 @@ def load_output(folder: str | Path) -> EmerDiffOutput:
         raise FileNotFoundError(
             f"{folder} holds no segmentation (no settings.json); run one with save_output first."
         )
-    tensors, record = (
-        load((folder / "masks.safetensors").read_bytes()),
-        json.loads((folder / "settings.json").read_text()),
-    )
-    labels, baseline = (
-        np.array(Image.open(folder / f"{name}.png")) for name in ("labels", "baseline_labels")
-    )
+    tensors = load((folder / "masks.safetensors").read_bytes())
+    record = json.loads((folder / "settings.json").read_text())
+    read = lambda name: np.array(Image.open(folder / f"{name}.png")).astype(np.int32)
     return EmerDiffOutput(
-        labels=labels.astype(np.int32),
-        baseline_labels=baseline.astype(np.int32),
+        labels=read("labels"),
+        baseline_labels=read("baseline_labels"),
         coarse_masks=tensors["coarse_masks"].astype(bool),
         mask_embeddings=tensors["mask_embeddings"],
         difference_maps=tensors.get("difference_maps"),

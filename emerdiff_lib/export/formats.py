@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
-from io import BytesIO
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
-from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile, ZipInfo
+from zipfile import ZipFile, ZipInfo
 
 import numpy as np
-import torch
 import zarr
 from PIL import Image
 from pycocotools import mask as coco_masks
 
-from ..files import write_atomically
 from ..images import ImageInput, load_image
 from ..plotting import segment_palette
 from ..settings import check_known
@@ -29,47 +24,38 @@ PALETTE_SIZE = 256  # of an 8-bit PNG
 def _palette_png(output: EmerDiffOutput, image: np.ndarray, folder: Path) -> None:
     """``labels_palette.png``: 8-bit, pixel value = segment, that viewers show in colours."""
     count = len(output.coarse_masks)
-    picture = Image.fromarray(output.labels.astype(np.uint8))
-    picture.putpalette(segment_palette(count).astype(np.uint8).tobytes())
-    picture.save(folder / "labels_palette.png")
+    labels = Image.fromarray(output.labels.astype(np.uint8))
+    labels.putpalette(segment_palette(count).tobytes())
+    labels.save(folder / "labels_palette.png")
 
 
 def _coco(output: EmerDiffOutput, image: np.ndarray, folder: Path) -> None:
     """``coco.json``: COCO's object annotations with run-length masks, one category per segment; ``panoptic.png`` and
     ``panoptic.json``: COCO's panoptic format."""
     (height, width), areas = output.labels.shape, np.bincount(output.labels.ravel())
-    found = boxes(output.labels)
-    picture = {"id": 1, "file_name": "image.png", "height": height, "width": width}
-    categories = [
-        {"id": segment + 1, "name": f"segment {segment}", "supercategory": "segment", "isthing": 0}
-        for segment in found
-    ]
-    shared = {"images": [picture], "categories": categories}
-    annotations, segments = [], []
-    for segment, box in found.items():
-        known = {
-            "id": segment + 1,
-            "category_id": segment + 1,
-            "bbox": list(box),
-            "area": int(areas[segment]),
-            "iscrowd": 0,
-        }
+    categories, annotations, segments = [], [], []
+    for segment, box in boxes(output.labels).items():
+        name = {"name": f"segment {segment}", "supercategory": "segment", "isthing": 0}
+        categories.append({"id": segment + 1} | name)
+        known = {"id": segment + 1, "category_id": segment + 1, "bbox": list(box)}
+        known |= {"area": int(areas[segment]), "iscrowd": 0}
         runs = coco_masks.encode(np.asfortranarray(output.labels == segment, dtype=np.uint8))
         runs = {"size": [int(side) for side in runs["size"]], "counts": runs["counts"].decode("ascii")}
         annotations.append(known | {"image_id": 1, "segmentation": runs})
         segments.append(known)
+    image_record = {"id": 1, "file_name": "image.png", "height": height, "width": width}
+    shared = {"images": [image_record], "categories": categories}
     panoptic = {"image_id": 1, "file_name": "panoptic.png", "segments_info": segments}
-    _write_json(folder / "coco.json", shared | {"annotations": annotations})
-    _write_json(folder / "panoptic.json", shared | {"annotations": [panoptic]})
+    for name, records in (("coco", annotations), ("panoptic", [panoptic])):
+        (folder / f"{name}.json").write_text(json.dumps(shared | {"annotations": records}) + "\n")
     ids = (output.labels + 1).astype(np.uint32)  # 0 is void; id = R + 256 G + 256² B
-    Image.fromarray(np.stack([ids >> shift & 255 for shift in (0, 8, 16)], -1).astype(np.uint8)).save(
-        folder / "panoptic.png"
-    )
+    channels = np.stack([ids >> shift & 255 for shift in (0, 8, 16)], -1).astype(np.uint8)
+    Image.fromarray(channels).save(folder / "panoptic.png")
 
 
 def _polygons(output: EmerDiffOutput, image: np.ndarray, folder: Path) -> None:
     """``polygons.geojson``: :func:`~.shapes.polygons`."""
-    _write_json(folder / "polygons.geojson", polygons(output.labels))
+    (folder / "polygons.geojson").write_text(json.dumps(polygons(output.labels)) + "\n")
 
 
 def _table(output: EmerDiffOutput, image: np.ndarray, folder: Path) -> None:
@@ -89,37 +75,29 @@ def _crops(output: EmerDiffOutput, image: np.ndarray, folder: Path) -> None:
 
 
 def _arrays(output: EmerDiffOutput) -> dict[str, np.ndarray]:
-    found = {
-        name: getattr(output, name)
-        for name in ("labels", "baseline_labels", "coarse_masks", "mask_embeddings")
-    }
-    return found if output.difference_maps is None else found | {"difference_maps": output.difference_maps}
+    names = ("labels", "baseline_labels", "coarse_masks", "mask_embeddings", "difference_maps")
+    return {name: getattr(output, name) for name in names if getattr(output, name) is not None}
 
 
 def _npz(output: EmerDiffOutput, image: np.ndarray, folder: Path) -> None:
     """``arrays.npz``: every array of the output, compressed."""
-    members = {}
-    for name, array in _arrays(output).items():
-        buffer = BytesIO()
-        np.save(buffer, array)
-        members[f"{name}.npy"] = buffer.getvalue()
-    _write_zip(folder / "arrays.npz", members, ZIP_DEFLATED)
+    np.savez_compressed(folder / "arrays.npz", **_arrays(output))  # type: ignore[arg-type]
 
 
 def _zarr(output: EmerDiffOutput, image: np.ndarray, folder: Path) -> None:
     """``arrays.zarr.zip``: the same as a zipped Zarr group, which can be read in pieces."""
-    with TemporaryDirectory() as scratch:
-        group = zarr.open_group(scratch, mode="w")
-        for name, array in _arrays(output).items():
-            group.create_array(name, data=array)
-        paths = [path for path in sorted(Path(scratch).rglob("*")) if path.is_file()]
-        members = {path.relative_to(scratch).as_posix(): path.read_bytes() for path in paths}
-    _write_zip(folder / "arrays.zarr.zip", members, ZIP_STORED)
+    members: dict = {}
+    group = zarr.open_group(zarr.storage.MemoryStore(members), mode="w")
+    for name, array in _arrays(output).items():
+        group.create_array(name, data=array)
+    with ZipFile(folder / "arrays.zarr.zip", "w") as archive:
+        for name in sorted(members):  # ZipInfo: without the hour, so that equal arrays make equal files
+            archive.writestr(ZipInfo(name), members[name].to_bytes())
 
 
 def _prompts(output: EmerDiffOutput, image: np.ndarray, folder: Path) -> None:
     """``prompts.json``: points and boxes for SAM and its like, :func:`~.shapes.prompts`."""
-    _write_json(folder / "prompts.json", prompts(output.labels))
+    (folder / "prompts.json").write_text(json.dumps(prompts(output.labels)) + "\n")
 
 
 FORMATS: dict[str, Callable[[EmerDiffOutput, np.ndarray, Path], None]] = {
@@ -149,15 +127,15 @@ def write_formats(
     """Write a segmentation into ``folder`` (made if missing) in each of the ``formats``.
 
     Args:
-        image: the picture that was segmented, at its own size.
+        image: the one that was segmented, at its own size.
 
     Raises:
-        ValueError: an unknown format, a picture of another size, or more segments than a format can hold.
+        ValueError: an unknown format, an image of another size, or more segments than a format can hold.
     """
     names, folder, pixels = check_formats(formats), Path(folder).expanduser(), np.asarray(load_image(image))
     if pixels.shape[:2] != output.labels.shape:
         raise ValueError(
-            f"The picture is {pixels.shape[:2]}, the labels are {output.labels.shape}; pass the one that was segmented."
+            f"The image is {pixels.shape[:2]}, the labels are {output.labels.shape}; pass the one that was segmented."
         )
     if "palette" in names and len(output.coarse_masks) > PALETTE_SIZE:
         count = len(output.coarse_masks)
@@ -167,24 +145,3 @@ def write_formats(
     folder.mkdir(parents=True, exist_ok=True)
     for name in names:
         FORMATS[name](output, pixels, folder)
-
-
-def to_transformers(output: EmerDiffOutput) -> dict[str, Any]:
-    """What ``transformers``' ``post_process_panoptic_segmentation`` gives: "segmentation" (H, W) int32 tensor of segment ids, and
-    "segments_info", whose "label_id" is the segment's own number, as segments have no names, and whose "score" is 1."""
-    info = [
-        {"id": segment + 1, "label_id": segment, "was_fused": False, "score": 1.0}
-        for segment in boxes(output.labels)
-    ]
-    return {"segmentation": torch.from_numpy(output.labels.astype(np.int32) + 1), "segments_info": info}
-
-
-def _write_zip(path: Path, members: dict[str, bytes], compression: int) -> None:
-    """Without the hour, so that equal arrays make equal files."""
-    with ZipFile(path, "w", compression) as archive:
-        for name, content in members.items():
-            archive.writestr(ZipInfo(name), content, compression)
-
-
-def _write_json(path: Path, content: Any) -> None:
-    write_atomically(path, json.dumps(content) + "\n")

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.ndimage import distance_transform_edt, find_objects
+from scipy.ndimage import distance_transform_edt, find_objects, label
 from skimage.measure import find_contours, regionprops
 
 from ..stages import EmerDiffOutput
@@ -17,12 +17,17 @@ from ..stages import EmerDiffOutput
 
 def boxes(labels: np.ndarray) -> dict[int, tuple[int, int, int, int]]:
     """{segment: (x, y, width, height)} of the segments that there are."""
-    found = {}
+    places = {}
     for segment, window in enumerate(find_objects(labels.astype(np.int32) + 1)):
         if window is not None:
             rows, columns = window
-            found[segment] = (columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start)
-    return found
+            places[segment] = (
+                columns.start,
+                rows.start,
+                columns.stop - columns.start,
+                rows.stop - rows.start,
+            )
+    return places
 
 
 def segment_table(output: EmerDiffOutput, image: np.ndarray) -> pd.DataFrame:
@@ -32,20 +37,15 @@ def segment_table(output: EmerDiffOutput, image: np.ndarray) -> pd.DataFrame:
     Args:
         image: (H, W, 3) uint8, the picture that was segmented.
     """
-    rows = []
+    rows, places = [], boxes(output.labels)
     for region in regionprops(output.labels.astype(np.int32) + 1, intensity_image=image):
         segment, (cy, cx) = region.label - 1, region.centroid
-        x, y, width, height = _box(region)
+        x, y, width, height = places[segment]
         row = {"segment": segment, "area": int(region.area), "share": region.area / output.labels.size}
         row |= {"x": x, "y": y, "width": width, "height": height, "cx": cx + 0.5, "cy": cy + 0.5}
         row |= dict(zip(("red", "green", "blue"), region.intensity_mean, strict=True))
         rows.append(row | {f"q{i}": float(q) for i, q in enumerate(output.mask_embeddings[segment])})
     return pd.DataFrame(rows).set_index("segment")
-
-
-def _box(region: Any) -> tuple[int, int, int, int]:
-    top, left, bottom, right = region.bbox
-    return left, top, right - left, bottom - top
 
 
 def polygons(labels: np.ndarray) -> dict[str, Any]:
@@ -55,35 +55,16 @@ def polygons(labels: np.ndarray) -> dict[str, Any]:
     """
     features = []
     for segment in np.unique(labels):
-        inside = np.pad(labels == segment, 1).astype(float)
-        rings = [
-            ring[:, ::-1] - 0.5 for ring in find_contours(inside, 0.5)
-        ]  # (x, y); the margin is one pixel
-        outer = [ring for ring in rings if _signed_area(ring) > 0]
-        inner = [ring for ring in rings if _signed_area(ring) < 0]
-        shapes = [[ring.tolist()] for ring in outer]
-        for hole in inner:
-            homes = [i for i, ring in enumerate(outer) if _contains(ring, hole[0])]
-            smallest = min(homes, key=lambda i: abs(_signed_area(outer[i])))
-            shapes[smallest].append(hole.tolist())
+        pieces, shapes = label(labels == segment)[0], []
+        for number, (rows, columns) in enumerate(find_objects(pieces), start=1):
+            inside = np.pad(pieces[rows, columns] == number, 1).astype(float)
+            corner = (columns.start - 0.5, rows.start - 0.5)  # (x, y); the margin is one pixel
+            rings = [ring[:, ::-1] + corner for ring in find_contours(inside, 0.5)]
+            rings.sort(key=lambda ring: -np.ptp(ring[:, 0]))  # the outline is wider than its holes
+            shapes.append([ring.tolist() for ring in rings])
         geometry = {"type": "MultiPolygon", "coordinates": shapes}
         features.append({"type": "Feature", "properties": {"segment": int(segment)}, "geometry": geometry})
     return {"type": "FeatureCollection", "features": features}
-
-
-def _signed_area(ring: np.ndarray) -> float:
-    """Of a closed ring (n, 2); positive where find_contours walks around what is high."""
-    x, y = ring.T
-    return float((x[:-1] * y[1:] - x[1:] * y[:-1]).sum() / 2)
-
-
-def _contains(ring: np.ndarray, point: np.ndarray) -> bool:
-    """Whether a point lies inside a closed ring, by the parity of the edges to its right."""
-    (x, y), (x0, y0), (x1, y1) = point, ring[:-1].T, ring[1:].T
-    crossing = (y0 > y) != (y1 > y)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        at = x0 + (y - y0) / (y1 - y0) * (x1 - x0)
-    return bool((crossing & (at > x)).sum() % 2)
 
 
 def prompts(labels: np.ndarray) -> list[dict[str, Any]]:
@@ -91,11 +72,11 @@ def prompts(labels: np.ndarray) -> list[dict[str, Any]]:
 
     The point is the pixel that is farthest from the segment's edge, which a centroid may lie outside of.
     """
-    found = []
+    points = []
     for segment, (x, y, width, height) in boxes(labels).items():
         inside = np.pad(labels[y : y + height, x : x + width] == segment, 1)
         depth = distance_transform_edt(inside)[1:-1, 1:-1]
         row, column = np.unravel_index(depth.argmax(), depth.shape)
         point, box = [x + int(column) + 0.5, y + int(row) + 0.5], [x, y, x + width, y + height]
-        found.append({"segment": segment, "point": point, "label": 1, "box": box})
-    return found
+        points.append({"segment": segment, "point": point, "label": 1, "box": box})
+    return points
