@@ -5,29 +5,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from emerdiff_lib.studies.domain_shift import class_counts
 
 from emerdiff_lib.checkpoints import RELATIVES, locate
 from emerdiff_lib.evaluation.metrics import mean_iou
-from emerdiff_lib.experiments import cross_model
-from emerdiff_lib.experiments.manifest import read_manifest
-from emerdiff_lib.experiments.shift_tables import counts
 from emerdiff_lib.loading import load_pipeline
-from emerdiff_lib.runs.harness import Execution
+from emerdiff_lib.studies import models
 
 QUICK = {"num_masks": 4, "modulation_timestep": 41, "noise_ensemble_size": 1}
 
 
 @pytest.fixture(scope="module")
 def found(pipe, tmp_path_factory):
-    models = {"toyscapes": pipe, cross_model.UNTRAINED: cross_model.untrained(pipe)}
-    return cross_model.measure(
-        models, range(1000, 1003), tmp_path_factory.mktemp("models"), QUICK, Execution()
-    )
+    pipes = {"toyscapes": pipe, models.UNTRAINED: models.untrained(pipe)}
+    return models.measure(pipes, range(1000, 1003), tmp_path_factory.mktemp("models"), QUICK)
 
 
 def test_the_control_has_the_architecture_and_none_of_the_knowledge(pipe, found):
-    control = cross_model.untrained(pipe, seed=0)
-    again = cross_model.untrained(pipe, seed=0)
+    control = models.untrained(pipe, seed=0)
+    again = models.untrained(pipe, seed=0)
     for (name, a), b, c in zip(
         control.unet.state_dict().items(),
         again.unet.state_dict().values(),
@@ -36,34 +32,31 @@ def test_the_control_has_the_architecture_and_none_of_the_knowledge(pipe, found)
     ):
         assert torch.equal(a, b) and a.shape == c.shape, name
     assert control.default_settings() == pipe.default_settings() and control.vae is pipe.vae
-    table = cross_model.table(found, draws=50)
+    table = models.table(found, draws=50)
     value = table["value"].unstack()
-    assert (
-        value.loc["toyscapes", cross_model.FEATURES]
-        > value.loc[cross_model.UNTRAINED, cross_model.FEATURES] + 5
-    )
+    assert value.loc["toyscapes", models.FEATURES] > value.loc[models.UNTRAINED, models.FEATURES] + 5
     # a filter of the picture knows nothing of the model
-    assert value[cross_model.CONTROL].nunique() == 1
+    assert value[models.CONTROL].nunique() == 1
     assert table.loc["toyscapes", "− first"].tolist() == [0.0] * 4
 
 
 def test_the_table_is_of_sums_and_means(found):
-    table = cross_model.table(found, draws=50)
+    table = models.table(found, draws=50)
     for name, results in found.items():
         row = table["value"].loc[name]
-        own, nothing = (mean_iou(counts(results, kind).sum(0)) for kind in ("own cells", "position cells"))
-        assert row[cross_model.FEATURES] == pytest.approx(100 * (own - nothing))
-        assert row[cross_model.WHOLE] == pytest.approx(100 * mean_iou(counts(results, "own").sum(0)))
+        own, nothing = (
+            mean_iou(class_counts(results, kind).sum(0)) for kind in ("own cells", "position cells")
+        )
+        assert row[models.FEATURES] == pytest.approx(100 * (own - nothing))
+        assert row[models.WHOLE] == pytest.approx(100 * mean_iou(class_counts(results, "own").sum(0)))
         gains = [r["boundary F"]["modulated"] - r["boundary F"]["bilinear"] for r in results]
-        assert row[cross_model.CORRESPONDENCE] == pytest.approx(100 * np.mean(gains))
-    (sentence,) = cross_model.describe(table)
-    assert sentence.startswith("untrained against toyscapes, points: ")
+        assert row[models.CORRESPONDENCE] == pytest.approx(100 * np.mean(gains))
 
 
 def test_relatives_differ_from_the_reference_in_what_their_names_say(pipe):
-    models = {name: load_pipeline(name) for name in RELATIVES}
-    reference = models["toyscapes-reference"]
-    table = cross_model.overview(models)
+    pipes = {name: load_pipeline(name) for name in RELATIVES}
+    reference = pipes["toyscapes-reference"]
+    table = models.overview(pipes, {})
     different = {"toyscapes-v-prediction": "v_prediction", "toyscapes-transformer": "flow"}
     assert set(table["predicts"].drop(list(different))) == {"epsilon"}
     assert table.loc[list(different), "predicts"].to_dict() == different
@@ -71,7 +64,7 @@ def test_relatives_differ_from_the_reference_in_what_their_names_say(pipe):
     assert (
         weights["toyscapes-wide-top"] > weights["toyscapes-reference"] == weights["toyscapes-half-training"]
     )
-    for name, other in models.items():
+    for name, other in pipes.items():
         for a, b in zip(pipe.vae.parameters(), other.vae.parameters(), strict=True):
             assert torch.equal(a, b), name  # one autoencoder for all
         megabytes = sum(f.stat().st_size for f in Path(locate(name)).rglob("*.safetensors")) / 1e6
@@ -93,14 +86,4 @@ def test_relatives_differ_from_the_reference_in_what_their_names_say(pipe):
 )
 def test_lists_that_make_no_comparison_are_refused(names, message):
     with pytest.raises(ValueError, match=message):
-        cross_model.load_models(names)
-
-
-def test_the_command_writes_a_manifest(tmp_path, found, pipe, monkeypatch):
-    monkeypatch.setattr(cross_model, "measure", lambda *_: found)
-    output = ["--output", str(tmp_path), "--first-scene", "1000", "--num-scenes", "3"]
-    cross_model.main(output)
-    manifest = read_manifest(tmp_path / "cross_model.json")
-    assert manifest["notes"] and "--models toyscapes untrained" in manifest["command"]
-    with pytest.raises(ValueError, match="name all that are compared with --models"):
-        cross_model.main(["--model", "toyscapes", *output])
+        models.load_models(names)

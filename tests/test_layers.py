@@ -1,21 +1,20 @@
-"""Where to read and where to push: against perfect features, and against another study's numbers."""
-
-import json
+"""Where to take queries and where to modulate: against perfect features, and against another study's numbers."""
 
 import numpy as np
 import pytest
 import torch
 
 from emerdiff_lib import Toyscapes
+from emerdiff_lib.assignment import assign_bilinear
 from emerdiff_lib.attention import attention_layers
 from emerdiff_lib.datasets import open_dataset
+from emerdiff_lib.datasets.images import first_samples
 from emerdiff_lib.evaluation.metrics import contingency_table, mean_iou
 from emerdiff_lib.evaluation.protocols import oracle
-from emerdiff_lib.evaluation.regions import cell_labels
-from emerdiff_lib.experiments import domain_shift, layers
-from emerdiff_lib.experiments.names import BILINEAR
-from emerdiff_lib.experiments.photographs import grid_of_truth
+from emerdiff_lib.evaluation.regions import cell_labels, true_masks
 from emerdiff_lib.loading import load_pipeline
+from emerdiff_lib.studies import domain_shift, layers
+from emerdiff_lib.studies.names import BILINEAR
 
 from . import tiny_stable_diffusion
 
@@ -43,7 +42,8 @@ def test_perfect_features_read_to_the_ceiling(pipe, scenes, monkeypatch):
     total = 0
     for i in range(4):
         truth = scenes[i].labels
-        total += oracle(contingency_table(grid_of_truth(truth, (16, 16), count), truth, count, count))
+        masks = torch.from_numpy(true_masks(truth, (16, 16), count))
+        total += oracle(contingency_table(assign_bilinear(masks, truth.shape), truth, len(masks), count))
     assert found["oracle mIoU"] == pytest.approx(100 * mean_iou(total), abs=3)
 
 
@@ -51,14 +51,14 @@ def test_cells_of_no_known_class_are_left_out(scenes):
     labels = np.zeros((32, 32), np.uint8)
     labels[:16], labels[16:, 16:] = 255, 3
     scenes.ignore_index = 255
-    queries, classes = layers._known_cells(torch.arange(4.0).reshape(2, 2, 1), labels, scenes)
+    queries, classes = layers.known_cells(torch.arange(4.0).reshape(2, 2, 1), labels, scenes)
     assert queries.ravel().tolist() == [2, 3] and classes.ravel().tolist() == [0, 3]
 
 
 def test_a_push_is_that_of_the_other_study(pipe, scenes):
     """Domain shift pushes the same true masks at the default layer with the paper's steps."""
     other = LAYER.replace("up_blocks.2", "up_blocks.1")
-    found = layers.push_true_masks(pipe, scenes, 0, [LAYER, other], [481], {})["boundary F"]
+    found = layers.push_true_masks(pipe, scenes, [LAYER, other], [481], {}, 0)
     for layer in (LAYER, other):
         settings = {"modulation_layer": layer}
         theirs = domain_shift.evaluate_scene(pipe, Toyscapes("validation")[0], settings)["boundary F"]
@@ -79,44 +79,20 @@ def test_reading_is_of_the_settings(pipe, scenes):
 
 def test_the_table_is_of_paired_means():
     results = [
-        {"boundary F": {BILINEAR: 0.5, "a at 1": 0.7, "b.c at 281": 0.4}},
-        {"boundary F": {BILINEAR: 0.7, "a at 1": 0.9, "b.c at 281": 0.8}},
+        {BILINEAR: 0.5, "a at 1": 0.7, "b.c at 281": 0.4},
+        {BILINEAR: 0.7, "a at 1": 0.9, "b.c at 281": 0.8},
     ]
     table = layers.pushing_table(results)
     assert table.loc[("a", 1)].tolist() == pytest.approx([80, 20, 20, 20])
-    assert table.loc[("b.c", 281), "− bilinear"] == pytest.approx(0)
-    assert table.loc[("b.c", 281), "low"] == pytest.approx(-10) and table.loc[
-        ("b.c", 281), "high"
-    ] == pytest.approx(10)
+    assert table.loc[("b.c", 281)].tolist() == pytest.approx([60, 0, -10, 10])
 
 
-def test_joint_attention_is_shared_between_words_and_places(pipe, scenes, tmp_path):
-    share = layers.attention_to_words(pipe, scenes, range(1), [LAYER], 281)
+def test_joint_attention_is_shared_between_text_and_image_tokens(pipe, scenes, tmp_path):
+    share = layers.attention_to_text(pipe, scenes, range(1), [LAYER], 281, pipe.resolve().inversion)
     assert share[LAYER] == pytest.approx(100, abs=1e-3)
-    joint = load_pipeline(tiny_stable_diffusion.save(tmp_path, 16, layout="3"))
-    names = attention_layers(joint.unet, "attn2")
-    shares = layers.attention_to_words(joint, scenes, range(1), names, 281)
-    assert list(shares.index) == names and ((shares > 0) & (shares < 100)).all()
-
-
-def test_the_command_writes_what_it_found(tmp_path, monkeypatch):
-    folder, output = (
-        tiny_stable_diffusion.save(tmp_path / "model", 16, layout="3", num_masks=3),
-        tmp_path / "out",
-    )
-    given = ["--model", str(folder), "--num-pictures", "4", "--output", str(output)]
-    small = ["--timesteps", "281", "--pushed-at", "281", "--settings", '{"num_inference_steps": 10}']
-    found = layers.main([*given, *small])
-    names = [f"transformer_blocks.{i}.attn" for i in range(4)]
-    assert list(found["Reading"].index) == [(name, 301) for name in names] == list(found["Pushing"].index)
-    manifest = json.loads((output / "manifest.json").read_text())
-    assert list(manifest["tables"]) == ["Reading", "Pushing", "Attention"]
-    assert manifest["command"].endswith(
-        "/model --num-pictures 4 --timesteps 281 --pushed-at 281 --settings '{\"num_inference_steps\": 10}'"
-    )
-    assert manifest["settings"]["denoising_steps"] == 3  # six, or as many as there are
-    assert "Masks fit best when queries are read at" in manifest["notes"][0]
-    monkeypatch.setattr(layers, "push_true_masks", None)  # what is there is kept
-    assert layers.main([*given, *small])["Pushing"].equals(found["Pushing"])
-    with pytest.raises(ValueError, match="num_pictures"):
-        layers.main([*given, "--num-pictures", "1"])
+    joint = load_pipeline(tiny_stable_diffusion.save(tmp_path / "model", 16, layout="3", num_masks=3))
+    settings, names = {"num_inference_steps": 10}, attention_layers(joint.unet, "attn2")
+    tables = layers.study(joint, scenes, first_samples(scenes, 2), tmp_path / "out", settings)
+    assert set(tables["Reading"].index.unique("layer")) == set(names) == set(tables["Attention"].index)
+    shares = tables["Attention"]["% of attention to words"]
+    assert ((shares > 0) & (shares < 100)).all() and len(tables["Pushing"]) == 3 * len(names)

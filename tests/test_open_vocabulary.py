@@ -6,9 +6,8 @@ import torch
 from sklearn.metrics import confusion_matrix
 
 from emerdiff_lib.datasets import open_dataset
-from emerdiff_lib.experiments import open_vocabulary as study
-from emerdiff_lib.experiments import word_tables
-from emerdiff_lib.runs.harness import Execution
+from emerdiff_lib.datasets.images import named as positions
+from emerdiff_lib.studies import naming as study
 from emerdiff_lib.words import DenseFeatures, Vocabulary, name_places
 
 SETTINGS = {"num_masks": 4, "modulation_timestep": 41, "noise_ensemble_size": 1, "num_parts": 12}
@@ -30,12 +29,18 @@ def brightness(pipe=None):
     return {"light": DenseFeatures(of_image, of_texts)}
 
 
-def named_by_light(pipe, data, folder, vocabularies, ways=study.WAYS, count=2, how=None):
-    task = study.Naming(pipe, data, brightness, {}, vocabularies, folder, SETTINGS, ways)
-    results = study.results_of(task, study.sample_items(data, range(count)), how)
-    return {
-        name: study.Named(results, tuple(data.class_names), v.names, name) for name, v in vocabularies.items()
-    }
+def named_by_light(pipe, data, folder, vocabularies, ways=study.WAYS):
+    return study.name_images(
+        pipe,
+        data,
+        positions(data, range(2)),
+        folder,
+        SETTINGS,
+        "",
+        vocabularies,
+        ways,
+        make_features=brightness,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -61,21 +66,19 @@ def test_every_way_is_counted_pixel_by_pixel(pipe, data, named, folder):
         confusion_matrix(sample.labels.ravel(), found.ravel(), labels=range(len(data.class_names))),
     )
     again = named_by_light(pipe, data, folder, {study.CLASSES: study.vocabulary_of(data)})
-    assert again[study.CLASSES].results.report.states == {"kept": 2}
+    assert again[study.CLASSES].results.computed == 0
 
 
 def test_the_tables_are_those_of_the_counts(data, named):
-    table = word_tables.table(named, draws=50)
+    table = study.table(named)
     right, true, seen = named.counts("light", study.PIXELS).sum(0).T
     iou = right[true > 0] / (true + seen - right)[true > 0]
     assert table.loc[("light", study.PIXELS), "mIoU"] == pytest.approx(100 * iou.mean())
     assert table.loc[("light", study.ALONE), ["gain", "low", "high"]].tolist() == [0, 0, 0]
     gain = table.loc[("light", study.PIXELS), "mIoU"] - table.loc[("light", study.ALONE), "mIoU"]
     assert table.loc[("light", study.PIXELS), "gain"] == pytest.approx(gain)
-    assert word_tables.by_class(named).shape == (5, 10)
-    one = word_tables.by_vocabulary([named], study.PIXELS)
-    assert one.loc[study.CLASSES, "light"] == pytest.approx(100 * iou.mean())
-    shares = word_tables.called(named, "light", study.PIXELS)
+    assert study.by_class(named).shape == (5, 10)
+    shares = study.called(named, "light", study.PIXELS)
     present = [name for name, count in zip(data.class_names, true, strict=True) if count]
     np.testing.assert_allclose(shares.loc[present].sum(1), 100)
     assert shares.loc["sky", "sky"] == pytest.approx(100 * right[0] / true[0])
@@ -83,12 +86,10 @@ def test_the_tables_are_those_of_the_counts(data, named):
 
 def test_one_pass_serves_many_vocabularies_and_a_threshold_refuses(pipe, data, tmp_path, named):
     words = {name: study.TOYSCAPES_NAMES[name] for name in ("sky", "car")}
-    thresholds = {0.0: "0", 0.9: "0.9", 1.0: "1"}
-    said = {title: Vocabulary(words, threshold=t) for t, title in thresholds.items()}
+    said = {f"{t:g}": Vocabulary(words, threshold=t) for t in (0.0, 0.9, 1.0)}
     found = named_by_light(pipe, data, tmp_path, said, [study.ALONE])
-    by_threshold = {t: found[title] for t, title in thresholds.items()}
     others = [name for name in data.class_names if name not in words]
-    curve = word_tables.nothing_curve(by_threshold, others, "light", study.ALONE).set_index("threshold")
+    curve = study.nothing_curve(found, others, "light", study.ALONE).set_index("threshold")
     assert curve.loc[0.0, "named"] == 100 and curve.loc[0.0, "refused"] == 0
     assert curve["refused"].is_monotonic_increasing and curve["named"].is_monotonic_decreasing
     sky = [(data[i].labels == 0, brightness()["light"]) for i in range(2)]
@@ -102,15 +103,6 @@ def test_one_pass_serves_many_vocabularies_and_a_threshold_refuses(pipe, data, t
         found["0"].counts("light", study.ALONE)
 
 
-def test_other_processes_make_the_features_themselves(pipe, data, tmp_path, named):
-    two = named_by_light(
-        pipe, data, tmp_path, {study.CLASSES: study.vocabulary_of(data)}, how=Execution("local", 2)
-    )
-    for way in study.WAYS:
-        one, other = (n.confusions("light", way) for n in (named, two[study.CLASSES]))
-        assert np.abs(one - other).sum() <= 0.01 * one.sum()  # another process, other threads, other rounding
-
-
 def test_the_vocabulary_is_the_data_set_s_in_the_words_of_captions(pipe, data):
     vocabulary = study.vocabulary_of(data)
     assert vocabulary.names == tuple(data.class_names)
@@ -120,10 +112,4 @@ def test_the_vocabulary_is_the_data_set_s_in_the_words_of_captions(pipe, data):
 
 def test_features_that_are_not_there_are_refused(pipe):
     with pytest.raises(ValueError, match="there are 'the model's attention|there are "):
-        study.text_aligned(pipe, "", ["nonsense"])
-
-
-@pytest.mark.slow
-def test_the_command_prints_the_table(tmp_path, capsys):
-    study.main(["--limit", "2", "--num-masks", "4", "--clip", "", "--output", str(tmp_path)])
-    assert study.OWN in capsys.readouterr().out
+        study.text_aligned(pipe, "", ("nonsense",))

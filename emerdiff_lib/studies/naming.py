@@ -1,0 +1,357 @@
+"""Can class names be found in the segments? (Notebook 11, the paper's Table 3.)
+
+The same text-aligned features alone, averaged inside coarse masks, EmerDiff's and pixel mode's segments, and spread over
+pixels by responses; class names in, mIoU out. The whole vocabulary is looked for in every image, never the image's own
+true classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+
+from ..assignment import assign_bilinear
+from ..datasets import LabelledDataset
+from ..evaluation.intervals import interval
+from ..evaluation.metrics import class_iou, contingency_table, label_counts, mean_iou
+from ..pipeline import EmerDiffPipeline
+from ..pixels import label_shares
+from ..runs.cached_map import Results, cached_map
+from ..runs.keys import dataset_key, model_key, network_digest, sample_key, versions
+from ..toyscapes.objects import CLASS_NAMES, COARSE_CLASS_NAMES, FINE_TO_COARSE
+from ..words import (
+    NOTHING,
+    TEMPLATES,
+    TOYSCAPES_CLIP,
+    DenoisingError,
+    MaskClip,
+    TextAligned,
+    Vocabulary,
+    WordAttention,
+    name_pixels,
+    name_places,
+    name_segments,
+)
+
+ALONE, COARSE, EMERDIFF, SEGMENTS, PIXELS = WAYS = (
+    "alone",
+    "in coarse masks",
+    "in EmerDiff's masks",
+    "in pixel mode's segments",
+    "pixel by pixel",
+)
+ATTENTION, ERROR, CLIP = "the model's attention to words", "the model's denoising error", "MaskCLIP"
+CLASSES = "class names"  # of a data set, with their synonyms
+# What captions of Toyscapes call its coarse classes
+TOYSCAPES_NAMES = {
+    "sky": ["clouds", "sun", "moon"],
+    "mountain": ["mountains"],
+    "water": ["sea", "lake"],
+    "grass": ["field"],
+    "road": ["road"],
+    "building": ["house"],
+    "tree": ["tree"],
+    "car": ["car"],
+    "boat": ["boat"],
+    "person": ["person"],
+}
+TOYSCAPES_TEMPLATES = ("a picture of a {}", "a picture of the {}")
+
+
+# -- vocabularies ---------------------------------------------------------------------------------------------------------
+
+
+def vocabulary_of(data: LabelledDataset, threshold: float = 0.0) -> Vocabulary:
+    """A data set's class names with their synonyms; Toyscapes' as its captions have them."""
+    if set(data.class_names) == set(TOYSCAPES_NAMES):
+        classes = {name: TOYSCAPES_NAMES[name] for name in data.class_names}
+        return Vocabulary(classes, templates=TOYSCAPES_TEMPLATES, threshold=threshold)
+    return Vocabulary.of(data.class_names, threshold=threshold)
+
+
+def prompt_variants(vocabulary: Vocabulary) -> dict[str, Vocabulary]:
+    """The same classes said in other ways: without a sentence around them, in one sentence, in CLIP's, by one word each, by
+    their names alone."""
+    first = {name: words[:1] for name, words in vocabulary.classes.items()}
+    return {
+        CLASSES: vocabulary,
+        "no template": replace(vocabulary, templates=("{}",)),
+        "one template": replace(vocabulary, templates=vocabulary.templates[:1]),
+        "CLIP's templates": replace(vocabulary, templates=TEMPLATES),
+        "one word for each class": replace(vocabulary, classes=first),
+        "the data set's own names": Vocabulary.of(vocabulary.names, templates=vocabulary.templates),
+    }
+
+
+def word_by_word(vocabulary: Vocabulary, more: Iterable[str] = ()) -> Vocabulary:
+    """Every word a class of its own, and ``more`` words besides."""
+    return replace(vocabulary, classes={word: [word] for word in (*vocabulary.words, *more)})
+
+
+def right_words(data: LabelledDataset, vocabulary: Vocabulary) -> dict[str, list[str]]:
+    """{class of a data set: words that are right for it}; a part without a class of its own has those of its whole."""
+    if tuple(data.class_names) != CLASS_NAMES:
+        return {name: list(words) for name, words in vocabulary.classes.items()}
+    wholes = [COARSE_CLASS_NAMES[index] for index in FINE_TO_COARSE]
+    return {part: list(vocabulary.classes[whole]) for part, whole in zip(CLASS_NAMES, wholes, strict=True)}
+
+
+def with_thresholds(
+    vocabulary: Vocabulary, left_out: Collection[str], thresholds: Iterable[float]
+) -> dict[str, Vocabulary]:
+    """{threshold as text: the classes but those ``left_out``, which nothing names then}.
+
+    Raises:
+        ValueError: a class that there is not, or none is left.
+    """
+    if unknown := [name for name in left_out if name not in vocabulary.classes]:
+        known = ", ".join(map(repr, vocabulary.names))
+        raise ValueError(f"left_out names {unknown[0]!r}, which is no class; choose some of {known}.")
+    kept = {name: words for name, words in vocabulary.classes.items() if name not in left_out}
+    return {f"{t:g}": replace(vocabulary, classes=kept, threshold=float(t)) for t in thresholds}
+
+
+# -- features and images ------------------------------------------------------------------------------------------------
+
+
+def clip_for(clip: str, dataset: str) -> str:
+    """The CLIP that is meant: for none given, the bundled one, which has seen drawn scenes alone, for those; else none ("")."""
+    return clip or (TOYSCAPES_CLIP if dataset.startswith("toyscapes") else "")
+
+
+@lru_cache(2)  # a CLIP is loaded once for many images
+def text_aligned(
+    pipe: EmerDiffPipeline, clip: str = "", kinds: tuple[str, ...] = ()
+) -> dict[str, TextAligned]:
+    """{name: features} that can be had here: the model's own if it reads words, and a CLIP.
+
+    Args:
+        clip: a folder or hub id of ``transformers``, or "toyscapes-clip", which is bundled; "" for none.
+        kinds: some of them; empty: all.
+
+    Raises:
+        ValueError: there are none.
+    """
+    available: dict[str, Callable[[], TextAligned]] = {}
+    if pipe.tokenizer is not None:
+        available |= {ATTENTION: lambda: WordAttention(pipe), ERROR: lambda: DenoisingError(pipe)}
+    if clip:
+        available[CLIP] = lambda: MaskClip.from_pretrained(clip)
+    features = {kind: make() for kind, make in available.items() if not kinds or kind in kinds}
+    if not features:
+        known = ", ".join(map(repr, available)) or "none, since this model reads no words: name a CLIP"
+        raise ValueError(f"There are no features of these kinds: {list(kinds)}; there are {known}.")
+    return features
+
+
+def features_key(features: Mapping[str, TextAligned]) -> dict[str, Any]:
+    """What results depend on besides the pipeline: how the diffusion model itself is asked, or the weights and size of a CLIP."""
+    options = ("prompt", "timestep", "draws", "seed", "resolution")
+    return {
+        kind: {name: getattr(one, name) for name in options if hasattr(one, name)}
+        | ({"model": network_digest(one.model)} if isinstance(one, MaskClip) else {})
+        for kind, one in features.items()
+    }
+
+
+Namer = Callable[[TextAligned, Vocabulary, torch.Tensor], np.ndarray]
+
+
+def namers_of(
+    pipe: EmerDiffPipeline,
+    image: Image.Image,
+    generator: torch.Generator | None = None,
+    settings: Mapping[str, Any] | None = None,
+    ways: Sequence[str] = WAYS,
+) -> dict[str, Namer]:
+    """{way: (features' model, vocabulary, features of the image) → (H, W) int32 classes}; what no way needs is not computed.
+
+    Args:
+        settings: of the pipeline, except ``mode``.
+        ways: some of :data:`WAYS`.
+    """
+    namers: dict[str, Namer] = {ALONE: lambda model, v, f: name_places(model, image, v, f)}
+
+    def add(way: str, labels: np.ndarray, masks: torch.Tensor) -> None:
+        namers[way] = lambda model, v, f: name_segments(model, image, v, labels, masks, f)
+
+    if set(ways) - {ALONE}:
+        coarse = pipe.coarse(image, generator=generator, **(settings or {}))
+        add(COARSE, assign_bilinear(coarse.masks, coarse.size), coarse.masks)
+    if EMERDIFF in ways:
+        add(EMERDIFF, pipe.assign(pipe.respond(coarse)), coarse.masks)
+    if {SEGMENTS, PIXELS} & set(ways):
+        responses = pipe.respond(coarse, mode="pixel")
+        segments, (_, rows, columns) = pipe.assign(responses), coarse.masks.shape
+        add(SEGMENTS, segments, label_shares(segments, (rows, columns)))
+        namers[PIXELS] = lambda model, v, f: name_pixels(model, responses, v, f)
+    return {way: namers[way] for way in WAYS if way in ways}
+
+
+def name_images(
+    pipe: EmerDiffPipeline,
+    data: LabelledDataset,
+    samples: Mapping[str, int],
+    output_dir: Path | str,
+    settings: Mapping[str, Any],
+    clip: str = "",
+    vocabularies: Mapping[str, Vocabulary] | None = None,
+    ways: Sequence[str] = WAYS,
+    kinds: Sequence[str] = (),
+    make_features: Callable[[EmerDiffPipeline], dict[str, TextAligned]] | None = None,
+    **execution: Any,
+) -> dict[str, Named]:
+    """{vocabulary: what was found}: images (names and positions in ``data``) named in every way by all features.
+
+    Args:
+        settings: of the pipeline, except ``mode``.
+        clip, kinds: as for :func:`text_aligned`; ``make_features`` in its place.
+        vocabularies: {name: words to look for}; the data set's own classes by default, as :data:`CLASSES`.
+        ways: some of :data:`WAYS`; what they do not need is not computed.
+    """
+    vocabularies = vocabularies or {CLASSES: vocabulary_of(data)}
+    make = make_features or partial(text_aligned, clip=clip, kinds=tuple(kinds))
+    ways = [way for way in WAYS if way in ways]
+    key = {
+        "study": "naming",
+        "features": features_key(make(pipe)),
+        "vocabularies": {
+            n: [dict(v.classes), list(v.templates), v.threshold] for n, v in vocabularies.items()
+        },
+        "ways": ways,
+        "settings": pipe.resolve(**settings).to_dict(),
+        "pixel": pipe.resolve(**(dict(settings) | {"mode": "pixel"})).to_dict(),
+        "model": model_key(pipe),
+        "data": dataset_key(data),
+        "versions": versions(),
+    }
+
+    def named(position: int) -> dict[str, Any]:
+        """{"name", "pairs": {vocabulary: {features: {way: (n, 3) true class, class found, pixels}}}}."""
+        sample, computed, pairs = data[position], {}, {}
+        generator = torch.Generator().manual_seed(sample.seed)
+        namers = namers_of(pipe, sample.image, generator, settings, ways)
+        for title, vocabulary in vocabularies.items():
+            for kind, model in make(pipe).items():
+                asked = kind, vocabulary.words, vocabulary.templates
+                if asked not in computed:
+                    computed[asked] = model.features(sample.image, vocabulary)
+                labels = {way: name(model, vocabulary, computed[asked]) for way, name in namers.items()}
+                counted = {way: _pairs(sample.labels, one, data) for way, one in labels.items()}
+                pairs.setdefault(title, {})[kind] = counted
+        return {"name": sample.name, "pairs": pairs}
+
+    results = cached_map(named, samples, output_dir, key, partial(sample_key, data), **execution)
+    return {
+        title: Named(results, tuple(data.class_names), v.names, title) for title, v in vocabularies.items()
+    }
+
+
+def _pairs(truth: np.ndarray, labels: np.ndarray, data: LabelledDataset) -> list[list[int]]:
+    """How often each class of the truth was called what, where that happened at all."""
+    count = max(int(labels.max()), 0) + 1
+    table = contingency_table(labels, truth, count, len(data.class_names), data.ignore_index).T
+    return np.column_stack([*table.nonzero(), table[table > 0]]).tolist()
+
+
+# -- tables ---------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Named:
+    """What :func:`name_images` found with one vocabulary.
+
+    Attributes:
+        results: of the run; ``vocabulary``: which of its vocabularies.
+        classes: the data set's; ``called``: the vocabulary's.
+    """
+
+    results: Results
+    classes: tuple[str, ...]
+    called: tuple[str, ...]
+    vocabulary: str = CLASSES
+
+    @property
+    def kinds(self) -> list[str]:
+        return list(self.results[0]["pairs"][self.vocabulary])
+
+    @property
+    def ways(self) -> list[str]:
+        return list(self.results[0]["pairs"][self.vocabulary][self.kinds[0]])
+
+    def confusions(self, kind: str, way: str) -> np.ndarray:
+        """(N, true classes, classes found + 1) pixels; the last column is "none of these"."""
+        confusions = np.zeros((len(self.results), len(self.classes), len(self.called) + 1), np.int64)
+        for matrix, result in zip(confusions, self.results, strict=True):
+            true, called, pixels = np.array(result["pairs"][self.vocabulary][kind][way]).T
+            matrix[true, called] = pixels
+        return confusions
+
+    def counts(self, kind: str, way: str) -> np.ndarray:
+        """(N, C, 3) right, true and predicted pixels of each class; "none of these" is right nowhere.
+
+        Raises:
+            ValueError: the vocabulary's classes are not the data set's.
+        """
+        if self.called != self.classes:
+            raise ValueError("IoU needs a vocabulary of the data set's own classes, in their order.")
+        return label_counts(self.confusions(kind, way).swapaxes(1, 2))
+
+
+def table(named: Named) -> pd.DataFrame:
+    """The paper's Table 3: a row per kind of features, and way; mIoU, and its gain over the same features alone, in points."""
+    rows = []
+    for kind in named.kinds:
+        alone = named.counts(kind, ALONE)
+        for way in named.ways:
+            counts = named.counts(kind, way)
+            gain = (100 * end for end in interval(counts, alone))
+            rows.append((kind, way, 100 * float(mean_iou(counts.sum(0))), *gain))
+    columns = ["features", "way", "mIoU", "gain", "low", "high"]
+    return pd.DataFrame(rows, columns=columns).set_index(["features", "way"])
+
+
+def by_class(named: Named) -> pd.DataFrame:
+    """IoU of every class in percent, a row per kind of features and way."""
+    pairs = [(kind, way) for kind in named.kinds for way in named.ways]
+    rows = {pair: 100 * class_iou(named.counts(*pair).sum(0)) for pair in pairs}
+    return pd.DataFrame(rows, index=list(named.classes)).T.rename_axis(["features", "way"])
+
+
+def called(named: Named, kind: str, way: str) -> pd.DataFrame:
+    """What the pixels of each true class (rows) are called (columns), in percent; rows sum to 100, those of classes that no
+    image has are NaN."""
+    matrix = named.confusions(kind, way).sum(0).astype(float)
+    total = matrix.sum(1, keepdims=True)
+    shares = 100 * matrix / np.where(total > 0, total, np.nan)
+    return pd.DataFrame(shares, index=list(named.classes), columns=[*named.called, NOTHING])
+
+
+def nothing_curve(named: Mapping[str, Named], left_out: Collection[str], kind: str, way: str) -> pd.DataFrame:
+    """What a threshold does when some classes have no word: in percent, "named" of the pixels of known classes, "right" of
+    those named, and "refused" of the pixels of classes ``left_out``.
+
+    Args:
+        named: {threshold as text: what was found with it}.
+    """
+    rows = []
+    for threshold, one in named.items():
+        matrix = one.confusions(kind, way).sum(0)
+        known = np.array([name not in left_out for name in one.classes])
+        right = sum(matrix[one.classes.index(name), i] for i, name in enumerate(one.called))
+        said, nameless = matrix[known, :-1].sum(), matrix[~known]
+        shares = (
+            said / matrix[known].sum(),
+            right / said if said else np.nan,
+            nameless[:, -1].sum() / max(1, nameless.sum()),
+        )
+        rows.append((float(threshold), *(100 * share for share in shares)))
+    return pd.DataFrame(rows, columns=["threshold", "named", "right", "refused"])

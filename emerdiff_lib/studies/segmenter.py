@@ -1,0 +1,205 @@
+"""Named masks in place of labels: images that a model draws, labels that it gives, a small segmenter that learns from them.
+
+Notebook 11 compares segmenters that learnt from true labels, from named masks of real images and of drawn ones.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import DiffusionPipeline, SD3Transformer2DModel
+from PIL import Image
+from tqdm.auto import tqdm
+from transformers import SegformerConfig, SegformerForSemanticSegmentation
+
+from ..checkpoints import locate, quietly
+from ..datasets import LabelledDataset, Sample
+from ..datasets.base import IGNORE
+from ..evaluation.metrics import contingency_table, label_counts
+from ..images import to_guide
+from ..pipeline import EmerDiffPipeline
+from ..runs.cached_map import cached_map
+from ..runs.keys import dataset_key, model_key, sample_key, versions
+from ..toyscapes import Toyscapes
+from ..train.captions import caption
+from ..words import name_pixels
+from .naming import features_key, text_aligned, vocabulary_of
+
+DRAWING = {"num_inference_steps": 20, "guidance_scale": 3.0}  # arguments of the diffusers pipeline
+
+
+def captions_of(data: LabelledDataset, positions: Iterable[int]) -> list[str]:
+    """What images of a data set show, in words: a scene's own caption, or the names of the classes in it."""
+    if getattr(data, "scenes", None) is not None:
+        return [Toyscapes.from_seed(data[position].seed).caption for position in positions]
+    names = list(data.class_names)
+    return [caption(data[position].labels, names, data.ignore_index) for position in positions]
+
+
+@lru_cache(1)
+def sampler_of(pipe: EmerDiffPipeline) -> Callable[..., Any]:
+    """The diffusers pipeline that the checkpoint names, of the same networks: captions in, images out."""
+    parts, options = {name: part for name, part in pipe.components.items() if part is not None}, {}
+    if isinstance(pipe.unet, SD3Transformer2DModel):
+        parts["transformer"] = parts.pop("unet")
+        if pipe.vae.config.shift_factor is None:  # it wants a number
+            parts["vae"] = copy.deepcopy(pipe.vae)
+            parts["vae"].register_to_config(shift_factor=0.0)
+        # None has to be said
+        parts |= {name: getattr(pipe, name) for name in ("text_encoder_3", "tokenizer_3")}
+        options = {"max_sequence_length": pipe.config.max_sequence_length}
+    with quietly():
+        sampler = DiffusionPipeline.from_pretrained(locate(pipe.model_name), **parts)
+    sampler.to(pipe.device).set_progress_bar_config(disable=True)
+    return partial(sampler, **options)
+
+
+def name_pixels_of(
+    pipe: EmerDiffPipeline,
+    data: LabelledDataset,
+    samples: Mapping[str, int] | Mapping[str, str],
+    output_dir: Path | str,
+    settings: Mapping[str, Any],
+    kind: str,
+    clip: str = "",
+    drawing: Mapping[str, Any] = DRAWING,
+    **execution: Any,
+) -> list[Sample]:
+    """Images whose pixels are named by the classes of ``data``; "none of these" is ignored.
+
+    Args:
+        samples: {name: position in ``data``}, or {name: caption}, which the model then draws.
+        settings: of the pipeline; the mode is "fast" unless they say otherwise, and has to have responses of probe masks.
+        kind, clip: which features name the pixels, as for :func:`.naming.text_aligned`.
+        drawing: arguments of the diffusers pipeline besides the caption.
+
+    Raises:
+        ValueError: a model that reads no text draws no captions; a mode without probe masks; an image failed.
+    """
+    if pipe.tokenizer is None:
+        raise ValueError(
+            f"{pipe.model_name} is conditioned on images, not on text, so it draws no captions; pass num_pictures=0 to leave "
+            "this out."
+        )
+    settings = {"mode": "fast"} | dict(settings)
+    if (resolved := pipe.resolve(**settings)).assignment.num_parts is None:
+        raise ValueError(
+            f'mode={resolved.mode!r} has no responses of small masks, which words are spread by; use "pixel" or "fast".'
+        )
+    vocabulary, make = vocabulary_of(data), partial(text_aligned, clip=clip, kinds=(kind,))
+    drawn = any(isinstance(sample, str) for sample in samples.values())
+    key = {
+        "study": "masks as labels",
+        "features": features_key(make(pipe)),
+        "vocabulary": [dict(vocabulary.classes), list(vocabulary.templates), vocabulary.threshold],
+        "settings": resolved.to_dict(),
+        "drawing": dict(drawing) if drawn else {},
+        "model": model_key(pipe),
+        "data": dataset_key(data),
+        "versions": versions(),
+    }
+
+    def named(sample: tuple[str, Any]) -> tuple[Image.Image, np.ndarray]:
+        name, what = sample
+        generator = lambda: torch.Generator().manual_seed(crc32(name.encode()))
+        image = (
+            sampler_of(pipe)(what, generator=generator(), **drawing).images[0] if drawn else data[what].image
+        )
+        responses = pipe.respond(pipe.coarse(image, generator=generator(), **settings))
+        labels = name_pixels(*make(pipe).values(), responses, vocabulary)
+        return image, np.where(labels == len(vocabulary.names), IGNORE, labels).astype(np.uint8)
+
+    pairs = {name: (name, sample) for name, sample in samples.items()}
+    content = lambda pair: {"caption": pair[1]} if drawn else sample_key(data, pair[1])
+    results = cached_map(named, pairs, output_dir, key, content, write=_write, **execution)
+    if results.failures:
+        raise ValueError(str(results))
+    read = lambda folder, name: np.asarray(Image.open(folder / name))
+    return [
+        Sample(name, Image.fromarray(read(folder, "image.png")), read(folder, "labels.png"), 0)
+        for name, folder in zip(results.names, results, strict=True)
+    ]
+
+
+def _write(result: tuple[Image.Image, np.ndarray], folder: Path) -> None:
+    image, labels = result
+    image.save(folder / "image.png")
+    Image.fromarray(labels).save(folder / "labels.png")
+
+
+def train_segmenter(
+    samples: Sequence[Sample],
+    num_classes: int,
+    size: tuple[int, int],
+    steps: int = 300,
+    batch_size: int = 16,
+    learning_rate: float = 1e-3,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+) -> SegformerForSemanticSegmentation:
+    """A small SegFormer (Xie et al., NeurIPS 2021), from random weights, on images mirrored and in changing light.
+
+    Args:
+        samples: their labels may hold :data:`~emerdiff_lib.datasets.base.IGNORE`.
+        size: (H, W) that images and label maps are brought to.
+    """
+    images = torch.stack([_pixels(sample.image, size) for sample in samples])
+    truth = [torch.from_numpy(sample.labels.astype(np.float32))[None] for sample in samples]
+    labels = torch.stack(
+        [F.interpolate(one[None], size=size, mode="nearest-exact")[0, 0].long() for one in truth]
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        config = SegformerConfig(
+            num_labels=num_classes,
+            hidden_sizes=[16, 32, 80, 128],
+            depths=[1, 1, 1, 1],
+            num_attention_heads=[1, 1, 2, 4],
+            decoder_hidden_size=64,
+            semantic_loss_ignore_index=IGNORE,
+        )
+        model = SegformerForSemanticSegmentation(config).to(device)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps)
+        for _ in tqdm(range(steps), desc="segmenter", leave=False):
+            rows = torch.randint(len(images), (batch_size,))
+            seen, wanted = images[rows] * (0.8 + 0.4 * torch.rand(batch_size, 1, 1, 1)), labels[rows]
+            flip = torch.rand(batch_size) < 0.5
+            seen = torch.where(flip[:, None, None, None], seen.flip(-1), seen)
+            wanted = torch.where(flip[:, None, None], wanted.flip(-1), wanted)
+            loss = model(pixel_values=seen.to(device), labels=wanted.to(device)).loss
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+    return model.eval()
+
+
+def _pixels(image: Image.Image, size: tuple[int, int]) -> torch.Tensor:
+    """(3, H, W) in [−1, 1]."""
+    pixels = to_guide(np.asarray(image.convert("RGB")))[None]
+    return F.interpolate(pixels, size=size, mode="bilinear", antialias=True)[0] * 2 - 1
+
+
+@torch.no_grad()
+def predict(model: SegformerForSemanticSegmentation, image: Image.Image, size: tuple[int, int]) -> np.ndarray:
+    """(H, W) int32 classes at the image's own size."""
+    logits = model(pixel_values=_pixels(image, size)[None].to(model.device)).logits.float()
+    logits = F.interpolate(logits, size=(image.height, image.width), mode="bilinear")
+    return logits[0].argmax(0).int().cpu().numpy()
+
+
+def class_counts(
+    labels: np.ndarray, truth: np.ndarray, num_classes: int, ignore_index: int | None
+) -> np.ndarray:
+    """(C, 3) right, true and predicted pixels of each class; pixels that are named nothing (IGNORE) are of none."""
+    named = np.where(labels == IGNORE, num_classes, labels)
+    return label_counts(contingency_table(named, truth, num_classes + 1, num_classes, ignore_index))
