@@ -1,7 +1,7 @@
 """The same measurements for every model: ``python -m emerdiff_lib.experiments.cross_model --models toyscapes untrained …``.
 
 What do EmerDiff's semantics come from: text, denoising, the architecture, or the picture itself? Models that differ in one thing
-are held against each other by both stages (:mod:`.domain_shift`: what the features know beyond positions, and what modulation
+are held against each other by both stages (:mod:`emerdiff_lib.studies.domain_shift`: what the features know beyond positions, and what modulation
 adds to *true* coarse masks) and by the whole method, scene by scene, so that differences are paired.
 """
 
@@ -22,11 +22,10 @@ from ..evaluation.metrics import mean_iou
 from ..loading import load_pipeline
 from ..pipeline import EmerDiffPipeline
 from ..runs.harness import Execution
-from . import domain_shift
-from .ablations import scene_seeds, scenes_command
+from ..studies.domain_shift import REFERENCE, WAYS, class_counts, run_shifts
 from .manifest import write_manifest
+from .selection import command as study_command
 from .selection import execution
-from .shift_tables import REFERENCE, WAYS, counts
 
 UNTRAINED = "untrained"  # a model's name that stands for the first one's architecture with random weights
 FEATURES, CORRESPONDENCE, CONTROL, WHOLE = MEASURES = (
@@ -106,7 +105,7 @@ def measure(
     settings: dict[str, Any] | None = None,
     how: Execution | None = None,
 ) -> dict[str, list[dict]]:
-    """{model: :func:`.domain_shift.evaluate_scene`, scene by scene}; what is in ``output_dir`` already, of exactly this, is kept,
+    """{model: :func:`~emerdiff_lib.studies.domain_shift.evaluate_scene`, scene by scene}; what is in ``output_dir`` already, of exactly this, is kept,
     in a folder for each model.
 
     An untrained model is no checkpoint that another process could load: it always runs in this one.
@@ -115,17 +114,18 @@ def measure(
     for name, pipe in models.items():
         own = Execution(shard=how.shard) if name == UNTRAINED else how
         folder = Path(output_dir) / name
-        found[name] = domain_shift.run(pipe, [REFERENCE], seeds, folder, settings, own)[REFERENCE]
+        options = {"engine": own.engine, "workers": own.workers, "shard": own.shard}
+        found[name] = run_shifts(pipe, [REFERENCE], seeds, folder, settings or {}, **options)[REFERENCE]
     return found
 
 
 def _statistic(results: list[dict], measure: str):
     """Of the scenes with given (…, n) indices, in points."""
     if measure == FEATURES:
-        own, nothing = counts(results, "own cells"), counts(results, "position cells")
+        own, nothing = class_counts(results, "own cells"), class_counts(results, "position cells")
         return lambda rows: 100 * (mean_iou(own[rows].sum(-3)) - mean_iou(nothing[rows].sum(-3)))
     if measure == WHOLE:
-        whole = counts(results, "own")
+        whole = class_counts(results, "own")
         return lambda rows: 100 * mean_iou(whole[rows].sum(-3))
     way = WAYS[1] if measure == CORRESPONDENCE else WAYS[2]
     gains = np.array([r["boundary F"][way] - r["boundary F"][WAYS[0]] for r in results])
@@ -165,8 +165,10 @@ def describe(table: pd.DataFrame) -> list[str]:
 
 
 def command() -> argparse.ArgumentParser:
-    parser = scenes_command(__doc__, "runs/cross-model", first_scene=1700, num_scenes=12)
-    parser.set_defaults(model="")
+    parser = study_command(__doc__, "runs/cross-model")
+    parser.set_defaults(model="", num_masks=None)
+    parser.add_argument("--first-scene", type=int, default=1700, help="0–999: test, 1000–1999: validation")
+    parser.add_argument("--num-scenes", type=int, default=12, help="how many")
     parser.add_argument(
         "--models", nargs="+", default=["toyscapes", UNTRAINED], help=f"folders, names, or {UNTRAINED!r}"
     )
