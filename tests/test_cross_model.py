@@ -10,9 +10,9 @@ from emerdiff_lib.checkpoints import RELATIVES, locate
 from emerdiff_lib.evaluation.metrics import mean_iou
 from emerdiff_lib.experiments import cross_model
 from emerdiff_lib.experiments.manifest import read_manifest
-from emerdiff_lib.experiments.shift_tables import counts
 from emerdiff_lib.loading import load_pipeline
 from emerdiff_lib.runs.harness import Execution
+from emerdiff_lib.studies.domain_shift import class_counts
 
 QUICK = {"num_masks": 4, "modulation_timestep": 41, "noise_ensemble_size": 1}
 
@@ -51,9 +51,11 @@ def test_the_table_is_of_sums_and_means(found):
     table = cross_model.table(found, draws=50)
     for name, results in found.items():
         row = table["value"].loc[name]
-        own, nothing = (mean_iou(counts(results, kind).sum(0)) for kind in ("own cells", "position cells"))
+        own, nothing = (
+            mean_iou(class_counts(results, kind).sum(0)) for kind in ("own cells", "position cells")
+        )
         assert row[cross_model.FEATURES] == pytest.approx(100 * (own - nothing))
-        assert row[cross_model.WHOLE] == pytest.approx(100 * mean_iou(counts(results, "own").sum(0)))
+        assert row[cross_model.WHOLE] == pytest.approx(100 * mean_iou(class_counts(results, "own").sum(0)))
         gains = [r["boundary F"]["modulated"] - r["boundary F"]["bilinear"] for r in results]
         assert row[cross_model.CORRESPONDENCE] == pytest.approx(100 * np.mean(gains))
     (sentence,) = cross_model.describe(table)

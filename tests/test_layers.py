@@ -12,10 +12,11 @@ from emerdiff_lib.datasets import open_dataset
 from emerdiff_lib.evaluation.metrics import contingency_table, mean_iou
 from emerdiff_lib.evaluation.protocols import oracle
 from emerdiff_lib.evaluation.regions import cell_labels
-from emerdiff_lib.experiments import domain_shift, layers
+from emerdiff_lib.experiments import layers
 from emerdiff_lib.experiments.names import BILINEAR
 from emerdiff_lib.experiments.photographs import grid_of_truth
 from emerdiff_lib.loading import load_pipeline
+from emerdiff_lib.studies import domain_shift
 
 from . import tiny_stable_diffusion
 

@@ -1,7 +1,7 @@
 """The same measurements for every model: ``python -m emerdiff_lib.experiments.cross_model --models toyscapes untrained …``.
 
 What do EmerDiff's semantics come from: text, denoising, the architecture, or the picture itself? Models that differ in one thing
-are held against each other by both stages (:mod:`emerdiff_lib.studies.domain_shift`: what the features know beyond positions, and what modulation
+are held against each other by both stages (``studies.domain_shift``: what the features know beyond positions, and what modulation
 adds to *true* coarse masks) and by the whole method, scene by scene, so that differences are paired.
 """
 
@@ -17,6 +17,7 @@ import pandas as pd
 import torch
 
 from ..checkpoints import family_of, quietly
+from ..datasets.images import scene_seeds
 from ..evaluation.intervals import bootstrap
 from ..evaluation.metrics import mean_iou
 from ..loading import load_pipeline
@@ -105,7 +106,7 @@ def measure(
     settings: dict[str, Any] | None = None,
     how: Execution | None = None,
 ) -> dict[str, list[dict]]:
-    """{model: :func:`~emerdiff_lib.studies.domain_shift.evaluate_scene`, scene by scene}; what is in ``output_dir`` already, of exactly this, is kept,
+    """{model: ``domain_shift.evaluate_scene``, scene by scene}; what is in ``output_dir`` already, of exactly this, is kept,
     in a folder for each model.
 
     An untrained model is no checkpoint that another process could load: it always runs in this one.

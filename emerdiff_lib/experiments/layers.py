@@ -34,9 +34,9 @@ from ..runs.samples import dataset_identity, sample_identity, sample_items
 from ..runs.store import JsonStore, Results
 from ..runs.task import Item, Task
 from ..settings import InversionSettings, whole
+from ..studies.ablations import nearest_timestep
 from ..studies.features import cluster_counts, image_queries, probe_accuracy
 from ..words import word_attention
-from .ablation_sweeps import nearest_timestep
 from .manifest import write_manifest
 from .names import BILINEAR
 from .selection import bar, command, execution

@@ -7,8 +7,8 @@ import pandas as pd
 
 from ..evaluation.intervals import Interval, interval, level_table
 from ..evaluation.protocols import Record, concept_embeddings, modified, oracle
-from ..experiments.names import BILINEAR, EMERDIFF
 from .ablations import Points, Sweep
+from .names import BILINEAR, EMERDIFF
 
 MEASURES = ("oracle mIoU", "modified mIoU", "boundary F")
 METHODS = (EMERDIFF, BILINEAR)

@@ -13,13 +13,13 @@ from scipy.ndimage import gaussian_filter
 
 from ..clustering import cluster_queries, mask_embeddings
 from ..evaluation.metrics import boundary_scores, contingency_table
-from ..experiments.names import BILINEAR, EMERDIFF
 from ..inversion import Trajectory
 from ..pipeline import EmerDiffPipeline
 from ..runs.keys import digest, scene_key
 from ..settings import check_known
 from ..stages import CoarseMasks
 from ..toyscapes import Scene, Toyscapes
+from .names import BILINEAR, EMERDIFF
 from .scenes import map_scenes
 
 CAPTION = "the scene's caption"  # as a prompt: each scene's own
@@ -131,14 +131,15 @@ def evaluate(pipe: EmerDiffPipeline, inverted: InvertedScene, settings: dict[str
     """A scene under complete flat settings.
 
     Returns:
-        for EmerDiff and for the same coarse masks upsampled bilinearly, {"table": pixels of (mask, coarse class),
-        "boundary_f": boundary F within 2 px of the fine labels}; "embeddings" (K, d) of the masks. Lists and numbers, for JSON.
+        "seed" of the scene; "embeddings" (K, d) of the masks; for EmerDiff and for the same coarse masks upsampled bilinearly,
+        {"table": pixels of (mask, coarse class), "boundary_f": boundary F within 2 px of the fine labels}. For JSON.
     """
     scene = inverted.scene
     responses = pipe.respond(coarse_masks(pipe, inverted, settings))
     labels = pipe.assign(responses)
     output = pipe.output(responses, labels)
-    result = {"embeddings": np.round(output.mask_embeddings.astype(float), 5).tolist()}
+    embeddings = np.round(output.mask_embeddings.astype(float), 5)
+    result = {"seed": scene.seed, "embeddings": embeddings.tolist()}
     for method, segments in ((EMERDIFF, labels), (BILINEAR, output.baseline_labels)):
         classes = len(Toyscapes.coarse_class_names)
         table = contingency_table(segments, scene.coarse_labels, len(output.mask_embeddings), classes)
@@ -149,10 +150,8 @@ def evaluate(pipe: EmerDiffPipeline, inverted: InvertedScene, settings: dict[str
 
 def coarse_masks(pipe: EmerDiffPipeline, inverted: InvertedScene, settings: dict[str, Any]) -> CoarseMasks:
     """Coarse masks under complete flat settings: the usual ones, unless these say something else about masks."""
-    given, kind = (
-        {name: value for name, value in settings.items() if name != "features"},
-        settings.get("features"),
-    )
+    given = {name: value for name, value in settings.items() if name != "features"}
+    kind = settings.get("features")
     if given["prompt"] == CAPTION:
         given["prompt"] = inverted.scene.caption
     resolved, usual = pipe.resolve(**given), inverted.coarse.settings
