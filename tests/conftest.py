@@ -39,6 +39,16 @@ def refusal(call, kind=ValueError):
     return message
 
 
+def run_cells(notebook: str, namespace: dict, *texts: str) -> dict:
+    """The namespace after the code cells of a notebook in it that hold one of ``texts``."""
+    cells = nbformat.read(Path(__file__).parents[1] / "notebooks" / f"{notebook}.ipynb", 4).cells
+    chosen = [c.source for c in cells if c.cell_type == "code" and any(text in c.source for text in texts)]
+    assert len(chosen) >= len(texts)
+    for source in chosen:
+        exec(source, namespace)
+    return namespace
+
+
 @pytest.fixture(scope="session")
 def pipe():
     pipeline = EmerDiffPipeline.from_pretrained("toyscapes")

@@ -18,7 +18,7 @@ import shutil
 import signal
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -112,6 +112,7 @@ def cached_map(
     workers: int = 1,
     engine: str = "local",
     shard: str = "",
+    group: Callable[[Any], Hashable] | None = None,
     label: str = "images",
 ) -> Results:
     """``function`` of every sample, computed or kept from an earlier run of exactly the same.
@@ -128,6 +129,7 @@ def cached_map(
         workers: processes, or Ray's tasks at a time; 1 with "local" is this process.
         engine: "local", or "ray": the cluster of RAY_ADDRESS, else one on this machine.
         shard: "0/4" is the first of four runs that share the folder and know nothing of each other; "": everything.
+        group: sample → what it belongs to: samples of one group, such as a scene under several settings, stay in one shard.
         label: what the progress bar says.
 
     Raises:
@@ -145,7 +147,9 @@ def cached_map(
     else:
         records = Records(top, key, partial, write, lambda place: place)
     number, count = map(int, (shard or "0/1").split("/"))
-    mine = dict(list(samples.items())[number::count])
+    groups = {name: name if group is None else group(sample) for name, sample in samples.items()}
+    share = set(list(dict.fromkeys(groups.values()))[number::count])
+    mine = {name: sample for name, sample in samples.items() if groups[name] in share}
     results, job = Results(records), functools.partial(_attempt, function, records, sample_key)
     with _only_run(top, partial), tqdm(total=len(mine), desc=label, disable=len(mine) < 2) as bar:
         try:

@@ -1,0 +1,111 @@
+"""Which stage breaks first when images leave the model's world (notebook 08): features, or the correspondence of pixels?
+
+Both stages are measured by themselves, on a scale from 0 (no better than knowing nothing) to 1 (as in the model's own world):
+
+- *features*: mIoU of the method's coarse masks on their own grid (each takes its majority class), above that of masks from
+  k-means of nothing but positions.
+- *correspondence*: boundary F of the pixels when the coarse masks are the *true* ones, above that of the same masks upsampled
+  bilinearly. What the features would have found plays no part. (In mIoU the true masks leave too little to gain for a ratio.)
+
+The true masks brought to pixels by a guided filter, which sees the image and no model, tell how much of a loss is the image's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..assignment import assign_bilinear
+from ..baselines import guided_masks
+from ..clustering import cluster_queries, mask_embeddings
+from ..evaluation.metrics import boundary_scores, contingency_table
+from ..evaluation.protocols import oracle
+from ..evaluation.regions import cell_labels, true_masks
+from ..pipeline import EmerDiffPipeline
+from ..runs.keys import scene_key
+from ..stages import CoarseMasks
+from ..toyscapes import Scene, Toyscapes
+from .scenes import map_scenes
+
+REFERENCE = "as trained"
+WAYS = ("bilinear", "modulated", "guided")  # from true masks to pixels
+CLASSES = len(Toyscapes.coarse_class_names) + 1  # and the unseen
+
+
+def own_and_true_masks(
+    pipe: EmerDiffPipeline, scene: Scene, settings: dict[str, Any]
+) -> tuple[CoarseMasks, CoarseMasks]:
+    """The method's coarse masks and the true ones, on one trajectory."""
+    own = pipe.coarse(scene.image, generator=torch.Generator().manual_seed(scene.seed), **settings)
+    masks = torch.from_numpy(true_masks(scene.coarse_labels, tuple(own.masks.shape[1:]), CLASSES))
+    return own, replace(own, masks=masks, embeddings=mask_embeddings(own.queries, masks))
+
+
+def position_masks(grid: tuple[int, int], num_masks: int, seed: int) -> torch.Tensor:
+    """(K, h, w) bool: k-means of cell positions, what a method that sees nothing can do."""
+    y, x = torch.meshgrid(*(torch.arange(n, dtype=torch.float32) for n in grid), indexing="ij")
+    return cluster_queries(torch.stack([y, x], -1), num_masks, seed)
+
+
+@torch.no_grad()
+def evaluate_scene(pipe: EmerDiffPipeline, scene: Scene, settings: dict[str, Any]) -> dict[str, Any]:
+    """Contingency tables (masks × 11 coarse classes) and boundary F of one scene, for JSON.
+
+    Returns:
+        "own cells", "position cells": masks on the grid. "own": pixels of the whole method. "true bilinear", "true
+        modulated", "true guided": pixels from the true masks. "boundary F": {way: value} of these three, 2 px, against
+        the coarse classes.
+    """
+    own, true = own_and_true_masks(pipe, scene, settings)
+    truth, grid = scene.coarse_labels, tuple(own.masks.shape[1:])
+    from_true = {
+        "bilinear": assign_bilinear(true.masks, truth.shape),
+        "modulated": pipe.assign(pipe.respond(true)),
+        "guided": guided_masks(true.masks, np.array(scene.image)),
+    }
+    cells = cell_labels(truth, grid, CLASSES)
+    positions = position_masks(grid, len(own.masks), scene.seed)
+    table = lambda labels, masks, truth=truth: contingency_table(labels, truth, len(masks), CLASSES).tolist()
+    return {
+        "own cells": table(own.masks.numpy().argmax(0), own.masks, cells),
+        "position cells": table(positions.numpy().argmax(0), positions, cells),
+        "own": table(pipe.assign(pipe.respond(own)), own.masks),
+        **{f"true {way}": table(labels, true.masks) for way, labels in from_true.items()},
+        "boundary F": {way: boundary_scores(labels, truth, 2)[2] for way, labels in from_true.items()},
+    }
+
+
+def run_shifts(
+    pipe: EmerDiffPipeline,
+    shifts: Iterable[str],
+    seeds: Iterable[int],
+    output_dir: Path | str,
+    settings: dict[str, Any],
+    **execution: Any,
+) -> dict[str, list[dict[str, Any]]]:
+    """{shift: :func:`evaluate_scene`, scene by scene}, by :func:`~.scenes.map_scenes`.
+
+    Args:
+        shifts: of :data:`~emerdiff_lib.toyscapes.shifts.SHIFTS`; ``seeds`` of the Toyscapes scenes.
+        settings: of the pipeline, by flat name.
+    """
+    return map_scenes(
+        lambda seed, shift: evaluate_scene(pipe, Toyscapes.from_seed(seed, shift), settings),
+        seeds,
+        {shift: shift for shift in shifts},
+        output_dir,
+        pipe,
+        key={"study": "domain shift", "settings": pipe.resolve(**settings).to_dict()},
+        sample_key=scene_key,
+        **execution,
+    )
+
+
+def class_counts(results: list[dict], kind: str) -> np.ndarray:
+    """(N, C, 3) class counts, scene by scene, each mask given the class that most of its pixels have."""
+    return np.stack([oracle(result[kind]) for result in results])
