@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from emerdiff_lib.studies.domain_shift import class_counts
 
 from emerdiff_lib.checkpoints import RELATIVES, locate
 from emerdiff_lib.evaluation.metrics import mean_iou
 from emerdiff_lib.loading import load_pipeline
 from emerdiff_lib.studies import models
+from emerdiff_lib.studies.domain_shift import class_counts
 
 QUICK = {"num_masks": 4, "modulation_timestep": 41, "noise_ensemble_size": 1}
 
