@@ -2,12 +2,13 @@
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import time
 import urllib.request
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -92,26 +93,39 @@ def screenshot(request):
     return keep
 
 
-@pytest.fixture
-def lab(browser, tmp_path):
-    """A cell's source → (page, errors): run by a click in a JupyterLab of its own, until an explorer is drawn."""
+@contextmanager
+def serving(module, *options, folder, ready, **environment):
+    """The address of a server, ``python -m MODULE``, that runs in ``folder``, from when it answers at ``ready``."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--port={port}"]
-    command += ["--IdentityProvider.token=", "--ServerApp.password=", f"--ServerApp.root_dir={tmp_path}"]
-    own = {"JUPYTER_CONFIG_DIR": str(tmp_path / "config"), "PYTHONPATH": str(Path(__file__).parents[1])}
-    with (tmp_path / "log").open("w") as log:
-        server = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | own)
-        try:
-            for _ in range(120):
-                with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/api"):
-                    break
-                time.sleep(0.5)
-            yield partial(_run_in_lab, browser, tmp_path, f"http://127.0.0.1:{port}/lab/tree/explorer.ipynb")
-        finally:
-            server.terminate()
-            server.wait(30)
+    command = [sys.executable, "-m", module, "--no-browser", f"--port={port}", *options]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])} | environment
+    address, log = f"http://127.0.0.1:{port}/", folder / "log"
+    with log.open("w") as written:
+        streams = {"stdout": written, "stderr": written, "start_new_session": True}
+        server = subprocess.Popen(command, env=environment, cwd=folder, **streams)
+    try:
+        while True:
+            with suppress(OSError), urllib.request.urlopen(address + ready):
+                break
+            assert server.poll() is None, log.read_text()
+            time.sleep(0.5)
+        yield address
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGTERM)
+        server.wait()
+
+
+@pytest.fixture
+def lab(browser, tmp_path):
+    """A cell's source → (page, errors): run in a JupyterLab of its own, until an explorer is drawn."""
+    options = ["--allow-root", "--IdentityProvider.token=", "--ServerApp.password="]
+    options += ["--LabApp.expose_app_in_browser=True"]
+    config = {"JUPYTER_CONFIG_DIR": str(tmp_path / "config")}
+    with serving("jupyterlab", *options, folder=tmp_path, ready="api", **config) as address:
+        yield partial(_run_in_lab, browser, tmp_path, f"{address}lab/tree/explorer.ipynb")
 
 
 def _run_in_lab(browser, folder, address, source):
@@ -121,13 +135,16 @@ def _run_in_lab(browser, folder, address, source):
     nbformat.write(notebook, folder / "explorer.ipynb")
     tab, errors = browser.new_page(viewport={"width": 1400, "height": 900}), []
     tab.on("pageerror", lambda error: errors.append(str(error)))
-    tab.set_default_timeout(90_000)
+    tab.set_default_timeout(600_000)  # for what never comes; all that is waited for is a state
     tab.goto(address)
-    tab.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=idle]")
-    tab.click(".jp-Notebook .jp-Cell .cm-content")
-    for _ in range(20):  # a click before the kernel listens is lost
-        tab.click('[data-command="notebook:run-cell-and-select-next"]')
-        with suppress(Exception):
-            tab.locator(".emerdiff-explorer[data-drawn]").first.wait_for(timeout=20_000)
-            break
+    tab.wait_for_function("() => window.jupyterapp?.shell?.currentWidget?.sessionContext")
+    tab.evaluate(
+        """async () => {
+            const {shell, commands} = window.jupyterapp;
+            await shell.currentWidget.revealed;
+            await shell.currentWidget.sessionContext.ready;  // a command before the kernel listens is lost
+            await commands.execute("notebook:run-all-cells");
+        }"""
+    )
+    tab.locator(".emerdiff-explorer[data-drawn]").first.wait_for()
     return tab, errors

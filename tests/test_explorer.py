@@ -1,7 +1,6 @@
 """The explorer: what it is given against the responses themselves, and its page in a real browser without server or network."""
 
 import base64
-import json
 from pathlib import Path
 
 import numpy as np
@@ -23,18 +22,14 @@ def responses(pipe, scene):
     return pipe.respond(pipe.coarse(scene.image, 6, generator=seeded(), num_parts=24, mode="pixel"))
 
 
-def arrays_of(data):
-    return {
+def test_the_payload_is_the_responses(responses):
+    data = payload(responses, NUMBERS)
+    header = data["header"]
+    arrays = {
         name: np.frombuffer(base64.b64decode(array["base64"]), array["dtype"])
         for name, array in data["arrays"].items()
     }
-
-
-def test_the_payload_is_the_responses(responses):
-    data = payload(responses, NUMBERS)
-    header, arrays = data["header"], arrays_of(data)
-    height, width = header["size"]
-    labels = arrays["superpixels"].reshape(height, width)
+    labels = arrays["superpixels"].reshape(header["size"])
     for row, k in zip(arrays["groups"].reshape(len(NUMBERS), -1), NUMBERS, strict=True):
         assert np.array_equal(row[labels], responses.segments(k))
     signed = torch.cat(list(responses.decoded()), 2).unflatten(2, responses.codes.shape[2:])
@@ -42,15 +37,16 @@ def test_the_payload_is_the_responses(responses):
     assert header["codesSize"][0] < codes.shape[2] and arrays["codes"].size <= 700_000
     assert np.array_equal(arrays["partOfCell"].reshape(16, 16), responses.parts.int().argmax(0))
     assert header["k"] == 6 and header["parts"] == 24
+    with pytest.raises(ValueError, match="number of segments=1"):
+        payload(responses, [1])
 
 
 def test_the_page_is_small_and_stands_alone(responses, tmp_path):
     path = save_page(responses, tmp_path / "new" / "page.html", NUMBERS, title="A <scene>")
     content = path.read_text("utf-8")
     assert len(content) < 2e6 and content == page(responses, NUMBERS, "A <scene>")
-    assert (
-        "http://" not in content and "https://" not in content and "<title>A &lt;scene&gt;</title>" in content
-    )
+    assert "http://" not in content and "https://" not in content
+    assert "<title>A &lt;scene&gt;</title>" in content
 
 
 def test_the_widget_shows_the_page_where_there_is_no_kernel(pipe, scene, responses):
@@ -58,13 +54,10 @@ def test_the_widget_shows_the_page_where_there_is_no_kernel(pipe, scene, respons
     assert isinstance(widget, Explorer) and widget.data == payload(responses, NUMBERS)
     bundle = widget._repr_mimebundle_()
     data = bundle[0] if isinstance(bundle, tuple) else bundle
-    assert "application/vnd.jupyter.widget-view+json" in data and data["text/html"].startswith(
-        "<iframe srcdoc="
-    )
+    assert "application/vnd.jupyter.widget-view+json" in data
+    assert data["text/html"].startswith("<iframe srcdoc=")
     with pytest.raises(ValueError, match="choose 'pixel' or 'fast'"):
         explore(pipe, scene.image, mode="exact", num_masks=2, modulation_timestep=41, noise_ensemble_size=1)
-    with pytest.raises(ValueError, match="number of segments=1"):
-        payload(responses, [1])
 
 
 @pytest.fixture
@@ -81,47 +74,43 @@ def opened(browser, responses, tmp_path):
     assert not errors
 
 
-def picture(tab, index):
+def pixels(tab, index):
     """(H, W, 3) what a canvas shows."""
-    found = tab.evaluate(
+    shown = tab.evaluate(
         """index => { const canvas = document.querySelectorAll("canvas")[index];
         const {width, height} = canvas; const data = canvas.getContext("2d").getImageData(0, 0, width, height).data;
         return {width, height, data: Array.from(data)}; }""",
         index,
     )
-    return np.array(found["data"], np.uint8).reshape(found["height"], found["width"], 4)[..., :3]
+    return np.array(shown["data"], np.uint8).reshape(shown["height"], shown["width"], 4)[..., :3]
 
 
 def after(tab, act):
     """Runs ``act`` and waits for the next drawing."""
     before = tab.get_attribute("#explorer", "data-drawn")
     act()
-    tab.wait_for_function(
-        "before => document.querySelector('#explorer').dataset.drawn !== before", arg=before
-    )
+    drawn = "before => document.querySelector('#explorer').dataset.drawn !== before"
+    tab.wait_for_function(drawn, arg=before)
 
 
-def at(tab, x, y, size=128):
-    box = tab.locator("canvas").first.bounding_box()
-    return box["x"] + (x + 0.5) * box["width"] / size, box["y"] + (y + 0.5) * box["height"] / size
+def at(canvas, x, y):
+    """Where a pixel of a 128 × 128 image is on its canvas, as a position to click."""
+    box = canvas.bounding_box()
+    return {"x": (x + 0.5) * box["width"] / 128, "y": (y + 0.5) * box["height"] / 128}
 
 
-def test_a_click_names_the_segment_that_is_there(opened, responses):
-    labels = responses.segments(6)
+def test_a_click_names_the_segment_that_is_there_and_the_slider_changes_segments_at_once(opened, responses):
+    canvas, labels = opened.locator("canvas").first, responses.segments(6)
     for x, y in ((10, 100), (90, 20)):
-        after(opened, lambda: opened.mouse.click(*at(opened, x, y)))  # noqa: B023
-        segment = labels[y, x]
+        after(opened, lambda: canvas.click(position=at(canvas, x, y)))  # noqa: B023
+        area = (labels == labels[y, x]).sum()
         said = opened.text_content(".emerdiff-status")
-        assert f"Pixel ({x}, {y}), in segment {segment} of 6: {(labels == segment).sum()} pixels" in said
-
-
-def test_the_slider_changes_the_segments_at_once(opened, responses):
-    before = picture(opened, 0)
+        assert f"Pixel ({x}, {y}), in segment {labels[y, x]} of 6: {area} pixels" in said
+    before = pixels(opened, 0)
     after(opened, lambda: opened.locator("input[type=range]").first.fill("15"))
-    assert opened.text_content("output") == "15" and not np.array_equal(before, picture(opened, 0))
+    assert opened.text_content("output") == "15" and not np.array_equal(before, pixels(opened, 0))
     labels = np.array(opened.evaluate("Array.from(explorer.responses.labels(15))")).reshape(128, 128)
     assert np.array_equal(labels, responses.segments(15))
-    print(opened.get_attribute("#explorer", "data-milliseconds"), "ms")
 
 
 def test_the_numbers_are_the_library_s(opened, responses):
@@ -138,32 +127,29 @@ def test_the_numbers_are_the_library_s(opened, responses):
     height, width = opened.evaluate("explorer.responses.codesSize")
     coarser = F.interpolate(responses.responses_to(mask), size=(height, width), mode="area")
     mine = torch.linalg.vector_norm(coarser, dim=1).flatten().numpy()
-    theirs = np.array(
-        opened.evaluate("m => Array.from(explorer.responses.differenceMap(m))", mask.ravel().tolist())
-    )
+    difference = "m => Array.from(explorer.responses.differenceMap(m))"
+    theirs = np.array(opened.evaluate(difference, mask.ravel().tolist()))
     np.testing.assert_allclose(theirs, mine, atol=0.02 * mine.max())
     rows, columns = (np.arange(128) * side // 128 for side in (height, width))
-    part = int(responses.parts[:, 8, 4].int().argmax())
     theirs = np.array(opened.evaluate("Array.from(explorer.responses.pixelsBehind(8 * 16 + 4))"))
-    mine = responses.pixels_behind(8, 4).numpy()
-    assert np.corrcoef(mine.ravel(), theirs.reshape(height, width)[rows][:, columns].ravel())[0, 1] > 0.8, (
-        part
-    )
+    theirs = theirs.reshape(height, width)[rows][:, columns]
+    assert np.corrcoef(responses.pixels_behind(8, 4).numpy().ravel(), theirs.ravel())[0, 1] > 0.8
 
 
-def test_a_drag_paints_a_mask_whose_answer_is_shown(opened):
+def test_a_drag_paints_a_mask_whose_response_is_shown(opened):
     after(opened, lambda: opened.select_option("select", "mask"))
-    empty = picture(opened, 1)
-    opened.mouse.move(*at(opened, 30, 90))
+    canvas, empty = opened.locator("canvas").first, pixels(opened, 1)
+    box, start, end = canvas.bounding_box(), at(canvas, 30, 90), at(canvas, 60, 90)
+    opened.mouse.move(box["x"] + start["x"], box["y"] + start["y"])
     opened.mouse.down()
-    after(opened, lambda: opened.mouse.move(*at(opened, 60, 90), steps=8))
+    after(opened, lambda: opened.mouse.move(box["x"] + end["x"], box["y"] + end["y"], steps=8))
     opened.mouse.up()
     cells = opened.evaluate("Array.from(explorer.state.mask)")
     assert {cell // 16 for cell in cells} == {11} and len(cells) >= 4
-    assert empty.max() < 10 < picture(opened, 1).max()
+    assert empty.max() < 10 < pixels(opened, 1).max()
     assert f"My mask has {len(cells)} cells" in opened.text_content(".emerdiff-status")
     after(opened, lambda: opened.click("text=Clear my mask"))
-    assert opened.evaluate("explorer.state.mask.size") == 0 and picture(opened, 1).max() < 10
+    assert opened.evaluate("explorer.state.mask.size") == 0 and pixels(opened, 1).max() < 10
 
 
 def test_keys_do_what_the_mouse_does(opened):
@@ -173,40 +159,16 @@ def test_keys_do_what_the_mouse_does(opened):
     after(opened, lambda: canvas.press("ArrowRight"))
     after(opened, lambda: canvas.press("Shift+ArrowUp"))
     assert opened.evaluate("[explorer.state.x, explorer.state.y]") == [x + 1, y - 8]
-    after(opened, lambda: canvas.press("Enter"))
-    assert opened.evaluate("explorer.state.mask.size") == 1
-    after(opened, lambda: canvas.press("Backspace"))
-    assert opened.evaluate("explorer.state.mask.size") == 0
-    assert json.loads(json.dumps(opened.get_attribute("canvas", "aria-label"))).startswith(
-        "Picture with its segments"
-    )
-
-
-def test_it_answers_in_jupyterlab(screenshot, responses, lab, tmp_path):
-    responses.save(tmp_path / "responses.safetensors")
-    source = "from emerdiff_lib import ImageResponses\nfrom emerdiff_lib.explorer import Explorer\n"
-    tab, errors = lab(source + "Explorer(ImageResponses.load('responses.safetensors'))")
-    shown = tab.locator(".emerdiff-explorer[data-drawn]")
-    box = shown.locator("canvas").first.bounding_box()
-    tab.mouse.click(box["x"] + 20 / 128 * box["width"], box["y"] + 100 / 128 * box["height"])
-    labels = responses.segments(6)
-    tab.wait_for_function(
-        "() => document.querySelector('.emerdiff-status').textContent.startsWith('Pixel (20, 100)')"
-    )
-    said = tab.text_content(".emerdiff-status")
-    assert f"in segment {labels[100, 20]} of 6: {(labels == labels[100, 20]).sum()} pixels" in said
-    shown.locator("input[type=range]").first.fill("15")
-    tab.wait_for_function("() => document.querySelector('.emerdiff-status').textContent.includes('of 15')")
-    screenshot(tab)
-    tab.close()
-    assert not errors
+    for key, size in (("Enter", 1), ("Backspace", 0)):
+        after(opened, lambda: canvas.press(key))  # noqa: B023
+        assert opened.evaluate("explorer.state.mask.size") == size
+    assert opened.get_attribute("canvas", "aria-label").startswith("Picture with its segments")
 
 
 def test_the_committed_notebook_answers_when_exported(browser, tmp_path):
     """13 as nbconvert exports it, from disk and without a network."""
-    content, _ = HTMLExporter().from_filename(
-        Path(__file__).parents[1] / "notebooks" / "13_pixel_features.ipynb"
-    )
+    notebook = Path(__file__).parents[1] / "notebooks" / "13_pixel_features.ipynb"
+    content, _ = HTMLExporter().from_filename(notebook)
     (tmp_path / "13.html").write_text(content, "utf-8")
     context = browser.new_context(offline=True, viewport={"width": 1200, "height": 900})
     tab = context.new_page()
@@ -214,9 +176,7 @@ def test_the_committed_notebook_answers_when_exported(browser, tmp_path):
     frame = tab.frame_locator("iframe[title='EmerDiff explorer']")
     canvas = frame.locator("canvas").first
     canvas.scroll_into_view_if_needed()
-    for x, y in ((10, 10), (100, 120)):
-        frame.locator("[data-drawn]").wait_for()
-        box = canvas.bounding_box()
-        canvas.click(position={"x": (x + 0.5) * box["width"] / 128, "y": (y + 0.5) * box["height"] / 128})
-        frame.get_by_text(f"Pixel ({x}, {y}), in segment").wait_for()
+    frame.locator("[data-drawn]").wait_for()
+    canvas.click(position=at(canvas, 100, 120))
+    frame.get_by_text("Pixel (100, 120), in segment").wait_for()
     context.close()

@@ -1,13 +1,5 @@
 """The workbench: what it shows is the library's own, nothing is computed twice, a stop keeps what is there; in Voilà as well."""
 
-import os
-import signal
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
-from contextlib import suppress
 from datetime import UTC, datetime
 from io import BytesIO
 
@@ -18,7 +10,7 @@ from PIL import Image
 from emerdiff_lib import EmerDiffPipeline, Toyscapes
 from emerdiff_lib.explorer import Workbench, payload
 
-from .conftest import seeded
+from .conftest import seeded, serving
 
 
 @pytest.fixture(scope="module")
@@ -31,22 +23,23 @@ def own():
 
 @pytest.fixture
 def bench(own):
-    found = Workbench(own, "toyscapes:7", compute=False)
-    found.mode.value = "fast"
-    found.modulation_timestep.value = 41
-    return found
+    bench = Workbench(own, "toyscapes:7", compute=False)
+    bench.inputs["mode"].value = "fast"
+    bench.inputs["modulation_timestep"].value = 41
+    return bench
 
 
-def wait(bench):
-    bench.thread.join(120)
+def computed(bench):
+    bench.start()
+    bench.thread.join()
     return bench.said.value
 
 
-def test_it_shows_what_the_pipeline_answers(bench, own):
-    assert bench.strength.value == own.resolve(mode="fast").perturbation.modulation_strength
-    bench.num_masks.value, bench.feature_timestep.value = 5, 181
-    bench.start()
-    assert "left: ImageResponses" in wait(bench)
+def test_it_shows_what_the_pipeline_computes(bench, own):
+    strength = own.resolve(mode="fast").perturbation.modulation_strength
+    assert bench.inputs["modulation_strength"].value == strength
+    bench.inputs["num_masks"].value, bench.inputs["feature_timestep"].value = 5, 181
+    assert "left: ImageResponses" in computed(bench)
     settings = {"mode": "fast", "num_masks": 5, "modulation_timestep": 41, "feature_timestep": 181}
     image = Toyscapes.from_seed(7).image
     expected = own.respond(own.coarse(image, generator=seeded(), **settings), mask_batch_size=8)
@@ -56,120 +49,98 @@ def test_it_shows_what_the_pipeline_answers(bench, own):
 
 
 def test_nothing_is_computed_twice_and_the_other_side_stays(bench, monkeypatch):
-    bench.start()
-    wait(bench)
+    computed(bench)
     left = bench.explorers["left"].data
-    bench.side.value, bench.strength.value = "right", 9.0
-    bench.start()
-    wait(bench)
+    bench.side.value, bench.inputs["modulation_strength"].value = "right", 9.0
+    computed(bench)
     assert bench.explorers["left"].data == left != bench.explorers["right"].data
-    assert len(bench.pictures.children) == 2
+    assert len(bench.pair.children) == 2
     monkeypatch.setattr(bench.pipe, "respond", lambda *_, **__: pytest.fail("computed again"))
-    bench.strength.value = 3.0
-    bench.start()
-    assert "right: ImageResponses" in wait(bench) and bench.explorers["right"].data == left
+    bench.inputs["modulation_strength"].value = 3.0
+    assert "right: ImageResponses" in computed(bench) and bench.explorers["right"].data == left
 
 
 def test_a_stop_ends_the_work_and_keeps_what_is_shown(bench):
-    bench.start()
-    wait(bench)
+    computed(bench)
     before, known = bench.explorers["left"].data, len(bench.results)
-    bench.mode.value, bench.modulation_timestep.value = "pixel", 481
+    bench.inputs["mode"].value, bench.inputs["modulation_timestep"].value = "pixel", 481
     bench.start()
     bench.cancel.click()
-    assert "Cancelled" in wait(bench)
-    assert bench.explorers["left"].data == before and len(bench.results) == known
-    assert bench.pipe._watch is None and not bench.run.disabled
+    bench.thread.join()
+    assert "Cancelled" in bench.said.value and len(bench.results) == known
+    assert bench.explorers["left"].data == before and not bench.run.disabled and bench.pipe._watch is None
 
 
 @pytest.mark.parametrize(
-    ("name", "said"), [("toyscapes:x", "names no scene"), ("/no/<b>file", "&lt;b&gt;file"), ("", "")]
+    ("name", "said"), [("toyscapes:x", "no image at toyscapes:x"), ("/no/<b>file", "&lt;b&gt;file"), ("", "")]
 )
-def test_a_picture_that_is_none_is_said(bench, name, said):
-    bench.picture.value = name
-    bench.start()
-    told = wait(bench)
+def test_an_image_that_is_none_is_said(bench, name, said):
+    bench.image_name.value = name
+    told = computed(bench)
     assert said in told and "<b>" not in told and "ImageResponses" not in told and not bench.explorers
 
 
-def test_pictures_can_be_given_and_uploaded(own):
+def test_images_can_be_given_and_uploaded(own):
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 96, 3), np.uint8))
     bench = Workbench(own, noise, compute=False)
     assert bench.image() == noise
     buffer = BytesIO()
     noise.rotate(180).save(buffer, "PNG")
-    file = {"name": "mine.png", "type": "image/png", "size": 1, "content": memoryview(buffer.getvalue())}
-    file["last_modified"] = datetime.now(UTC)
-    bench.upload.value = (file,)
-    assert bench.picture.value == "mine.png" and bench.image() == noise.rotate(180)
-    bench.upload.value = ({**file, "content": memoryview(b"none")},)
+    file = {"name": "mine.png", "type": "image/png", "size": 1, "last_modified": datetime.now(UTC)}
+    bench.upload.value = (file | {"content": memoryview(buffer.getvalue())},)
+    assert bench.image_name.value == "mine.png" and bench.image() == noise.rotate(180)
+    bench.upload.value = (file | {"content": memoryview(b"none")},)
     assert "mine.png cannot be read" in bench.said.value
-    bench.picture.value = "toyscapes:3"
+    bench.image_name.value = "toyscapes:3"
     assert bench.image() == Toyscapes.from_seed(3).image
 
 
-def compute(tab, strength):
-    """A number typed, and the button pressed."""
-    tab.get_by_label("Strength").fill(strength)
-    tab.keyboard.press("Tab")
-    tab.get_by_role("button", name="Compute").click()
+def compare(tab):
+    """As a reader does: another strength on the right, then one that is stopped."""
+
+    def compute(strength):
+        tab.get_by_label("Strength").fill(strength)
+        tab.keyboard.press("Tab")
+        tab.get_by_role("button", name="Compute").click()
+
+    tab.get_by_text("right", exact=True).click()
+    tab.locator(".emerdiff-explorer[data-drawn]").wait_for()
+    compute("8")
+    tab.wait_for_function("document.querySelectorAll('.emerdiff-explorer[data-drawn]').length == 2")
+    tab.get_by_text("λ = 8 at").wait_for()
+    compute("5")
+    tab.get_by_role("button", name="Cancel").click()
+    tab.get_by_text("Cancelled").wait_for()
+    tab.get_by_text("λ = 8 at").wait_for()
 
 
 def test_it_works_in_jupyterlab(screenshot, lab):
-    """A slider, a click on Compute and a stop, in the lab itself; the clicked pixel answers on the new side."""
+    """A pixel that is clicked and a slider that is moved answer on the new side, in the lab itself."""
     tab, errors = lab(
         "from emerdiff_lib import load_pipeline\nfrom emerdiff_lib.explorer import Workbench\n"
         "Workbench(load_pipeline('toyscapes'), 'toyscapes:7')"
     )
-    tab.get_by_text("right", exact=True).click()
-    compute(tab, "8")
-    tab.wait_for_function("document.querySelectorAll('.emerdiff-explorer[data-drawn]').length == 2")
-    tab.get_by_text("λ = 8 at").wait_for()
+    compare(tab)
     second = tab.locator(".emerdiff-explorer").nth(1)
     second.locator("canvas").first.click(position={"x": 30, "y": 40})
-    tab.wait_for_function(
-        "() => document.querySelectorAll('.emerdiff-status')[1].textContent.startsWith('Pixel (')"
-    )
-    compute(tab, "5")
-    tab.get_by_role("button", name="Cancel").click()
-    tab.get_by_text("Cancelled").wait_for()
+    second.get_by_text("Pixel (").wait_for()
+    second.locator("input[type=range]").first.fill("15")
+    second.get_by_text("of 15").first.wait_for()
     screenshot(tab)
     tab.close()
     assert not errors
 
 
 def test_it_works_as_an_application(browser, screenshot, tmp_path):
-    """Voilà serves it alone; two settings stand side by side after a slider and a click; a stop is heard."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    """Voilà serves it alone."""
     Toyscapes.from_seed(7).image.save(tmp_path / "mine.png")
-    command = [sys.executable, "-m", "emerdiff_lib.explorer", "--no-browser", "--port", str(port)]
-    command += ["--image", "mine.png"]
-    with (tmp_path / "log").open("w") as log:
-        server = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, cwd=tmp_path)
-    try:
-        for _ in range(120):
-            with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/voila/static/voila.js"):
-                break
-            time.sleep(0.5)
+    options, ready = ("--image", "mine.png"), "voila/static/voila.js"
+    with serving("emerdiff_lib.explorer", *options, folder=tmp_path, ready=ready) as address:
         tab, errors = browser.new_page(viewport={"width": 1400, "height": 1100}), []
         tab.on("pageerror", lambda error: errors.append(str(error)))
-        tab.set_default_timeout(120_000)
-        tab.goto(f"http://127.0.0.1:{port}/", wait_until="domcontentloaded")
-        tab.wait_for_selector(".emerdiff-explorer[data-drawn]")
-        tab.get_by_text("right", exact=True).click()
-        compute(tab, "8")
-        tab.wait_for_function("document.querySelectorAll('.emerdiff-explorer[data-drawn]').length == 2")
-        tab.get_by_text("λ = 8 at").wait_for()
-        compute(tab, "5")
-        tab.get_by_role("button", name="Cancel").click()
-        tab.get_by_text("Cancelled").wait_for()
-        tab.get_by_text("λ = 8 at").wait_for()
+        tab.set_default_timeout(600_000)
+        tab.goto(address, wait_until="domcontentloaded")
+        compare(tab)
         screenshot(tab)
         tab.close()
         assert not errors
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(server.pid, signal.SIGTERM)
-        server.wait(30)

@@ -13,7 +13,7 @@ from typing import Any
 
 WORDS = """# EmerDiff explorer
 
-Pick a picture and settings, press *Compute*, then click, drag and paint: segments, the cells behind a pixel, the pixels behind
+Pick an image and settings, press *Compute*, then click, drag and paint: segments, the cells behind a pixel, the pixels behind
 a cell, the answer to a mask of your own. Compute the other side with other settings to compare."""
 
 
@@ -23,19 +23,11 @@ def notebook(model: str, image: str, device: str, dtype: str) -> dict[str, Any]:
         "from emerdiff_lib import load_pipeline\nfrom emerdiff_lib.explorer import Workbench\n\n"
         f"Workbench(load_pipeline({model!r}, {device!r}, {dtype!r}), {image!r})"
     )
-    cells = [
-        {"cell_type": "markdown", "id": "words", "metadata": {}, "source": WORDS},
-        {
-            "cell_type": "code",
-            "id": "workbench",
-            "metadata": {},
-            "source": code,
-            "execution_count": None,
-            "outputs": [],
-        },
-    ]
+    words = {"cell_type": "markdown", "id": "words", "metadata": {}, "source": WORDS}
+    bench = {"cell_type": "code", "id": "workbench", "metadata": {}, "source": code}
+    bench |= {"execution_count": None, "outputs": []}
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    return {"cells": cells, "metadata": kernel, "nbformat": 4, "nbformat_minor": 5}
+    return {"cells": [words, bench], "metadata": kernel, "nbformat": 4, "nbformat_minor": 5}
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""The explorer with everything else around it: pictures to pick, settings to change, two results side by side.
+"""The explorer with everything else around it: images to pick, settings to change, two results side by side.
 
 What needs the network is computed when "Compute" is pressed, in a thread, with progress and a way to stop it; results are
 kept, so that going back is instant. What follows from stored responses stays in the browser (:mod:`.widget`).
@@ -11,6 +11,7 @@ import html
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
+from functools import partial
 from io import BytesIO
 from typing import Any
 
@@ -19,16 +20,16 @@ import torch
 from PIL import Image
 
 from ..attention import attention_layers
+from ..datasets.images import one_image
 from ..images import ImageInput, load_image
 from ..pipeline import EmerDiffPipeline
 from ..responses import ImageResponses
-from ..toyscapes import Toyscapes
 from .payload import payload
 from .widget import Explorer
 
 KEPT = 16  # results
 SIDES = ("left", "right")
-SCENE = "toyscapes:"
+GIVEN = "the given image"
 
 
 class Cancelled(Exception):
@@ -52,121 +53,81 @@ class Workbench(widgets.VBox):
         self.results: OrderedDict[str, ImageResponses] = OrderedDict()
         self.thread: threading.Thread | None = None
         self._cancel = threading.Event()
-        self._uploaded: tuple[str, Image.Image] | None = None
-        self._given = None if isinstance(image, str) else load_image(image)
-        self._build(image if isinstance(image, str) else "the given picture")
+        self._images: dict[str, Image.Image] = {} if isinstance(image, str) else {GIVEN: load_image(image)}
+        self._build(image if isinstance(image, str) else GIVEN)
         self.explorers: dict[str, Explorer] = {}
         self.captions: dict[str, widgets.HTML] = {}
-        super().__init__([self.controls, self.state, self.pictures])
+        super().__init__([self.controls, self.state, self.pair])
         if compute:
             self.start()
 
     # -- controls -----------------------------------------------------------------------------------------------------------
 
-    def _build(self, picture: str) -> None:
-        pipe, used = self.pipe, self.pipe.resolve(mode="pixel")
-        wide = {"style": {"description_width": "8rem"}, "layout": widgets.Layout(width="24rem")}
-        steps = sorted(int(t) for t in pipe.denoiser(prompt=None).timesteps)
-        layers = list(attention_layers(pipe.unet, "attn2"))
-        p, f = used.perturbation, used.features
-        self.picture = widgets.Text(
-            picture, description="Picture", tooltip="toyscapes:SEED, or a file", **wide
-        )
-        self.upload = widgets.FileUpload(accept="image/*", description="Upload a picture")
-        self.mode = widgets.Dropdown(options=["pixel", "fast"], description="Mode", **wide)
-        self.num_masks = widgets.BoundedIntText(f.num_masks, min=2, max=40, description="Segments, K", **wide)
-        self.strength = widgets.BoundedFloatText(
-            p.modulation_strength, min=0.01, max=1000, description="Strength, λ", **wide
-        )
-        self.modulation_timestep = widgets.SelectionSlider(
-            options=steps,
-            value=p.modulation_timestep,
-            description="Push at t_m",
-            continuous_update=False,
-            **wide,
-        )
-        self.feature_timestep = widgets.SelectionSlider(
-            options=steps,
-            value=f.feature_timestep,
-            description="Queries at t_f",
-            continuous_update=False,
-            **wide,
-        )
-        self.feature_layer = widgets.Dropdown(
-            options=layers, value=f.feature_layer, description="Queries of", **wide
-        )
-        self.modulation_layer = widgets.Dropdown(
-            options=layers, value=p.modulation_layer, description="Push in", **wide
-        )
+    def _build(self, image: str) -> None:
+        settings = self.pipe.resolve(mode="pixel")
+        p, f = settings.perturbation, settings.features
+        look = {"style": {"description_width": "8rem"}, "layout": widgets.Layout(width="24rem")}
+        wide = lambda description: {"description": description, **look}
+        timesteps = sorted(int(t) for t in self.pipe.denoiser(prompt=None).timesteps)
+        steps = {"options": timesteps, "continuous_update": False}
+        layers = {"options": list(attention_layers(self.pipe.unet, "attn2"))}
+        strength = {"min": 0.01, "max": 1000, **wide("Strength, λ")}
+        self.inputs = {
+            "mode": widgets.Dropdown(options=["pixel", "fast"], **wide("Mode")),
+            "num_masks": widgets.BoundedIntText(f.num_masks, min=2, max=40, **wide("Segments, K")),
+            "modulation_strength": widgets.BoundedFloatText(p.modulation_strength, **strength),
+            "modulation_timestep": widgets.SelectionSlider(
+                value=p.modulation_timestep, **steps, **wide("Modulate at t_m")
+            ),
+            "feature_timestep": widgets.SelectionSlider(
+                value=f.feature_timestep, **steps, **wide("Queries at t_f")
+            ),
+            "feature_layer": widgets.Dropdown(value=f.feature_layer, **layers, **wide("Queries of")),
+            "modulation_layer": widgets.Dropdown(value=p.modulation_layer, **layers, **wide("Modulate in")),
+        }
+        self.image_name = widgets.Text(image, tooltip="toyscapes:SEED, or a file", **wide("Image"))
+        self.upload = widgets.FileUpload(accept="image/*", description="Upload an image")
         self.side = widgets.ToggleButtons(options=SIDES, description="Show on the")
         self.run = widgets.Button(description="Compute", button_style="primary", icon="play")
         self.cancel = widgets.Button(description="Cancel", icon="stop", disabled=True)
         self.bar = widgets.FloatProgress(0, min=0, max=1, layout=widgets.Layout(width="14rem"))
         self.said = widgets.HTML("", layout=widgets.Layout(min_height="1.5rem"))
-        self.pictures = widgets.GridBox(
-            [],
-            layout=widgets.Layout(
-                grid_template_columns="repeat(auto-fit, minmax(28rem, 1fr))", grid_gap="1rem"
-            ),
-        )
-        columns = (
-            [self.picture, self.upload, self.mode, self.num_masks],
-            [self.strength, self.modulation_timestep, self.feature_timestep],
-            [self.feature_layer, self.modulation_layer, self.side],
-        )
+        grid = {"grid_template_columns": "repeat(auto-fit, minmax(28rem, 1fr))", "grid_gap": "1rem"}
+        self.pair = widgets.GridBox([], layout=widgets.Layout(**grid))
+        inputs = list(self.inputs.values())
+        columns = ([self.image_name, self.upload, *inputs[:2]], inputs[2:5], [*inputs[5:], self.side])
         wrap = widgets.Layout(flex_flow="row wrap")
         self.controls = widgets.HBox([widgets.VBox(column) for column in columns], layout=wrap)
         self.state = widgets.HBox([self.run, self.cancel, self.bar, self.said], layout=wrap)
-        self.mode.observe(self._follow_mode, "value")
+        self.inputs["mode"].observe(self._follow_mode, "value")
         self.upload.observe(self._take_upload, "value")
         self.run.on_click(lambda _: self.start())
         self.cancel.on_click(lambda _: self._cancel.set())
 
     def _follow_mode(self, change: Any) -> None:
         """A mode brings its own strength."""
-        self.strength.value = self.pipe.resolve(mode=change["new"]).perturbation.modulation_strength
+        strength = self.pipe.resolve(mode=change["new"]).perturbation.modulation_strength
+        self.inputs["modulation_strength"].value = strength
 
     def _take_upload(self, change: Any) -> None:
         for file in change["new"]:
+            name = file["name"]
             try:
-                picture = load_image(Image.open(BytesIO(bytes(file["content"]))))
+                self._images[name] = load_image(Image.open(BytesIO(bytes(file["content"]))))
             except (OSError, ValueError) as error:
-                self._say(f"{file['name']} cannot be read: {error}")
+                self._say(f"{name} cannot be read: {error}")
                 return
-            self._uploaded, self.picture.value = (file["name"], picture), file["name"]
-            self._say(f"{file['name']}: press Compute.")
+            self.image_name.value = name
+            self._say(f"{name}: press Compute.")
 
     def settings(self) -> dict[str, Any]:
         """What the controls say, as the pipeline takes it."""
-        return {
-            "mode": self.mode.value,
-            "num_masks": self.num_masks.value,
-            "modulation_strength": self.strength.value,
-            "modulation_timestep": self.modulation_timestep.value,
-            "feature_timestep": self.feature_timestep.value,
-            "feature_layer": self.feature_layer.value,
-            "modulation_layer": self.modulation_layer.value,
-        }
+        return {name: control.value for name, control in self.inputs.items()}
 
     def image(self) -> Image.Image:
-        """The picture that is asked for.
-
-        Raises:
-            ValueError, OSError: there is none, in a sentence.
-        """
-        name = self.picture.value.strip()
-        if self._uploaded is not None and name == self._uploaded[0]:
-            return self._uploaded[1]
-        if self._given is not None and name == "the given picture":
-            return self._given
-        if name.startswith(SCENE):
-            seed = name.removeprefix(SCENE)
-            if not seed.isdigit():
-                raise ValueError(
-                    f"{name!r} names no scene; write toyscapes: and a number, such as toyscapes:7."
-                )
-            return Toyscapes.from_seed(int(seed)).image
-        return load_image(name)
+        """The image that is asked for; raises as :func:`~emerdiff_lib.datasets.images.one_image` does."""
+        name = self.image_name.value.strip()
+        return self._images[name] if name in self._images else one_image(name).image
 
     # -- computing ----------------------------------------------------------------------------------------------------------
 
@@ -200,28 +161,21 @@ class Workbench(widgets.VBox):
         key = hashlib.sha256(image.tobytes() + repr((image.size, sorted(used.items()))).encode()).hexdigest()
         if key not in self.results:
             generator = torch.Generator().manual_seed(self.seed)
-            with torch.no_grad(), self.pipe.watched(self._bar):
+            with torch.no_grad(), self.pipe.watched(partial(_Bar, self)):
                 coarse = self.pipe.coarse(image, generator=generator, **settings)
                 rows = self.pipe.default_mask_batch_size(coarse.trajectory, coarse.settings.shortcuts)
-                found = self.pipe.respond(
-                    coarse, mask_batch_size=min(rows, 8)
-                )  # so that a stop is soon heard
-            if not isinstance(found, ImageResponses):
-                raise ValueError("The explorer shows responses of small masks; choose 'pixel' or 'fast'.")
-            self.results[key] = found
+                # few at once, so that a stop is soon heard
+                self.results[key] = self.pipe.respond(coarse, mask_batch_size=min(rows, 8))
             while len(self.results) > KEPT:
                 self.results.popitem(last=False)
         self.results.move_to_end(key)
         self.bar.value = 1
         return self.results[key]
 
-    def _bar(self, items: Any = None, total: int | None = None) -> _Bar:
-        return _Bar(self, items, total)
-
     def _show(self, side: str, responses: ImageResponses) -> None:
         p, f = responses.settings.perturbation, responses.settings.features
         caption = (
-            f"<b>{html.escape(self.picture.value)}</b>, {responses.settings.mode}: λ = {p.modulation_strength:g} at "
+            f"<b>{html.escape(self.image_name.value)}</b>, {responses.settings.mode}: λ = {p.modulation_strength:g} at "
             f"t = {p.modulation_timestep}, queries at t = {f.feature_timestep}"
         )
         if side in self.explorers:
@@ -231,7 +185,7 @@ class Workbench(widgets.VBox):
             return
         self.explorers[side], self.captions[side] = Explorer(responses), widgets.HTML(caption)
         filled = [side for side in SIDES if side in self.explorers]
-        self.pictures.children = [widgets.VBox([self.captions[s], self.explorers[s]]) for s in filled]
+        self.pair.children = [widgets.VBox([self.captions[s], self.explorers[s]]) for s in filled]
 
     def _say(self, sentence: str) -> None:
         self.said.value = f'<span role="status">{html.escape(sentence)}</span>'
