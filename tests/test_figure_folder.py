@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from emerdiff_lib import plotting
-from emerdiff_lib.experiments.paper_figures import result_tables, segment
+from emerdiff_lib.runs.manifest import read_manifest
 
 RNG = np.random.default_rng(0)
 
@@ -87,9 +87,12 @@ def test_tables_are_latex_s(tmp_path):
 def test_latex_takes_every_table_of_the_manifests(tmp_path):
     """All of them in one document, by LaTeX itself, with booktabs and graphicx alone (texlive-latex-recommended)."""
     figures, folder = plotting.FigureFolder(tmp_path), Path(__file__).parents[1] / "notebooks" / "results"
-    tables = result_tables(
-        folder, sorted(path.stem for path in folder.glob("*.json") if path.stem != "seeds")
-    )
+    tables = {
+        f"{path.stem}-{number}": (caption, table)
+        for path in sorted(folder.glob("*.json"))
+        if path.stem != "seeds"
+        for number, (caption, table) in enumerate(read_manifest(path)["tables"].items(), start=1)
+    }
     assert len(tables) > 30
     for name, (caption, table) in tables.items():
         figures.table(name, table, caption)
@@ -101,24 +104,3 @@ def test_latex_takes_every_table_of_the_manifests(tmp_path):
     assert ran.returncode == 0, ran.stdout[-3000:]
     log = (tmp_path / "all.log").read_text(errors="replace")
     assert "Missing character" not in log and "Overfull \\hbox" not in log
-
-
-def test_the_overview_is_of_what_the_pipeline_computed(pipe, scene, tmp_path):
-    settings = {"num_masks": 5, "modulation_timestep": 41, "noise_ensemble_size": 1}
-    one = segment(pipe, scene.image, **settings)
-    placed = segment(pipe, scene.image, placements=True, **settings)
-    np.testing.assert_array_equal(placed["after_projection"], one["maps"])
-    assert not np.allclose(placed["before_projection"], one["maps"])
-    figure = plotting.overview(*(one[name] for name in ("pixels", "queries", "masks", "maps", "labels")))
-    plotting.FigureFolder(tmp_path).show("overview", figure)
-    shown = np.load(tmp_path / "overview.npz")
-    largest = one["maps"][one["masks"].sum((1, 2)).argmax()]
-    assert figure.get_figwidth() == 6.75 and len(shown.files) == 7
-    assert any(np.array_equal(shown[name], largest) for name in shown)
-
-
-def test_tables_come_from_manifests(tmp_path):
-    with pytest.raises(FileNotFoundError, match="holds no manifest"):
-        result_tables(tmp_path)
-    with pytest.raises(FileNotFoundError, match="run the notebook that writes it"):
-        result_tables(tmp_path, ["none"])
