@@ -9,7 +9,8 @@ from emerdiff_lib.assignment import assign_bilinear
 from emerdiff_lib.benchmark import front, measure, reference, stable_diffusion
 from emerdiff_lib.benchmark.costs import Cost, Machine, count
 from emerdiff_lib.evaluation.metrics import boundary_scores
-from emerdiff_lib.experiments.names import (
+from emerdiff_lib.settings import Shortcuts
+from emerdiff_lib.studies.names import (
     BILINEAR,
     BILINEAR_GUIDED,
     EMERDIFF,
@@ -18,7 +19,6 @@ from emerdiff_lib.experiments.names import (
     EMERDIFF_PIXEL,
     PIXELS_GUIDED,
 )
-from emerdiff_lib.settings import Shortcuts
 
 from .conftest import seeded
 

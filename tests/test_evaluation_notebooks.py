@@ -4,8 +4,6 @@ import re
 
 import pytest
 
-from emerdiff_lib.runs.parameters import ParameterError
-
 from .test_notebooks import first_cells
 
 EVALUATION, LOST, MASKS = "06_evaluation", "07_small_objects_and_boundaries", "14_how_many_masks"
@@ -14,8 +12,8 @@ EVALUATION, LOST, MASKS = "06_evaluation", "07_small_objects_and_boundaries", "1
 @pytest.mark.parametrize(
     ("name", "given", "sentence"),
     [
-        (EVALUATION, {"limit": 0}, r"limit=0 leaves no picture to look at; .* all 1,000\."),
-        (EVALUATION, {"fit_limit": 0}, r"fit_limit=0 leaves no picture .*"),
+        (EVALUATION, {"limit": 0}, r"limit=0 is not possible; it is a whole number of at least 1\."),
+        (EVALUATION, {"fit_limit": 0}, r"fit_limit=0 is not possible; .*"),
         (
             EVALUATION,
             {"methods": ["EmerDif"]},
@@ -38,7 +36,7 @@ EVALUATION, LOST, MASKS = "06_evaluation", "07_small_objects_and_boundaries", "1
         (
             EVALUATION,
             {"settings": {"num_mask": 3}},
-            r"setting='num_mask' is unknown .did you mean 'num_masks'\?\) .*",
+            r"setting='num_mask' is unknown \(did you mean 'num_masks'\?\); .*",
         ),
         (EVALUATION, {"num_masks": 4, "settings": {"num_masks": 3}}, r"num_masks is given twice, .*"),
         (EVALUATION, {"num_masks": 0}, r"num_masks=0 is not possible; it is a whole number of at least 1\."),
@@ -54,7 +52,7 @@ EVALUATION, LOST, MASKS = "06_evaluation", "07_small_objects_and_boundaries", "1
             r"num_scenes=24 is not possible; it is a whole number from 1 to 10\.",
         ),
         (LOST, {"more_masks": 0}, r"num_masks=0 is not possible; .*"),
-        (MASKS, {"limit": 0}, r"limit=0 leaves no picture .*"),
+        (MASKS, {"limit": 0}, r"limit=0 is not possible; .*"),
         (MASKS, {"candidates": [1, 2]}, r"candidate=1 is not possible; it is a whole number of at least 2\."),
         (MASKS, {"candidates": []}, r"candidates=\[\] is not possible; it is a list, .*"),
         (MASKS, {"picture": 1000}, r"picture=1000 is not possible; it is a whole number from 0 to 999\."),
@@ -67,5 +65,5 @@ EVALUATION, LOST, MASKS = "06_evaluation", "07_small_objects_and_boundaries", "1
 )
 def test_what_cannot_be_evaluated_is_one_sentence(name, given, sentence):
     error = first_cells(name, **given)
-    assert isinstance(error, ParameterError), error
+    assert isinstance(error, ValueError), error
     assert re.fullmatch(sentence, str(error)), str(error)

@@ -12,7 +12,7 @@ from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
 from emerdiff_lib.checkpoints import CLIP_FOLDER
 from emerdiff_lib.datasets import open_dataset
 from emerdiff_lib.evaluation.metrics import class_iou, contingency_table, label_counts
-from emerdiff_lib.experiments.open_vocabulary import vocabulary_of
+from emerdiff_lib.studies.naming import vocabulary_of
 from emerdiff_lib.train import architecture
 from emerdiff_lib.words import (
     TEMPLATES,

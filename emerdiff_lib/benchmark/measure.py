@@ -14,10 +14,10 @@ import psutil
 import torch
 from tqdm.auto import tqdm
 
-from ..experiments.names import EMERDIFF, EMERDIFF_FAST, EMERDIFF_PIXEL
 from ..pipeline import EmerDiffPipeline
 from ..settings import whole
 from ..stages import CoarseMasks, Responses
+from ..studies.names import EMERDIFF, EMERDIFF_FAST, EMERDIFF_PIXEL
 from ..timing import timed
 from . import reference
 
