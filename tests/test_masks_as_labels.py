@@ -17,6 +17,12 @@ from emerdiff_lib.words import name_pixels
 QUICK = {"modulation_timestep": 41, "noise_ensemble_size": 1}
 
 
+def test_captions_name_classes_by_their_size():
+    labels = np.array([[0, 0, 0, 1], [2, 2, 9, 9]])
+    assert study.caption(labels, ["sky", "car", "road"], 9) == "sky and road and car"
+    assert study.caption(labels, ["sky", "car", "road"], 2, least=0.2) == "sky"
+
+
 def test_images_of_captions_are_drawn_and_named(pipe, tmp_path):
     training = open_dataset("toyscapes", split="train")
     (caption,) = study.captions_of(training, [1])

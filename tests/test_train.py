@@ -1,11 +1,10 @@
-"""The trainer: one command from pictures to a folder that diffusers and EmerDiff load, which survives a kill."""
+"""The trainer: one command from images to a folder that diffusers and EmerDiff load, which survives a kill."""
 
-import argparse
 import json
+import signal
 import subprocess
 import sys
-from contextlib import nullcontext
-from dataclasses import dataclass
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,14 +14,19 @@ from diffusers import FlowMatchEulerDiscreteScheduler, StableDiffusion3Pipeline,
 from PIL import Image
 
 from emerdiff_lib import load_pipeline
-from emerdiff_lib.train import architecture, captions
-from emerdiff_lib.train.__main__ import arguments, check, main
-from emerdiff_lib.train.backbones import BACKBONES, TransformerBackbone
-from emerdiff_lib.train.precision import fastest
-from emerdiff_lib.train.sources import FolderCrops, epoch_of, read_captions
+from emerdiff_lib.train import architecture
+from emerdiff_lib.train.__main__ import kept_precision, main
+from emerdiff_lib.train.backbones import BACKBONES
+from emerdiff_lib.train.config import Config, parse
+from emerdiff_lib.train.sources import folder_crops, read_captions
 
-TINY = ["--batch-size", "2", "--autoencoder-steps", "2", "--checkpoint-every", "2", "--cpu"]
-SCENES = [*TINY, "--num-scenes", "24", "--mixed-precision", "bf16"]
+TINY = "--batch-size 2 --autoencoder-steps 2 --checkpoint-every 2 --cpu --mixed-precision no"
+UNET = "--widths 8 16 16 16"
+SCENES = f"{TINY} --num-scenes 24"
+
+
+def run(options: str) -> None:
+    main(options.split())
 
 
 @pytest.fixture(autouse=True)
@@ -34,315 +38,216 @@ def as_a_new_process():
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("train")
-    main([*SCENES, "--output", str(folder), "--steps", "4"])
+    run(f"{SCENES} {UNET} --output {folder} --steps 4")
     return folder
 
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    """Five pictures of any size, one of them below, two with captions."""
+    """Four images of any size, one of them below, two with captions: a, b, below/d, c in the order of their paths."""
     folder, rng = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
     (folder / "below").mkdir()
-    for name, size in (
-        ("a.png", (90, 70)),
-        ("b.jpg", (40, 200)),
-        ("c.png", (64, 64)),
-        ("below/d.png", (300, 64)),
-    ):
-        picture = rng.integers(0, 256, (*size[::-1], 3), np.uint8)
-        Image.fromarray(picture).save(folder / name)
+    sizes = {"a.png": (90, 70), "b.jpg": (40, 200), "c.png": (64, 64), "below/d.png": (300, 64)}
+    for name, (width, height) in sizes.items():
+        Image.fromarray(rng.integers(0, 256, (height, width, 3), np.uint8)).save(folder / name)
     rows = [{"file_name": "a.png", "text": "Road, sky"}, {"file_name": "below/d.png", "text": "a tree"}]
     (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n\n")
     return folder
 
 
-def test_training_exports_a_pipeline_with_sheets_and_a_log(trained):
+def test_training_exports_a_pipeline_with_sheets_a_log_and_a_card(trained):
     assert StableDiffusionPipeline.from_pretrained(trained / "model").unet.config.in_channels == 8
     assert list((trained / "denoiser").glob("samples-*.png"))
-    assert list((trained / "autoencoder").glob("reconstructions-*dB.png"))
-    assert json.loads((trained / "denoiser" / "latest.json").read_text())["step"] == 4
-    own = json.loads((trained / "model" / "model_index.json").read_text())["default_settings"]
-    assert (
-        own.items() <= load_pipeline(trained / "model").default_settings().items() and own["num_masks"] == 12
-    )
+    assert list((trained / "autoencoder").glob("reconstructions-*.png"))
+    settings = json.loads((trained / "model" / "model_index.json").read_text())["default_settings"]
+    assert settings.items() <= load_pipeline(trained / "model").default_settings().items()
+    assert settings["num_masks"] == 12
     card = (trained / "model" / "README.md").read_text()
-    assert "Toyscapes scenes, seeds 2000 to 2023" in card and "| U-Net and text encoder | 4 | 8 |" in card
+    assert "Toyscapes scenes, seeds 2000 to 2023" in card and "| denoiser and text encoders | 4 | 8 |" in card
+    measures = [json.loads(line) for line in (trained / "denoiser" / "log.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in measures] == [2, 4] and measures[1]["loss of held-out images"] > 0
 
 
-def test_a_killed_run_goes_on_as_if_nothing_had_happened(trained, tmp_path):
-    """Two steps, a stop, two more steps: the same weights as four steps in one go."""
-    command = [sys.executable, "-m", "emerdiff_lib.train", *SCENES, "--output", str(tmp_path), "--steps"]
+def test_a_killed_run_goes_on_as_if_nothing_had_happened(trained, photos, tmp_path):
+    """On a folder's crops, with dropout; by SIGKILL after the first checkpoint of each stage."""
+    given = f"{TINY} {UNET} --size 64 --crops 1 --hold-out 2 --dropout 0.5 --terms Mine. --images {photos} --steps 6"
+    given += f" --warmup-steps 1 --learning-rate 1e-2 --init-from {trained / 'model'} --fresh-unet --output {tmp_path}"
+    run(f"{given}/whole")
     killer = (
-        "import sys; from emerdiff_lib.train import __main__ as train, stage; save = stage.Stage.save\n"
-        "def kill(self):\n    save(self)\n    if self.name == 'denoiser': sys.exit(9)\n"
-        "stage.Stage.save = kill; train.main(sys.argv[1:])"
+        "import os, signal, sys; from emerdiff_lib.train import __main__ as train, loop; save = loop.save\n"
+        "def kill(*state):\n    save(*state)\n    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "loop.save = kill; train.main(sys.argv[1].split())"
     )
-    stopped = subprocess.run([sys.executable, "-c", killer, *command[3:], "4"], capture_output=True)
-    assert stopped.returncode == 9, stopped.stderr.decode()
-    assert json.loads((tmp_path / "denoiser" / "latest.json").read_text())["step"] == 2
-    subprocess.run([*command, "4"], check=True, capture_output=True)
-    whole, resumed = (
-        StableDiffusionPipeline.from_pretrained(f / "model").unet.state_dict() for f in (trained, tmp_path)
-    )
-    for name in whole:
-        torch.testing.assert_close(whole[name], resumed[name], rtol=1e-3, atol=1e-4)
+    for stage in ("autoencoder", "denoiser"):
+        stopped = subprocess.run([sys.executable, "-c", killer, f"{given}/killed"], capture_output=True)
+        assert stopped.returncode == -signal.SIGKILL, stopped.stderr.decode()
+        assert json.loads((tmp_path / "killed" / stage / "latest.json").read_text())["step"] == 2
+    run(f"{given}/killed")
+    whole, resumed = (load_pipeline(tmp_path / name / "model") for name in ("whole", "killed"))
+    for network in ("vae", "unet", "text_encoder"):
+        weights = getattr(resumed, network).state_dict()
+        for name, weight in getattr(whole, network).state_dict().items():
+            torch.testing.assert_close(weights[name], weight, rtol=1e-3, atol=1e-5)
+    assert whole.unet.config.dropout == 0.5 and whole.default_settings()["processing_resolution"] == 64
+    assert {"road", "sky", "and", "tree"} < set(whole.tokenizer.get_vocab())
+    card = (tmp_path / "whole" / "model" / "README.md").read_text()
+    assert "2 more (one of 2) were held out" in card and "Mine." in card and "--dropout 0.5" in card
+    with pytest.raises(ValueError, match="holds a run with --crops 1, not 3; choose another --output"):
+        run(f"{given}/killed --crops 3")
 
 
-def test_training_continues_from_exported_weights(trained, tmp_path):
-    main([*SCENES, "--output", str(tmp_path / "more"), "--steps", "1", "--init-from", str(trained / "model")])
-    before, after = (
-        StableDiffusionPipeline.from_pretrained(f / "model").unet.conv_in.weight
-        for f in (trained, tmp_path / "more")
-    )
-    assert 0 < (before - after).abs().max() < 0.05
+def test_training_continues_from_exported_weights(trained, photos, tmp_path, capsys):
+    start = f"--init-from {trained / 'model'} --steps 1 --output {tmp_path}"
+    run(f"{SCENES} {UNET} {start}/more")
+    folders = (trained / "model", tmp_path / "more" / "model")
+    before, after = (StableDiffusionPipeline.from_pretrained(f).unet.conv_in.weight for f in folders)
+    assert 0 < (before - after).abs().max() < 0.05 and "starts anew" not in capsys.readouterr().out
+    run(f"{TINY} {UNET} {start}/others --images {photos} --size 32")
+    assert "the text encoder starts anew" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="another architecture"):
+        run(f"{SCENES} {start}/more --widths 8 16 16 32 --output {tmp_path}/wide")
     with pytest.raises(FileNotFoundError, match="--init-from"):
-        main([*SCENES, "--output", str(tmp_path / "other"), "--init-from", str(tmp_path / "nowhere")])
+        run(f"{SCENES} --output {tmp_path}/none --init-from {tmp_path}/nowhere")
 
 
-def test_a_relative_shares_the_autoencoder_and_differs_in_what_is_asked(trained, tmp_path):
-    given = ["--init-from", str(trained / "model"), "--fresh-unet", "--widths", "8", "16", "32", "32"]
-    options = [
-        *SCENES,
-        "--autoencoder-steps",
-        "0",
-        "--prediction-type",
-        "v_prediction",
-        "--empty-captions",
-        "1",
-    ]
-    main([*options, *given, "--output", str(tmp_path), "--steps", "2"])
+def test_a_variant_shares_the_autoencoder(trained, tmp_path):
+    start = f"{SCENES} --init-from {trained / 'model'} --fresh-unet --autoencoder-steps 0 --output {tmp_path}"
+    run(f"{start} --widths 8 16 32 32 --prediction-type v_prediction --empty-captions 1 --steps 1")
     pipe, other = load_pipeline(tmp_path / "model"), load_pipeline(trained / "model")
     for name, weight in pipe.vae.state_dict().items():
-        torch.testing.assert_close(weight, other.vae.state_dict()[name])
+        assert torch.equal(weight, other.vae.state_dict()[name])
     assert pipe.unet.config.block_out_channels == [8, 16, 32, 32]
     assert pipe.scheduler.config.prediction_type == "v_prediction"
     assert pipe.default_settings() == other.default_settings()
-    assert "--prediction-type v_prediction" in (tmp_path / "model" / "README.md").read_text()
 
 
 def test_a_transformer_is_trained_by_the_same_command(trained, tmp_path):
-    """Resumed half-way; what diffusers' own pipeline samples, with words that are read to their end."""
-    given = ["--init-from", str(trained / "model"), "--fresh-unet", "--autoencoder-steps", "0"]
-    options = [*SCENES, *given, "--backbone", "transformer", "--width", "32", "--depth", "2"]
-    for steps in ("2", "4"):
-        main([*options, "--output", str(tmp_path), "--steps", steps])
+    """What diffusers' own pipeline samples, with words that are read to their end."""
+    start = f"{SCENES} --init-from {trained / 'model'} --fresh-unet --autoencoder-steps 0 --output {tmp_path}"
+    run(f"{start} --steps 2 --backbone transformer --width 32 --depth 2")
     folder = tmp_path / "model"
     without = dict(text_encoder_3=None, tokenizer_3=None)  # how diffusers is told that T5 is not there
     theirs, pipe = StableDiffusion3Pipeline.from_pretrained(folder, **without), load_pipeline(folder)
     theirs.set_progress_bar_config(disable=True)
     assert theirs.transformer.config.num_layers == 2 and theirs.text_encoder_3 is None
-    picture = theirs("a boat", num_inference_steps=2, max_sequence_length=0, output_type="np").images[0]
-    assert picture.shape == (128, 128, 3) and np.isfinite(picture).all()
-    told = pipe.conditioning("a boat")
-    assert told.prompt_embeds.shape == (1, 64, 96)  # no zeros for a third text encoder, as it was trained
-    assert (told.pooled - pipe.conditioning("a tree").pooled).abs().max() > 1e-4
+    image = theirs("a boat", num_inference_steps=2, max_sequence_length=0, output_type="np").images[0]
+    assert image.shape == (128, 128, 3) and np.isfinite(image).all()
+    text = pipe.conditioning("a boat")
+    assert text.prompt_embeds.shape == (1, 64, 96)  # no zeros for a third text encoder, as it was trained
+    assert (text.pooled - pipe.conditioning("a tree").pooled).abs().max() > 1e-4
     assert pipe.default_settings()["feature_layer"] == "transformer_blocks.1.attn"
     card = (folder / "README.md").read_text()
     assert "--backbone transformer --width 32 --depth 2" in card and "`max_sequence_length=0`" in card
-    with pytest.raises(ValueError, match="holds a run with --depth 2, not 3"):
-        main([*options, "--output", str(tmp_path), "--steps", "5", "--depth", "3"])
 
 
-def test_a_transformer_learns_the_flow():
-    """Its loss is that of diffusers' flow scheduler: ε − x₀ at the mixture that scheduler makes."""
-    args = argparse.Namespace(size=64, width=32, depth=1)
-    backbone, scheduler = TransformerBackbone(args, 8), FlowMatchEulerDiscreteScheduler()
-    torch.manual_seed(0)
-    clean, noise = torch.randn(2, 3, 8, 16, 16)
-    timesteps, tokens, asked = torch.tensor([1, 400, 999]), torch.randint(4, 8, (3, 64)), []
-    networks = backbone.networks | {
-        "transformer": lambda latents, **told: asked.append((latents, told)) or Answer(noise)
-    }
-    loss = backbone.loss(networks, (clean, noise), timesteps, tokens, nullcontext())
-    assert loss.item() == pytest.approx(clean.square().mean().item(), rel=1e-5)  # ε was answered for ε − x₀
-    ((mixed, told),) = asked
-    expected = scheduler.scale_noise(clean, timesteps.float(), noise)
-    torch.testing.assert_close(mixed, expected, rtol=1e-4, atol=1e-4)
-    assert told["timestep"].tolist() == [1, 400, 999]
+@pytest.mark.parametrize("target", ["epsilon", "v_prediction", "flow"])
+def test_losses_are_of_the_noise_the_velocity_and_the_flow(target):
+    """Of what is predicted, at the mixture that the definitions make of latents and noise."""
+    kind, options = ("transformer", {}) if target == "flow" else ("unet", {"prediction_type": target})
+    backbone = BACKBONES[kind](Config(backbone=kind, **options), 8)
+    clean, noise = torch.randn(2, 3, 8, 16, 16, generator=torch.Generator().manual_seed(0))
+    timesteps, calls = torch.tensor([1, 400, 999]), []
+
+    def network(latents, *positional, **named):
+        calls.append(latents)
+        return SimpleNamespace(sample=noise)
+
+    backbone.networks[kind] = network
+    loss = backbone.loss(clean, noise, timesteps, torch.randint(4, 8, (3, 64)))
+    if target == "flow":
+        mixture = FlowMatchEulerDiscreteScheduler().scale_noise(clean, timesteps.float(), noise)
+        expected = noise - clean
+    else:
+        betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
+        alpha_bar = (1 - betas).cumprod(0)[timesteps, None, None, None]
+        mixture = alpha_bar.sqrt() * clean + (1 - alpha_bar).sqrt() * noise
+        velocity = alpha_bar.sqrt() * noise - (1 - alpha_bar).sqrt() * clean
+        expected = noise if target == "epsilon" else velocity
+    torch.testing.assert_close(calls[0], mixture, rtol=1e-4, atol=1e-4)
+    assert loss.item() == pytest.approx((noise - expected).square().mean().item(), rel=1e-4)
 
 
-@dataclass
-class Answer:
-    sample: torch.Tensor
-
-
-def test_a_folder_of_pictures_becomes_a_model(trained, photos, tmp_path, capsys):
-    """Its own words, from weights with others: the text encoder starts anew, and says so."""
-    given = [*TINY, "--images", str(photos), "--size", "64", "--crops", "2", "--steps", "2"]
-    given += [
-        "--output",
-        str(tmp_path),
-        "--init-from",
-        str(trained / "model"),
-        "--license",
-        "mit",
-        "--terms",
-        "Mine.",
-    ]
-    main(given)
-    said = capsys.readouterr().out
-    assert "Pictures a second: no" in said and "text encoder starts anew" in said
-    pipe = load_pipeline(tmp_path / "model")
-    assert {"road", "sky", "and", "tree"} < set(
-        pipe.tokenizer.get_vocab()
-    ) and "boat" not in pipe.tokenizer.get_vocab()
-    assert pipe.default_settings()["processing_resolution"] == 64
-    pipe.set_progress_bar_config(disable=True)
-    out = pipe(photos / "b.jpg", 3, num_inference_steps=4)
-    assert out.labels.shape == (200, 40)
-    card = (tmp_path / "model" / "README.md").read_text()
-    assert (
-        "license: mit" in card
-        and "4 pictures" in card
-        and "2 of them with a caption" in card
-        and "Mine." in card
-    )
-    with pytest.raises(ValueError, match=r"holds a run with --crops 2, not 3; choose another --output"):
-        main([*given[: given.index("--crops")], "--crops", "3", *given[given.index("--crops") + 2 :]])
-
-
-def test_crops_are_parts_of_their_pictures_and_differ_by_epoch(photos):
-    source = FolderCrops([photos], size=64, crops=3, zoom=1.0)
-    assert len(source) == 12 and source.words == ["a", "and", "road", "sky", "tree"]
-    pictures, texts = source.epoch(0)
-    assert pictures.shape == (12, 64, 64, 3) and pictures.dtype == np.uint8
-    assert texts[:3] == ["Road, sky"] * 3 and texts.count("") == 6
-    own = np.asarray(
+def test_crops_are_parts_of_their_images_and_differ_by_epoch(photos):
+    config = Config(images=[photos], size=64, crops=3, zoom=1.0)
+    source = folder_crops(config)
+    images = source.epoch(0)
+    assert images.shape == (12, 64, 64, 3) and images.dtype == np.uint8
+    assert source.words == ["a", "and", "road", "sky", "tree"]
+    assert source.captions[:3] == ["Road, sky"] * 3 and source.captions.count("") == 6
+    square = np.asarray(
         Image.open(photos / "c.png")
-    )  # as large as a crop, which is all of it, or its mirror image
-    for crop in pictures[9:]:
-        assert np.array_equal(crop, own) or np.array_equal(crop, own[:, ::-1])
-    assert np.array_equal(FolderCrops([photos], size=64, crops=3, zoom=1.0).epoch(0)[0], pictures)
-    assert not np.array_equal(source.epoch(1)[0], pictures)
-    assert len(set(source.captions(8)) - {"Road, sky", "a tree"}) == 0
-    assert [epoch_of(step, 6, source) for step in (0, 3, 4, 8)] == [0, 0, 1, 2]
+    )  # as large as a crop, which is all of it or its mirror image
+    for crop in images[9:]:
+        assert np.array_equal(crop, square) or np.array_equal(crop, square[:, ::-1])
+    assert not np.array_equal(source.epoch(1), images)
+    config.workers = 1  # draws the same crops, whatever the order of epochs
+    helped = folder_crops(config)
+    for number in (3, 0, 1):
+        assert np.array_equal(helped.epoch(number), source.epoch(number))
+    assert not np.array_equal(source.epoch(3), images)
+    assert [source.epoch_at(step, 6) for step in (0, 3, 4, 8)] == [0, 0, 1, 2]
 
 
-def test_workers_draw_the_same_crops_ahead(photos):
-    alone, helped = (FolderCrops([photos], size=32, crops=2, workers=workers) for workers in (0, 1))
-    for number in (0, 1, 3):
-        assert np.array_equal(alone.epoch(number)[0], helped.epoch(number)[0])
-    assert helped._ahead[0] == 4  # the next one is under way
-
-
-def test_held_out_pictures_are_in_no_epoch(photos):
-    """Every second of a, b, below/d, c by path: the first and the third; whole squares of them, with their captions."""
-    source = FolderCrops([photos], size=64, crops=1, zoom=1.0, hold_out=2)
+def test_held_out_images_are_in_no_epoch(photos):
+    """Every second by path: whole squares of them, with their captions."""
+    source = folder_crops(Config(images=[photos], size=64, crops=1, zoom=1.0, hold_out=2))
     files = sorted(photos.rglob("*.*g"))
-    pictures, texts = source.held_out()
-    assert len(source) == 2 and len(source.epoch(0)[0]) == 2 and pictures.shape == (2, 64, 64, 3)
-    assert texts == [{"a.png": "Road, sky", "d.png": "a tree"}.get(f.name, "") for f in files[::2]]
+    images, captions = source.held_out
+    assert len(source.captions) == len(source.epoch(0)) == 2 and images.shape == (2, 64, 64, 3)
+    assert captions == [{"a.png": "Road, sky", "d.png": "a tree"}.get(f.name, "") for f in files[::2]]
     with Image.open(files[0]) as first:  # 90 × 70: ten pixels of each side are left out
         centre = first.resize((64, 64), Image.Resampling.LANCZOS, box=(10, 0, 80, 70))
-    assert np.array_equal(pictures[0], np.asarray(centre))
-    assert "2 more (every 2th) were held out" in source.title and "sky" in source.words
-    with pytest.raises(ValueError, match="--hold-out=1 leaves no picture"):
-        FolderCrops([photos], hold_out=1)
-    assert len(FolderCrops([photos]).held_out()[0]) == 0
-
-
-def test_the_loss_of_held_out_pictures_is_logged(trained, photos, tmp_path):
-    given = [
-        *TINY,
-        "--images",
-        str(photos),
-        "--size",
-        "64",
-        "--crops",
-        "1",
-        "--steps",
-        "2",
-        "--hold-out",
-        "2",
-    ]
-    given += ["--widths", "8", "16", "16", "16", "--dropout", "0.1", "--mixed-precision", "no"]
-    main([*given, "--output", str(tmp_path)])
-    (row,) = [
-        json.loads(line) for line in (tmp_path / "denoiser" / "held-out.jsonl").read_text().splitlines()
-    ]
-    assert row["step"] == 2 and row["held_out"] > 0 and row["trained_on"] > 0
-    card = (tmp_path / "model" / "README.md").read_text()
-    assert f"Loss of held-out pictures: {row['held_out']:.4f}" in card and "--dropout 0.1" in card
-    assert load_pipeline(tmp_path / "model").unet.config.dropout == 0.1
+    assert np.array_equal(images[0], np.asarray(centre)) and "sky" in source.words
+    with pytest.raises(ValueError, match="--hold-out=1 leaves no image"):
+        folder_crops(Config(images=[photos], hold_out=1))
 
 
 def test_caption_files_are_read_or_named(photos, tmp_path):
-    assert read_captions(tmp_path / "none") == {}
-    with pytest.raises(FileNotFoundError, match="caption file"):
-        FolderCrops([photos], captions=tmp_path / "none")
+    with pytest.raises(FileNotFoundError, match="none"):
+        folder_crops(Config(images=[photos], captions=tmp_path / "none"))
     bad = tmp_path / "bad.jsonl"
     for line in ("{", "[]", '{"file_name": "a"}', "null"):
         bad.write_text('{"file_name": "a.png", "text": "x"}\n' + line + "\n")
         with pytest.raises(ValueError, match="line 2, is no caption"):
             read_captions(bad)
     bad.write_text('{"file_name": "z.png", "text": "x"}\n')
-    with pytest.raises(ValueError, match="names none of the 4 pictures"):
-        FolderCrops([photos], captions=bad)
-    with pytest.raises(FileNotFoundError, match="no picture below"):
+    with pytest.raises(ValueError, match="names none of the 4 images"):
+        folder_crops(Config(images=[photos], captions=bad))
+    with pytest.raises(FileNotFoundError, match="no image below"):
         (tmp_path / "empty").mkdir()
-        FolderCrops([tmp_path / "empty"])
+        folder_crops(Config(images=[tmp_path / "empty"]))
 
 
 @pytest.mark.parametrize(
     "given, message",
     [
-        (["--size", "100"], "a multiple of 32"),
-        (["--size", "64"], "needs --images"),
-        (["--captions", "c.jsonl"], "belong to pictures"),
-        (["--autoencoder-steps", "0"], "keeps the autoencoder"),
-        (["--batch-size", "0"], "--batch-size=0"),
-        (["--zoom", "0"], "--zoom=0"),
-        (["--depth", "3"], "--depth is for --backbone transformer; this one is unet"),
-        (["--backbone", "transformer", "--dropout", "0.1"], "--dropout is for --backbone unet"),
-        (["--width", "48"], "--width=48 is not possible; choose a multiple of 32"),
-        (
-            ["--backbone", "transformer", "--prediction-type", "v_prediction"],
-            "--prediction-type is for --backbone unet; this one is transformer",
-        ),
-        (["--fresh-unet"], "takes the autoencoder of --init-from"),
-        (["--widths", "8", "16", "24", "32"], "multiples of 8, and then three of 16"),
-        (["--low-timesteps", "2"], "--low-timesteps=2"),
-        (["--hold-out", "-1"], "--hold-out=-1"),
-        (["--dropout", "2"], "--dropout=2"),
+        ("--size 100", "--size=100 is not possible; choose a multiple of 32"),
+        ("--size 64", "--size=64 needs --images"),
+        ("--captions c.jsonl", "--captions needs --images"),
+        ("--autoencoder-steps 0", "keeps the autoencoder of --init-from"),
+        ("--batch-size 0", "--batch-size=0 is not possible; it is at least 1"),
+        ("--zoom nan", "--zoom=nan is not possible"),
+        ("--dropout 2", "--dropout=2.0 is not possible; it is at least 0 and at most 1"),
+        ("--depth 3", "--depth is for --backbone transformer; this one is unet"),
+        ("--backbone transformer --dropout 0.1", "--dropout is for --backbone unet"),
+        ("--widths 8 16 24 32", "multiple of 8, and then three of 16"),
     ],
 )
-def test_impossible_arguments_are_one_sentence(given, message):
+def test_impossible_options_are_one_sentence(given, message):
     with pytest.raises(ValueError, match=message):
-        check(arguments(given))
+        parse(given.split())
 
 
-@pytest.mark.parametrize("backbone", BACKBONES.values())
-def test_the_fastest_precision_is_one_that_was_tried(backbone):
-    args = argparse.Namespace(size=64, widths=[8, 16, 32, 32], width=32, depth=1, dropout=0.0)
-    args.prediction_type = "epsilon"
-    name, rates = fastest(backbone(args, 8), 64, 2, cpu=True, steps=1)
-    assert rates[name] == max(rates.values()) and set(rates) == {"no", "bf16"} and min(rates.values()) > 0
-
-
-def test_captions_name_classes_by_their_size():
-    labels = np.array([[0, 0, 0, 1], [2, 2, 9, 9]])
-    assert captions.caption(labels, ["sky", "car", "road"], 9) == "sky and road and car"
-    assert captions.caption(labels, ["sky", "car", "road"], 2, least=0.2) == "sky"
-
-
-def test_a_labelled_folder_becomes_captions(tmp_path):
-    for part in ("images", "labels"):
-        (tmp_path / "train" / part).mkdir(parents=True)
-    labels = np.zeros((8, 8), np.uint8)
-    labels[:3], labels[0] = 1, 255
-    Image.fromarray(labels).save(tmp_path / "train" / "labels" / "a.png")
-    Image.new("RGB", (8, 8)).save(tmp_path / "train" / "images" / "a.jpg")
-    images, output = tmp_path / "train" / "images", tmp_path / "metadata.jsonl"
-    given = ["--dataset", "folder", "--root", str(tmp_path), "--images", str(images), "--output", str(output)]
-    captions.main([*given, "--class-names", "road", "sky"])
-    assert read_captions(output) == {"a.jpg": "road and sky"}
-    with pytest.raises(ValueError, match="toyscapes"):
-        captions.main(["--dataset", "toyscapes", *given[2:]])
+@pytest.mark.parametrize("amx, precision", [(True, "bf16"), (False, "no")])
+def test_a_cpu_trains_in_bfloat16_where_it_is_fast(monkeypatch, tmp_path, amx, precision):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": amx})
+    assert kept_precision(Config(output=tmp_path, cpu=True)) == precision
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": not amx})
+    assert kept_precision(Config(output=tmp_path, cpu=True)) == precision  # as the run began
 
 
 def test_every_word_of_a_caption_has_a_token_of_its_own():
-    words = architecture.words_of(["A road, a Tree", "a sky"])
-    tokenizer = architecture.build_tokenizer(words)
+    tokenizer = architecture.build_tokenizer(architecture.words_of(["A road, a Tree", "a sky"]))
     ids = architecture.tokenize(tokenizer, ["a tree, a road", "unheard of"])
     assert ids.shape == (2, 64) and tokenizer.unk_token_id not in ids[0]
     assert (ids[1] == tokenizer.unk_token_id).sum() == 2

@@ -29,11 +29,17 @@ from ..pipeline import EmerDiffPipeline
 from ..runs.cached_map import cached_map
 from ..runs.keys import dataset_key, model_key, sample_key, versions
 from ..toyscapes import Toyscapes
-from ..train.captions import caption
 from ..words import name_pixels
 from .naming import features_key, text_aligned, vocabulary_of
 
 DRAWING = {"num_inference_steps": 20, "guidance_scale": 3.0}  # arguments of the diffusers pipeline
+
+
+def caption(labels: np.ndarray, names: list[str], ignore_index: int | None, least: float = 0.005) -> str:
+    """Names of the classes that cover at least a share of ``least`` of the image, the largest first, joined by "and"."""
+    shares = np.bincount(labels.ravel(), minlength=256) / labels.size
+    order = [k for k in np.argsort(-shares, kind="stable") if k < len(names) and k != ignore_index]
+    return " and ".join(names[k] for k in order if shares[k] >= least)
 
 
 def captions_of(data: LabelledDataset, positions: Iterable[int]) -> list[str]:

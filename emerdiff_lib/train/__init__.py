@@ -1,1 +1,1 @@
-"""Small latent diffusion models of one's own, from pictures alone: ``python -m emerdiff_lib.train --images FOLDER``."""
+"""Small latent diffusion models of one's own, from images alone: ``python -m emerdiff_lib.train --images FOLDER``."""

@@ -9,13 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import torch
-from diffusers import (
-    AutoencoderKL,
-    DDPMScheduler,
-    PNDMScheduler,
-    SD3Transformer2DModel,
-    UNet2DConditionModel,
-)
+from diffusers import AutoencoderKL, SD3Transformer2DModel, UNet2DConditionModel
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, PreTrainedTokenizerFast
 
@@ -25,8 +19,6 @@ UNKNOWN, BEGIN, END = "<unknown>", "<begin>", "<end>"
 SPECIAL = (UNKNOWN, BEGIN, "<unused>", END)
 MAX_TOKENS = 64
 TEXT_WIDTHS = (64, 32)  # of a transformer's two text encoders
-WIDTHS = (24, 96, 128, 128)  # of the U-Net's levels
-PREDICTIONS = ("epsilon", "v_prediction")
 NOISE_SCHEDULE = dict(
     num_train_timesteps=1000,
     beta_start=0.00085,
@@ -104,8 +96,8 @@ def build_text_encoder(
     )
 
 
-def build_unet(size: int, widths: Sequence[int] = WIDTHS, dropout: float = 0.0) -> UNet2DConditionModel:
-    """Levels at a quarter of the picture's side and a half, a quarter, an eighth of that; attention at all but the first.
+def build_unet(size: int, widths: Sequence[int], dropout: float = 0.0) -> UNet2DConditionModel:
+    """Levels at a quarter of the image's side and a half, a quarter, an eighth of that; attention at all but the first.
 
     32, 16, 8 and 4 cells for 128 pixels.
 
@@ -156,13 +148,3 @@ def build_transformer(size: int, width: int, depth: int) -> SD3Transformer2DMode
             torch.nn.init.zeros_(module.weight)
             torch.nn.init.zeros_(module.bias)
     return model
-
-
-def training_scheduler(prediction_type: str = PREDICTIONS[0]) -> DDPMScheduler:
-    return DDPMScheduler(**NOISE_SCHEDULE, prediction_type=prediction_type)
-
-
-def sampling_scheduler(prediction_type: str = PREDICTIONS[0]) -> PNDMScheduler:
-    """What ``StableDiffusionPipeline`` samples with, as in Stable Diffusion 1.x."""
-    options = dict(skip_prk_steps=True, set_alpha_to_one=False, prediction_type=prediction_type)
-    return PNDMScheduler(**NOISE_SCHEDULE, **options)

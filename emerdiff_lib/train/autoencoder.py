@@ -1,56 +1,94 @@
-"""The autoencoder: L1 of the picture, of its gradients, and a little KL."""
+"""The autoencoder, trained by L1 of the image, of its gradients, and a little KL; and the latents that it makes of images."""
 
 from __future__ import annotations
 
-import argparse
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from diffusers import AutoencoderKL
+from diffusers.image_processor import VaeImageProcessor
+from diffusers.utils import make_image_grid
+from tqdm.auto import tqdm
 
-from .sources import Source, epoch_of, to_model_range
-from .stage import Stage, save_sheet
-
-
-def gradients(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    return images.diff(dim=-1), images.diff(dim=-2)
+from ..files import replacing
+from .config import Config
+from .loop import Progress, train
+from .sources import Source
 
 
 def train_autoencoder(
-    args: argparse.Namespace, accelerator: Accelerator, vae: AutoencoderKL, source: Source
-) -> tuple[AutoencoderKL, Stage]:
-    """L1 of the picture + 0.5 · L1 of its gradients + 0.001 · KL; returns the averaged model in eval mode, and its stage."""
-    stage = Stage(
-        "autoencoder", args, accelerator, [vae], args.autoencoder_steps, args.autoencoder_learning_rate, 1e-4
-    )
-    (model,) = stage.plain()
-
-    known = source.held_out()[0]
-    shown = (known if len(known) else source.epoch(0)[0])[:16].copy()
+    config: Config, accelerator: Accelerator, vae: AutoencoderKL, source: Source
+) -> Progress:
+    """L1 of the image + 0.5 · L1 of its gradients + 0.001 · KL; the autoencoder ends averaged and frozen."""
+    samples = source.held_out[0] if len(source.held_out[0]) else source.epoch(0)
+    samples, device = samples[:16].copy(), accelerator.device
 
     def loss_of_step(step, generator):
-        pictures, _ = source.epoch(epoch_of(step, args.batch_size, source))
-        rows = torch.randint(len(pictures), (args.batch_size,), generator=generator, device=generator.device)
-        images = to_model_range(pictures[rows.sort().values.cpu().numpy()], accelerator.device)
-        images = images.flip(-1) if step % 2 else images
+        images = source.epoch(source.epoch_at(step, config.batch_size))
+        rows = torch.randint(len(images), (config.batch_size,), generator=generator, device=device)
+        batch = to_model_range(images[rows.sort().values.cpu().numpy()], device)
+        batch = batch.flip(-1) if step % 2 else batch
         with accelerator.autocast():
-            posterior = model.encode(images).latent_dist
-            decoded = model.decode(posterior.sample(generator)).sample.float()
-        edges = sum(F.l1_loss(a, b) for a, b in zip(gradients(decoded), gradients(images), strict=True))
-        return (
-            F.l1_loss(decoded, images)
-            + 0.5 * edges
-            + 1e-3 * posterior.kl().mean() / posterior.mean[0].numel()
-        )
+            posterior = vae.encode(batch).latent_dist
+            decoded = vae.decode(posterior.sample(generator)).sample.float()
+        edges = sum(F.l1_loss(decoded.diff(dim=axis), batch.diff(dim=axis)) for axis in (-1, -2))
+        divergence = posterior.kl().mean() / posterior.mean[0].numel()
+        return F.l1_loss(decoded, batch) + 0.5 * edges + 1e-3 * divergence
 
     @torch.inference_mode()
-    def picture(step, averaged):
-        images = to_model_range(shown, accelerator.device)
-        decoded = averaged.decode(averaged.encode(images).latent_dist.mode()).sample.clamp(-1, 1)
+    def report(step):
+        images = to_model_range(samples, device)
+        decoded = vae.decode(vae.encode(images).latent_dist.mode()).sample.clamp(-1, 1)
         psnr = -10 * torch.log10((decoded - images).square().mean((1, 2, 3)) / 4).mean()
-        save_sheet([*images, *decoded], stage.folder / f"reconstructions-{step:06}-{psnr:.1f}dB.png")
+        sheet = VaeImageProcessor().postprocess(torch.cat([images, decoded]))
+        path = config.output / "autoencoder" / f"reconstructions-{step:06}.png"
+        make_image_grid(sheet, 2, len(images)).save(path)
+        return {"reconstruction in dB": round(psnr.item(), 1)}
 
-    stage.run(loss_of_step, picture)
-    stage.ema.copy_to(stage.parameters)
-    return model.eval().requires_grad_(False), stage
+    steps, rate = config.autoencoder_steps, config.autoencoder_learning_rate
+    progress = train("autoencoder", config, accelerator, [vae], steps, rate, 1e-4, loss_of_step, report)
+    vae.requires_grad_(False)
+    return progress
+
+
+def latents_of(
+    source: Source, vae: AutoencoderKL, accelerator: Accelerator, path: Path
+) -> Callable[[int], torch.Tensor]:
+    """A function from an epoch's number to means and deviations of its latents, (N, 2, C, h, w) float16.
+
+    They are kept in ``path`` if every epoch is the same; else the last epoch's are kept on the device.
+    """
+
+    @lru_cache(maxsize=1)
+    def epoch(number: int) -> torch.Tensor:
+        if source.passes < float("inf"):
+            return encode(vae, source.epoch(number), accelerator).to(accelerator.device)
+        if not path.exists():
+            with replacing(path) as unfinished:
+                torch.save(encode(vae, source.epoch(number), accelerator), unfinished)
+        return torch.load(path, weights_only=True, mmap=True)
+
+    return epoch
+
+
+@torch.inference_mode()
+def encode(vae: AutoencoderKL, images: np.ndarray, accelerator: Accelerator, batch: int = 64) -> torch.Tensor:
+    """(N, 2, C, h, w) float16 means and standard deviations of images' latents, on the CPU."""
+    parts = []
+    for start in tqdm(range(0, len(images), batch), desc="latents", leave=False):
+        with accelerator.autocast():
+            batched = to_model_range(images[start : start + batch], accelerator.device)
+            posterior = vae.encode(batched).latent_dist
+        parts.append(torch.stack([posterior.mean, posterior.std], 1).half().cpu())
+    return torch.cat(parts)
+
+
+def to_model_range(images: np.ndarray, device: torch.device) -> torch.Tensor:
+    """(B, H, W, 3) uint8 → (B, 3, H, W) float in [-1, 1], channels last in memory."""
+    floats = torch.from_numpy(np.array(images)).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return floats.contiguous(memory_format=torch.channels_last)

@@ -13,15 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from ..checkpoints import family_of
 from ..files import write_atomically
-from .backbones import Backbone, Networks
-
-WEIGHTS = {
-    "vae": "vae/diffusion_pytorch_model.safetensors",
-    "unet": "unet/diffusion_pytorch_model.safetensors",
-    "transformer": "transformer/diffusion_pytorch_model.safetensors",
-    "text_encoder": "text_encoder/model.safetensors",
-    "text_encoder_2": "text_encoder_2/model.safetensors",
-}
+from .backbones import Backbone
 
 
 def load_weights(folder: Path, **modules: torch.nn.Module) -> None:
@@ -32,57 +24,42 @@ def load_weights(folder: Path, **modules: torch.nn.Module) -> None:
         ValueError: where the weights are of another architecture.
     """
     for name, module in modules.items():
-        path = Path(folder) / WEIGHTS[name]
-        found, wrong = weights_for(module, path)
-        if wrong and name.startswith("text_encoder"):
-            print(f"The captions' words are not those of {folder}: the text encoder starts anew.")
-        elif wrong:
-            raise ValueError(
-                f"{path} is of another architecture ({wrong[0]}); --init-from takes models of this trainer."
+        path = next((Path(folder) / name).glob("*.safetensors"), None)
+        if path is None:
+            raise FileNotFoundError(
+                f"{folder} has no weights of the {name}; --init-from takes a folder as this trainer exports it."
             )
-        else:
-            module.load_state_dict(found)
-
-
-def weights_for(module: torch.nn.Module, path: Path) -> tuple[dict[str, torch.Tensor], list[str]]:
-    """A file's weights (float32), and the names of those that it and the module do not have in one shape.
-
-    Raises:
-        FileNotFoundError: there is no file.
-    """
-    if not path.exists():
-        raise FileNotFoundError(
-            f"{path} does not exist; --init-from takes a folder as this trainer exports it."
+        weights = {key: value.float() for key, value in load_file(path).items()}
+        here, there = (
+            {(key, value.shape) for key, value in state.items()} for state in (module.state_dict(), weights)
         )
-    found = {name: value.float() for name, value in load_file(path).items()}
-    shapes = {name: value.shape for name, value in module.state_dict().items()}
-    return found, [n for n in shapes | found if n not in found or shapes.get(n) != found[n].shape]
+        if here == there:
+            module.load_state_dict(weights)
+        elif name.startswith("text_encoder"):
+            print(f"The captions' words are not those of {folder}: the text encoder starts anew.")
+        else:
+            raise ValueError(
+                f"{path} is of another architecture ({min(here ^ there)[0]}); --init-from takes models of this trainer."
+            )
 
 
-def export(
-    folder: Path,
-    backbone: Backbone,
-    vae: AutoencoderKL,
-    tokenizer: PreTrainedTokenizerFast,
-    networks: Networks,
-) -> Path:
+def export(folder: Path, backbone: Backbone, vae: AutoencoderKL, tokenizer: PreTrainedTokenizerFast) -> Path:
     """Write what diffusers' own pipeline loads ``from_pretrained(folder)``, with its EmerDiff defaults; returns the folder.
 
     Of a transformer, that is ``StableDiffusion3Pipeline.from_pretrained(folder, text_encoder_3=None, tokenizer_3=None)``, which
     wants ``max_sequence_length=0`` when it is called.
     """
-    half = {name: copy.deepcopy(module).half() for name, module in networks.items()}
+    half = {name: copy.deepcopy(network).half() for name, network in backbone.networks.items()}
     pipeline = backbone.pipeline(copy.deepcopy(vae).half(), tokenizer, half)
     pipeline.save_pretrained(folder, safe_serialization=True)
+    denoiser = next(iter(half.values()))
+    settings = family_of(denoiser.config).defaults(denoiser, 2 ** (len(vae.config.block_out_channels) - 1))
+    _add(folder / "model_index.json", backbone.options | {"default_settings": settings})
     # transformers loads a model in the dtype that its config names, diffusers in float32: let both be float32 by default
-    index = folder / "model_index.json"
-    unet = next(iter(networks.values()))
-    own = family_of(unet.config).defaults(unet, 2 ** (len(vae.config.block_out_channels) - 1))
-    write_atomically(
-        index,
-        json.dumps(json.loads(index.read_text()) | backbone.options | {"default_settings": own}, indent=2)
-        + "\n",
-    )
     for file in folder.glob("text_encoder*/config.json"):
-        file.write_text(json.dumps(json.loads(file.read_text()) | {"dtype": "float32"}, indent=2) + "\n")
+        _add(file, {"dtype": "float32"})
     return folder
+
+
+def _add(path: Path, entries: dict[str, object]) -> None:
+    write_atomically(path, json.dumps(json.loads(path.read_text()) | entries, indent=2) + "\n")
