@@ -20,7 +20,9 @@ from .. import baselines, plotting
 from ..assignment import assign_bilinear
 from ..baselines import Segmentation, upsamplers
 from ..baselines.upsamplers import Upsampler
+from ..clustering import mask_embeddings
 from ..datasets import LabelledDataset, Sample
+from ..evaluation.regions import true_masks
 from ..evaluation.tables import score
 from ..pipeline import EmerDiffPipeline
 from ..plotting import CHART_COLOURS, NEUTRAL
@@ -136,12 +138,13 @@ def segment_image(
     sample, so the result does not depend on what was evaluated before. Everything that is shared is charged to each.
 
     Args:
+        methods: of :data:`ALL_METHODS`, or ``names.CEILING``: the true masks on the grid, the upper bound of coarse masks.
         settings: keywords of the pipeline (``num_masks`` …), except ``mode``.
     """
     generator = torch.Generator().manual_seed(sample.seed)
     coarse = pipe.coarse(sample.image, generator=generator, **settings)
     results = _emerdiffs(pipe, coarse, methods, settings)
-    segmenters = _segmenters(pipe, coarse, np.array(sample.image), sample.seed % 2**31, backbone)
+    segmenters = _segmenters(pipe, coarse, sample, backbone)
     for name in (name for name in methods if name in segmenters):
         segmentation, seconds = timed(segmenters[name])
         before = 0.0 if name in BY_THEMSELVES else sum(coarse.seconds.values())
@@ -171,15 +174,19 @@ def _emerdiffs(
 
 
 def _segmenters(
-    pipe: EmerDiffPipeline,
-    coarse: CoarseMasks,
-    image: np.ndarray,
-    seed: int,
-    backbone: baselines.Backbone | None,
+    pipe: EmerDiffPipeline, coarse: CoarseMasks, sample: Sample, backbone: baselines.Backbone | None
 ) -> dict[str, Callable[[], Segmentation]]:
     """{method: its segments of this image} of everything but EmerDiff."""
+    image, seed = np.array(sample.image), sample.seed % 2**31
     masks, embeddings = coarse.masks.cpu(), coarse.embeddings.cpu().numpy()
     count, grid = len(masks), tuple(masks.shape[1:])
+
+    def ceiling() -> Segmentation:
+        classes, index = np.unique(sample.labels, return_inverse=True)  # void is a class of its own
+        truth = torch.from_numpy(true_masks(index.reshape(sample.labels.shape), grid, len(classes)))
+        labels = assign_bilinear(truth, sample.labels.shape)
+        return Segmentation(labels, mask_embeddings(coarse.queries, truth).cpu().numpy())
+
     segmenters: dict[str, Callable[[], Segmentation]] = {
         names.COLOUR: lambda: baselines.kmeans_pixels(image, count),
         names.COLOUR_CELLS: lambda: baselines.kmeans_cells(image, count, grid),
@@ -192,6 +199,7 @@ def _segmenters(
         names.DIFFCUT: lambda: baselines.diffcut(image, pipe, count, seed=seed),
         names.DIFFCUT_OWN: lambda: baselines.diffcut(image, pipe, seed=seed),
         names.BACKBONE: lambda: baselines.kmeans_backbone(image, backbone, count, seed=seed),
+        names.CEILING: ceiling,
     }
     for name, refine in ON_THE_SAME_MASKS.items():
         segmenters[name] = lambda refine=refine: Segmentation(refine(masks, image), embeddings)

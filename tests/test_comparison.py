@@ -1,0 +1,174 @@
+"""EmerDiff and its baselines on a data set: the pipeline's own numbers, and tables of what was kept."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from emerdiff_lib.datasets import Sample, open_dataset
+from emerdiff_lib.datasets.images import named
+from emerdiff_lib.evaluation import tables
+from emerdiff_lib.studies import comparison, names
+
+from .conftest import seeded
+
+METHODS = [names.EMERDIFF_FAST, names.BILINEAR, names.BILINEAR_GUIDED, names.COLOUR, names.DIFFCUT]
+SETTINGS = {"num_masks": 4, "modulation_timestep": 41, "noise_ensemble_size": 1}
+
+
+@pytest.fixture(scope="module")
+def data():
+    return open_dataset("toyscapes", split="test")
+
+
+def scored(pipe, data, folder, positions, methods=METHODS, **settings):
+    return comparison.score_images(pipe, data, named(data, positions), methods, SETTINGS | settings, folder)
+
+
+@pytest.mark.parametrize("more", [{}, {"denoising_steps": 3, "guide_radius": 1.0, "filter_sigma": 2.0}])
+def test_every_row_of_emerdiff_is_what_the_pipeline_gives(pipe, data, more):
+    sample, settings = data[7], SETTINGS | more
+    methods = [*comparison.KINDS["EmerDiff"], names.BILINEAR]
+    results = comparison.segment_image(pipe, sample, methods, settings)
+    assert list(results) == methods
+    alone = lambda **keywords: pipe(sample.image, generator=seeded(sample.seed), **(settings | keywords))
+    exact, fast, pixel = alone(), alone(mode="fast"), alone(mode="pixel")
+    expected = {
+        names.EMERDIFF: exact.labels,
+        names.EMERDIFF_GUIDED: alone(guide_radius=settings.get("guide_radius", 1.5)).labels,
+        names.EMERDIFF_PIXEL: pixel.labels,
+        names.EMERDIFF_FAST: fast.labels,
+        names.BILINEAR: exact.baseline_labels,
+    }
+    assert len({labels.tobytes() for labels in expected.values()}) == (4 if more else 5)
+    for name, result in results.items():
+        whose = {names.EMERDIFF_PIXEL: pixel, names.EMERDIFF_FAST: fast}.get(name, exact)
+        assert np.array_equal(result.labels, expected[name]), name
+        assert np.array_equal(result.embeddings, whose.mask_embeddings) and result.seconds > 0
+
+
+def test_every_method_runs_and_gives_a_segment_for_every_embedding(pipe, data):
+    methods = comparison.check_methods([], has_backbone=False)
+    results = comparison.segment_image(pipe, data[7], methods, SETTINGS)
+    assert list(results) == methods and names.BACKBONE not in methods
+    for name, result in results.items():
+        assert result.labels.shape == (128, 128) and result.labels.min() >= 0, name
+        assert result.labels.max() < len(result.embeddings), name
+    refined = [results[name].labels for name in comparison.ON_THE_SAME_MASKS]
+    assert len({labels.tobytes() for labels in refined}) == len(refined)
+    assert all((labels == refined[0]).mean() > 0.7 for labels in refined)
+
+
+def test_the_ceiling_is_what_the_grid_can_hold(pipe, scene):
+    """Truth along cells comes back whole, what covers less than half of a cell is gone; void is a class of its own."""
+    labels = np.zeros((128, 128), np.uint8)
+    labels[:, 64:], labels[:, 104:] = 2, 255
+    expected = np.unique(labels, return_inverse=True)[1].reshape(labels.shape)
+    labels[18:21, 18:21] = 1
+    sample = Sample("x", scene.image, labels, 0)
+    result = comparison.segment_image(pipe, sample, [names.CEILING], SETTINGS)[names.CEILING]
+    assert np.array_equal(result.labels, expected)
+
+
+def test_tables_follow_from_what_is_kept(pipe, data, tmp_path):
+    results = scored(pipe, data, tmp_path / "report", range(3))
+    summary, rows = tables.summarise(results, [], draws=50), tables.per_image_rows(results)
+    assert len(rows) == 3 * len(METHODS) and not rows.isna().any().any()
+    files = []
+    for _ in range(2):
+        tables.write_tables(summary, rows, SETTINGS, tmp_path)
+        files.append([(tmp_path / name).read_bytes() for name in ("results.parquet", "summary.json")])
+        again = scored(pipe, data, tmp_path / "report", range(3))
+        summary, rows = tables.summarise(again, [], draws=50), tables.per_image_rows(again)
+        assert again.computed == 0
+    assert files[0] == files[1]
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "results.parquet"), rows, check_dtype=False)
+    assert set(json.loads(files[0][1])) == {"settings", "scores", "intervals", "paired", "objects", "classes"}
+    scores = summary["scores"]
+    assert list(scores.index) == METHODS
+    for method in METHODS:  # pixel accuracy by hand
+        counts = [np.array(result["methods"][method]["table"]) for result in results]
+        expected = sum(t.max(1).sum() for t in counts) / sum(t.sum() for t in counts)
+        assert scores.loc[method, "oracle accuracy"] == pytest.approx(100 * expected)
+        assert all(t.sum() == 128 * 128 for t in counts)
+    paired = summary["paired"].set_index(["minus", "measure"]).loc[(names.BILINEAR, "oracle")]
+    difference = scores.loc[names.EMERDIFF_FAST, "oracle mIoU"] - scores.loc[names.BILINEAR, "oracle mIoU"]
+    assert paired["points"] == pytest.approx(difference) and paired["low"] < paired["points"] < paired["high"]
+
+
+def test_results_belong_to_their_settings_and_not_to_their_neighbours(pipe, data, tmp_path):
+    """A default that changes between versions makes other results, though nobody gave it."""
+    methods = [names.ENCODER, names.DIFFCUT]
+    torch.manual_seed(3)
+    first = scored(pipe, data, tmp_path, [1], methods)
+    assert scored(pipe, data, tmp_path, [1], methods, modulation_strength=10.0).computed == 0
+    assert scored(pipe, data, tmp_path, [1], methods, modulation_strength=9.0).computed == 1
+    torch.manual_seed(4)
+    second = scored(pipe, data, tmp_path / "b", [0, 1], methods)
+    for method in methods:
+        assert first[0]["methods"][method]["table"] == second[1]["methods"][method]["table"]
+
+
+def test_ignored_pixels_are_not_scored(pipe, tmp_path, scene):
+    """A folder data set with void pixels, read and scored like the official ones."""
+    for part in ("images", "labels"):
+        (tmp_path / part).mkdir()
+    labels = scene.coarse_labels.copy()
+    labels[:20] = 255
+    scene.image.crop((0, 0, 128, 96)).save(tmp_path / "images/a.png")
+    Image.fromarray(labels[:96]).save(tmp_path / "labels/a.png")
+    (result,) = scored(pipe, open_dataset("folder", tmp_path), tmp_path / "out", [0], METHODS[:2])
+    for entry in result["methods"].values():
+        assert np.array(entry["table"]).sum() == 76 * 128
+
+
+def test_methods_and_settings_are_checked(pipe):
+    for methods, said in (
+        (["U-Net"], "'EmerDiff'"),
+        (["EmerDiff fast"], "did you mean 'EmerDiff, fast'"),
+        ([names.BACKBONE], "dinov2"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            comparison.check_methods(methods, has_backbone=False)
+    assert comparison.check_methods([], True) == comparison.ALL_METHODS
+    assert comparison.check_methods([names.SLIC], True) == [names.SLIC, names.BACKBONE]  # given to take part
+    for settings, said in (
+        ({"mode": "fast"}, "modes are methods here"),
+        ({"num_masks": 4}, "given twice, as 12 and in settings as 4"),
+        ({"modulation_strength": "ten"}, "modulation_strength='ten'"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            comparison.check_settings(pipe, 12, settings)
+    assert comparison.check_settings(pipe, 12, {"filter_sigma": 1}) == {"num_masks": 12, "filter_sigma": 1}
+    assert comparison.check_settings(pipe, None, {"num_masks": 4}) == {"num_masks": 4}
+
+
+def test_differences_are_told_as_they_are():
+    rows = [
+        (names.BILINEAR, 9.0, 8.0, 10.0, 0.001),
+        (names.BILINEAR_GUIDED, -2.0, -3.0, -1.0, 0.2),
+        (names.SLIC, 1.0, -1.0, 3.0, 0.5),
+    ]
+    paired = pd.DataFrame(rows, columns=["minus", "points", "low", "high", "p (Wilcoxon)"])
+    paired["measure"] = "oracle"
+    methods = [names.EMERDIFF, names.BILINEAR, names.BILINEAR_GUIDED, names.SLIC]
+    scores = pd.DataFrame({"oracle mIoU": [60.0, 51.0, 62.0, 59.0]}, index=methods)
+    table = comparison.difference_table(paired)["oracle mIoU"]
+    assert table[names.BILINEAR] == "+9.0 [+8.0, +10.0]" and table[names.SLIC] == "+1.0 [-1.0, +3.0] (n.s.)"
+    assert comparison.findings({"scores": scores, "paired": paired}) == [
+        'oracle mIoU: EmerDiff 60.0; best of the same masks without modulated denoising "bilinear, guided filter" 62.0, '
+        "difference -2.0 [-3.0, -1.0]. Significantly ahead of 1 and behind 1 of 3 other methods."
+    ]
+    kinds = list(comparison.KINDS)
+    some = (names.EMERDIFF_FAST, names.BILINEAR_WALKER, names.PIXELS_WALK, names.CEILING)
+    assert [comparison.kind(method) for method in some] == kinds
+
+
+def test_the_tables_of_a_single_image_have_no_intervals(pipe, data, tmp_path):
+    results = scored(pipe, data, tmp_path, [0], [names.EMERDIFF_FAST, names.BILINEAR, names.SLIC])
+    summary = tables.summarise(results, results, draws=20)
+    assert "[" not in comparison.difference_table(summary["paired"]).to_string()
+    assert all("not significant" in line for line in comparison.findings(summary))
