@@ -40,7 +40,7 @@ FLOORS = (
     {"loading", "plotting", "datasets", "words"},
     {"baselines", "explorer", "export", "train"},
     {"runs"},
-    {"studies", "experiments", "benchmark"},  # one floor: these may know each other
+    {"studies", "benchmark"},  # one floor: these may know each other
 )
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 NEVER = {  # beyond the floors: what some rooms must not know, of ours and of others'
@@ -62,7 +62,6 @@ PLOTS = {
     "export",
     "runs",
     "studies",
-    "experiments",
     "benchmark",
 }  # the only rooms that may need the workbook's packages, by way of plotting
 
@@ -130,7 +129,6 @@ def test_the_front_door_shows_no_studies():
     ours, _ = imports("")
     assert not {room(name) for name in ours} & {
         "studies",
-        "experiments",
         "benchmark",
         "baselines",
         "plotting",
@@ -165,7 +163,7 @@ def test_every_import_is_declared_and_every_dependency_is_used():
     for name in modules():
         declared = core | workbook if room(name) in ("plotting", "explorer") else core
         declared = (
-            declared | {"ray"} if name in ("runs.engines", "runs.cached_map") else declared
+            declared | {"ray"} if name == "runs.cached_map" else declared
         )  # imported where it is asked for
         for other in imports(name)[1] - sys.stdlib_module_names:
             found = {owner.lower().replace("_", "-") for owner in owners.get(other, [other])}

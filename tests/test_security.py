@@ -21,10 +21,7 @@ NEVER = re.compile(
     r"|(pickle|dill|cloudpickle|joblib|shelve)\.(load|open|Unpickler)|(dill|cloudpickle|marshal)\.loads?"
     r"|pandas\.read_pickle|yaml\.(unsafe_|full_)?load(_all)?"
 )
-BETWEEN_PROCESSES = (
-    "runs/engines.py",
-    "runs/cached_map.py",
-)  # of one run, which also wrote what is unpickled
+BETWEEN_PROCESSES = ("runs/cached_map.py",)  # of one run, which also wrote what is unpickled
 
 
 def dangers(source: str, file: str = "") -> list[str]:

@@ -46,8 +46,15 @@ def captions_of(data: LabelledDataset, positions: Iterable[int]) -> list[str]:
     """What images of a data set show, in words: a scene's own caption, or the names of the classes in it."""
     if getattr(data, "scenes", None) is not None:
         return [Toyscapes.from_seed(data[position].seed).caption for position in positions]
-    names = list(data.class_names)
-    return [caption(data[position].labels, names, data.ignore_index) for position in positions]
+    return [_caption(data[position].labels, data) for position in positions]
+
+
+def _caption(labels: np.ndarray, data: LabelledDataset, least: float = 0.005) -> str:
+    """Names of the classes that cover at least a share of ``least`` of an image, the largest first, joined by "and"."""
+    names = data.class_names
+    shares = np.bincount(labels.ravel(), minlength=256) / labels.size
+    order = [k for k in np.argsort(-shares, kind="stable") if k < len(names) and k != data.ignore_index]
+    return " and ".join(names[k] for k in order if shares[k] >= least)
 
 
 @lru_cache(1)
