@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from nbconvert import HTMLExporter
 
-from emerdiff_lib.explorer import Explorer, explore, page, payload, save_page
+from emerdiff_lib.explorer import explore, page, payload, save_page
 from emerdiff_lib.responses import quantise
 
 from .conftest import seeded
@@ -41,21 +41,16 @@ def test_the_payload_is_the_responses(responses):
         payload(responses, [1])
 
 
-def test_the_page_is_small_and_stands_alone(responses, tmp_path):
-    path = save_page(responses, tmp_path / "new" / "page.html", NUMBERS, title="A <scene>")
-    content = path.read_text("utf-8")
-    assert len(content) < 2e6 and content == page(responses, NUMBERS, "A <scene>")
-    assert "http://" not in content and "https://" not in content
-    assert "<title>A &lt;scene&gt;</title>" in content
-
-
 def test_the_widget_shows_the_page_where_there_is_no_kernel(pipe, scene, responses):
     widget = explore(pipe, scene.image, NUMBERS, num_masks=6, num_parts=24, generator=seeded())
-    assert isinstance(widget, Explorer) and widget.data == payload(responses, NUMBERS)
+    assert widget.data == payload(responses, NUMBERS)
     bundle = widget._repr_mimebundle_()
     data = bundle[0] if isinstance(bundle, tuple) else bundle
     assert "application/vnd.jupyter.widget-view+json" in data
     assert data["text/html"].startswith("<iframe srcdoc=")
+    content = page(responses, NUMBERS, "A <scene>")
+    assert len(content) < 2e6 and "http://" not in content and "https://" not in content
+    assert "<title>A &lt;scene&gt;</title>" in content
     with pytest.raises(ValueError, match="choose 'pixel' or 'fast'"):
         explore(pipe, scene.image, mode="exact", num_masks=2, modulation_timestep=41, noise_ensemble_size=1)
 
@@ -67,7 +62,7 @@ def opened(browser, responses, tmp_path):
     tab, errors = context.new_page(), []
     tab.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
     tab.on("pageerror", lambda error: errors.append(str(error)))
-    tab.goto(save_page(responses, tmp_path / "page.html", NUMBERS).as_uri())
+    tab.goto(save_page(responses, tmp_path / "new" / "page.html", NUMBERS).as_uri())
     tab.wait_for_selector("[data-drawn]")
     yield tab
     context.close()

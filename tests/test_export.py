@@ -68,35 +68,21 @@ def test_arrays_are_read_back_and_others_may_read_every_file(output, folder):
     assert all(path.stat().st_mode & 0o044 == 0o044 for path in folder.rglob("*") if path.is_file())
 
 
-def test_the_palette_is_segments_to_code_and_colours_to_eyes(output, folder, present):
-    labels = Image.open(folder / "labels_palette.png")
-    assert labels.mode == "P" and np.array_equal(np.array(labels), output.labels)
-    seen = np.array(labels.convert("RGB"))
-    colours = {tuple(seen[output.labels == k][0]) for k in present}
-    assert len(colours) == len(present) and seen.mean() > 30  # not black
-
-
-def test_coco_s_own_reader_gets_the_same_masks(output, folder, present):
-    coco = COCO(folder / "coco.json")
-    records = coco.loadAnns(coco.getAnnIds())
-    assert [one["category_id"] - 1 for one in records] == present
-    for one in records:
-        mask = coco.annToMask(one)
-        assert np.array_equal(mask, output.labels == one["id"] - 1) and one["area"] == mask.sum()
-        assert one["bbox"] == coco_masks.toBbox(one["segmentation"]).tolist()
-
-
-def test_the_panoptic_image_holds_the_ids_of_its_record(output, folder):
+def test_coco_s_own_reader_gets_the_same_masks_and_panoptic_ids_are_those_of_the_record(
+    output, folder, present
+):
     red, green, blue = np.moveaxis(np.array(Image.open(folder / "panoptic.png")).astype(int), -1, 0)
-    ids = red + 256 * green + 256**2 * blue
     record = json.loads((folder / "panoptic.json").read_text())
-    (annotation,) = record["annotations"]
-    categories = {category["id"] for category in record["categories"]}
-    assert {s["id"] for s in annotation["segments_info"]} == set(np.unique(ids))
-    for segment in annotation["segments_info"]:
-        mask = output.labels == segment["id"] - 1
-        assert np.array_equal(ids == segment["id"], mask) and segment["area"] == mask.sum()
-        assert segment["category_id"] in categories
+    (panoptic,), coco = record["annotations"], COCO(folder / "coco.json")
+    instances = coco.loadAnns(coco.getAnnIds())
+    assert {category["id"] for category in record["categories"]} == {k + 1 for k in present}
+    for k, one, segment in zip(present, instances, panoptic["segments_info"], strict=True):
+        mask = output.labels == k
+        assert np.array_equal(coco.annToMask(one), mask)
+        assert np.array_equal(red + 256 * green + 256**2 * blue == segment["id"], mask)
+        for info in (one, segment):
+            assert info["category_id"] == k + 1 and info["area"] == mask.sum()
+            assert info["bbox"] == coco_masks.toBbox(one["segmentation"]).tolist()
 
 
 def test_polygons_hold_exactly_the_middles_of_their_pixels(output, folder, present):
@@ -128,7 +114,12 @@ def test_the_table_is_what_numpy_counts(output, image, folder, present):
         np.testing.assert_allclose(queries, output.mask_embeddings[segment], rtol=1e-6)
 
 
-def test_cut_outs_are_transparent_around_the_segment(output, image, folder, present):
+def test_images_show_segments(output, image, folder, present):
+    labels = Image.open(folder / "labels_palette.png")
+    assert labels.mode == "P" and np.array_equal(np.array(labels), output.labels)
+    seen = np.array(labels.convert("RGB"))
+    colours = {tuple(seen[output.labels == k][0]) for k in present}
+    assert len(colours) == len(present) and seen.mean() > 30  # not black
     crop = np.array(Image.open(folder / "crop_0001.png"))
     assert np.array_equal(crop[..., 3] == 255, output.labels[2:12, 3:15] == 1)
     assert np.array_equal(crop[..., :3], image[2:12, 3:15])

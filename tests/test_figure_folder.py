@@ -35,6 +35,7 @@ def test_a_figure_is_kept_in_its_size_with_its_fonts_and_whole_images(tmp_path):
     width, height = (float(v) for v in re.search(rb"/MediaBox \[ 0 0 ([\d.]+) ([\d.]+) \]", pdf).groups())
     assert (width, height) == pytest.approx(tuple(72 * figure.get_size_inches()), abs=0.5)
     assert b"/FontFile2" in pdf and b"/Type3" not in pdf  # TrueType, embedded
+    assert pdf == plotting.save_figure(figure, tmp_path / "again.pdf").read_bytes()
     assert (
         len(re.findall(rb"/Height 600\b.*?/Width 500\b", pdf, re.DOTALL)) >= 1
     )  # though an inch and a half has 450
