@@ -24,7 +24,7 @@ from emerdiff_lib.images import to_tensor
 from emerdiff_lib.inversion import reverse_mean_and_std
 from emerdiff_lib.latents import to_latents, to_pixels
 from emerdiff_lib.modulation import modulated_latents, signed_offsets
-from emerdiff_lib.runs.identity import model_identity
+from emerdiff_lib.runs.keys import model_key
 from emerdiff_lib.words import Vocabulary, WordAttention, word_positions
 
 from . import tiny_stable_diffusion
@@ -109,7 +109,7 @@ def test_what_is_saved_is_read_again(model, picture, tmp_path):
     layout, pipe = model
     again = load_pipeline(pipe.save_pretrained(tmp_path) or tmp_path, "cpu", "float32")
     again.set_progress_bar_config(disable=True)
-    assert model_identity(again) == model_identity(pipe)
+    assert model_key(again) == model_key(pipe)
     quick = dict(mode="fast", num_inference_steps=4)
     labels = [one(picture, 2, generator=seeded(), **quick).labels for one in (pipe, again)]
     assert np.array_equal(*labels)
@@ -326,5 +326,5 @@ def test_how_many_tokens_a_transformer_is_told_is_part_of_what_it_is():
     pipe = load_pipeline("toyscapes-transformer")
     kept = {"default_settings": pipe.config.default_settings, "max_sequence_length": 256}
     other = EmerDiffPipeline(**pipe.components, **kept)
-    before, now = model_identity(pipe), model_identity(other)
+    before, now = model_key(pipe), model_key(other)
     assert {name for name in before if before[name] != now[name]} == {"tokens of the third text encoder"}

@@ -55,7 +55,7 @@ def test_unknown_names_suggest_the_nearest():
 
 @pytest.mark.parametrize(
     "value",
-    [float("nan"), float("inf"), np.float32("inf"), 10**400, -0.5, 0, True, "1", "", [3], None, 1j, object()],
+    [float("nan"), float("inf"), np.float32("inf"), 10**400, -0.5, 0, True, "1", "", [3], None, 1j, {}],
     ids=repr,
 )
 def test_no_other_strength_than_a_finite_positive_number_gets_through(value):
