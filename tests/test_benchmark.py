@@ -16,7 +16,6 @@ from emerdiff_lib.studies.names import (
     EMERDIFF,
     EMERDIFF_FAST,
     EMERDIFF_GUIDED,
-    EMERDIFF_PIXEL,
     PIXELS_GUIDED,
 )
 
@@ -52,7 +51,7 @@ def test_roofline_takes_the_longer_of_the_two():
 def test_a_machine_is_measured_in_the_dtypes_asked_for():
     machine = Machine.measure(torch.device("cpu"), [torch.float32, torch.float16], size=64, repeats=1)
     assert list(machine.flops_per_second) == [torch.float32, torch.float16]
-    assert machine.rate(torch.float16) > 0 and machine.bytes_per_second > 1e7
+    assert machine.flops_per_second[torch.float16] > 0 and machine.bytes_per_second > 1e7
 
 
 def test_savings_show_in_the_count(pipe, scene):
@@ -92,31 +91,18 @@ def test_exact_mode_equals_the_naive_implementation_on_the_default_layer(pipe, s
     coarse = coarse_of(pipe, scene, num_masks=4, modulation_timestep=61)
     usual, perturbation = pipe.default_settings(), coarse.settings.perturbation
     assert perturbation.modulation_layer == usual["modulation_layer"] == usual["feature_layer"]
-    expected = reference.difference_maps(
-        pipe.denoiser(), pipe.decode, coarse.trajectory, coarse.masks, perturbation.modulation_layer, 61, 10.0
-    )
-    exact = pipe.respond(coarse)
-    assert expected.amax() > 0.05 and exact.settings.shortcuts == Shortcuts()
-    torch.testing.assert_close(exact.difference_maps, expected, rtol=1e-3, atol=1e-4)
+    naive, exact = reference.respond(pipe, coarse), pipe.respond(coarse)
+    assert naive.difference_maps.amax() > 0.05 and exact.settings.shortcuts == Shortcuts()
+    torch.testing.assert_close(exact.difference_maps, naive.difference_maps, rtol=1e-3, atol=1e-4)
     labels = pipe.assign(exact, filter_sigma=0.0)
-    assert (labels == expected.argmax(0).numpy()).mean() > 0.999
+    assert (labels == naive.difference_maps.argmax(0).numpy()).mean() > 0.999
     assert len(np.unique(labels)) == 4  # the comparison is not one of a single label
-
-
-def test_every_mode_is_held_against_the_naive_implementation(pipe, scene):
-    coarse = coarse_of(pipe, scene, num_masks=4, modulation_timestep=41)
-    table = measure.against_naive(pipe, coarse, repeats=1)
-    assert table.index.tolist() == [measure.NAIVE, EMERDIFF, EMERDIFF_PIXEL, EMERDIFF_FAST]
-    assert table.loc[measure.NAIVE, ["times faster", "same labels", "difference"]].tolist() == [1, 1, 0]
-    assert table.loc[EMERDIFF, "same labels"] > 0.999 and 0 < table.loc[EMERDIFF, "difference"] < 1e-3
-    assert table["same labels"].isna().tolist() == [False, False, True, True]  # segments of their own
 
 
 def test_memory_is_seen_at_its_peak():
     device = torch.device("cpu")
-    with measure.PeakMemory(device) as peak:
-        measure.run_times(lambda: torch.ones(2**24).sum(), device, repeats=20)
-    assert 0.8 * 2**26 < peak.bytes < 2 * 2**26
+    repeated = lambda: measure.run_times(lambda: torch.ones(2**24).sum(), device, repeats=20)
+    assert 0.8 * 2**26 < measure.peak_memory(repeated, device) < 2 * 2**26
 
 
 # -- the front ----------------------------------------------------------------------------------------------------------
@@ -141,16 +127,6 @@ def test_front_is_relative_to_exact(results):
     kinds = table["kind"].to_dict()
     assert kinds[BILINEAR_GUIDED] == kinds[PIXELS_GUIDED] == front.KINDS[0]
     assert [kinds[n] for n in ("one-sided", EMERDIFF_GUIDED, EMERDIFF_FAST)] == list(front.KINDS[1:])
-
-
-def test_what_denoising_adds_to_a_filter_is_the_difference_of_the_two(results):
-    table, differences = front.front(results), front.beyond_filters(results)
-    assert len(differences) == 3 * 2  # three modes, two filters
-    for name, filtered in differences.index:
-        row = differences.loc[(name, filtered)]
-        for score in ("mIoU", "boundary F"):
-            assert row[score] == pytest.approx(table.loc[name, score] - table.loc[filtered, score])
-            assert row[f"{score} low"] <= row[score] <= row[f"{score} high"]
 
 
 def test_variants_are_what_the_pipeline_gives(pipe, results):

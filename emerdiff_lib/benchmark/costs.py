@@ -49,7 +49,7 @@ class Cost(TorchDispatchMode):
 
     def seconds(self, machine: Machine, dtype: torch.dtype) -> float:
         """Roofline time on ``machine`` when products run in ``dtype``."""
-        rate, bandwidth = machine.rate(dtype), machine.bytes_per_second
+        rate, bandwidth = machine.flops_per_second[dtype], machine.bytes_per_second
         return sum(max(flops / rate, size / bandwidth) for flops, size in self.operations)
 
 
@@ -83,10 +83,6 @@ class Machine:
         target = torch.empty_like(source)
         fastest = min(run_times(lambda: target.copy_(source), device, repeats))
         return cls(_describe(device), rates, 2 * source.nbytes / fastest)
-
-    def rate(self, dtype: torch.dtype) -> float:
-        """FLOP/s of large matrix products in ``dtype``, one of those that were measured."""
-        return self.flops_per_second[dtype]
 
     def __str__(self) -> str:
         rates = ", ".join(

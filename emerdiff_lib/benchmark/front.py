@@ -12,7 +12,7 @@ import torch
 
 from ..assignment import assign_bilinear
 from ..baselines import guided_masks, upsamplers
-from ..evaluation.intervals import interval, paired_table
+from ..evaluation.intervals import interval
 from ..evaluation.metrics import boundary_scores, contingency_table, mean_iou
 from ..evaluation.protocols import oracle
 from ..pipeline import EmerDiffPipeline
@@ -130,7 +130,7 @@ def front(results: list[dict]) -> pd.DataFrame:
     over bilinear with its 95 % bootstrap interval ("low", "high"), that gain as a "share of gain" of the exact one's (NaN
     where exact gains nothing), the share of labels "as exact" mode's, and the variant's "kind".
     """
-    columns, scores = {}, _scores(results)
+    columns, scores = {}, scores_of(results)
     for name, some in pd.DataFrame(results).groupby("variant", sort=False):
         counts = scores[name]["mIoU"]
         ends = interval(counts, scores[names.BILINEAR]["mIoU"])
@@ -149,24 +149,9 @@ def front(results: list[dict]) -> pd.DataFrame:
     return table.sort_values("s / image", ascending=False, kind="stable")
 
 
-def beyond_filters(results: list[dict]) -> pd.DataFrame:
-    """What modulated denoising adds to a guided filter: paired differences of modes to filtered masks and filtered features.
-
-    Returns:
-        A row per ("variant", "minus"): the difference in points of oracle "mIoU" and of "boundary F", each with the "low" and
-        "high" of its 95 % bootstrap interval over scenes.
-    """
-    modes = (names.EMERDIFF, names.EMERDIFF_GUIDED, names.EMERDIFF_PIXEL, names.EMERDIFF_FAST)
-    pairs = [(mode, filtered) for mode in modes for filtered in (names.BILINEAR_GUIDED, names.PIXELS_GUIDED)]
-    rows = {}
-    for row in paired_table(_scores(results), pairs).itertuples():
-        ends = {row.measure: row.points, f"{row.measure} low": row.low, f"{row.measure} high": row.high}
-        rows.setdefault((row.method, row.minus), {}).update(ends)
-    return pd.DataFrame(rows).T.rename_axis(["variant", "minus"])
-
-
-def _scores(results: list[dict]) -> dict[str, dict[str, np.ndarray]]:
-    """{variant: {"mIoU": (N, C, 3) class counts, "boundary F": (N,)}}"""
+def scores_of(results: list[dict]) -> dict[str, dict[str, np.ndarray]]:
+    """{variant: {"mIoU": (N, C, 3) class counts, "boundary F": (N,)}} over N scenes, for
+    :func:`~emerdiff_lib.evaluation.intervals.paired_table`."""
     return {
         name: {"mIoU": np.array(some["counts"].tolist()), "boundary F": some["boundary F"].to_numpy()}
         for name, some in pd.DataFrame(results).groupby("variant", sort=False)
@@ -178,6 +163,6 @@ def kind_of(variant: str) -> str:
     if variant in NETWORK_FREE:
         return KINDS[0]
     changes = VARIANTS.get(variant, {})
-    if MODES[changes.get("mode", "exact")]["num_parts"] is not None:
+    if changes.get("mode", "exact") != "exact":
         return KINDS[3]
     return KINDS[2] if changes.get("guide_radius") else KINDS[1]

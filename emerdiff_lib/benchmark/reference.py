@@ -14,6 +14,8 @@ from torch.overrides import TorchFunctionMode
 from ..denoiser import Denoiser
 from ..inversion import Trajectory, reverse_step
 from ..modulation import Decode
+from ..pipeline import EmerDiffPipeline
+from ..stages import CoarseMasks, Responses
 
 Maps = dict[
     int, list[torch.Tensor]
@@ -104,3 +106,19 @@ def difference_maps(
         )
         differences.append(torch.linalg.vector_norm(minus - plus, dim=1)[0].cpu())
     return torch.stack(differences)
+
+
+@torch.no_grad()
+def respond(pipe: EmerDiffPipeline, coarse: CoarseMasks) -> Responses:
+    """As ``pipe.respond(coarse)`` in exact mode; ``coarse`` is of a trajectory with noise maps (``pipe.invert``)."""
+    inversion, perturbation = coarse.settings.inversion, coarse.settings.perturbation
+    maps = difference_maps(
+        pipe.denoiser(inversion.num_inference_steps, inversion.prompt),
+        pipe.decode,
+        coarse.trajectory,
+        coarse.masks,
+        perturbation.modulation_layer,
+        perturbation.modulation_timestep,
+        perturbation.modulation_strength,
+    )
+    return Responses(coarse, maps, coarse.settings)

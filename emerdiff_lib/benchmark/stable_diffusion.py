@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import pandas as pd
 import torch
 from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
 
@@ -15,8 +14,6 @@ from ..denoiser import Denoiser
 from ..inversion import Trajectory
 from ..modulation import image_differences, modulated_latents, shortened, signed_offsets
 from ..settings import Settings
-from .costs import Machine, count
-from .measure import NAME_OF_MODE, PeakMemory, run_times
 
 # Where they are not diffusers' defaults, which are those of this model otherwise
 UNET = dict(sample_size=64, cross_attention_dim=768)
@@ -59,8 +56,8 @@ def modulation(settings: Settings, dtype: torch.dtype, device: str | torch.devic
     """
     unet, vae = networks(dtype, device)
     side, perturbation = unet.config.sample_size, settings.perturbation
-    words = torch.randn(1, 77, unet.config.cross_attention_dim, dtype=dtype, device=device)
-    denoiser = Denoiser(unet, PNDMScheduler(**SCHEDULER).config, Conditioning(words), 50)
+    prompt = torch.randn(1, 77, unet.config.cross_attention_dim, dtype=dtype, device=device)
+    denoiser = Denoiser(unet, PNDMScheduler(**SCHEDULER).config, Conditioning(prompt), 50)
     clean = torch.randn(1, unet.config.in_channels, side, side, device=device)
     steps = [t for t in denoiser.timesteps if t <= perturbation.modulation_timestep]
     trajectory = Trajectory("ddpm", steps, dict.fromkeys(steps, clean), clean, len(denoiser.timesteps))
@@ -85,47 +82,3 @@ def modulation(settings: Settings, dtype: torch.dtype, device: str | torch.devic
         return image_differences(rows, decode, settings.shortcuts)
 
     return run
-
-
-def at_full_size(
-    machine: Machine,
-    num_masks: int = 2,
-    timestep: int = 21,
-    dtype: torch.dtype = torch.bfloat16,
-    device: torch.device | None = None,
-) -> pd.DataFrame:
-    """Modulated denoising and decoding at 512 × 512: a small run measured, the paper's predicted.
-
-    Args:
-        num_masks, timestep: K and t_m of the run that is measured (two masks and two steps: a minute on two CPU cores).
-        dtype: one that the machine was measured in.
-
-    Returns:
-        A row for the measured run, with its utilisation and peak memory, and one for the paper's K and t_m in every mode,
-        whose "seconds" are the prediction scaled by how far off that was on the measured run.
-    """
-    device, published = device or torch.device("cpu"), published_settings()
-    small = published.replace(num_masks=num_masks, modulation_timestep=timestep)
-    run, cost = modulation(small, dtype, device), count(modulation(small, dtype, "meta"))
-    with PeakMemory(device) as peak:
-        run()
-    (seconds,) = run_times(run, device, 1, warm_up=False)
-    predicted = cost.seconds(machine, dtype)
-    rows = {
-        f"measured, exact, K = {num_masks}, t_m = {timestep}": {
-            "TFLOP": cost.flops / 1e12,
-            "predicted s": predicted,
-            "seconds": seconds,
-            "utilisation": cost.flops / seconds / machine.rate(dtype),
-            "peak MiB": peak.bytes / 2**20,
-        }
-    }
-    k, t_m = published.features.num_masks, published.perturbation.modulation_timestep
-    for mode, name in NAME_OF_MODE.items():
-        cost = count(modulation(published.replace(mode=mode), dtype, "meta"))
-        rows[f"predicted, {name}, K = {k}, t_m = {t_m}"] = {
-            "TFLOP": cost.flops / 1e12,
-            "predicted s": cost.seconds(machine, dtype),
-            "seconds": cost.seconds(machine, dtype) * seconds / predicted,
-        }
-    return pd.DataFrame(rows).T.rename_axis("run")
