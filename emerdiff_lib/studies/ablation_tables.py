@@ -75,15 +75,10 @@ def comparison(points: Points, levels: pd.DataFrame, sweep: Sweep) -> pd.DataFra
         best, worst = column.idxmax(), column.idxmin()
         against = worst if sweep.default in (None, best) else sweep.default
         difference = paired(points, best, against, measure)
-        row = {
-            "lowest": column[worst],
-            "worst": worst,
-            "highest": column[best],
-            "best": best,
-            "against": against,
-        }
-        rows[measure] = row | {"difference": with_interval(difference), "measurable": difference[1] > 0}
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("measure")
+        row = (column[worst], worst, column[best], best, against)
+        rows[measure] = (*row, with_interval(difference), difference[1] > 0)
+    columns = ["lowest", "worst", "highest", "best", "against", "difference", "measurable"]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("measure")
 
 
 def agreement(points: Points, levels: pd.DataFrame, sweep: Sweep) -> tuple[str, str]:

@@ -42,9 +42,9 @@ class Sweep:
         logarithmic: whether numbers are best drawn on a logarithmic axis.
     """
 
-    usual: Mapping[str, Any]
+    usual: dict[str, Any]
     title: str
-    points: Mapping[str, Mapping[str, Any]]
+    points: dict[str, dict[str, Any]]
     source: str = ""
     paper: str = ""
     paper_best: Iterable[str] = ()
@@ -69,8 +69,8 @@ def run_sweeps(
 
     Results are kept by scene and settings: sweeps around the same settings share what they have in common.
     """
-    usual = dict(next(iter(sweeps.values())).usual)
-    name = lambda point: digest(usual | dict(point))
+    usual = next(iter(sweeps.values())).usual
+    name = lambda point: digest(usual | point)
     inverted: dict[int, InvertedScene] = {}  # the last scene, for all its points
 
     def trial(seed: int, settings: dict[str, Any]) -> dict[str, Any]:
@@ -82,7 +82,7 @@ def run_sweeps(
     results = map_scenes(
         trial,
         seeds,
-        {name(point): usual | dict(point) for sweep in sweeps.values() for point in sweep.points.values()},
+        {name(point): usual | point for sweep in sweeps.values() for point in sweep.points.values()},
         output_dir,
         pipe,
         key={"study": "ablations", "settings": usual},

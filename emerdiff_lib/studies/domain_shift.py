@@ -1,13 +1,8 @@
 """Which stage breaks first when images leave the model's world (notebook 08): features, or the correspondence of pixels?
 
-Both stages are measured by themselves, on a scale from 0 (no better than knowing nothing) to 1 (as in the model's own world):
-
-- *features*: mIoU of the method's coarse masks on their own grid (each takes its majority class), above that of masks from
-  k-means of nothing but positions.
-- *correspondence*: boundary F of the pixels when the coarse masks are the *true* ones, above that of the same masks upsampled
-  bilinearly. What the features would have found plays no part. (In mIoU the true masks leave too little to gain for a ratio.)
-
-The true masks brought to pixels by a guided filter, which sees the image and no model, tell how much of a loss is the image's.
+*Features* are measured by the method's coarse masks on their own grid, beside masks from k-means of nothing but positions. The
+*correspondence* of pixels is measured with the *true* coarse masks, in which features have no part: by modulated denoising,
+beside bilinear upsampling, which knows nothing, and beside a guided filter, which sees the image and no model.
 """
 
 from __future__ import annotations

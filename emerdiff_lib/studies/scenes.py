@@ -45,7 +45,5 @@ def map_scenes(
     )
     if results.failures:
         raise ValueError(f"{len(results.failures)} results failed. {results}")
-    rows: dict[str, list[Any]] = {name: [] for name in variants}
-    for name, result in zip(results.names, results, strict=True):
-        rows[name.partition(" ")[2]].append(result)
-    return rows
+    by_name = list(zip(results.names, results, strict=True))
+    return {variant: [r for name, r in by_name if name.partition(" ")[2] == variant] for variant in variants}
