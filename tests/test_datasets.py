@@ -385,3 +385,16 @@ def test_scenes_lie_in_their_split():
     ):
         with pytest.raises(ValueError, match=said):
             scene_seeds(first, count, 1000)
+
+
+def test_options_of_a_reader_are_its_own(tmp_path):
+    image(tmp_path / "JPEGImages/2008_000002.jpg")
+    label_map(tmp_path / "59_context_labels/2008_000002.png", [1, 2])
+    listing(tmp_path / "ImageSets/Main/val.txt", "2008_000002\n")
+    raw = lambda **options: open_dataset("pascal-context-59", tmp_path, "val", **options)
+    usual, alphabetical = (raw(**options)[0].labels for options in ({}, {"class_order": "alphabetical"}))
+    assert set(np.unique(alphabetical)) == {0, 1} and set(np.unique(usual)) != {0, 1}
+    with pytest.raises(ValueError, match="class_order='abc' is unknown"):
+        raw(class_order="abc")
+    with pytest.raises(ValueError, match="has no option 'order'; it has 'all_classes', 'class_order'"):
+        raw(order=1)

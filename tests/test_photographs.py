@@ -63,7 +63,7 @@ def test_the_streets_model_inverts_exactly_and_draws_what_it_is_told():
 
 def test_a_package_may_leave_the_streets_model_out(monkeypatch, tmp_path):
     monkeypatch.setattr(checkpoints, "STREETS_FOLDER", tmp_path)
-    with pytest.raises(FileNotFoundError, match="not in this installation .* its terms allow to leave out"):
+    with pytest.raises(FileNotFoundError, match="not in this installation .* allow to leave out"):
         load_pipeline("streets")
 
 

@@ -1,7 +1,9 @@
 """Labelled data sets behind one small interface: length, image, label map, class names, ignored label, palette."""
 
+import inspect
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from .base import LabelledDataset, Sample
 from .folder import LabelledFolder
@@ -22,22 +24,32 @@ DATASETS = {
 }
 
 
-def open_dataset(name: str, root: Path | str = "", split: str | None = None) -> LabelledDataset:
+def open_dataset(
+    name: str, root: Path | str = "", split: str | None = None, **options: Any
+) -> LabelledDataset:
     """A data set by name; ``split`` defaults to the one that papers report.
 
     Args:
         root: the folder that holds its official layout.
+        options: what its reader takes besides, such as ``class_order`` of :class:`PascalContext`.
 
     Raises:
-        ValueError: for an unknown name or split, or a data set that needs a ``root`` and got none.
+        ValueError: for an unknown name, split or option, or a data set that needs a ``root`` and got none.
         FileNotFoundError: if its files are not there, saying which are expected and where to get them.
     """
     if name not in DATASETS:
         raise ValueError(f"Data set {name!r} is unknown; choose one of {', '.join(map(repr, DATASETS))}.")
     if not root and not name.startswith("toyscapes"):
         raise ValueError(f"Data set {name!r} needs a root: the folder that holds its official layout.")
+    known = [
+        option for option in inspect.signature(DATASETS[name]).parameters if option not in ("root", "split")
+    ]
+    if unknown := [option for option in options if option not in known]:
+        raise ValueError(
+            f"Data set {name!r} has no option {unknown[0]!r}; it has {', '.join(map(repr, known)) or 'none'}."
+        )
     folder = Path(root).expanduser().absolute()  # other processes may stand elsewhere
-    data = DATASETS[name](folder, split)
+    data = DATASETS[name](folder, split, **options)
     data.root = str(folder) if root else ""
     return data
 

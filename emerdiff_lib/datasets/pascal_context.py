@@ -7,8 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from ..images import shown
+from ..settings import check_known
 from . import class_names as names
 from .base import FileDataset, listed_name, lookup_table, text_lines
+
+CLASS_ORDERS = {"alphabetical": names.PASCAL_CONTEXT, "voc-first": names.PASCAL_CONTEXT_VOC_FIRST}
 
 
 class PascalContext(FileDataset):
@@ -25,6 +28,10 @@ class PascalContext(FileDataset):
 
     Whatever is read, class indices are alphabetical, and label 0 is ignored. ``ImageSets/Main`` lists images without context
     labels as well, which are left out.
+
+    Args:
+        all_classes: 459 classes.
+        class_order: how PNGs of your own are numbered, "alphabetical" or "voc-first", where it is not as said above.
     """
 
     class_names = names.PASCAL_CONTEXT
@@ -38,8 +45,11 @@ class PascalContext(FileDataset):
         "59_context_labels/*.png or trainval/*.mat and labels.txt, and ImageSets/Main/{train,val}.txt"
     )
 
-    def __init__(self, root: Path, split: str | None = None, all_classes: bool = False):
+    def __init__(
+        self, root: Path, split: str | None = None, all_classes: bool = False, class_order: str = ""
+    ):
         self.all_classes = all_classes
+        self.class_order = check_known("class_order", class_order, ("", *CLASS_ORDERS))
         super().__init__(root, split)
 
     def find_pairs(self, root: Path) -> list[tuple[str, Path, Path]]:
@@ -56,6 +66,7 @@ class PascalContext(FileDataset):
             if converted.is_dir():
                 labels, order = converted, self.class_names
                 listing = root / "ImageSets" / "SegmentationContext" / f"{self.split}.txt"
+            order = CLASS_ORDERS.get(self.class_order, order)
             numbers = {number: self.class_names.index(name) for number, name in enumerate(order, start=1)}
             self.table, self.note = lookup_table(numbers, ignored=[0]), labels.name
         listed = [listed_name(line.split()[0], listing) for line in text_lines(self.expect_file(listing))]

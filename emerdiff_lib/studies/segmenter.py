@@ -169,7 +169,7 @@ def train_segmenter(
     labels = torch.stack(
         [F.interpolate(one[None], size=size, mode="nearest-exact")[0, 0].long() for one in truth]
     )
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():  # notebooks switch gradients off
         torch.manual_seed(seed)
         config = SegformerConfig(
             num_labels=num_classes,
