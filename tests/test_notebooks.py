@@ -89,7 +89,6 @@ TINY = dict(
     ensemble_size=2,
     modulation_timestep=101,
     timesteps=[101, 201],
-    first=1,
     strengths=[1.0, 5.0],
     resolutions=[128],
     repeats=1,
