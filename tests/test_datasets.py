@@ -294,7 +294,7 @@ def test_label_maps_that_are_refused(tmp_path, options, message):
 @pytest.mark.parametrize("dtype", [bool, np.uint8, np.uint16, np.int32])
 def test_label_maps_of_all_depths(tmp_path, dtype):
     data = LabelledFolder(pair(tmp_path, np.array([0, 1]), dtype=dtype, format="TIFF"))
-    assert np.array_equal(data[0].labels, np.resize([0, 1], (6, 8)))
+    assert np.array_equal(data[0].labels, np.resize([0, 1], (6, 8))) and data[0].labels.dtype == np.int32
 
 
 @pytest.mark.parametrize("part", ["images", "labels"])

@@ -152,7 +152,8 @@ class FileDataset(LabelledDataset):
                 f"{shown(label_file)} is {numbers.shape[1]} × {numbers.shape[0]}, its image {image.width} × "
                 f"{image.height}: they must be of one size."
             )
-        labels = np.take(np.append(self.table, UNKNOWN), np.minimum(numbers, len(self.table)))
+        table = np.append(self.table, np.int32(UNKNOWN))
+        labels = np.take(table, np.minimum(numbers, len(self.table)))
         if (unknown := numbers[labels == UNKNOWN]).size:
             raise ValueError(
                 f"{shown(label_file)} has the label {unknown[0]}; {type(self).__name__} has no class of that number."

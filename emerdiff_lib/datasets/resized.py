@@ -40,6 +40,6 @@ class Resized(LabelledDataset):
     def __getitem__(self, index: int) -> Sample:
         sample = self.data[index]
         size = self.width, max(1, round(self.width * sample.image.height / sample.image.width))
-        labels = Image.fromarray(sample.labels.astype(np.int32)).resize(size, Image.Resampling.NEAREST)
+        labels = Image.fromarray(sample.labels).resize(size, Image.Resampling.NEAREST)
         picture = sample.image.resize(size, Image.Resampling.LANCZOS)
         return Sample(sample.name, picture, np.asarray(labels).astype(sample.labels.dtype), sample.seed)
