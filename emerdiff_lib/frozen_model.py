@@ -1,145 +1,118 @@
-"""The frozen model: its networks, loaded whole; images to latents and back; its settings; and how much fits into memory."""
+"""A diffusers pipeline as a frozen model: its settings, images to latents and back, predictions, and what fits into memory."""
 
 from __future__ import annotations
 
 import itertools
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
-from diffusers import DiffusionPipeline, SchedulerMixin, SD3Transformer2DModel
-from transformers import (
-    CLIPTextModel,
-    CLIPTextModelWithProjection,
-    CLIPVisionModelWithProjection,
-    PreTrainedTokenizerBase,
-    T5EncoderModel,
-)
+from diffusers import DiffusionPipeline
 
-from . import checkpoints, weights
 from . import images as image_io
-from .attention import Network, attention_layers, coarsest_reduction
-from .conditioning import Conditioning, encode_prompt, encode_prompt_thrice, encode_prompt_twice, no_image
-from .denoiser import Denoiser, inference_timesteps
-from .inversion import Trajectory
-from .latents import Autoencoder, reduction, to_latents, to_pixels
+from .backbones import TextTokens, find_backbone
+from .inversion import Trajectory, draw_noise
+from .loading import check_device, load_diffusers_pipeline
 from .memory import affordable_rows
-from .settings import Settings, Shortcuts, check_known, check_names, whole
+from .predictor import Predictor
+from .settings import REQUIRED, Settings, Shortcuts, check_known, check_names, layered, whole
 from .stages import CoarseMasks
 
 
-class FrozenModel(DiffusionPipeline):
-    """The networks of a diffusion model, none of whose weights ever changes.
+class FrozenModel:
+    """A diffusers pipeline around whose network the method is built; nothing of it is changed.
+
+    What is not defined here is the pipeline's own: ``components``, ``to``, ``enable_model_cpu_offload``, ``load_lora_weights`` …
 
     Args:
-        vae: None for models of pixels (DeepFloyd IF's first stage); Kandinsky's "movq" is one too.
-        text_encoder, tokenizer: None for unCLIP (Kandinsky 2.2), which is told of images.
-        text_encoder_2, tokenizer_2: of Stable Diffusion XL and 3.
-        image_encoder: of unCLIP, see :func:`~.conditioning.no_image`.
-        unet: the network that denoises, a U-Net or, as in Stable Diffusion 3, a transformer.
-        text_encoder_3, tokenizer_3: of Stable Diffusion 3, which can do without them.
-        max_sequence_length: how many tokens of the third text encoder Stable Diffusion 3 is told.
-        force_zeros_for_empty_prompt: of Stable Diffusion XL, see :func:`~.conditioning.encode_prompt_twice`.
-        default_settings: this checkpoint's own, by flat name (:data:`emerdiff_lib.settings.NAMES`);
-            ``save_pretrained`` keeps them in ``model_index.json``.
-    """
+        pipe: any pipeline of a family in :data:`.backbones.BACKBONES`.
+        default_settings: this checkpoint's own, by flat name (:data:`emerdiff_lib.settings.NAMES`).
+        model_name: by which other processes load it; None where it was put together in memory.
 
-    model_cpu_offload_seq = "text_encoder->text_encoder_2->text_encoder_3->image_encoder->unet->vae"
-    _optional_components = [
-        "vae",
-        "text_encoder",
-        "tokenizer",
-        "text_encoder_2",
-        "tokenizer_2",
-        "text_encoder_3",
-        "tokenizer_3",
-        "image_encoder",
-    ]
-    model_name = "custom components"  # replaced by what from_pretrained was asked for
-    _watch: Callable[..., Any] | None = None
+    Raises:
+        ValueError: no known family, a scheduler of another kind of noise, or an unknown setting.
+    """
 
     def __init__(
         self,
-        vae: Autoencoder | None,
-        text_encoder: CLIPTextModel | CLIPTextModelWithProjection | T5EncoderModel | None,
-        tokenizer: PreTrainedTokenizerBase | None,
-        unet: Network,
-        scheduler: SchedulerMixin,
-        text_encoder_2: CLIPTextModelWithProjection | None = None,
-        tokenizer_2: PreTrainedTokenizerBase | None = None,
-        text_encoder_3: T5EncoderModel | None = None,
-        tokenizer_3: PreTrainedTokenizerBase | None = None,
-        image_encoder: CLIPVisionModelWithProjection | None = None,
-        max_sequence_length: int = 256,
-        force_zeros_for_empty_prompt: bool = True,
-        default_settings: dict[str, Any] | None = None,
+        pipe: DiffusionPipeline,
+        default_settings: Mapping[str, Any] | None = None,
+        model_name: str | None = None,
     ):
-        super().__init__()
-        checkpoints.check_networks(unet, vae, text_encoder, text_encoder_2)
-        checkpoints.check_scheduler(scheduler.config, unet)
-        self.register_modules(
-            vae=vae,
-            text_encoder=text_encoder,
-            tokenizer=tokenizer,
-            unet=unet,
-            scheduler=scheduler,
-            text_encoder_2=text_encoder_2,
-            tokenizer_2=tokenizer_2,
-            text_encoder_3=text_encoder_3,
-            tokenizer_3=tokenizer_3,
-            image_encoder=image_encoder,
-        )
-        check_names(default_settings or {})
-        own_layers = {"feature_layer", "modulation_layer"} <= set(default_settings or {})
-        is_known = checkpoints.family_of(unet.config) is not None or own_layers
-        if not is_known and (guess := checkpoints.best_guess(unet.config)):
-            warnings.warn(checkpoints.describe_guess(guess, unet), stacklevel=2)
-        self.register_to_config(
-            default_settings=default_settings,
-            force_zeros_for_empty_prompt=force_zeros_for_empty_prompt,
-            max_sequence_length=max_sequence_length,
-        )
-        for module in self.components.values():
-            if isinstance(module, torch.nn.Module):
-                module.requires_grad_(False)
-        for module in (vae, unet):
-            if module is not None:  # convolutions run about a third faster
-                module.to(memory_format=torch.channels_last)
-        self.vae_scale_factor = reduction(vae)
-        self.size_multiple = self.vae_scale_factor * coarsest_reduction(unet)
+        self.pipe: Any = pipe
+        self.backbone = find_backbone(pipe)
+        self.own_settings, self.model_name = dict(default_settings or {}), model_name
+        check_names(self.own_settings)
+        self._watch: Callable[..., Any] | None = None
+        self._looked_at_prediction_type = False
+        config = pipe.scheduler.config
+        is_flow = config.get("use_flow_sigmas") or ("shift" in config and config.get("beta_schedule") is None)
+        if bool(is_flow) != self.backbone.is_flow:
+            kinds = ("a flow's", "DDPM's") if is_flow else ("DDPM's", "a flow's")
+            raise ValueError(
+                f"The noise of {type(pipe.scheduler).__name__} is {kinds[0]}, and this network needs {kinds[1]}; take the scheduler of the "
+                "model's own folder."
+            )
+        if self.backbone.name.startswith("U-Net") and not {"feature_layer", "modulation_layer"} <= self.own_settings.keys():
+            feature, modulation = self.backbone.default_layers()
+            warnings.warn(
+                f"This U-Net is of no family that is known. Queries are taken from {feature}, and {modulation} is modulated, where the "
+                "grid is nearest to the paper's; set feature_layer and modulation_layer to choose others.",
+                stacklevel=3,
+            )
 
     @classmethod
-    def from_pretrained(cls, name: str | Path = "toyscapes", **kwargs: Any) -> FrozenModel:
+    def from_pipe(cls, pipe: DiffusionPipeline, **default_settings: Any) -> Self:
+        """Around a pipeline in memory, whatever was done to it (LoRA, dtype, offload, quantisation, compiling): no copy."""
+        return cls(pipe, default_settings)
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path = "toyscapes", **kwargs: Any) -> Self:
         """Load a checkpoint from safetensors.
 
         Args:
-            name: "toyscapes" (bundled), one of :data:`~.checkpoints.RELATIVES`, a diffusers folder, or a hub id such as
-                "CompVis/stable-diffusion-v1-4".
-            **kwargs: as for ``DiffusionPipeline.from_pretrained``: ``dtype`` (float32 by default; its name will do),
+            name: "toyscapes" or "streets" (bundled), a diffusers folder, a hub id such as "CompVis/stable-diffusion-v1-4", or a
+                ``.safetensors`` file.
+            **kwargs: as for ``DiffusionPipeline.from_pretrained``: ``torch_dtype`` (float32 by default; its name will do),
                 ``variant`` …
 
         Raises:
-            FileNotFoundError: nothing is found under that name; the message says how to get a model.
-            ValueError: another kind of model, damaged or incomplete weights, an unknown dtype.
+            FileNotFoundError, ValueError: as :func:`.loading.load_diffusers_pipeline`, or another kind of model.
         """
-        source, dtype = checkpoints.locate(name), checkpoints.check_dtype(kwargs.pop("dtype", torch.float32))
-        where = ("variant", "revision", "cache_dir", "local_files_only", "token", "force_download", "proxies")
-        options = {key: kwargs[key] for key in where if key in kwargs}
-        if str(name) in checkpoints.RELATIVES and "vae" not in kwargs:
-            kwargs["vae"] = weights.load_components(checkpoints.locate("toyscapes"), dtype, {})["vae"]
-        try:
-            with checkpoints.quietly():
-                parts = weights.load_components(source, dtype, kwargs, **options)
-                pipeline = super().from_pretrained(source, dtype=dtype, **parts, **kwargs)
-        except OSError as error:  # huggingface_hub's "not found" and "offline" errors are OSErrors as well
-            if Path(source).exists():
-                raise
-            raise checkpoints.missing_model(name) from error
-        pipeline.model_name = str(name)
-        return pipeline
+        pipe = load_diffusers_pipeline(name, **kwargs)
+        for network in pipe.components.values():
+            if isinstance(network, torch.nn.Module):
+                network.requires_grad_(False)
+        index = {} if str(name).endswith(".safetensors") else DiffusionPipeline.load_config(pipe.name_or_path)
+        return cls(pipe, index.get("default_settings"), str(name))
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name == "pipe":
+            raise AttributeError(name)
+        return getattr(self.pipe, name)
+
+    def to(self, *args: Any, **kwargs: Any) -> Self:
+        """Moves the pipeline, as diffusers' ``to``."""
+        self.pipe.to(*args, **kwargs)
+        return self
+
+    @property
+    def denoiser(self) -> Any:
+        """The network that predicts noise, a U-Net or a transformer."""
+        return self.backbone.denoiser
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the network that predicts noise."""
+        return self.denoiser.dtype
+
+    @property
+    def vae_scale_factor(self) -> int:
+        """Pixels on a side of a latent's cell."""
+        return self.backbone.vae_scale_factor
 
     # -- settings ---------------------------------------------------------------------------------------------------
 
@@ -157,11 +130,15 @@ class FrozenModel(DiffusionPipeline):
         """
         if trajectory is not None:
             given = trajectory.settings(given)
-        own = self.config.default_settings
-        settings = checkpoints.resolve(self.unet, self.vae_scale_factor, own, **given)
-        visited = inference_timesteps(self.scheduler.config, settings.inversion.num_inference_steps)
-        if trajectory is not None:
-            visited = trajectory.timesteps
+        flat = layered(given, self.own_settings, self.backbone.defaults())
+        if missing := [name for name in REQUIRED if name not in flat]:
+            raise ValueError(
+                f"This model does not say what it is used with, so pass {', '.join(missing)} yourself, or once for all: "
+                "EmerDiffPipeline.from_pipe(pipe, …)."
+            )
+        settings = Settings.from_dict(flat)
+        predictor = self._schedule(settings)
+        visited = predictor.timesteps if trajectory is None else trajectory.timesteps
         flat = settings.to_dict()
         moved = {
             name: min(visited, key=lambda t: abs(t - flat[name]))
@@ -172,24 +149,23 @@ class FrozenModel(DiffusionPipeline):
 
     def checked(self, settings: Settings, trajectory: Trajectory | None = None) -> Settings:
         """Returns settings that this model, and this trajectory, can be used with, else raises a ValueError."""
-        denoiser = self.denoiser(settings.inversion.num_inference_steps, prompt=None)
-        layers = attention_layers(self.unet, "attn2")
+        predictor, layers = self._schedule(settings), self.backbone.layers()
         check_known("feature_layer", settings.features.feature_layer, layers)
         check_known("modulation_layer", settings.perturbation.modulation_layer, layers)
-        wanted = {
+        timesteps = {
             "feature_timestep": settings.features.feature_timestep,
             "modulation_timestep": settings.perturbation.modulation_timestep,
         }
-        for name, timestep in wanted.items():
-            denoiser.check_timestep(name, timestep)
+        for name, timestep in timesteps.items():
+            predictor.check_timestep(name, timestep)
             if trajectory is not None and timestep not in trajectory.latents:
                 raise ValueError(
                     f"The trajectory starts at {trajectory.start} and does not reach {name}={timestep}; invert with "
-                    f"start_timestep={max(wanted.values())}."
+                    f"start_timestep={max(timesteps.values())}."
                 )
         steps = settings.shortcuts.denoising_steps
         if steps is not None:  # no more than there are from t_m on
-            visited = [t for t in denoiser.timesteps if t <= wanted["modulation_timestep"]]
+            visited = [t for t in predictor.timesteps if t <= timesteps["modulation_timestep"]]
             settings = settings.replace(denoising_steps=min(steps, len(visited)))
         parts = settings.assignment.num_parts
         if parts is not None:  # fewer than segments would leave nothing to tell some of them apart
@@ -200,81 +176,101 @@ class FrozenModel(DiffusionPipeline):
 
     @torch.no_grad()
     def encode(self, image: image_io.ImageInput, processing_resolution: int | None = None) -> torch.Tensor:
-        """Latents x₀ by :func:`~.latents.to_latents`: (1, C, h, w) float32.
+        """Latents x₀, (1, C, h, w) float32.
 
         The image is processed at about ``processing_resolution`` squared pixels; by default, at the size the model was made for.
         """
         image = image_io.load_image(image)
         resolution = self.resolve(processing_resolution=processing_resolution).inversion.processing_resolution
-        size = image_io.processing_size((image.height, image.width), resolution, self.size_multiple)
-        return to_latents(self.vae, image_io.to_tensor(image, size).to(self._execution_device))
+        size = image_io.processing_size((image.height, image.width), resolution, self.backbone.size_multiple)
+        return self.backbone.encode(image_io.to_tensor(image, size).to(self.backbone.device))
 
     @torch.no_grad()
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Latents (B, C, h, w) → images (B, 3, H, W) float32 in [0, 1], as many rows at a time as memory allows."""
-        rows = len(latents)
-        if self.vae is not None:
+        rows, vae = len(latents), getattr(self.pipe, "vae", None)
+        if vae is not None:
             pixels = latents.shape[2] * latents.shape[3] * self.vae_scale_factor**2
-            # a CPU's caches like small batches of large pictures
-            most = 8 if self._execution_device.type == "cpu" else 64
-            rows = affordable_rows(self.vae, max(self.vae.config.block_out_channels[:2]), pixels, most=most)
-        return torch.cat([(to_pixels(self.vae, p) / 2 + 0.5).clamp(0, 1) for p in latents.split(rows)])
+            # a CPU's caches like small batches of large images
+            most = 8 if self.backbone.device.type == "cpu" else 64
+            channels = getattr(vae.config, "block_out_channels", None) or [128]
+            rows = affordable_rows(self.backbone.device, vae.dtype, max(channels[:2]), pixels, most=most)
+        return torch.cat([(self.backbone.decode(p) / 2 + 0.5).clamp(0, 1) for p in latents.split(rows)])
 
-    def denoiser(self, num_inference_steps: int | None = None, prompt: str | None = "") -> Denoiser:
+    def predictor(
+        self,
+        num_inference_steps: int | None = None,
+        prompt: str | None = "",
+        processing_resolution: int | None = None,
+    ) -> Predictor:
         """The network with this prompt and N inference steps (default: the checkpoint's); without one, only its schedule."""
-        if num_inference_steps is None:
-            num_inference_steps = self.resolve().inversion.num_inference_steps
-        if prompt is None:
-            return Denoiser(self.unet, self.scheduler.config, None, num_inference_steps)
-        return Denoiser(self.unet, self.scheduler.config, self.conditioning(prompt), num_inference_steps)
+        if num_inference_steps is None or processing_resolution is None:
+            inversion = self.resolve().inversion
+            num_inference_steps = num_inference_steps or inversion.num_inference_steps
+            processing_resolution = processing_resolution or inversion.processing_resolution
+        condition = None if prompt is None else self.condition(prompt)
+        return Predictor(self.backbone, condition, num_inference_steps, processing_resolution)
+
+    def _schedule(self, settings: Settings) -> Predictor:
+        inversion = settings.inversion
+        return Predictor(self.backbone, None, inversion.num_inference_steps, inversion.processing_resolution)
 
     @torch.no_grad()
-    def conditioning(self, prompt: str) -> Conditioning:
-        """What the network is told of a prompt.
+    def condition(self, prompt: str) -> Mapping[str, Any]:
+        """What the network is conditioned on; warns of a prompt that is longer than what is read of it.
 
         Raises:
-            ValueError: a prompt for a model that is told of images instead.
+            ValueError: a prompt for a model that is conditioned on images instead.
         """
-        dtype = self.unet.dtype
-        if self.text_encoder is None:
-            if prompt:
-                raise ValueError(
-                    f"prompt={prompt!r} cannot be used: this model is told of images, not of words (unCLIP); leave it empty."
-                )
-            return no_image(self.image_encoder, self.unet.config.encoder_hid_dim, self.unet)
-        if self.text_encoder_2 is None:
-            return encode_prompt(prompt, self.tokenizer, self.text_encoder, dtype)
-        if isinstance(self.unet, SD3Transformer2DModel):
-            return encode_prompt_thrice(
-                prompt,
-                (self.tokenizer, self.tokenizer_2, self.tokenizer_3),
-                (self.text_encoder, self.text_encoder_2, self.text_encoder_3),
-                dtype,
-                self.unet.config.joint_attention_dim,
-                self.config.max_sequence_length,
+        if (read := self.prompt_read(prompt)) != prompt:
+            warnings.warn(f"The prompt is longer than what this model reads; it ends at {read[-40:]!r}.", stacklevel=3)
+        return self.backbone.condition(prompt)
+
+    def prompt_read(self, prompt: str) -> str:
+        """The part of a prompt that fits into the text encoders; all of it, as a rule."""
+
+        def read(part: TextTokens) -> str:
+            ids = part.tokenizer(part.text, truncation=False).input_ids
+            if len(ids) <= part.limit:
+                return prompt
+            return part.tokenizer.decode(ids[: part.limit - 1], skip_special_tokens=True).strip()
+
+        return max(map(read, self.backbone.text_tokens(prompt)), key=len, default=prompt) if prompt else prompt
+
+    def warn_of_prediction_type(self, clean: torch.Tensor, predictor: Predictor) -> None:
+        """Once: a network whose output is no ε (or v, as its scheduler says) puts x̂₀ at a high noise level far off."""
+        if self._looked_at_prediction_type or self.backbone.is_flow:
+            return
+        self._looked_at_prediction_type = True
+        noise, t = draw_noise(clean, 1, torch.Generator(clean.device).manual_seed(0)), predictor.timesteps[0]
+        predicted, _ = predictor.predict(predictor.add_noise(clean, noise, t), t)
+        error = float((predicted - clean).square().mean() / clean.var())
+        if error > 100:
+            kind = predictor.scheduler.config.prediction_type
+            warnings.warn(
+                f"x̂₀ at t = {t} is off by {error:.0f} variances, as if this network did not predict what its scheduler says "
+                f'(prediction_type="{kind}"); v-prediction gets lost when checkpoints are converted: set prediction_type in '
+                "scheduler/scheduler_config.json.",
+                stacklevel=4,
             )
-        return encode_prompt_twice(
-            prompt,
-            (self.tokenizer, self.tokenizer_2),
-            (self.text_encoder, self.text_encoder_2),
-            dtype,
-            self.config.force_zeros_for_empty_prompt,
-            self.vae_scale_factor,
-        )
 
     # -- memory -----------------------------------------------------------------------------------------------------
 
     def default_mask_batch_size(self, trajectory: Trajectory, shortcuts: Shortcuts) -> int:
         """Masks whose rows fit into free memory together."""
-        rows = affordable_rows(self.unet, *self._unet_row(trajectory.clean_latents))
-        return max(1, (rows - 1) // (1 if shortcuts.one_sided else 2))
+        return max(1, (self.affordable_rows(trajectory.clean_latents) - 1) // (1 if shortcuts.one_sided else 2))
+
+    def affordable_rows(self, latents: torch.Tensor, most: int = 64) -> int:
+        """Rows like these latents that the network can be called with at once."""
+        widest = self.backbone.widest_maps(*latents.shape[2:])
+        return affordable_rows(self.backbone.device, self.dtype, *widest, most=most)
 
     def images_per_batch(self, coarse: CoarseMasks) -> int:
         """How many images like this one can be modulated in one batch, with all their masks; at least 1."""
-        most = 64 if self._execution_device.type == "cpu" else 256
-        rows = affordable_rows(self.unet, *self._unet_row(coarse.trajectory.clean_latents), most=most)
-        pushed = coarse.settings.assignment.num_parts or len(coarse.masks)
-        return max(1, rows // (1 + pushed * (1 if coarse.settings.shortcuts.one_sided else 2)))
+        most = 64 if self.backbone.device.type == "cpu" else 256
+        rows = self.affordable_rows(coarse.trajectory.clean_latents, most)
+        masks = coarse.settings.assignment.num_parts or len(coarse.masks)
+        return max(1, rows // (1 + masks * (1 if coarse.settings.shortcuts.one_sided else 2)))
 
     def batches(
         self, stages: Iterable[CoarseMasks], mask_batch_size: int | None = None
@@ -288,12 +284,7 @@ class FrozenModel(DiffusionPipeline):
             for _, alike in itertools.groupby(several, key=CoarseMasks.shape):
                 yield list(alike)
 
-    def _unet_row(self, latents: torch.Tensor) -> tuple[int, int]:
-        """(channels, pixels) of the network's widest feature maps: a U-Net's with concatenated skips, a transformer's tokens."""
-        if isinstance(self.unet, SD3Transformer2DModel):
-            tokens = latents.shape[2] * latents.shape[3] // self.unet.config.patch_size**2
-            return 4 * self.unet.inner_dim, tokens + self.config.max_sequence_length
-        return 4 * self.unet.config.block_out_channels[0], latents.shape[2] * latents.shape[3]
+    # -- progress ---------------------------------------------------------------------------------------------------
 
     @contextmanager
     def watched(self, watch: Callable[..., Any]) -> Iterator[None]:
@@ -305,11 +296,7 @@ class FrozenModel(DiffusionPipeline):
             self._watch = before
 
     def progress_bar(self, iterable: Any = None, total: int | None = None) -> Any:
-        return (
-            super().progress_bar(iterable, total)
-            if self._watch is None
-            else self._watch(iterable, total=total)
-        )
+        return (self._watch or self.pipe.progress_bar)(iterable, total=total)
 
     def _bar(self, items: Sequence[Any]) -> Iterable[Any]:
         """A progress bar over more than one item."""

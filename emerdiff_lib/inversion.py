@@ -20,8 +20,8 @@ from diffusers import DDIMInverseScheduler
 from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 
-from .denoiser import Denoiser
 from .images import ImageInput, load_image
+from .predictor import Predictor
 
 Progress = Callable[[Sequence[Any]], Iterable[Any]]
 
@@ -98,7 +98,7 @@ class Trajectory:
 
 
 def reverse_mean_and_std(
-    denoiser: Denoiser,
+    predictor: Predictor,
     predictions: tuple[torch.Tensor, torch.Tensor],
     timestep: int,
     method: str,
@@ -106,15 +106,15 @@ def reverse_mean_and_std(
 ) -> tuple[torch.Tensor, float]:
     """μₜ = √ᾱₜ₋Δ x̂₀ + √(1−ᾱₜ₋Δ−σₜ²) ε and σₜ; a step of another size goes to timestep ``previous`` instead of t−Δ."""
     clean, noise = predictions
-    to_clean, to_noise, std = reverse_coefficients(denoiser, timestep, method, previous)
+    to_clean, to_noise, std = reverse_coefficients(predictor, timestep, method, previous)
     return to_clean * clean + to_noise * noise, std
 
 
 def reverse_coefficients(
-    denoiser: Denoiser, timestep: int, method: str, previous: int | None = None
+    predictor: Predictor, timestep: int, method: str, previous: int | None = None
 ) -> tuple[float, float, float]:
     """(√ᾱₜ₋Δ, √(1−ᾱₜ₋Δ−σₜ²), σₜ), where σₜ² = (1−ᾱₜ₋Δ)/(1−ᾱₜ)·(1−ᾱₜ/ᾱₜ₋Δ) for DDPM and 0 for DDIM."""
-    alpha_bar, before = denoiser.alpha_bars(timestep, previous)
+    alpha_bar, before = predictor.alpha_bars(timestep, previous)
     variance = (
         (1 - before) / (1 - alpha_bar) * (1 - alpha_bar / before) if method == "ddpm" else torch.zeros(())
     )
@@ -123,17 +123,17 @@ def reverse_coefficients(
 
 
 def reverse_step(
-    denoiser: Denoiser, trajectory: Trajectory, latents: torch.Tensor, timestep: int
+    predictor: Predictor, trajectory: Trajectory, latents: torch.Tensor, timestep: int
 ) -> torch.Tensor:
     """xₜ₋Δ = μₜ(xₜ) + σₜ zₜ for any rows (B, C, h, w) at ``timestep``, with the trajectory's recorded noise."""
-    predictions = denoiser.predict(latents, timestep)
-    mean, std = reverse_mean_and_std(denoiser, predictions, timestep, trajectory.method)
+    predictions = predictor.predict(latents, timestep)
+    mean, std = reverse_mean_and_std(predictor, predictions, timestep, trajectory.method)
     if trajectory.method == "ddim":
         return mean
     return mean + (std if std > 0 else 1.0) * trajectory.noise_maps[timestep]
 
 
-def replay(denoiser: Denoiser, trajectory: Trajectory, progress: Progress = iter) -> torch.Tensor:
+def replay(predictor: Predictor, trajectory: Trajectory, progress: Progress = iter) -> torch.Tensor:
     """Walk the trajectory back to x₀, (1, C, h, w). Exact for DDPM, approximate for DDIM.
 
     Raises:
@@ -145,12 +145,18 @@ def replay(denoiser: Denoiser, trajectory: Trajectory, progress: Progress = iter
         )
     latents = trajectory.latents[trajectory.start]
     for timestep in progress(trajectory.timesteps):
-        latents = reverse_step(denoiser, trajectory, latents, timestep)
+        latents = reverse_step(predictor, trajectory, latents, timestep)
     return latents
 
 
+def draw_noise(latents: torch.Tensor, count: int, generator: torch.Generator | None) -> torch.Tensor:
+    """(count, C, h, w) standard normal noises for latents (1, C, h, w), one draw after the other."""
+    draws = [randn_tensor(latents.shape, generator, latents.device, latents.dtype) for _ in range(count)]
+    return torch.cat([latents[:0], *draws])
+
+
 def draw_latents(
-    denoiser: Denoiser,
+    predictor: Predictor,
     clean_latents: torch.Tensor,
     timesteps: list[int],
     generator: torch.Generator | None = None,
@@ -162,16 +168,16 @@ def draw_latents(
     for t in timesteps[::-1]:
         noise = randn_tensor(clean_latents.shape, generator, clean_latents.device, clean_latents.dtype)
         if independent_noise:
-            latents[t] = denoiser.add_noise(clean_latents, noise, t)
+            latents[t] = predictor.add_noise(clean_latents, noise, t)
         else:
-            ratio = denoiser.alpha_bar(t).item() / level
+            ratio = predictor.alpha_bar(t).item() / level
             latents[t] = ratio**0.5 * previous + (1 - ratio) ** 0.5 * noise
-            previous, level = latents[t], denoiser.alpha_bar(t).item()
+            previous, level = latents[t], predictor.alpha_bar(t).item()
     return latents
 
 
 def invert_ddpm(
-    denoiser: Denoiser,
+    predictor: Predictor,
     clean_latents: torch.Tensor,
     timesteps: list[int],
     generator: torch.Generator | None = None,
@@ -192,32 +198,32 @@ def invert_ddpm(
         independent_noise: False samples the forward process as a Markov chain instead, the classical path, on which zₜ is
             close to N(0, 1) but carries little of the image (their Sec. 3).
     """
-    latents = draw_latents(denoiser, clean_latents, timesteps, generator, independent_noise)
+    latents = draw_latents(predictor, clean_latents, timesteps, generator, independent_noise)
     chunks = [timesteps[i : i + batch_size] for i in range(0, len(timesteps), batch_size)]
     noise_maps = {}
     for chunk in progress(chunks):
-        outputs = denoiser.unet_output(torch.cat([latents[t] for t in chunk]), chunk)
+        outputs = predictor.network_output(torch.cat([latents[t] for t in chunk]), chunk)
         for t, output in zip(chunk, outputs.split(1), strict=True):
-            predictions = denoiser.convert(output, latents[t], t)
-            mean, std = reverse_mean_and_std(denoiser, predictions, t, "ddpm")
-            residual = latents.get(t - denoiser.stride, clean_latents) - mean
+            predictions = predictor.convert(output, latents[t], t)
+            mean, std = reverse_mean_and_std(predictor, predictions, t, "ddpm")
+            residual = latents.get(t - predictor.stride, clean_latents) - mean
             noise_maps[t] = residual / std if std > 0 else residual
-    return Trajectory("ddpm", list(timesteps), latents, clean_latents, len(denoiser.timesteps), noise_maps)
+    return Trajectory("ddpm", list(timesteps), latents, clean_latents, len(predictor.timesteps), noise_maps)
 
 
 def invert_ddim(
-    denoiser: Denoiser, clean_latents: torch.Tensor, timesteps: list[int], progress: Progress = iter
+    predictor: Predictor, clean_latents: torch.Tensor, timesteps: list[int], progress: Progress = iter
 ) -> Trajectory:
     """DDIM inversion: the deterministic sampler run backwards, one step after the other, with diffusers' scheduler.
 
     Each step takes ε(xₜ, t) ≈ ε(xₜ₋Δ, t), which is where its error comes from.
     """
     known = inspect.signature(DDIMInverseScheduler).parameters
-    config = {key: value for key, value in denoiser.scheduler.config.items() if key in known}
+    config = {key: value for key, value in predictor.scheduler.config.items() if key in known}
     scheduler = DDIMInverseScheduler(**config)
-    scheduler.set_timesteps(len(denoiser.timesteps))
+    scheduler.set_timesteps(len(predictor.timesteps))
     latents, current = {}, clean_latents
     for t in progress(sorted(timesteps)):
-        current = scheduler.step(denoiser.unet_output(current, t), t, current).prev_sample
+        current = scheduler.step(predictor.network_output(current, t), t, current).prev_sample
         latents[t] = current
-    return Trajectory("ddim", list(timesteps), latents, clean_latents, len(denoiser.timesteps))
+    return Trajectory("ddim", list(timesteps), latents, clean_latents, len(predictor.timesteps))

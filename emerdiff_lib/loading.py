@@ -1,29 +1,264 @@
-"""One call from what people type (a name, a device, a dtype) to a pipeline that works in silence."""
+"""From a name to a diffusers pipeline: bundled models, folders, hub ids and single files; safetensors only, read whole or refused."""
 
 from __future__ import annotations
 
+import importlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from .checkpoints import check_device, check_dtype
-from .pipeline import EmerDiffPipeline
+import diffusers
+import torch
+from diffusers import DiffusionPipeline
+from diffusers.loaders.single_file_utils import fetch_diffusers_config, load_single_file_checkpoint
+from diffusers.utils import logging as diffusers_logging
+from transformers.utils import logging as transformers_logging
+
+from .settings import check_known
+
+TOYSCAPES_FOLDER = Path(__file__).parent / "toyscapes" / "checkpoint"
+# Small models that differ from the first in one thing (notebook 10); they share the bundled model's autoencoder
+VARIANTS = (
+    "toyscapes-reference",
+    "toyscapes-no-captions",
+    "toyscapes-v-prediction",
+    "toyscapes-other-seed",
+    "toyscapes-wide-top",
+    "toyscapes-half-training",
+    "toyscapes-transformer",
+)
+# A small CLIP of the same scenes (notebook 11), by the name "toyscapes-clip"
+CLIP_FOLDER = TOYSCAPES_FOLDER.parent / "clip"
+# A model of photographs, under terms of its own (its LICENSE); a packager may leave the folder out
+STREETS_FOLDER = Path(__file__).parent / "streets"
+DTYPES = ("float32", "bfloat16", "float16")
+# Components that segmentation has no use for, and that take memory
+UNUSED = ("safety_checker", "feature_extractor", "image_encoder", "watermarker")
+# Keywords of DiffusionPipeline.from_pretrained that say where components are, and go to each of them
+_WHERE = ("variant", "revision", "cache_dir", "local_files_only", "token", "force_download", "proxies")
 
 
-def load_pipeline(
-    model: str | Path = "toyscapes", device: str = "", dtype: str = "float32", progress: bool = False
-) -> EmerDiffPipeline:
-    """A pipeline on a device.
+def load_diffusers_pipeline(name: str | Path, **kwargs: Any) -> DiffusionPipeline:
+    """``DiffusionPipeline.from_pretrained`` with ``use_safetensors=True``, and two checks that it lacks: no tensor is missing
+    (which it would fill with random numbers), and all are finite.
 
     Args:
-        model: as for :meth:`EmerDiffPipeline.from_pretrained`.
-        device: "cpu", "cuda", "cuda:1", "mps" …; empty: a GPU if there is one.
-        dtype: "float32", "bfloat16" or "float16".
-        progress: bars over masks and inversion steps.
+        name: "toyscapes" or "streets" (bundled), one of :data:`VARIANTS`, a diffusers folder, a hub id, or a single
+            ``.safetensors`` file, which is read by ``from_single_file``.
+        **kwargs: of either; ``torch_dtype`` (or ``dtype``) may be a name, and is float32 by default. With ``device_map`` or
+            ``quantization_config``, diffusers loads all by itself, and only what is read is checked.
 
     Raises:
-        FileNotFoundError, ValueError: one sentence that names the faulty value and the possible ones; device and dtype
-            are looked at before anything is loaded.
+        FileNotFoundError: nothing is found under that name; the message says how to get a model.
+        ValueError: weights that are damaged, incomplete, pickled or not finite, code of the model's own, or an unknown dtype.
     """
-    where, kind = check_device(device), check_dtype(dtype)
-    pipe = EmerDiffPipeline.from_pretrained(model, dtype=kind).to(where)
-    pipe.set_progress_bar_config(disable=not progress, leave=False)
+    source = locate(name)
+    dtype = kwargs.pop("torch_dtype", None) or kwargs.pop("dtype", None) or torch.float32
+    kwargs["torch_dtype"] = dtype if isinstance(dtype, dict) else check_dtype(dtype)
+    try:
+        with quietly():
+            if source.endswith(".safetensors"):
+                return _checked_finite(_from_single_file(source, kwargs), source)
+            return _checked_finite(_from_folder(source, str(name), kwargs), source)
+    except OSError as error:  # huggingface_hub's "not found" and "offline" errors are OSErrors as well
+        if Path(source).exists():
+            raise
+        raise missing_model(name) from error
+
+
+def _from_folder(source: str, name: str, kwargs: dict[str, Any]) -> DiffusionPipeline:
+    index = DiffusionPipeline.load_config(source, **{k: v for k, v in kwargs.items() if k in _WHERE[1:]})
+    _check_index(source, index)
+    if name in VARIANTS and "vae" not in kwargs:
+        kwargs["vae"] = diffusers.AutoencoderKL.from_pretrained(
+            TOYSCAPES_FOLDER, subfolder="vae", torch_dtype=kwargs["torch_dtype"], use_safetensors=True
+        )
+    kwargs = {part: None for part in UNUSED if part in index} | kwargs
+    if index.get("_class_name") == "StableDiffusionPipeline":
+        kwargs = {"requires_safety_checker": False} | kwargs
+    if "variant" not in kwargs and (variant := _only_variant(Path(source))):
+        kwargs["variant"] = variant
+    if not {"device_map", "quantization_config"} & kwargs.keys():
+        kwargs |= _networks(source, index, kwargs)
+    with _reading(source):
+        return DiffusionPipeline.from_pretrained(source, use_safetensors=True, **kwargs)
+
+
+def _networks(source: str, index: Mapping[str, Any], kwargs: Mapping[str, Any]) -> dict[str, torch.nn.Module]:
+    """Every network of an index that is not given, with all of its tensors."""
+    where, networks = {key: kwargs[key] for key in _WHERE if key in kwargs}, {}
+    for name, entry in index.items():
+        if name.startswith("_") or name in kwargs or not isinstance(entry, list | tuple) or entry[0] is None:
+            continue
+        kind = getattr(importlib.import_module(entry[0]), entry[1])
+        if not issubclass(kind, torch.nn.Module):
+            continue
+        dtype = kwargs["torch_dtype"]
+        dtype = dtype.get(name, dtype.get("default", torch.float32)) if isinstance(dtype, dict) else dtype
+        options = {"subfolder": name, "use_safetensors": True, "output_loading_info": True, "torch_dtype": dtype}
+        with _reading(source, name):
+            networks[name], report = kind.from_pretrained(source, **options, **where)
+        if missing := sorted(report["missing_keys"]):
+            raise ValueError(
+                f"The {name} of {source} is short of {len(missing)} tensors, {missing[0]} for one; download the folder {name}/ again."
+            )
+    return networks
+
+
+def _check_index(source: str, index: Mapping[str, Any]) -> None:
+    """Raises a ValueError for code of the model's own, and for weights that are no safetensors in its folder."""
+    kind = index.get("_class_name")
+    if not isinstance(kind, str) or not hasattr(diffusers, kind):
+        raise ValueError(
+            f"{source} names the pipeline {kind!r}, which diffusers {diffusers.__version__} does not have; EmerDiff runs no code "
+            "that comes with a model."
+        )
+    for name, entry in index.items():
+        match entry:
+            case [None, None]:
+                continue
+            case ["diffusers" | "transformers" as library, str(component)] if name not in UNUSED:
+                known = getattr(importlib.import_module(library), component, None)
+            case [_, str(component)] if name not in UNUSED and not name.startswith("_"):
+                known = None
+            case _:
+                continue
+        if not isinstance(known, type):
+            raise ValueError(
+                f"{source} takes its {name} from {'.'.join(map(str, entry))}, which is not run; EmerDiff takes it from diffusers or "
+                "transformers, and runs no code that comes with a model."
+            )
+    for file in Path(source).glob("*/*.index.json"):
+        with _reading(source, file.parent.name):
+            shards = set(json.loads(file.read_text())["weight_map"].values())
+        if outside := [s for s in shards if not s.endswith(".safetensors") or Path(s).name != s]:
+            if file.name.endswith(".safetensors.index.json") or ".safetensors.index." in file.name:
+                raise ValueError(
+                    f"{file} names the weights {outside[0]!r}; EmerDiff reads safetensors only, and only those of the model's folder."
+                )
+
+
+def _only_variant(folder: Path) -> str | None:
+    """The variant whose weights are the only ones of a folder: "fp16" where every file is ``….fp16.safetensors``."""
+    names = [file.name for file in folder.glob("*/*.safetensors")]
+    variants = {m[1] if (m := re.search(r"\.(\w+?)(?:-\d+-of-\d+)?\.safetensors$", name)) else None for name in names}
+    return variants.pop() if len(variants) == 1 else None
+
+
+def _from_single_file(path: str, kwargs: dict[str, Any]) -> DiffusionPipeline:
+    """``config`` (a folder or hub id in diffusers' layout) says what the file holds; by default diffusers guesses by its tensors."""
+    with _reading(path):
+        config = kwargs.get("config")
+        if config is None:
+            config = fetch_diffusers_config(load_single_file_checkpoint(path))["pretrained_model_name_or_path"]
+        kind = getattr(diffusers, DiffusionPipeline.load_config(config)["_class_name"])
+        return kind.from_single_file(path, **{"safety_checker": None} | kwargs)
+
+
+def _checked_finite(pipe: DiffusionPipeline, source: str) -> DiffusionPipeline:
+    for name, network in pipe.components.items():
+        for tensor, values in network.named_parameters() if isinstance(network, torch.nn.Module) else ():
+            if values.is_floating_point() and not values.is_meta and not torch.isfinite(values).all():
+                raise ValueError(
+                    f"The {name} of {source} has NaN or infinite values in {tensor}, read as {values.dtype}; download the folder "
+                    f"{name}/ again."
+                )
     return pipe
+
+
+@contextmanager
+def _reading(source: str, name: str = "") -> Iterator[None]:
+    """What a broken folder makes three libraries raise is no closed list; it becomes one sentence that names the component.
+
+    A folder with pickled weights alone is one: they run code when they are read, and are not looked at.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, OSError) and not Path(source).exists():
+            raise  # no such hub id, or no network
+        reason = next(iter(str(error).strip().splitlines()), "").rstrip(".:") or type(error).__name__
+        what = f"The {name} of {source}" if name else source
+        raise ValueError(f"{what} cannot be read ({reason}); download it again, with its safetensors.") from error
+
+
+# -- names, dtypes, devices -------------------------------------------------------------------------------------------
+
+
+def locate(name: str | Path) -> str:
+    """The folder, file or hub id that a model name stands for.
+
+    Raises:
+        FileNotFoundError: bundled weights are missing, or a path does not hold a diffusers folder.
+        ValueError: the path is a single file that is no safetensors.
+    """
+    variants = TOYSCAPES_FOLDER.parent / "relatives"
+    bundled = {model: variants / model.removeprefix("toyscapes-") for model in VARIANTS}
+    bundled |= {"toyscapes": TOYSCAPES_FOLDER, "streets": STREETS_FOLDER}
+    folder = bundled.get(str(name), Path(name).expanduser())
+    if (folder / "model_index.json").exists():
+        return str(folder)
+    if str(name) in bundled:
+        raise FileNotFoundError(
+            f"{name} is not in this installation ({folder}), which the terms of streets allow to leave out; take that folder "
+            "from the source repository."
+        )
+    if folder.is_file():
+        if folder.suffix == ".safetensors":
+            return str(folder)
+        raise ValueError(
+            f"{folder} is a single file, and EmerDiff reads weights in safetensors only; a pickle runs code. If you trust who made it, "
+            "convert it: `StableDiffusionPipeline.from_single_file(file).save_pretrained(folder)`."
+        )
+    if folder.is_dir():
+        raise FileNotFoundError(
+            f"{folder} is no diffusers folder (it has no model_index.json); a single .safetensors file can be named itself."
+        )
+    if re.fullmatch(r"\w[\w.-]*/[\w.-]+", str(name)):
+        return str(name)
+    raise missing_model(name)
+
+
+def missing_model(name: str | Path) -> FileNotFoundError:
+    return FileNotFoundError(
+        f'There is no model {str(name)!r}; use "toyscapes" or "streets" (bundled), a diffusers folder on disk, or a hub id, '
+        'say "CompVis/stable-diffusion-v1-4" (download it once with `hf download CompVis/stable-diffusion-v1-4 --local-dir '
+        "sd-v1-4` where there is a network, then pass the folder)."
+    )
+
+
+def check_dtype(dtype: str | torch.dtype) -> torch.dtype:
+    """A floating-point dtype by its torch name; raises a ValueError that lists the possible ones."""
+    return getattr(torch, check_known("dtype", str(dtype).removeprefix("torch."), DTYPES))
+
+
+def check_device(device: str | torch.device | None) -> torch.device:
+    """A device that this machine has; empty or None: a GPU if there is one. Raises a ValueError for any other."""
+    if not device:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(1, device=device).device
+    except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(
+            f"device={str(device)!r} cannot be used here ({reason}); choose 'cpu', or leave it empty for what there is."
+        ) from error
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """While loading: no bars, and no advice about components that EmerDiff does not use."""
+    logs = (diffusers_logging, transformers_logging)
+    before = [(log, log.get_verbosity(), log.is_progress_bar_enabled()) for log in logs]
+    for log in logs:
+        log.set_verbosity_error()
+        log.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for log, verbosity, bars in before:
+            log.set_verbosity(verbosity)
+            (log.enable_progress_bar if bars else log.disable_progress_bar)()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import psutil
 import torch
-from diffusers import ModelMixin
 
 
 def free_bytes(device: torch.device) -> int:
@@ -15,11 +14,15 @@ def free_bytes(device: torch.device) -> int:
 
 
 def affordable_rows(
-    module: ModelMixin, channels: int, pixels: int, share: float = 0.4, most: int = 64
+    device: torch.device,
+    dtype: torch.dtype,
+    channels: int,
+    pixels: int,
+    share: float = 0.4,
+    most: int = 64,
 ) -> int:
-    """Batch rows of ``module`` that ``share`` of the free memory holds, at least 1.
+    """Batch rows of a network that ``share`` of the free memory holds, at least 1.
 
-    A row is taken to need eight feature maps of ``channels`` × ``pixels`` at the module's widest resolution.
+    A row is taken to need eight feature maps of ``channels`` × ``pixels`` at the network's widest resolution.
     """
-    row = 8 * channels * pixels * module.dtype.itemsize
-    return int(max(1, min(most, share * free_bytes(module.device) / row)))
+    return int(max(1, min(most, share * free_bytes(device) / (8 * channels * pixels * dtype.itemsize))))

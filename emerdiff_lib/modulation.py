@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from accelerate.utils.memory import should_reduce_batch_size
 
-from .attention import Modulation, branching, layer_grid, lockstep
-from .denoiser import Denoiser
+from .interventions import exclusive, injecting, modulating, sharing
 from .inversion import Trajectory, reverse_coefficients, reverse_mean_and_std
+from .predictor import Predictor
 from .settings import Perturbation, Shortcuts
 
 Decode = Callable[[torch.Tensor], torch.Tensor]
 
 
 def modulated_latents(
-    denoiser: Denoiser,
+    predictor: Predictor,
     trajectories: list[Trajectory],
     offsets: torch.Tensor,
     perturbation: Perturbation,
@@ -41,27 +42,29 @@ def modulated_latents(
     Returns:
         (B, C, h', w') float32 latents x₀ of every row.
     """
-    layer, injection = perturbation.modulation_layer, perturbation.attention_injection
+    layer, placement = perturbation.modulation_layer, perturbation.offset_placement
     images, rows, method = len(trajectories), len(offsets) // len(trajectories), trajectories[0].method
-    t_m = perturbation.modulation_timestep
+    denoiser, backbone, t_m = predictor.denoiser, predictor.backbone, perturbation.modulation_timestep
+    inject = partial(injecting, denoiser) if perturbation.attention_injection else lambda *_: nullcontext()
     if timesteps is None:
         timesteps = [t for t in trajectories[0].timesteps if t <= t_m]
     start = torch.cat([one.latents[t_m] for one in trajectories])
-    offsets = resize_offsets(offsets, layer_grid(denoiser.unet, layer, *start.shape[2:])).to(start.device)
+    offsets = resize_offsets(offsets, backbone.grid(layer, *start.shape[2:])).to(start.device)
 
     for t, previous in zip(timesteps, [*timesteps[1:], None if method == "ddim" else -1], strict=True):
         if t == t_m:  # the rows of an image do not differ before the modulated layer
-            outputs = []
-            for x, offset in zip(start.split(1), offsets.split(rows), strict=True):
-                modulation = Modulation(layer, offset, perturbation.offset_placement)
-                with branching(denoiser.unet, layer, rows), lockstep(denoiser.unet, injection, 1, modulation):
-                    outputs.append(denoiser.unet_output(x, t))
-            latents, output = start.repeat_interleave(rows, 0), torch.cat(outputs)
+            latents, outputs = start.repeat_interleave(rows, 0), []
+            for x, offset in zip(latents.split(rows), offsets.split(rows), strict=True):
+                unchanged = sharing(backbone.blocks_before(layer), 1, rows)
+                with exclusive(denoiser), unchanged, inject(1, rows):
+                    with modulating(denoiser, layer, offset, placement):
+                        outputs.append(predictor.network_output(x, t))
+            output = torch.cat(outputs)
         else:
-            with lockstep(denoiser.unet, injection, images):
-                output = denoiser.unet_output(latents, t)
-        predictions = denoiser.convert(output, latents, t)
-        latents, _ = reverse_mean_and_std(denoiser, predictions, t, method, previous)
+            with exclusive(denoiser), inject(images, rows):
+                output = predictor.network_output(latents, t)
+        predictions = predictor.convert(output, latents, t)
+        latents, _ = reverse_mean_and_std(predictor, predictions, t, method, previous)
         if method == "ddpm" and previous is not None:
             recorded = torch.cat([one.latents_at(previous) for one in trajectories])
             latents = latents + (recorded - latents[::rows]).repeat_interleave(rows, 0)
@@ -102,12 +105,12 @@ def shortened(timesteps: list[int], start: int, steps: int | None) -> list[int]:
     return sorted(chosen, reverse=True)
 
 
-def scaled_strength(denoiser: Denoiser, strength: float, timesteps: list[int], method: str) -> float:
+def scaled_strength(predictor: Predictor, strength: float, timesteps: list[int], method: str) -> float:
     """λ for a first step to ``timesteps[1]`` that moves the latents as far as λ does in one step of the full trajectory."""
 
     def moved(previous: int | None) -> float:  # |∂xₛ/∂ε|
-        to_clean, to_noise, _ = reverse_coefficients(denoiser, timesteps[0], method, previous)
-        alpha_bar = denoiser.alpha_bar(timesteps[0]).item()
+        to_clean, to_noise, _ = reverse_coefficients(predictor, timesteps[0], method, previous)
+        alpha_bar = predictor.alpha_bar(timesteps[0]).item()
         return abs(to_noise - to_clean * ((1 - alpha_bar) / alpha_bar) ** 0.5)
 
     return strength * moved(None) / moved(timesteps[1] if len(timesteps) > 1 else -1)
@@ -125,7 +128,7 @@ def difference_maps(responses: Iterable[list[torch.Tensor]]) -> list[torch.Tenso
 
 
 def signed_responses(
-    denoiser: Denoiser,
+    predictor: Predictor,
     decode: Decode,
     trajectories: list[Trajectory],
     masks: list[torch.Tensor],
@@ -154,16 +157,16 @@ def signed_responses(
     t_m, strength = perturbation.modulation_timestep, perturbation.modulation_strength
     timesteps = shortened(trajectories[0].timesteps, t_m, shortcuts.denoising_steps)
     if shortcuts.denoising_steps is not None:
-        strength = scaled_strength(denoiser, strength, timesteps, trajectories[0].method)
+        strength = scaled_strength(predictor, strength, timesteps, trajectories[0].method)
 
     def respond(part: slice) -> list[torch.Tensor]:
         offsets = torch.cat([signed_offsets(m[part], strength, shortcuts.one_sided) for m in masks])
-        latents = modulated_latents(denoiser, trajectories, offsets, perturbation, timesteps)
+        latents = modulated_latents(predictor, trajectories, offsets, perturbation, timesteps)
         images = [image_differences(rows, decode, shortcuts) for rows in latents.chunk(len(trajectories))]
         if not all(bool(torch.isfinite(one).all()) for one in images):
             raise ValueError(
                 f"The difference maps are not finite at modulation_strength={perturbation.modulation_strength:g} in "
-                f"{str(denoiser.unet.dtype).removeprefix('torch.')}; lower it, use dtype float32, or check the weights."
+                f"{str(predictor.denoiser.dtype).removeprefix('torch.')}; lower it, use dtype float32, or check the weights."
             )
         return images
 

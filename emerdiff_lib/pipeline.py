@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
@@ -13,20 +15,31 @@ from .clustering import cluster_queries, mask_embeddings, part_masks
 from .features import extract_queries, noise_ensemble
 from .frozen_model import FrozenModel
 from .inversion import Trajectory, draw_latents, invert_ddim, invert_ddpm, replay
-from .memory import affordable_rows
+from .loading import check_device, check_dtype
 from .modulation import difference_maps, signed_responses
+from .predictor import Predictor
 from .refinement import refine, resize_maps
 from .responses import ImageResponses, gather
-from .settings import Assignment, Perturbation, Refinement, Shortcuts, check_generator, check_only, whole
+from .settings import (
+    Assignment,
+    InversionSettings,
+    Perturbation,
+    Refinement,
+    Settings,
+    Shortcuts,
+    check_generator,
+    check_only,
+    whole,
+)
 from .stages import CoarseMasks, EmerDiffOutput, Responses, check_masks
 from .timing import stopwatch
 
 
 class EmerDiffPipeline(FrozenModel):
-    """Pixel-level segmentation with a frozen diffusion model (:data:`~.checkpoints.FAMILIES`).
+    """Pixel-level segmentation with a frozen diffusion model (:data:`~.backbones.BACKBONES`).
 
     Load it with :meth:`from_pretrained`, then call it on an image, or go stage by stage: :meth:`invert` →
-    :meth:`coarse` → :meth:`respond` → :meth:`assign`. Components are named as in ``StableDiffusionPipeline``.
+    :meth:`cluster` → :meth:`modulate` → :meth:`assign`; around one that you have, make it with :meth:`from_pipe`.
     """
 
     @torch.no_grad()
@@ -75,11 +88,13 @@ class EmerDiffPipeline(FrozenModel):
         self.resolve(trajectory, **settings)  # refuses what cannot be used before any work is done
 
         stages = (
-            self.coarse(one, coarse_masks=coarse_masks, generator=generator, **settings) for one in images
+            self.cluster(one, coarse_masks=coarse_masks, generator=generator, **settings) for one in images
         )
         outputs = []
         for together in self.batches(stages, mask_batch_size):
-            for responses in self.respond(together, mask_batch_size=mask_batch_size):
+            probes = together[0].settings.assignment.num_parts is not None
+            step: Any = self.probe if probes else self.modulate
+            for responses in step(together, mask_batch_size=mask_batch_size):
                 labels = self.assign(responses)
                 outputs.append(self.output(responses, labels, generator, output_difference_maps))
         self.maybe_free_model_hooks()
@@ -112,29 +127,30 @@ class EmerDiffPipeline(FrozenModel):
             prompt=prompt,
             processing_resolution=processing_resolution,
         )
-        denoiser = self.denoiser(settings.inversion.num_inference_steps, prompt)
+        predictor = self._predictor(settings.inversion)
         start = settings.perturbation.modulation_timestep if start_timestep is None else start_timestep
-        denoiser.check_timestep("start_timestep", start)
+        predictor.check_timestep("start_timestep", start)
         seconds: dict[str, float] = {}
         image, resolution = image_io.load_image(image), settings.inversion.processing_resolution
         with stopwatch(seconds, "encode"):
             latents = self.encode(image, resolution)
-        timesteps = [t for t in denoiser.timesteps if t <= start]
+            self.warn_of_prediction_type(latents, predictor)
+        timesteps = [t for t in predictor.timesteps if t <= start]
         with stopwatch(seconds, "invert"):
             if method == "ddim":
-                trajectory = invert_ddim(denoiser, latents, timesteps, progress=self._bar)
+                trajectory = invert_ddim(predictor, latents, timesteps, progress=self._bar)
             elif noise_maps:
-                rows = affordable_rows(self.unet, *self._unet_row(latents))
-                trajectory = invert_ddpm(denoiser, latents, timesteps, generator, rows, progress=self._bar)
+                rows = self.affordable_rows(latents)
+                trajectory = invert_ddpm(predictor, latents, timesteps, generator, rows, progress=self._bar)
             else:
-                drawn = draw_latents(denoiser, latents, timesteps, generator)
-                trajectory = Trajectory("ddpm", timesteps, drawn, latents, len(denoiser.timesteps))
+                drawn = draw_latents(predictor, latents, timesteps, generator)
+                trajectory = Trajectory("ddpm", timesteps, drawn, latents, len(predictor.timesteps))
         trajectory.image, trajectory.prompt, trajectory.seconds = image, prompt, seconds
         trajectory.processing_resolution = resolution
         return trajectory
 
     @torch.no_grad()
-    def coarse(
+    def cluster(
         self,
         image: image_io.ImageInput | Trajectory,
         num_masks: int | None = None,
@@ -167,12 +183,12 @@ class EmerDiffPipeline(FrozenModel):
                 generator,
                 noise_maps=False,
             )
-        denoiser = self.denoiser(inversion.num_inference_steps, inversion.prompt)
+        predictor = self._predictor(inversion)
         seconds = dict(trajectory.seconds)
         with stopwatch(seconds, "queries"):
             t_f, layer = features.feature_timestep, features.feature_layer
-            noisy = noise_ensemble(denoiser, trajectory, t_f, features.noise_ensemble_size, generator)
-            queries = extract_queries(denoiser, noisy, t_f, [layer])[layer]
+            noisy = noise_ensemble(predictor, trajectory, t_f, features.noise_ensemble_size, generator)
+            queries = extract_queries(predictor, noisy, t_f, [layer])[layer]
         with stopwatch(seconds, "cluster"):
             device = generator.device if generator is not None else torch.device("cpu")
             random_state = int(torch.randint(2**31 - 1, (), generator=generator, device=device))
@@ -188,66 +204,105 @@ class EmerDiffPipeline(FrozenModel):
         return CoarseMasks(trajectory, queries, masks, embeddings, resolved, own_masks is not None, seconds)
 
     @overload
-    def respond(self, coarse: CoarseMasks, **settings: Any) -> Responses | ImageResponses: ...
+    def modulate(self, coarse: CoarseMasks, **settings: Any) -> Responses: ...
     @overload
-    def respond(
-        self, coarse: list[CoarseMasks], **settings: Any
-    ) -> list[Responses] | list[ImageResponses]: ...
+    def modulate(self, coarse: list[CoarseMasks], **settings: Any) -> list[Responses]: ...
 
     @torch.no_grad()
-    def respond(
+    def modulate(
         self, coarse: CoarseMasks | list[CoarseMasks], *, mask_batch_size: int | None = None, **settings: Any
-    ) -> Responses | ImageResponses | list[Responses] | list[ImageResponses]:
+    ) -> Responses | list[Responses]:
         """Response of the pixels to each mask (Sec. 3.2), for an image or for images of one shape that are modulated together.
 
-        With ``num_parts`` (``mode="pixel"``) probe masks are modulated instead of the K coarse ones, and their signed responses
-        kept.
-
         Args:
-            coarse: :meth:`coarse`'s result, or a list of such with equal :meth:`~CoarseMasks.shape` and settings.
+            coarse: :meth:`cluster`'s result, or a list of such with equal :meth:`~CoarseMasks.shape` and settings.
             mask_batch_size: masks per batch; by default what free memory allows.
             **settings: of :class:`~.settings.Perturbation`, :class:`~.settings.Shortcuts` and
                 :class:`~.settings.Assignment`, and ``mode``, over those that ``coarse`` was made with.
 
         Raises:
-            ValueError: a setting that is not possible, and ``num_parts`` where the masks are the caller's own.
+            ValueError: a setting that is not possible, or one that asks for probe masks (:meth:`probe`).
         """
         stages = coarse if isinstance(coarse, list) else [coarse]
-        check_only("respond", settings, Perturbation, Shortcuts, Assignment)
-        whole(1, optional=True)("mask_batch_size", mask_batch_size)
-        resolved = [self.resolve(s.trajectory, **s.settings.changed(settings)) for s in stages]
-        if len({(stage.shape(), each) for stage, each in zip(stages, resolved, strict=True)}) != 1:
+        common = self._common_settings("modulate", stages, settings)
+        if common.assignment.num_parts is not None:
             raise ValueError(
-                "Images that are modulated together share their shape and settings; respond to them one by one."
+                f"mode={common.mode!r} modulates probe masks (num_parts={common.assignment.num_parts}); call pipe.probe, or choose "
+                "mode='exact'."
             )
-        common, num_parts = resolved[0], resolved[0].assignment.num_parts
-        if num_parts is not None and any(stage.own_masks for stage in stages):
+        seconds: dict[str, float] = {}
+        with stopwatch(seconds, "modulate"):
+            chunks = self._signed_responses(stages, [s.masks for s in stages], common, mask_batch_size)
+            results = [
+                Responses(s, maps, common) for s, maps in zip(stages, difference_maps(chunks), strict=True)
+            ]
+        for stage, result in zip(stages, results, strict=True):
+            result.seconds = stage.seconds | {"modulate": round(seconds["modulate"] / len(stages), 4)}
+        return results if isinstance(coarse, list) else results[0]
+
+    @overload
+    def probe(self, coarse: CoarseMasks, **settings: Any) -> ImageResponses: ...
+    @overload
+    def probe(self, coarse: list[CoarseMasks], **settings: Any) -> list[ImageResponses]: ...
+
+    @torch.no_grad()
+    def probe(
+        self, coarse: CoarseMasks | list[CoarseMasks], *, mask_batch_size: int | None = None, **settings: Any
+    ) -> ImageResponses | list[ImageResponses]:
+        """Signed responses to ``num_parts`` small probe masks in place of the K coarse ones (``mode="pixel"`` and "fast").
+
+        Arguments are those of :meth:`modulate`.
+
+        Raises:
+            ValueError: a setting that is not possible, ``num_parts`` is None, or masks are the caller's own.
+        """
+        stages = coarse if isinstance(coarse, list) else [coarse]
+        common = self._common_settings("probe", stages, settings)
+        num_parts = common.assignment.num_parts
+        if num_parts is None:
+            raise ValueError(
+                f'mode={common.mode!r} has no probe masks; choose mode="pixel" or "fast", or pass num_parts.'
+            )
+        if any(stage.own_masks for stage in stages):
             raise ValueError(
                 "Masks of your own are modulated as they are, which num_parts (mode='pixel') does not do; use mode='exact'."
             )
-        masks = [s.masks if num_parts is None else part_masks(s.queries, num_parts) for s in stages]
-        seconds: dict[str, float] = {}
+        masks, seconds = [part_masks(s.queries, num_parts) for s in stages], {}
         with stopwatch(seconds, "modulate"):
-            chunks = signed_responses(
-                self.denoiser(common.inversion.num_inference_steps, common.inversion.prompt),
-                self.decode,
-                [stage.trajectory for stage in stages],
-                masks,
-                common.perturbation,
-                common.shortcuts,
-                mask_batch_size or self.default_mask_batch_size(stages[0].trajectory, common.shortcuts),
-                self.progress_bar,
-            )
-            results: list[Any]
-            if num_parts is None:
-                maps = difference_maps(chunks)
-                results = [Responses(s, m, common) for s, m in zip(stages, maps, strict=True)]
-            else:
-                results = gather(chunks, stages, masks, common, self.vae_scale_factor)
-        each_seconds = {"modulate": round(seconds["modulate"] / len(stages), 4)}
+            chunks = self._signed_responses(stages, masks, common, mask_batch_size)
+            results = gather(chunks, stages, masks, common, self.vae_scale_factor)
         for stage, result in zip(stages, results, strict=True):
-            result.seconds = stage.seconds | each_seconds
+            result.seconds = stage.seconds | {"modulate": round(seconds["modulate"] / len(stages), 4)}
         return results if isinstance(coarse, list) else results[0]
+
+    def _common_settings(self, step: str, stages: list[CoarseMasks], given: dict[str, Any]) -> Settings:
+        check_only(step, given, Perturbation, Shortcuts, Assignment)
+        resolved = [self.resolve(s.trajectory, **s.settings.changed(given)) for s in stages]
+        if len({(stage.shape(), each) for stage, each in zip(stages, resolved, strict=True)}) != 1:
+            raise ValueError(
+                "Images that are modulated together share their shape and settings; modulate them one by one."
+            )
+        return resolved[0]
+
+    def _signed_responses(
+        self, stages: list[CoarseMasks], masks: list[torch.Tensor], common: Settings, size: int | None
+    ) -> Iterator[list[torch.Tensor]]:
+        whole(1, optional=True)("mask_batch_size", size)
+        return signed_responses(
+            self._predictor(common.inversion),
+            self.decode,
+            [stage.trajectory for stage in stages],
+            masks,
+            common.perturbation,
+            common.shortcuts,
+            size or self.default_mask_batch_size(stages[0].trajectory, common.shortcuts),
+            self.progress_bar,
+        )
+
+    def _predictor(self, inversion: InversionSettings) -> Predictor:
+        return self.predictor(
+            inversion.num_inference_steps, inversion.prompt, inversion.processing_resolution
+        )
 
     @torch.no_grad()
     def assign(self, responses: Responses | ImageResponses, **settings: Any) -> np.ndarray:
@@ -292,14 +347,15 @@ class EmerDiffPipeline(FrozenModel):
             mask_embeddings=embeddings.numpy(),
             difference_maps=resize_maps(maps, labels.shape).numpy() if difference_maps else None,
             settings={
-                "model": self.model_name,
+                "model": self.model_name or self.pipe.name_or_path or type(self.pipe).__name__,
                 **responses.settings.to_dict(),
+                "prompt_read": self.prompt_read(responses.settings.inversion.prompt),
                 "own_masks": own_masks,
                 "seed": None if generator is None else generator.initial_seed(),
                 "image_size": list(labels.shape),
                 "processing_size": list(size),
-                "dtype": str(self.unet.dtype).removeprefix("torch."),
-                "device": str(self._execution_device),
+                "dtype": str(self.dtype).removeprefix("torch."),
+                "device": str(self.backbone.device),
             },
             timings=responses.seconds,
         )
@@ -308,4 +364,34 @@ class EmerDiffPipeline(FrozenModel):
     def replay(self, trajectory: Trajectory, prompt: str | None = None) -> torch.Tensor:
         """Denoise a trajectory back to its latents x₀, (1, C, h, w) float32, under its own prompt or another."""
         prompt = trajectory.prompt if prompt is None else prompt
-        return replay(self.denoiser(trajectory.num_inference_steps, prompt), trajectory, progress=self._bar)
+        predictor = self.predictor(
+            trajectory.num_inference_steps, prompt, trajectory.processing_resolution
+        )
+        return replay(predictor, trajectory, progress=self._bar)
+
+
+def load_pipeline(
+    model: str | Path = "toyscapes",
+    device: str = "",
+    dtype: str = "float32",
+    progress: bool = False,
+    variant: str = "",
+) -> EmerDiffPipeline:
+    """A pipeline on a device.
+
+    Args:
+        model: as for :meth:`EmerDiffPipeline.from_pretrained`.
+        device: "cpu", "cuda", "cuda:1", "mps" …; empty: a GPU if there is one.
+        dtype: "float32", "bfloat16" or "float16".
+        progress: bars over masks and inversion steps.
+        variant: of the weights' files, "fp16" for one; empty: the only one that there is, or none.
+
+    Raises:
+        FileNotFoundError, ValueError: one sentence that names the faulty value and the possible ones; device and dtype
+            are looked at before anything is loaded.
+    """
+    where, kind = check_device(device), check_dtype(dtype)
+    options = {"variant": variant} if variant else {}
+    pipe = EmerDiffPipeline.from_pretrained(model, torch_dtype=kind, **options).to(where)
+    pipe.set_progress_bar_config(disable=not progress, leave=False)
+    return pipe

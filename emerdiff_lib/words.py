@@ -17,27 +17,18 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers.models.attention_processor import Attention
 from PIL import Image
 from transformers import AutoTokenizer, CLIPModel, PreTrainedTokenizerBase
 from transformers.image_processing_base import ImageProcessingMixin
 
-from .attention import (
-    asks_in_words,
-    attention_layers,
-    attention_processors,
-    keys,
-    layer_grid,
-    places_of,
-    queries,
-)
-from .checkpoints import CLIP_FOLDER
+from .backbones import TextTokens
 from .clustering import mask_embeddings
-from .conditioning import as_read
-from .denoiser import Denoiser
-from .features import draw_noise
 from .images import to_guide
+from .interventions import AttentionCapture, exclusive
+from .inversion import draw_noise
+from .loading import CLIP_FOLDER
 from .pipeline import EmerDiffPipeline
+from .predictor import Predictor
 from .responses import ImageResponses
 from .settings import real
 
@@ -239,22 +230,23 @@ class WordAttention(TextAligned):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        self.pipe.conditioning((self.prompt or "{}").format("word"))  # a model that reads no words says so
+        self.pipe.condition((self.prompt or "{}").format("word"))  # a model that reads no words says so
 
     @torch.no_grad()
     def features(self, image: Image.Image, vocabulary: Vocabulary) -> torch.Tensor:
         """(h, w, words): each word's attention on the finest grid that attends to words."""
-        clean, layers = self.pipe.encode(image), attention_layers(self.pipe.unet, "attn2")
+        clean, backbone = self.pipe.encode(image), self.pipe.backbone
+        layers = backbone.layers()
         usual = self.pipe.resolve().features.feature_timestep
         timestep = usual if self.timestep is None else self.timestep
         noise = draw_noise(clean, self.draws, torch.Generator().manual_seed(self.seed))
-        noisy = self.pipe.denoiser(prompt=None).add_noise(clean, noise, timestep)
-        finest = max(layer_grid(self.pipe.unet, layer, *noisy.shape[2:]) for layer in layers)
+        noisy = self.pipe.predictor(prompt=None).add_noise(clean, noise, timestep)
+        finest = max(backbone.grid(layer, *noisy.shape[2:]) for layer in layers)
         maps = []
         for word in vocabulary.words:
             sentence = (self.prompt or first_template(vocabulary)).format(word)
             positions = word_positions(self.pipe, sentence, word)
-            attention = word_attention(self.pipe.denoiser(prompt=sentence), noisy, timestep, layers)
+            attention = word_attention(self.pipe.predictor(prompt=sentence), noisy, timestep, layers)
             planes = [attention[layer][..., positions].sum(-1)[None, None] for layer in layers]
             maps.append(
                 torch.cat([F.interpolate(p, size=finest, mode="bilinear") for p in planes]).mean(0)[0]
@@ -287,10 +279,10 @@ class DenoisingError(TextAligned):
         """(h, w, words): squared error without a word minus that with it, on the latents' grid, in units of its deviation."""
         clean = self.pipe.encode(image)
         noise = draw_noise(clean, self.draws, torch.Generator().manual_seed(self.seed))
-        noisy = self.pipe.denoiser(prompt=None).add_noise(clean, noise, self.timestep)
+        noisy = self.pipe.predictor(prompt=None).add_noise(clean, noise, self.timestep)
 
         def error(prompt: str) -> torch.Tensor:
-            _, predicted = self.pipe.denoiser(prompt=prompt).predict(noisy, self.timestep)
+            _, predicted = self.pipe.predictor(prompt=prompt).predict(noisy, self.timestep)
             return (predicted - noise).square().sum(1).mean(0).cpu()
 
         without, prompt = error(""), self.prompt or first_template(vocabulary)
@@ -304,54 +296,25 @@ class DenoisingError(TextAligned):
 # -- attention to words -----------------------------------------------------------------------------------------------
 
 
-class ProbabilityCapture:
-    """Runs another processor and keeps softmax(QKᵀ/√d) of a cross-attention layer, the mean over rows and heads; of joint
-    attention, what goes to words."""
-
-    probabilities: torch.Tensor
-
-    def __init__(self, processor: Callable[..., Any]):
-        self.processor = processor
-
-    def __call__(
-        self,
-        attn: Attention,
-        hidden_states: torch.Tensor,
-        encoder_hidden_states: torch.Tensor,
-        *args: Any,
-        **kwargs: Any,
-    ) -> Any:
-        places, words = places_of(attn, hidden_states), encoder_hidden_states
-        if not asks_in_words(attn):
-            words = words[:1]
-        query, key = queries(attn, places, None).float(), keys(attn, places, words).float()
-        total = torch.zeros(())
-        for q, k in zip(
-            query, key, strict=True
-        ):  # (heads, places, tokens) is large where places are tokens, too
-            row = torch.softmax(q @ k.transpose(-2, -1) * attn.scale, -1)[..., : words.shape[1]].mean(0)
-            total = total.to(row) + row
-        self.probabilities = (total / len(query)).cpu()
-        return self.processor(attn, hidden_states, encoder_hidden_states, *args, **kwargs)
-
-
 @torch.no_grad()
 def word_attention(
-    denoiser: Denoiser, noisy_latents: torch.Tensor, timestep: int, layers: Sequence[str]
+    predictor: Predictor, noisy_latents: torch.Tensor, timestep: int, layers: Sequence[str]
 ) -> dict[str, torch.Tensor]:
-    """Cross-attention probabilities of ``layers``, {layer: (h, w, tokens) float32}; they sum to 1 over the tokens, or to what
-    is left for text where a layer attends to places as well.
+    """Attention probabilities of image tokens to text tokens, {layer: (h, w, tokens) float32}; they sum to 1 over the tokens, or
+    to what is left for text where a layer attends to image tokens as well.
 
     Args:
-        denoiser: with the prompt whose tokens are meant.
+        predictor: with the prompt whose tokens are meant.
         noisy_latents: (B, C, h', w'), over whose rows is averaged.
     """
-    unet = denoiser.unet
-    captures = {layer: ProbabilityCapture(unet.attn_processors[f"{layer}.processor"]) for layer in layers}
-    with attention_processors(unet, captures):
-        denoiser.unet_output(noisy_latents, timestep)
-    grids = {layer: layer_grid(unet, layer, *noisy_latents.shape[2:]) for layer in layers}
-    return {layer: capture.probabilities.unflatten(0, grids[layer]) for layer, capture in captures.items()}
+    denoiser, backbone, maps = predictor.denoiser, predictor.backbone, {}
+    with exclusive(denoiser), AttentionCapture(denoiser, layers) as attention:
+        predictor.network_output(noisy_latents, timestep)
+    for layer in layers:
+        grid = backbone.grid(layer, *noisy_latents.shape[2:])
+        _, to_text = backbone.split_attention(layer, attention.maps[layer], grid[0] * grid[1])
+        maps[layer] = to_text.unflatten(0, grid)
+    return maps
 
 
 def first_template(vocabulary: Vocabulary) -> str:
@@ -360,31 +323,17 @@ def first_template(vocabulary: Vocabulary) -> str:
 
 
 def word_positions(pipe: EmerDiffPipeline, prompt: str, word: str) -> list[int]:
-    """Where a word stands in what the network is told of a prompt: once, or in Stable Diffusion 3 once more in T5's tokens."""
-    found = token_positions(pipe.tokenizer, prompt, word)
-    if pipe.text_encoder_3 is None:
-        return found
-    first, limit = pipe.tokenizer.model_max_length, pipe.config.max_sequence_length
-    return found + [first + place for place in token_positions(pipe.tokenizer_3, prompt, word, limit)]
+    """Where the tokens of a word stand among the text tokens that a prompt becomes; [] if it does not occur."""
+    return [place for part in pipe.backbone.text_tokens(prompt) for place in token_positions(part, word)]
 
 
-def token_positions(
-    tokenizer: PreTrainedTokenizerBase, prompt: str, word: str, limit: int | None = None
-) -> list[int]:
-    """Where the tokens of a word stand in the tokenised prompt, every occurrence; empty if it does not occur.
-
-    The last places of a prompt that is too long for the model are cut off, as the model's own tokenising does.
-
-    Args:
-        limit: tokens that are read, of the prompt as it is; by default as :func:`~.conditioning.as_read`.
-    """
-    if limit is None:
-        prompt, limit = as_read(prompt, tokenizer)
-        word, _ = as_read(word, tokenizer)
-    ids = tokenizer(prompt, truncation=True, max_length=limit).input_ids
-    wanted = tokenizer(word, add_special_tokens=False).input_ids
+def token_positions(part: TextTokens, word: str) -> list[int]:
+    """Where the tokens of a word stand, every occurrence; what is cut off of a prompt that is too long is not looked at."""
+    word = word if word in part.text else word.lower()
+    ids = part.tokenizer(part.text, truncation=True, max_length=part.limit).input_ids
+    wanted = part.tokenizer(word, add_special_tokens=False).input_ids
     starts = [i for i in range(len(ids) - len(wanted) + 1) if ids[i : i + len(wanted)] == wanted]
-    return [i + offset for i in starts for offset in range(len(wanted))]
+    return [part.first + i + offset for i in starts for offset in range(len(wanted))]
 
 
 # -- naming -----------------------------------------------------------------------------------------------------------

@@ -5,18 +5,14 @@ from __future__ import annotations
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import SD3Transformer2DModel
 from diffusers.utils.torch_utils import randn_tensor
 from scipy.linalg import eigh
 from scipy.ndimage import median_filter
 
-from ..attention import Network
-from ..checkpoints import family_of
 from ..features import extract_activations
 from ..images import to_guide
 from ..pipeline import EmerDiffPipeline
 from ..refinement import pixel_adaptive, resize_maps
-from .activations import encoder_attention
 from .segmentation import Segmentation, with_embeddings
 
 TIMESTEP = 50
@@ -25,12 +21,6 @@ LIMIT = 0.5  # τ of the paper, for Stable Diffusion and its distilled relatives
 # Families that it does not suit: at 0.5, a Toyscapes scene is two segments. Chosen on validation scenes
 # (notebooks/results/rival_settings.json).
 FAMILY_LIMITS = {"Toyscapes": 0.8}
-
-
-def default_limit(unet: Network) -> float:
-    """τ that suits a checkpoint's family, which its layout tells; the paper's for a family without a choice of its own."""
-    family = family_of(unet.config)
-    return FAMILY_LIMITS.get(family.name, LIMIT) if family else LIMIT
 
 
 @torch.no_grad()
@@ -51,19 +41,19 @@ def diffcut(
     Args:
         image: (H, W, 3) uint8.
         num_segments: cut into this many instead of by ``limit``.
-        limit: τ, the normalised cut value from which on parts stay whole; by default :func:`default_limit`.
+        limit: τ, the normalised cut value from which on parts stay whole; by default its family's, or the paper's.
         seed: of the noise.
 
     Returns:
         Segments, with mean (unit) features as embeddings.
     """
-    limit = default_limit(pipe.unet) if limit is None else limit
-    denoiser, layer = pipe.denoiser(), encoder_attention(pipe.unet)
-    enlarged = 1 if isinstance(pipe.unet, SD3Transformer2DModel) else 2
+    limit = FAMILY_LIMITS.get(pipe.backbone.name, LIMIT) if limit is None else limit
+    predictor, layer = pipe.predictor(), pipe.backbone.encoder_attention()
+    enlarged = 2 if layer.startswith("down_blocks") else 1
     clean = pipe.encode(image, enlarged * pipe.default_settings()["processing_resolution"])
     noise = randn_tensor(clean.shape, torch.Generator().manual_seed(seed), clean.device, clean.dtype)
-    noisy = denoiser.add_noise(clean, noise, TIMESTEP)
-    features = F.normalize(extract_activations(denoiser, noisy, TIMESTEP, [layer])[layer], dim=-1)
+    noisy = predictor.add_noise(clean, noise, TIMESTEP)
+    features = F.normalize(extract_activations(predictor, noisy, TIMESTEP, [layer])[layer], dim=-1)
     height, width, _ = features.shape
     flat = features.flatten(0, 1)
     cosine = (flat @ flat.T).double().numpy()

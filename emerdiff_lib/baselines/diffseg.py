@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
-
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ..attention import Network, attention_layers, layer_grid
-from ..checkpoints import family_of
-from ..denoiser import Denoiser
+from ..interventions import AttentionCapture, exclusive
 from ..pipeline import EmerDiffPipeline
+from ..predictor import Predictor
 from ..settings import real
 from .segmentation import Segmentation, bisected, with_embeddings
 
@@ -22,12 +19,6 @@ THRESHOLD = 1.1  # τ of the paper, for Stable Diffusion and COCO-Stuff (0.9 for
 # Families that it does not suit: at 1.1, all of a Toyscapes scene is one segment. Chosen on validation scenes
 # (notebooks/results/rival_settings.json).
 FAMILY_THRESHOLDS = {"Toyscapes": 0.25}
-
-
-def default_threshold(unet: Network) -> float:
-    """τ that suits a checkpoint's family, which its layout tells; the paper's for a family without a choice of its own."""
-    family = family_of(unet.config)
-    return FAMILY_THRESHOLDS.get(family.name, THRESHOLD) if family else THRESHOLD
 
 
 @torch.no_grad()
@@ -45,15 +36,15 @@ def diffseg(
     Args:
         image: (H, W, 3) uint8.
         num_segments: search τ for this many segments instead of using ``threshold``.
-        threshold: τ of the merging; by default :func:`default_threshold`, as it depends on how sharply a model attends.
+        threshold: τ of the merging, which depends on how sharply a model attends; by default its family's, or the paper's.
 
     Returns:
         Segments, with the mean attention map of each as embedding.
     """
-    attention = aggregated_attention(pipe.denoiser(), pipe.encode(image))
+    attention = aggregated_attention(pipe.predictor(), pipe.encode(image))
     distances = anchor_distances(attention)
     if num_segments is None:
-        threshold = default_threshold(pipe.unet) if threshold is None else threshold
+        threshold = FAMILY_THRESHOLDS.get(pipe.backbone.name, THRESHOLD) if threshold is None else threshold
         proposals = merge(attention, distances, real(0, above=True)("threshold", threshold))
     else:
         tried = bisected(lambda tau: merge(attention, distances, tau), len, num_segments, 0.0, 10.0, steps=16)
@@ -62,15 +53,15 @@ def diffseg(
     return with_embeddings(maps.argmax(0).numpy(), attention.flatten(2).numpy())
 
 
-def aggregated_attention(denoiser: Denoiser, latents: torch.Tensor) -> torch.Tensor:
+def aggregated_attention(predictor: Predictor, latents: torch.Tensor) -> torch.Tensor:
     """(h, w, h, w) attention of every position of the finest self-attention grid to every other; each map sums to 1.
 
     The layers of one resolution are averaged; maps are brought to the finest grid (targets bilinearly, sources by
     repetition), and resolutions are averaged with weights proportional to their side (their Eq. 2–3).
     """
     by_grid: dict[tuple[int, int], list[torch.Tensor]] = {}
-    for layer, probabilities in self_attention(denoiser, latents).items():
-        by_grid.setdefault(layer_grid(denoiser.unet, layer, *latents.shape[2:]), []).append(probabilities)
+    for layer, probabilities in self_attention(predictor, latents).items():
+        by_grid.setdefault(predictor.backbone.grid(layer, *latents.shape[2:]), []).append(probabilities)
     height, width = max(by_grid)
     total, sides = torch.zeros(height, width, height, width), sum((h * w) ** 0.5 for h, w in by_grid)
     for (h, w), layers in by_grid.items():
@@ -82,28 +73,25 @@ def aggregated_attention(denoiser: Denoiser, latents: torch.Tensor) -> torch.Ten
     return total
 
 
-def self_attention(denoiser: Denoiser, latents: torch.Tensor) -> dict[str, torch.Tensor]:
+def self_attention(predictor: Predictor, latents: torch.Tensor) -> dict[str, torch.Tensor]:
     """{layer: (positions, positions) attention among image tokens, the mean of its heads}, float32 on the CPU.
 
-    Text tokens of joint attention are left out: among the others, the softmax is as if they were not there.
+    Text tokens of joint attention are left out: among the others, each row is scaled to sum to 1.
+
+    Raises:
+        ValueError: no layer has attention of which there are probabilities.
     """
-    layers = {name: denoiser.unet.get_submodule(name) for name in attention_layers(denoiser.unet, "attn1")}
-    tokens: dict[tuple[str, str], torch.Tensor] = {}
-    with ExitStack() as hooks:
-        for name, layer in layers.items():
-            for part in "qk":
-                projection = getattr(layer, f"norm_{part}") or getattr(layer, f"to_{part}")
-                keep = lambda _, args, output, key=(name, part): tokens.update({key: output})
-                hooks.enter_context(projection.register_forward_hook(keep))
-        denoiser.unet_output(latents, TIMESTEP)
-    attention = {}
-    for name, layer in layers.items():
-        query, key = (
-            x if x.ndim == 4 else x.unflatten(-1, (layer.heads, -1)).transpose(1, 2)
-            for x in (tokens[name, "q"].float(), tokens[name, "k"].float())
-        )
-        attention[name] = (query * layer.scale @ key.transpose(-2, -1)).softmax(-1).mean((0, 1)).cpu()
-    return attention
+    backbone, denoiser = predictor.backbone, predictor.denoiser
+    with exclusive(denoiser), AttentionCapture(denoiser, backbone.self_attention()) as attention:
+        predictor.network_output(latents, TIMESTEP)
+    if not attention.maps:
+        raise ValueError(f"DiffSeg needs softmax self-attention, which {backbone.name} does not have.")
+    among_image = {}
+    for layer, probabilities in attention.maps.items():
+        height, width = backbone.grid(layer, *latents.shape[2:])
+        maps, _ = backbone.split_attention(layer, probabilities, height * width)
+        among_image[layer] = maps / maps.sum(1, keepdim=True)
+    return among_image
 
 
 def kl_distance(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:

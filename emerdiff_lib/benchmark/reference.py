@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
-from ..denoiser import Denoiser
 from ..inversion import Trajectory, reverse_step
 from ..modulation import Decode
 from ..pipeline import EmerDiffPipeline
+from ..predictor import Predictor
 from ..stages import CoarseMasks, Responses
 
 Maps = dict[
@@ -47,18 +47,18 @@ class WrittenOutAttention(TorchFunctionMode):
         return probabilities @ value
 
 
-def stored_maps(denoiser: Denoiser, trajectory: Trajectory, timestep: int) -> Maps:
+def stored_maps(predictor: Predictor, trajectory: Trajectory, timestep: int) -> Maps:
     """The attention probabilities of the unmodulated trajectory from ``timestep`` on."""
     latents, maps = trajectory.latents[timestep], {}
     for t in (t for t in trajectory.timesteps if t <= timestep):
         with WrittenOutAttention() as attention:
-            latents = reverse_step(denoiser, trajectory, latents, t)
+            latents = reverse_step(predictor, trajectory, latents, t)
         maps[t] = attention.probabilities
     return maps
 
 
 def modulated_latents(
-    denoiser: Denoiser,
+    predictor: Predictor,
     trajectory: Trajectory,
     maps: Maps,
     mask: torch.Tensor,
@@ -73,7 +73,7 @@ def modulated_latents(
     """
     latents = trajectory.latents[timestep]
     offset = strength * mask.to(latents).reshape(1, -1, 1)
-    projection = denoiser.unet.get_submodule(layer).to_out[0]
+    projection = predictor.denoiser.get_submodule(layer).to_out[0]
     for t in (t for t in trajectory.timesteps if t <= timestep):
         hooks = []
         if t == timestep and placement == "after_projection":
@@ -81,14 +81,14 @@ def modulated_latents(
         elif t == timestep:
             hooks = [projection.register_forward_pre_hook(lambda _, args: args[0] + offset)]
         with WrittenOutAttention(maps.get(t)):
-            latents = reverse_step(denoiser, trajectory, latents, t)
+            latents = reverse_step(predictor, trajectory, latents, t)
         for hook in hooks:
             hook.remove()
     return latents
 
 
 def difference_maps(
-    denoiser: Denoiser,
+    predictor: Predictor,
     decode: Decode,
     trajectory: Trajectory,
     masks: torch.Tensor,
@@ -97,11 +97,11 @@ def difference_maps(
     strength: float,
 ) -> torch.Tensor:
     """(K, H, W) ‖I⁻ᵏ − I⁺ᵏ‖₂, every run and every decoding on its own. The trajectory needs its noise maps."""
-    maps = stored_maps(denoiser, trajectory, timestep)
+    maps = stored_maps(predictor, trajectory, timestep)
     differences = []
     for mask in masks:
         plus, minus = (
-            decode(modulated_latents(denoiser, trajectory, maps, mask, sign * strength, layer, timestep))
+            decode(modulated_latents(predictor, trajectory, maps, mask, sign * strength, layer, timestep))
             for sign in (1, -1)
         )
         differences.append(torch.linalg.vector_norm(minus - plus, dim=1)[0].cpu())
@@ -109,11 +109,11 @@ def difference_maps(
 
 
 @torch.no_grad()
-def respond(pipe: EmerDiffPipeline, coarse: CoarseMasks) -> Responses:
-    """As ``pipe.respond(coarse)`` in exact mode; ``coarse`` is of a trajectory with noise maps (``pipe.invert``)."""
+def modulate(pipe: EmerDiffPipeline, coarse: CoarseMasks) -> Responses:
+    """As ``pipe.modulate(coarse)`` in exact mode; ``coarse`` is of a trajectory with noise maps (``pipe.invert``)."""
     inversion, perturbation = coarse.settings.inversion, coarse.settings.perturbation
     maps = difference_maps(
-        pipe.denoiser(inversion.num_inference_steps, inversion.prompt),
+        pipe.predictor(inversion.num_inference_steps, inversion.prompt, inversion.processing_resolution),
         pipe.decode,
         coarse.trajectory,
         coarse.masks,

@@ -1,0 +1,257 @@
+"""What the method needs to know of a diffusers pipeline; a family of models overrides what is different in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from diffusers import DiffusionPipeline
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from ..interventions import attention_modules, is_cross, is_joint
+
+PAPER = {"num_masks": 30, "feature_timestep": 1, "modulation_timestep": 281}  # Sec. 4 and App. A
+FLOW = PAPER | {"feature_timestep": 21, "modulation_timestep": 201}  # the same noise levels at a flow's timesteps, shift 3
+Condition = Mapping[str, Any]  # of one row: tensors (1, …) by the network's keywords
+
+
+@dataclass(frozen=True)
+class TextTokens:
+    """A part of the text tokens that attention sees: which tokenizer makes them, of what text, and where they stand.
+
+    Attributes:
+        text: the prompt as the tokenizer is given it.
+        limit: tokens that are read.
+        first: position of the first of them among all text tokens.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    text: str
+    limit: int
+    first: int = 0
+
+
+def as_written(network: Any) -> Any:
+    """A network without what ``torch.compile`` wraps around it."""
+    return getattr(network, "_orig_mod", network)
+
+
+class Backbone:
+    """A diffusers pipeline as the method sees it: latents, conditioning, the network's call, layers, defaults.
+
+    As it stands, the class fits a transformer of square patches whose text and image tokens attend to each other, with a KL
+    autoencoder. Nothing of the pipeline is changed.
+
+    Attributes:
+        pipe: the pipeline.
+        name: of the family, as people call it.
+        architecture, network: class of the network that predicts noise, and its name in the pipeline.
+        is_flow: whether images and noise are mixed as (1 − σ) x₀ + σ ε.
+        text_first: whether text tokens stand before image tokens where both attend.
+    """
+
+    name: str
+    architecture: ClassVar[type[nn.Module]]
+    network: ClassVar[str] = "transformer"
+    is_flow: ClassVar[bool] = True
+    text_first: ClassVar[bool] = True
+
+    def __init__(self, pipe: DiffusionPipeline):
+        self.pipe: Any = pipe
+
+    @classmethod
+    def matches(cls, pipe: DiffusionPipeline) -> bool:
+        """Whether a pipeline is of this family."""
+        return isinstance(as_written(getattr(pipe, cls.network, None)), cls.architecture)
+
+    @property
+    def denoiser(self) -> Any:
+        """The network that predicts noise, as written where it is compiled."""
+        return as_written(getattr(self.pipe, self.network))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the pipeline computes, wherever its weights wait."""
+        return self.pipe._execution_device
+
+    # -- latents ------------------------------------------------------------------------------------------------------
+
+    @property
+    def vae_scale_factor(self) -> int:
+        """Pixels on a side of a latent's cell."""
+        return self.pipe.vae_scale_factor
+
+    @property
+    def patch_size(self) -> int:
+        """Latents on a side of what is one of the network's coarsest tokens."""
+        return self.denoiser.config.patch_size
+
+    @property
+    def size_multiple(self) -> int:
+        """Height and width of a processed image are multiples of this."""
+        return self.vae_scale_factor * self.patch_size
+
+    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Images (B, 3, H, W) in [−1, 1] → (B, C, h, w) float32: the posterior's mode, scaled as the network expects it."""
+        mean, scale = self._statistics(pixels.device)
+        mode = self.pipe.vae.encode(pixels.to(self.pipe.vae.dtype)).latent_dist.mode()
+        return (mode.float() - mean) * scale
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """Latents → images (B, 3, H, W) in about [−1, 1], in the latents' dtype."""
+        mean, scale = self._statistics(latents.device)
+        vae = self.pipe.vae
+        return vae.decode((latents / scale + mean).to(vae.dtype)).sample.to(latents.dtype)
+
+    def _statistics(self, device: torch.device) -> tuple[torch.Tensor | float, torch.Tensor | float]:
+        """(mean, factor) of latents: one for all channels, or what some models keep for each."""
+        config = self.pipe.vae.config
+        mean, deviation = (getattr(config, name, None) for name in ("latents_mean", "latents_std"))
+        if mean is None or deviation is None:
+            return config.shift_factor or 0.0, config.scaling_factor
+        mean, deviation = (torch.tensor(v, device=device).reshape(1, -1, 1, 1) for v in (mean, deviation))
+        return mean, getattr(config, "scaling_factor", 1.0) / deviation
+
+    # -- the network's call ---------------------------------------------------------------------------------------------
+
+    def condition(self, prompt: str) -> Condition:
+        """What the network is conditioned on, by the pipeline's own ``encode_prompt``.
+
+        Raises:
+            ValueError: a prompt for a model that reads none.
+        """
+        raise NotImplementedError
+
+    def text_tokens(self, prompt: str) -> list[TextTokens]:
+        """Which tokens of a prompt cross-attention or joint attention sees; [] for a model that reads none."""
+        tokenizer = self.pipe.tokenizer
+        return [TextTokens(tokenizer, prompt, tokenizer.model_max_length)]
+
+    def call(self, latents: torch.Tensor, timesteps: torch.Tensor, condition: Condition) -> torch.Tensor:
+        """The network's output (B, C, h, w).
+
+        Args:
+            latents: (B, C, h, w) in the network's dtype and, of a flow, scale.
+            timesteps: (B,); of a flow, σ times the number of training timesteps.
+            condition: of all rows.
+        """
+        return self.denoiser(latents, timestep=timesteps, **self.rows(condition, len(latents))).sample
+
+    def rows(self, condition: Condition, count: int) -> dict[str, Any]:
+        """A row's condition for ``count`` rows."""
+        return {
+            name: self.rows(value, count)
+            if isinstance(value, Mapping)
+            else value.expand(count, *value.shape[1:])
+            if isinstance(value, torch.Tensor)
+            else value
+            for name, value in condition.items()
+        }
+
+    def noise_shift(self, processing_resolution: int) -> float:
+        """s of a flow's σ = s·τ/(1 + (s−1)·τ); dynamic shifting makes it grow with the image (arXiv 2403.03206, Sec. 5.3.2)."""
+        config = self.pipe.scheduler.config
+        if not config.get("use_dynamic_shifting"):
+            return config.get("flow_shift") or config.get("shift") or 1.0
+        tokens = (processing_resolution / self.size_multiple) ** 2
+        lengths = config["base_image_seq_len"], config["max_image_seq_len"]
+        slope = (config["max_shift"] - config["base_shift"]) / (lengths[1] - lengths[0])
+        shift = config["base_shift"] + slope * (tokens - lengths[0])
+        linear = config.get("time_shift_type") == "linear"
+        return shift if linear else float(torch.tensor(shift, dtype=torch.float64).exp())
+
+    # -- layers ---------------------------------------------------------------------------------------------------------
+
+    def blocks(self) -> dict[str, nn.Module]:
+        """The network's blocks by name in the order of its forward pass, among them all with layers that can be modulated."""
+        return {f"transformer_blocks.{i}": b for i, b in enumerate(self.denoiser.transformer_blocks)}
+
+    def layers(self) -> list[str]:
+        """Attention to text, which can be read and modulated, in the order of the forward pass."""
+        return [name for name, module in self._attention().items() if is_joint(module) or is_cross(module)]
+
+    def self_attention(self) -> list[str]:
+        """Attention among image tokens, alone or with text, in the order of the forward pass."""
+        return [name for name, module in self._attention().items() if not is_cross(module)]
+
+    def _attention(self) -> dict[str, nn.Module]:
+        modules = attention_modules(self.denoiser)
+        return {
+            name: module
+            for block in self.blocks()
+            for name, module in modules.items()
+            if name.startswith(f"{block}.")
+        }
+
+    def grid(self, layer: str, height: int, width: int) -> tuple[int, int]:
+        """(h, w) of a layer's image tokens for (height, width) latents."""
+        return height // self.patch_size, width // self.patch_size
+
+    def split_attention(
+        self, layer: str, probabilities: torch.Tensor, count: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """A layer's probabilities (queries, keys) as those of ``count`` image tokens to image tokens, and to text tokens."""
+        if is_cross(self.denoiser.get_submodule(layer)):
+            return probabilities[:, :0], probabilities
+        text = probabilities.shape[1] - count
+        if self.text_first:
+            return probabilities[-count:, text:], probabilities[-count:, :text]
+        return probabilities[:count, :count], probabilities[:count, count:]
+
+    def blocks_before(self, layer: str) -> list[nn.Module]:
+        """Blocks whose output a modulation of ``layer`` does not change."""
+        blocks = self.blocks()
+        names = list(blocks)
+        own = next(i for i, name in enumerate(names) if layer.startswith(f"{name}."))
+        return [blocks[name] for name in names[:own]]
+
+    def feature_map(self, module: str, output: Any) -> torch.Tensor:
+        """Image tokens (B, tokens, d), or maps (B, d, h, w), out of what a module returns."""
+        if isinstance(output, tuple):  # blocks return text tokens first, attention returns them last
+            output = output[-1 if module in self.blocks() else 0]
+        return output
+
+    def encoder_attention(self) -> str:
+        """Self-attention where image content is most abstract: half-way through a transformer."""
+        names = self.self_attention()
+        return names[len(names) // 2]
+
+    def encoder_module(self) -> str:
+        """The module whose activations stand for the network's encoder: the block of :meth:`encoder_attention`."""
+        return ".".join(self.encoder_attention().split(".")[:2])
+
+    # -- defaults -------------------------------------------------------------------------------------------------------
+
+    def default_layers(self) -> tuple[str, str]:
+        """The layer whose queries are clustered, and the one that is modulated.
+
+        Half-way and the last block, the best of all for the only transformer that was measured, a small one (notebook 10).
+        """
+        names = self.layers()
+        return names[len(names) // 2], names[-1]
+
+    def defaults(self) -> dict[str, Any]:
+        """Flat settings for one checkpoint; images are processed at the size that it was trained at."""
+        feature, modulation = self.default_layers()
+        layers = {"feature_layer": feature, "modulation_layer": modulation}
+        resolution = self.native_resolution()
+        return (FLOW if self.is_flow else PAPER) | layers | (
+            {} if resolution is None else {"processing_resolution": resolution}
+        )
+
+    def native_resolution(self) -> int | None:
+        """Side in pixels of the square images that it was trained on; None where the config does not say."""
+        size = getattr(self.denoiser.config, "sample_size", None) or getattr(self.pipe, "default_sample_size", None)
+        if size is None:
+            return None
+        side = size if isinstance(size, int) else round((size[0] * size[1]) ** 0.5)
+        return side * self.vae_scale_factor
+
+    def widest_maps(self, height: int, width: int) -> tuple[int, int]:
+        """(channels, positions) of the network's widest feature maps for (height, width) latents, which decide on memory."""
+        config = self.denoiser.config
+        channels = config.num_attention_heads * config.attention_head_dim
+        return 4 * channels, height * width // self.patch_size**2 + 256  # text tokens, about

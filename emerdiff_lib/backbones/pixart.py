@@ -1,0 +1,41 @@
+"""PixArt-α and -Σ: a transformer with ordinary cross-attention to T5's text tokens, as the paper's U-Net has it."""
+
+from __future__ import annotations
+
+import torch
+from diffusers import PixArtSigmaPipeline, PixArtTransformer2DModel
+
+from .base import Backbone, Condition, TextTokens
+
+
+class PixArt(Backbone):
+    """Predicts ε, and variances that are left out."""
+
+    name = "PixArt"
+    architecture = PixArtTransformer2DModel
+    is_flow = False
+
+    @property
+    def _limit(self) -> int:
+        return 300 if isinstance(self.pipe, PixArtSigmaPipeline) else 120
+
+    def condition(self, prompt: str) -> Condition:
+        embeds, mask, _, _ = self.pipe.encode_prompt(
+            prompt, do_classifier_free_guidance=False, device=self.device, max_sequence_length=self._limit
+        )
+        return {"encoder_hidden_states": embeds.to(self.denoiser.dtype), "encoder_attention_mask": mask}
+
+    def text_tokens(self, prompt: str) -> list[TextTokens]:
+        return [TextTokens(self.pipe.tokenizer, prompt.lower().strip(), self._limit)]
+
+    def call(self, latents: torch.Tensor, timesteps: torch.Tensor, condition: Condition) -> torch.Tensor:
+        """PixArt-α of 1024 pixels is conditioned on the image's size and aspect ratio."""
+        added = {"resolution": None, "aspect_ratio": None}
+        if self.denoiser.use_additional_conditions:
+            height, width = (side * self.vae_scale_factor for side in latents.shape[2:])
+            added = {
+                "resolution": latents.new_tensor([[height, width]]).expand(len(latents), -1),
+                "aspect_ratio": latents.new_tensor([[height / width]]).expand(len(latents), -1),
+            }
+        told = self.rows(condition, len(latents)) | {"added_cond_kwargs": added}
+        return self.denoiser(latents, timestep=timesteps, **told).sample[:, : latents.shape[1]]

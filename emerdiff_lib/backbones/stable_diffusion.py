@@ -1,0 +1,134 @@
+"""Stable Diffusion 1.x and 2.x with what was made of them (LCM, Turbo, distilled ones), and any U-Net of that kind."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline, UNet2DConditionModel
+from torch import nn
+
+from .base import PAPER, Backbone, Condition, as_written
+
+CELLS = 16  # on a side of the grid that the paper takes queries from
+# Chosen on validation scenes (notebooks/results/defaults.json)
+TOYSCAPES = {"num_masks": 12, "feature_timestep": 281, "modulation_timestep": 481, "noise_ensemble_size": 8}
+
+
+class StableDiffusion(Backbone):
+    """A U-Net with cross-attention to one text encoder's tokens.
+
+    Attributes:
+        level: whose grid takes the place of the paper's 16 × 16 one; level i halves the latents' grid i times.
+        additions: what the U-Net is conditioned on besides, its (addition_embed_type, encoder_hid_dim_type).
+    """
+
+    name = "Stable Diffusion 1.x"
+    architecture = UNet2DConditionModel
+    network, is_flow = "unet", False
+    additions: tuple[str | None, str | None] = (None, None)
+
+    def __init__(self, pipe: DiffusionPipeline):
+        super().__init__(pipe)
+        config = self.denoiser.config
+        if config.out_channels not in (config.in_channels, 2 * config.in_channels):  # some learn variances besides
+            raise ValueError(
+                f"This U-Net takes {config.in_channels} channels and gives {config.out_channels} (an inpainting or depth model?); "
+                "use the text-to-image checkpoint that it was made from."
+            )
+        levels = self._attending_levels()
+        if config.in_channels == 8 and levels[:1] == [1]:
+            self.name, self.level = "Toyscapes", 1
+        elif config.in_channels == 4 and levels[:3] == [0, 1, 2]:
+            self.level = 2
+            self.name = f"Stable Diffusion {2 if config.use_linear_projection else 1}.x"
+        else:
+            self.name, self.level = "U-Net of no known family", self._nearest_level()
+
+    @classmethod
+    def matches(cls, pipe: DiffusionPipeline) -> bool:
+        if not super().matches(pipe):
+            return False
+        config = as_written(pipe.unet).config
+        plain = config.class_embed_type is None and config.num_class_embeds is None
+        return plain and (config.addition_embed_type, config.encoder_hid_dim_type) == cls.additions
+
+    @property
+    def vae_scale_factor(self) -> int:
+        return 2 ** (len(self.pipe.vae.config.block_out_channels) - 1)
+
+    @property
+    def patch_size(self) -> int:
+        return 2 ** (len(self.denoiser.config.block_out_channels) - 1)
+
+    def condition(self, prompt: str) -> Condition:
+        embeds, _ = self.pipe.encode_prompt(prompt, self.device, 1, False)
+        return {"encoder_hidden_states": embeds.to(self.denoiser.dtype)}
+
+    def call(self, latents: torch.Tensor, timesteps: torch.Tensor, condition: Condition) -> torch.Tensor:
+        latents = latents.contiguous(memory_format=torch.channels_last)  # convolutions run about a third faster
+        output = self.denoiser(latents, timesteps, **self.rows(condition, len(latents))).sample
+        return output[:, : latents.shape[1]]  # without variances
+
+    def blocks(self) -> dict[str, nn.Module]:
+        unet = self.denoiser
+        down = {f"down_blocks.{i}": block for i, block in enumerate(unet.down_blocks)}
+        middle = {"mid_block": unet.mid_block} if unet.mid_block is not None else {}
+        return down | middle | {f"up_blocks.{i}": block for i, block in enumerate(unet.up_blocks)}
+
+    def grid(self, layer: str, height: int, width: int) -> tuple[int, int]:
+        block, index = layer.split(".")[:2]
+        levels = len(self.denoiser.config.block_out_channels)
+        level = {"down_blocks": lambda: int(index), "mid_block": lambda: levels - 1}.get(
+            block, lambda: levels - 1 - int(index)
+        )()
+        return -(-height // 2**level), -(-width // 2**level)
+
+    def feature_map(self, module: str, output: Any) -> torch.Tensor:
+        return output[0] if isinstance(output, tuple) else output
+
+    def encoder_attention(self) -> str:
+        """The encoder's last self-attention layer: 16 × 16 at 512 × 512 in Stable Diffusion 1.x.
+
+        Raises:
+            ValueError: if no block of the encoder attends.
+        """
+        layers = [name for name in self.self_attention() if name.startswith("down_blocks")]
+        if not layers:
+            raise ValueError(
+                "This U-Net has no self-attention in its encoder (down_blocks), of which this baseline is made."
+            )
+        return layers[-1]
+
+    def encoder_module(self) -> str:
+        return super().encoder_module() + ".resnets.0"
+
+    def default_layers(self) -> tuple[str, str]:
+        """The first and the last layer of the upward block at ``level``, as the paper's."""
+        names = self.layers()
+        block = len(self.denoiser.config.block_out_channels) - 1 - self.level
+        names = [name for name in names if name.startswith(f"up_blocks.{block}.")] or names
+        if not names:
+            raise ValueError("This U-Net has no cross-attention, of which EmerDiff is made; use a text-to-image model.")
+        return names[0], names[0 if self.name == "Toyscapes" else -1]
+
+    def defaults(self) -> dict[str, Any]:
+        if self.name != "Toyscapes":
+            return super().defaults()
+        return super().defaults() | PAPER | TOYSCAPES | {"filter_sigma": 0.5}
+
+    def widest_maps(self, height: int, width: int) -> tuple[int, int]:
+        return 4 * self.denoiser.config.block_out_channels[0], height * width  # with concatenated skips
+
+    def _attending_levels(self) -> list[int]:
+        """Levels whose upward blocks have cross-attention."""
+        kinds = ("CrossAttnUpBlock2D", "SimpleCrossAttnUpBlock2D")
+        return [i for i, kind in enumerate(reversed(self.denoiser.config.up_block_types)) if kind in kinds]
+
+    def _nearest_level(self) -> int:
+        """The level whose grid is nearest to the paper's."""
+        sides = self.denoiser.config.sample_size
+        side = min(sides) if isinstance(sides, list | tuple) else sides or 4 * CELLS
+        distance = lambda level: abs(math.log(side / 2**level / CELLS))
+        return min(self._attending_levels(), key=distance, default=0)

@@ -1,0 +1,62 @@
+"""Stable Diffusion XL with what was made of it (Turbo, SSD-1B): two text encoders, and the image's size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from diffusers import DiffusionPipeline
+
+from .base import Condition
+from .stable_diffusion import StableDiffusion
+
+
+class StableDiffusionXL(StableDiffusion):
+    """Its coarsest grid is 32 × 32 for a megapixel."""
+
+    additions = ("text_time", None)
+
+    def __init__(self, pipe: DiffusionPipeline):
+        super().__init__(pipe)
+        if 2 in self._attending_levels() and 0 not in self._attending_levels():
+            self.name, self.level = "Stable Diffusion XL", 2
+
+    def condition(self, prompt: str) -> Condition:
+        """Without a prompt, zeros where the checkpoint was trained on those (``force_zeros_for_empty_prompt``)."""
+        embeds, _, pooled, _ = self.pipe.encode_prompt(prompt, device=self.device, do_classifier_free_guidance=False)
+        if not prompt and self.pipe.config.get("force_zeros_for_empty_prompt"):
+            embeds, pooled = torch.zeros_like(embeds), torch.zeros_like(pooled)
+        dtype = self.denoiser.dtype
+        return {
+            "encoder_hidden_states": embeds.to(dtype),
+            "added_cond_kwargs": {"text_embeds": pooled.to(dtype)},
+        }
+
+    def call(self, latents: torch.Tensor, timesteps: torch.Tensor, condition: Condition) -> torch.Tensor:
+        """The U-Net is conditioned on the size of an image that was neither scaled nor cropped."""
+        size = [side * self.vae_scale_factor for side in latents.shape[2:]]
+        sizes = torch.tensor([[*size, 0, 0, *size]], device=latents.device)
+        added = {**condition["added_cond_kwargs"], "time_ids": sizes}
+        return super().call(latents, timesteps, {**condition, "added_cond_kwargs": added})
+
+    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
+        with self._upcast():
+            return super().encode(pixels)
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        with self._upcast():
+            return super().decode(latents)
+
+    @contextmanager
+    def _upcast(self) -> Iterator[None]:
+        """The published autoencoder overflows in float16, and its config says so."""
+        vae = self.pipe.vae
+        overflows = vae.dtype == torch.float16 and vae.config.force_upcast
+        if overflows:
+            vae.to(torch.float32)
+        try:
+            yield
+        finally:
+            if overflows:
+                vae.to(torch.float16)

@@ -1,0 +1,304 @@
+"""Interventions inside a frozen network (paper, Sec. 3) as hooks that always come off again: injection, modulation, capture.
+
+Attention probabilities are a function of queries and keys alone. All trajectories run in lockstep, the unmodulated one as the
+first row of every image's rows, so *injection* only lets these first rows into the projections of queries and keys and hands
+the result to all rows: whatever norm, rotary position and kernel follow, every row then attends exactly as the unmodulated
+one, and only its values are its own. Cross-attention has values of the prompt, which rows share; the whole layer is computed
+for first rows. *Modulation* and *capture* are hooks on the projections of outputs and queries.
+
+None of this knows an architecture: a layer is a module with ``to_q``, ``to_k`` and ``to_v``, as all of diffusers' are.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+_LOCKS: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()  # one per network, whoever wraps it
+_MAX_BYTES = 2**28  # of a block of attention probabilities
+
+
+@contextmanager
+def exclusive(denoiser: nn.Module) -> Iterator[None]:
+    """Within the context no other thread calls this network through this library, and what is compiled of it runs as written.
+
+    Hooks belong to a network, not to a thread; and graphs that were compiled without them would leave them out.
+    """
+    lock = _LOCKS.setdefault(denoiser, threading.RLock())
+    compiled = any(module._compiled_call_impl is not None for module in denoiser.modules())
+    with lock, torch.compiler.set_stance("force_eager") if compiled else nullcontext():
+        yield
+
+
+@contextmanager
+def hooked(handles: Iterable[torch.utils.hooks.RemovableHandle]) -> Iterator[None]:
+    """Takes hooks off on leaving, those of ``handles`` that were registered before an interruption too."""
+    with ExitStack() as stack:
+        for handle in handles:
+            stack.callback(handle.remove)
+        yield
+
+
+# -- attention layers -----------------------------------------------------------------------------------------------------
+
+
+def attention_modules(denoiser: nn.Module) -> dict[str, nn.Module]:
+    """All attention layers of a network by name.
+
+    Raises:
+        ValueError: their projections are fused into one.
+    """
+    projections = ("to_q", "to_k", "to_v")
+    modules = {
+        name: module
+        for name, module in denoiser.named_modules()
+        if all(hasattr(module, projection) for projection in projections)
+    }
+    if any(getattr(module, "fused_projections", False) for module in modules.values()):
+        raise ValueError(
+            "The projections of queries, keys and values are fused, so that none can be read by itself; call "
+            "unfuse_qkv_projections() first."
+        )
+    return modules
+
+
+def is_joint(attention: nn.Module) -> bool:
+    """Whether a layer attends to image tokens and text tokens at once."""
+    return getattr(attention, "added_kv_proj_dim", None) is not None
+
+
+def is_cross(attention: nn.Module) -> bool:
+    """Whether a layer attends to text tokens alone."""
+    return not is_joint(attention) and getattr(attention, "is_cross_attention", False)
+
+
+# -- injection ------------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def injecting(denoiser: nn.Module, images: int, rows: int) -> Iterator[None]:
+    """Within the context, every row has the attention probabilities of its image's first row.
+
+    Args:
+        images, rows: a call has images · rows rows, those of the first image, then those of the second …
+    """
+    shared: list[nn.Module] = []
+    for attention in attention_modules(denoiser).values():
+        if is_cross(attention):
+            shared.append(attention)
+        else:
+            names = ("to_q", "to_k", "add_q_proj", "add_k_proj")
+            shared += [p for name in names if (p := getattr(attention, name, None)) is not None]
+    with sharing(shared, images, rows), SharedSoftmax(images, rows):
+        yield
+
+
+@contextmanager
+def sharing(modules: Iterable[nn.Module], images: int, rows: int) -> Iterator[None]:
+    """Within the context, these modules compute the first row of every image and return it for all of its rows.
+
+    One that is inside another is given first rows alone, and leaves them as they are.
+    """
+    reduced: list[bool] = []  # of the calls that are under way
+
+    def first_rows(tensor: torch.Tensor) -> torch.Tensor:
+        if len(tensor) != images * rows:
+            return tensor
+        reduced[-1] = True
+        return tensor[::rows]
+
+    def all_rows(tensor: torch.Tensor) -> torch.Tensor:
+        if len(tensor) != images:
+            return tensor
+        if images > 1:
+            return tensor.repeat_interleave(rows, 0)
+        return tensor.expand(rows, *tensor.shape[1:])  # takes no memory
+
+    def before(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        reduced.append(False)
+        positions = {name: value for name, value in kwargs.items() if "rotary" in name}  # have no rows
+        return _nested(first_rows, args), _nested(first_rows, kwargs) | positions
+
+    def after(module: nn.Module, args: Any, output: Any) -> Any:
+        return _nested(all_rows, output) if reduced.pop() else output
+
+    def register() -> Iterator[torch.utils.hooks.RemovableHandle]:
+        for module in modules if rows > 1 else ():
+            yield module.register_forward_pre_hook(before, with_kwargs=True)
+            yield module.register_forward_hook(after)
+
+    with hooked(register()):
+        yield
+
+
+def _nested(function: Callable[[torch.Tensor], torch.Tensor], value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return function(value) if value.ndim > 0 else value
+    if isinstance(value, tuple | list):
+        return type(value)(_nested(function, each) for each in value)
+    if isinstance(value, dict):
+        return {name: _nested(function, each) for name, each in value.items()}
+    return value
+
+
+class SharedSoftmax(TorchFunctionMode):
+    """Where all rows of an image attend alike, one softmax serves them: a single product with all values side by side.
+
+    Half the arithmetic of attending row by row. Other kernels than ``F.scaled_dot_product_attention`` stay as they are, and
+    so do masks that are no additive bias, grouped queries and dropout: nothing is gained there, and nothing changes.
+    """
+
+    def __init__(self, images: int, rows: int):
+        super().__init__()
+        self.images, self.rows = images, rows
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is not F.scaled_dot_product_attention:
+            return function(*args, **(kwargs or {}))
+        names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
+        given = dict(zip(names, args, strict=False)) | (kwargs or {})
+        query, key, values, mask = (given.get(name) for name in names[:4])
+        plain = not given.get("dropout_p") and not given.get("is_causal") and query.shape[1] == key.shape[1]
+        if self.rows == 1 or len(query) != self.images * self.rows or not plain:
+            return function(**given)
+        if mask is not None and len(mask) == len(query):
+            mask = mask[:: self.rows]
+        return shared_attention(query[:: self.rows], key[:: self.rows], values, given.get("scale"), mask)
+
+
+def shared_attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    values: torch.Tensor,
+    scale: float | None = None,
+    mask: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """softmax(QKᵀ/√d)·V for many V that share one softmax. The probabilities exist for one block of queries at a time.
+
+    Args:
+        query, key: (G, heads, tokens, d), one per image.
+        values: (G·R, heads, tokens, d), R rows of every image.
+        scale: 1/√d unless given.
+        mask: (G or 1, …, tokens or 1, tokens), as ``F.scaled_dot_product_attention`` takes it.
+
+    Returns:
+        (G·R, heads, tokens, d).
+    """
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    wide = values.unflatten(0, (len(query), -1)).permute(0, 2, 3, 1, 4).flatten(3)  # (G, heads, tokens, R·d)
+    transposed = key.transpose(-2, -1)
+    row = transposed.shape[0] * transposed.shape[1] * transposed.shape[3] * transposed.element_size()
+    block, parts = max(1, _MAX_BYTES // max(1, row)), []
+    for start in range(0, query.shape[2], block):
+        scores = query[:, :, start : start + block] * scale @ transposed
+        if mask is not None:
+            some = mask if mask.shape[-2] == 1 else mask[..., start : start + block, :]
+            scores = scores.masked_fill(~some, -torch.inf) if some.dtype == torch.bool else scores + some
+        parts.append(torch.softmax(scores, dim=-1).to(wide.dtype) @ wide)
+    output = torch.cat(parts, dim=2) if len(parts) > 1 else parts[0]
+    return output.unflatten(-1, (-1, values.shape[-1])).permute(0, 3, 1, 2, 4).flatten(0, 1)
+
+
+# -- modulation -----------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def modulating(
+    denoiser: nn.Module, layer: str, offsets: torch.Tensor, placement: str = "after_projection"
+) -> Iterator[None]:
+    """Within the context, offsets are added to every channel of a layer's output (Sec. 3.2; Fig. 14 for the placement).
+
+    Args:
+        layer: name of the attention layer; f is its output projection.
+        offsets: (B, image tokens) float, c·M of every row; zero for unmodulated trajectories.
+        placement: "after_projection" for f(softmax(QKᵀ/√d)·V) + c·M, "before_projection" for f(softmax(QKᵀ/√d)·V + c·M).
+    """
+    projection = denoiser.get_submodule(layer).to_out[0]
+    added = lambda tokens: tokens + offsets[..., None].to(tokens.dtype)
+    if placement == "after_projection":
+        handle = projection.register_forward_hook(lambda module, args, output: added(output))
+    else:
+        handle = projection.register_forward_pre_hook(lambda module, args: (added(args[0]), *args[1:]))
+    with hooked([handle]):
+        yield
+
+
+# -- capture --------------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def capturing(denoiser: nn.Module, layers: Iterable[str]) -> Iterator[dict[str, torch.Tensor]]:
+    """Within the context, the dictionary holds the image tokens' query vectors of the latest call, {layer: (B, tokens, d)}.
+
+    All heads' vectors side by side, as the layer normalises them, before rotary positions.
+    """
+    queries: dict[str, torch.Tensor] = {}
+
+    def keep(name: str, attention: nn.Module) -> torch.utils.hooks.RemovableHandle:
+        def hook(module: nn.Module, args: Any, output: torch.Tensor) -> None:
+            queries[name] = _normalised(attention, output)
+
+        return attention.to_q.register_forward_hook(hook)
+
+    with hooked(keep(name, denoiser.get_submodule(name)) for name in layers):
+        yield queries
+
+
+def _normalised(attention: nn.Module, queries: torch.Tensor) -> torch.Tensor:
+    """(B, tokens, d) after the layer's norm of queries, which is of each head or of all heads together."""
+    norm = getattr(attention, "norm_q", None)
+    if norm is None:
+        return queries
+    across_heads = getattr(norm, "weight", None) is not None and norm.weight.numel() == queries.shape[-1]
+    return norm(queries) if across_heads else norm(queries.unflatten(-1, (attention.heads, -1))).flatten(2)
+
+
+class AttentionCapture(TorchFunctionMode):
+    """Keeps softmax(QKᵀ/√d) of the layers that are being called, the mean over rows and heads, as the network computes it.
+
+    Attributes:
+        maps: {layer: (queries, keys) float32} of the latest call of each of ``layers``; all tokens, in the layer's own order.
+    """
+
+    def __init__(self, denoiser: nn.Module, layers: Iterable[str]):
+        super().__init__()
+        self.modules = {name: denoiser.get_submodule(name) for name in layers}
+        self.maps: dict[str, torch.Tensor] = {}
+        self._running: list[str] = []
+        self._hooks = ExitStack()
+
+    def __enter__(self) -> AttentionCapture:
+        for name, module in self.modules.items():
+            enter = lambda module, args, name=name: self._running.append(name)
+            leave = lambda module, args, output: self._running.pop() and None
+            for handle in (module.register_forward_pre_hook(enter), module.register_forward_hook(leave)):
+                self._hooks.callback(handle.remove)
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        self._hooks.close()
+        super().__exit__(*error)
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if function is F.scaled_dot_product_attention and self._running:
+            given = dict(zip(("query", "key", "value", "attn_mask"), args, strict=False)) | kwargs
+            query, key = given["query"].float(), given["key"].float()
+            scale, mask = given.get("scale") or query.shape[-1] ** -0.5, given.get("attn_mask")
+            rows = []
+            for i, (q, k) in enumerate(zip(query, key, strict=True)):  # (heads, queries, keys) is large by itself
+                scores = q * scale @ k.transpose(-2, -1)
+                if mask is not None:
+                    some = mask[i if len(mask) > 1 else 0]
+                    scores = scores.masked_fill(~some, -torch.inf) if some.dtype == torch.bool else scores + some
+                rows.append(scores.softmax(-1).mean(0))
+            self.maps[self._running[-1]] = torch.stack(rows).mean(0).cpu()
+        return function(*args, **kwargs)
