@@ -3,8 +3,7 @@
 from . import _environment  # noqa: F401  first: see there
 from ._version import __version__
 from .inversion import Trajectory
-from .loading import load_pipeline
-from .pipeline import EmerDiffPipeline
+from .pipeline import EmerDiffPipeline, load_pipeline
 from .responses import ImageResponses
 from .settings import Settings
 from .stages import CoarseMasks, EmerDiffOutput, Responses

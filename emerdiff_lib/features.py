@@ -23,9 +23,7 @@ def extract_queries(
     with exclusive(denoiser), capturing(denoiser, layers) as queries:
         predictor.network_output(noisy_latents, timestep)
     size = noisy_latents.shape[2:]
-    return {
-        layer: queries[layer].mean(0).float().cpu().unflatten(0, grid(layer, *size)) for layer in layers
-    }
+    return {layer: queries[layer].mean(0).float().cpu().unflatten(0, grid(layer, *size)) for layer in layers}
 
 
 def extract_activations(

@@ -14,8 +14,9 @@ from diffusers import DiffusionPipeline
 
 from . import images as image_io
 from .backbones import TextTokens, find_backbone
+from .interventions import ChannelsLast
 from .inversion import Trajectory, draw_noise
-from .loading import check_device, load_diffusers_pipeline
+from .loading import load_diffusers_pipeline
 from .memory import affordable_rows
 from .predictor import Predictor
 from .settings import REQUIRED, Settings, Shortcuts, check_known, check_names, layered, whole
@@ -56,7 +57,10 @@ class FrozenModel:
                 f"The noise of {type(pipe.scheduler).__name__} is {kinds[0]}, and this network needs {kinds[1]}; take the scheduler of the "
                 "model's own folder."
             )
-        if self.backbone.name.startswith("U-Net") and not {"feature_layer", "modulation_layer"} <= self.own_settings.keys():
+        if (
+            self.backbone.name.startswith("U-Net")
+            and not {"feature_layer", "modulation_layer"} <= self.own_settings.keys()
+        ):
             feature, modulation = self.backbone.default_layers()
             warnings.warn(
                 f"This U-Net is of no family that is known. Queries are taken from {feature}, and {modulation} is modulated, where the "
@@ -183,7 +187,8 @@ class FrozenModel:
         image = image_io.load_image(image)
         resolution = self.resolve(processing_resolution=processing_resolution).inversion.processing_resolution
         size = image_io.processing_size((image.height, image.width), resolution, self.backbone.size_multiple)
-        return self.backbone.encode(image_io.to_tensor(image, size).to(self.backbone.device))
+        with ChannelsLast():
+            return self.backbone.encode(image_io.to_tensor(image, size).to(self.backbone.device))
 
     @torch.no_grad()
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
@@ -195,7 +200,9 @@ class FrozenModel:
             most = 8 if self.backbone.device.type == "cpu" else 64
             channels = getattr(vae.config, "block_out_channels", None) or [128]
             rows = affordable_rows(self.backbone.device, vae.dtype, max(channels[:2]), pixels, most=most)
-        return torch.cat([(self.backbone.decode(p) / 2 + 0.5).clamp(0, 1) for p in latents.split(rows)])
+        with ChannelsLast():
+            images = [self.backbone.decode(some) for some in latents.split(rows)]
+        return torch.cat([(one / 2 + 0.5).clamp(0, 1) for one in images])
 
     def predictor(
         self,
@@ -223,7 +230,9 @@ class FrozenModel:
             ValueError: a prompt for a model that is conditioned on images instead.
         """
         if (read := self.prompt_read(prompt)) != prompt:
-            warnings.warn(f"The prompt is longer than what this model reads; it ends at {read[-40:]!r}.", stacklevel=3)
+            warnings.warn(
+                f"The prompt is longer than what this model reads; it ends at {read[-40:]!r}.", stacklevel=3
+            )
         return self.backbone.condition(prompt)
 
     def prompt_read(self, prompt: str) -> str:
@@ -235,7 +244,9 @@ class FrozenModel:
                 return prompt
             return part.tokenizer.decode(ids[: part.limit - 1], skip_special_tokens=True).strip()
 
-        return max(map(read, self.backbone.text_tokens(prompt)), key=len, default=prompt) if prompt else prompt
+        return (
+            max(map(read, self.backbone.text_tokens(prompt)), key=len, default=prompt) if prompt else prompt
+        )
 
     def warn_of_prediction_type(self, clean: torch.Tensor, predictor: Predictor) -> None:
         """Once: a network whose output is no ε (or v, as its scheduler says) puts x̂₀ at a high noise level far off."""
@@ -258,7 +269,9 @@ class FrozenModel:
 
     def default_mask_batch_size(self, trajectory: Trajectory, shortcuts: Shortcuts) -> int:
         """Masks whose rows fit into free memory together."""
-        return max(1, (self.affordable_rows(trajectory.clean_latents) - 1) // (1 if shortcuts.one_sided else 2))
+        return max(
+            1, (self.affordable_rows(trajectory.clean_latents) - 1) // (1 if shortcuts.one_sided else 2)
+        )
 
     def affordable_rows(self, latents: torch.Tensor, most: int = 64) -> int:
         """Rows like these latents that the network can be called with at once."""

@@ -213,4 +213,4 @@ def to_tensor(image: Image.Image, size: tuple[int, int]) -> torch.Tensor:
     height, width = size
     if image.size != (width, height):
         image = image.resize((width, height), Image.Resampling.LANCZOS)
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 127.5 - 1
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()[None].float() / 127.5 - 1

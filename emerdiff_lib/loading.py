@@ -56,8 +56,8 @@ def load_diffusers_pipeline(name: str | Path, **kwargs: Any) -> DiffusionPipelin
         ValueError: weights that are damaged, incomplete, pickled or not finite, code of the model's own, or an unknown dtype.
     """
     source = locate(name)
-    dtype = kwargs.pop("torch_dtype", None) or kwargs.pop("dtype", None) or torch.float32
-    kwargs["torch_dtype"] = dtype if isinstance(dtype, dict) else check_dtype(dtype)
+    dtype = kwargs.pop("torch_dtype", None) or kwargs.get("dtype") or torch.float32
+    kwargs["dtype"] = dtype if isinstance(dtype, dict) else check_dtype(dtype)
     try:
         with quietly():
             if source.endswith(".safetensors"):
@@ -74,9 +74,11 @@ def _from_folder(source: str, name: str, kwargs: dict[str, Any]) -> DiffusionPip
     _check_index(source, index)
     if name in VARIANTS and "vae" not in kwargs:
         kwargs["vae"] = diffusers.AutoencoderKL.from_pretrained(
-            TOYSCAPES_FOLDER, subfolder="vae", torch_dtype=kwargs["torch_dtype"], use_safetensors=True
+            TOYSCAPES_FOLDER, subfolder="vae", dtype=kwargs["dtype"], use_safetensors=True
         )
-    kwargs = {part: None for part in UNUSED if part in index} | kwargs
+        kwargs["vae"].register_to_config(shift_factor=0.0)  # some pipelines want a number
+    absent = [name for name, entry in index.items() if name in UNUSED or entry == [None, None]]
+    kwargs = dict.fromkeys(absent) | kwargs
     if index.get("_class_name") == "StableDiffusionPipeline":
         kwargs = {"requires_safety_checker": False} | kwargs
     if "variant" not in kwargs and (variant := _only_variant(Path(source))):
@@ -96,9 +98,14 @@ def _networks(source: str, index: Mapping[str, Any], kwargs: Mapping[str, Any]) 
         kind = getattr(importlib.import_module(entry[0]), entry[1])
         if not issubclass(kind, torch.nn.Module):
             continue
-        dtype = kwargs["torch_dtype"]
+        dtype = kwargs["dtype"]
         dtype = dtype.get(name, dtype.get("default", torch.float32)) if isinstance(dtype, dict) else dtype
-        options = {"subfolder": name, "use_safetensors": True, "output_loading_info": True, "torch_dtype": dtype}
+        options = {
+            "subfolder": name,
+            "use_safetensors": True,
+            "output_loading_info": True,
+            "dtype": dtype,
+        }
         with _reading(source, name):
             networks[name], report = kind.from_pretrained(source, **options, **where)
         if missing := sorted(report["missing_keys"]):
@@ -144,7 +151,9 @@ def _check_index(source: str, index: Mapping[str, Any]) -> None:
 def _only_variant(folder: Path) -> str | None:
     """The variant whose weights are the only ones of a folder: "fp16" where every file is ``….fp16.safetensors``."""
     names = [file.name for file in folder.glob("*/*.safetensors")]
-    variants = {m[1] if (m := re.search(r"\.(\w+?)(?:-\d+-of-\d+)?\.safetensors$", name)) else None for name in names}
+    variants = {
+        m[1] if (m := re.search(r"\.(\w+?)(?:-\d+-of-\d+)?\.safetensors$", name)) else None for name in names
+    }
     return variants.pop() if len(variants) == 1 else None
 
 
@@ -153,7 +162,9 @@ def _from_single_file(path: str, kwargs: dict[str, Any]) -> DiffusionPipeline:
     with _reading(path):
         config = kwargs.get("config")
         if config is None:
-            config = fetch_diffusers_config(load_single_file_checkpoint(path))["pretrained_model_name_or_path"]
+            config = fetch_diffusers_config(load_single_file_checkpoint(path))[
+                "pretrained_model_name_or_path"
+            ]
         kind = getattr(diffusers, DiffusionPipeline.load_config(config)["_class_name"])
         return kind.from_single_file(path, **{"safety_checker": None} | kwargs)
 
@@ -182,7 +193,9 @@ def _reading(source: str, name: str = "") -> Iterator[None]:
             raise  # no such hub id, or no network
         reason = next(iter(str(error).strip().splitlines()), "").rstrip(".:") or type(error).__name__
         what = f"The {name} of {source}" if name else source
-        raise ValueError(f"{what} cannot be read ({reason}); download it again, with its safetensors.") from error
+        raise ValueError(
+            f"{what} cannot be read ({reason}); download it again, with its safetensors."
+        ) from error
 
 
 # -- names, dtypes, devices -------------------------------------------------------------------------------------------
@@ -210,8 +223,8 @@ def locate(name: str | Path) -> str:
         if folder.suffix == ".safetensors":
             return str(folder)
         raise ValueError(
-            f"{folder} is a single file, and EmerDiff reads weights in safetensors only; a pickle runs code. If you trust who made it, "
-            "convert it: `StableDiffusionPipeline.from_single_file(file).save_pretrained(folder)`."
+            f"{folder} is a single file, and EmerDiff reads weights in safetensors only; a pickle runs code. If you trust who "
+            "made it, convert it: `StableDiffusionPipeline.from_single_file(file).save_pretrained(folder)`."
         )
     if folder.is_dir():
         raise FileNotFoundError(

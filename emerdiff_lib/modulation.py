@@ -55,10 +55,10 @@ def modulated_latents(
         if t == t_m:  # the rows of an image do not differ before the modulated layer
             latents, outputs = start.repeat_interleave(rows, 0), []
             for x, offset in zip(latents.split(rows), offsets.split(rows), strict=True):
-                unchanged = sharing(backbone.blocks_before(layer), 1, rows)
-                with exclusive(denoiser), unchanged, inject(1, rows):
-                    with modulating(denoiser, layer, offset, placement):
-                        outputs.append(predictor.network_output(x, t))
+                once = sharing(backbone.modules_before(layer), 1, rows)
+                modulation = modulating(denoiser, layer, offset, placement)
+                with exclusive(denoiser), once, inject(1, rows), modulation:
+                    outputs.append(predictor.network_output(x, t))
             output = torch.cat(outputs)
         else:
             with exclusive(denoiser), inject(images, rows):

@@ -92,9 +92,7 @@ class EmerDiffPipeline(FrozenModel):
         )
         outputs = []
         for together in self.batches(stages, mask_batch_size):
-            probes = together[0].settings.assignment.num_parts is not None
-            step: Any = self.probe if probes else self.modulate
-            for responses in step(together, mask_batch_size=mask_batch_size):
+            for responses in self.respond(together, mask_batch_size=mask_batch_size):
                 labels = self.assign(responses)
                 outputs.append(self.output(responses, labels, generator, output_difference_maps))
         self.maybe_free_model_hooks()
@@ -275,6 +273,14 @@ class EmerDiffPipeline(FrozenModel):
             result.seconds = stage.seconds | {"modulate": round(seconds["modulate"] / len(stages), 4)}
         return results if isinstance(coarse, list) else results[0]
 
+    def respond(self, coarse: Any, *, mode: str | None = None, **settings: Any) -> Any:
+        """:meth:`modulate`, or :meth:`probe` where the settings ask for probe masks, for code that runs in any mode."""
+        first = coarse[0] if isinstance(coarse, list) else coarse
+        flat = {name: value for name, value in settings.items() if name != "mask_batch_size"} | {"mode": mode}
+        resolved = self.resolve(first.trajectory, **first.settings.changed(flat))
+        step = self.modulate if resolved.assignment.num_parts is None else self.probe
+        return step(coarse, mode=mode, **settings)
+
     def _common_settings(self, step: str, stages: list[CoarseMasks], given: dict[str, Any]) -> Settings:
         check_only(step, given, Perturbation, Shortcuts, Assignment)
         resolved = [self.resolve(s.trajectory, **s.settings.changed(given)) for s in stages]
@@ -364,9 +370,7 @@ class EmerDiffPipeline(FrozenModel):
     def replay(self, trajectory: Trajectory, prompt: str | None = None) -> torch.Tensor:
         """Denoise a trajectory back to its latents x₀, (1, C, h, w) float32, under its own prompt or another."""
         prompt = trajectory.prompt if prompt is None else prompt
-        predictor = self.predictor(
-            trajectory.num_inference_steps, prompt, trajectory.processing_resolution
-        )
+        predictor = self.predictor(trajectory.num_inference_steps, prompt, trajectory.processing_resolution)
         return replay(predictor, trajectory, progress=self._bar)
 
 
@@ -392,6 +396,6 @@ def load_pipeline(
     """
     where, kind = check_device(device), check_dtype(dtype)
     options = {"variant": variant} if variant else {}
-    pipe = EmerDiffPipeline.from_pretrained(model, torch_dtype=kind, **options).to(where)
+    pipe = EmerDiffPipeline.from_pretrained(model, dtype=kind, **options).to(where)
     pipe.set_progress_bar_config(disable=not progress, leave=False)
     return pipe

@@ -9,7 +9,7 @@ import torch
 from diffusers import DDIMScheduler
 
 from .backbones import Backbone, Condition
-from .interventions import exclusive
+from .interventions import ChannelsLast, exclusive
 from .settings import whole
 
 
@@ -86,7 +86,7 @@ class Predictor:
         assert self.condition is not None, "a schedule alone predicts nothing"
         steps = torch.as_tensor(timesteps, device=latents.device).expand(len(latents))
         dtype = self.denoiser.dtype
-        with exclusive(self.denoiser):
+        with exclusive(self.denoiser), ChannelsLast():
             if not self.backbone.is_flow:
                 output = self.backbone.call(latents.to(dtype), steps, self.condition)
                 return output.to(latents.dtype)

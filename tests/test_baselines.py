@@ -22,7 +22,7 @@ from emerdiff_lib.baselines.diffseg import (
     merge,
 )
 from emerdiff_lib.baselines.segmentation import with_embeddings
-from emerdiff_lib.denoiser import Denoiser
+from emerdiff_lib.predictor import Predictor
 from emerdiff_lib.images import to_guide
 from emerdiff_lib.refinement import pixel_adaptive
 
@@ -89,7 +89,7 @@ def test_settings_follow_the_layout(pipe):
     assert baselines.encoder_module(thin) == "down_blocks.2.resnets.0"
     assert baselines.encoder_attention(thin) == "down_blocks.2.attentions.1.transformer_blocks.0.attn1"
     assert (baselines.default_threshold(thin), baselines.default_limit(thin)) == (1.1, 0.5)  # the papers'
-    assert baselines.default_threshold(pipe.unet) < 1.1 and baselines.default_limit(pipe.unet) > 0.5
+    assert baselines.default_threshold(pipe.denoiser) < 1.1 and baselines.default_limit(pipe.denoiser) > 0.5
     shallow = UNet2DConditionModel(**config | dict(down_block_types=4 * ("DownBlock2D",)))
     with pytest.raises(ValueError, match="no self-attention in its encoder"):
         baselines.encoder_module(shallow)
@@ -108,12 +108,12 @@ def test_diffseg_and_diffcut_find_several_segments_by_themselves(image, pipe):
 @torch.no_grad()
 def test_diffseg_aggregates_attention_as_its_equations_say(pipe, trajectory):
     """Against softmax(QKᵀ/√d) of every layer by hand: resolutions weigh by their side, however many layers each has."""
-    unet, latents = pipe.unet, trajectory.clean_latents
+    unet, latents = pipe.denoiser, trajectory.clean_latents
     inputs, maps, handles = {}, {}, []
     for name in attention_layers(unet, "attn1"):
         keep = lambda module, args, kwargs, name=name: inputs.update({name: args[0]})
         handles.append(unet.get_submodule(name).register_forward_pre_hook(keep, with_kwargs=True))
-    result = aggregated_attention(pipe.denoiser(), latents)
+    result = aggregated_attention(pipe.predictor(), latents)
     for handle in handles:
         handle.remove()
     for name, x in inputs.items():
@@ -134,9 +134,9 @@ def test_diffseg_aggregates_attention_as_its_equations_say(pipe, trajectory):
 
 
 def test_diffseg_feeds_clean_latents_at_its_timestep(image, pipe, monkeypatch):
-    fed, forward = [], Denoiser.unet_output
+    fed, forward = [], Predictor.network_output
     spy = lambda self, latents, t: (fed.append((latents, t)), forward(self, latents, t))[1]
-    monkeypatch.setattr(Denoiser, "unet_output", spy)
+    monkeypatch.setattr(Predictor, "network_output", spy)
     baselines.diffseg(image, pipe)
     [(latents, timestep)] = fed
     torch.testing.assert_close(latents, pipe.encode(image))
@@ -201,8 +201,8 @@ def test_diffcut_works_at_twice_the_size(image, pipe, monkeypatch):
     module = sys.modules[normalised_cut.__module__]  # the package's attribute of that name is the function
     seen, extract = {}, module.extract_activations
 
-    def spy(denoiser, noisy, timestep, layers):
-        activations = extract(denoiser, noisy, timestep, layers)
+    def spy(predictor, noisy, timestep, layers):
+        activations = extract(predictor, noisy, timestep, layers)
         seen.update(noisy=noisy, timestep=timestep, layers=layers, features=activations[layers[0]])
         return activations
 
@@ -211,7 +211,7 @@ def test_diffcut_works_at_twice_the_size(image, pipe, monkeypatch):
     filtered = baselines.diffcut(image, pipe, 8, seed=3).labels
     assert seen["timestep"] == 50 and seen["features"].shape[:2] == (16, 16)
     assert seen["layers"] == ["down_blocks.2.attentions.0.transformer_blocks.0.attn1"]
-    clean, level = pipe.encode(image, 256), pipe.denoiser().scheduler.alphas_cumprod[50]
+    clean, level = pipe.encode(image, 256), pipe.predictor().scheduler.alphas_cumprod[50]
     noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(3))
     torch.testing.assert_close(seen["noisy"], level.sqrt() * clean + (1 - level).sqrt() * noise)
     monkeypatch.setattr(module, "median_filter", lambda labels, size: labels)

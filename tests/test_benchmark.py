@@ -27,7 +27,7 @@ MACHINE = Machine("test", {torch.float32: 1e9, torch.bfloat16: 2e9}, 1e9)
 def coarse_of(pipe, scene, **settings):
     """Coarse masks whose trajectory has noise maps, as notebook 09 makes them."""
     trajectory = pipe.invert(scene.image, start_timestep=281, generator=(generator := seeded(3)))
-    return pipe.coarse(trajectory, generator=generator, **settings)
+    return pipe.cluster(trajectory, generator=generator, **settings)
 
 
 # -- the cost model ---------------------------------------------------------------------------------------------------
@@ -57,9 +57,9 @@ def test_a_machine_is_measured_in_the_dtypes_asked_for():
 def test_savings_show_in_the_count(pipe, scene):
     def flops(masks, timestep, mode):
         coarse = coarse_of(pipe, scene, num_masks=masks, modulation_timestep=timestep)
-        return count(lambda: pipe.respond(coarse, mode=mode)).flops
+        return count(lambda: pipe.modulate(coarse, mode=mode)).flops
 
-    row = count(lambda: pipe.denoiser().unet_output(torch.ones(1, 8, 32, 32), 1)).flops
+    row = count(lambda: pipe.predictor().network_output(torch.ones(1, 8, 32, 32), 1)).flops
     naive = 2 * (2 * 4 + 1) * row + 8 * count(lambda: pipe.decode(torch.ones(1, 8, 32, 32))).flops
     few = flops(4, 21, "exact")
     assert 0.3 < few / naive < 0.9  # of two steps, half of the first is shared
@@ -91,7 +91,7 @@ def test_exact_mode_equals_the_naive_implementation_on_the_default_layer(pipe, s
     coarse = coarse_of(pipe, scene, num_masks=4, modulation_timestep=61)
     usual, perturbation = pipe.default_settings(), coarse.settings.perturbation
     assert perturbation.modulation_layer == usual["modulation_layer"] == usual["feature_layer"]
-    naive, exact = reference.respond(pipe, coarse), pipe.respond(coarse)
+    naive, exact = reference.modulate(pipe, coarse), pipe.modulate(coarse)
     assert naive.difference_maps.amax() > 0.05 and exact.settings.shortcuts == Shortcuts()
     torch.testing.assert_close(exact.difference_maps, naive.difference_maps, rtol=1e-3, atol=1e-4)
     labels = pipe.assign(exact, filter_sigma=0.0)
@@ -140,7 +140,7 @@ def test_variants_are_what_the_pipeline_gives(pipe, results):
         (EMERDIFF_GUIDED, {"guide_radius": 1.5}),
     ):
         assert found[name] == score(pipe(scene.image, generator=seeded(1), **settings, **more).labels), name
-    coarse = pipe.coarse(scene.image, generator=seeded(1), **settings)
+    coarse = pipe.cluster(scene.image, generator=seeded(1), **settings)
     assert found[BILINEAR] == score(assign_bilinear(coarse.masks, coarse.size))
 
 

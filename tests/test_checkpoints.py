@@ -18,7 +18,7 @@ from transformers.utils import logging
 
 from emerdiff_lib import EmerDiffPipeline, load_pipeline
 from emerdiff_lib.attention import attention_layers, layer_grid
-from emerdiff_lib.checkpoints import TOYSCAPES_FOLDER, check_networks, family_of, resolve
+from emerdiff_lib.loading import TOYSCAPES_FOLDER, check_networks, family_of, resolve
 
 from . import tiny_stable_diffusion
 from .conftest import seeded
@@ -62,9 +62,9 @@ def flow():
 )
 def test_bundled_checkpoints_carry_their_family_s_defaults(model, name):
     pipe = load_pipeline(model)
-    family = family_of(pipe.unet.config)
+    family = family_of(pipe.denoiser.config)
     assert family.name == name
-    assert pipe.config.default_settings == family.defaults(pipe.unet, pipe.vae_scale_factor)
+    assert pipe.config.default_settings == family.defaults(pipe.denoiser, pipe.vae_scale_factor)
     assert pipe.config.default_settings.items() <= pipe.default_settings().items()
 
 
@@ -78,14 +78,14 @@ def test_a_checkpoints_own_defaults_win_and_are_saved_with_it(pipe, scene, tmp_p
     quick = dict(generator=seeded(), noise_ensemble_size=1)
     assert own.items() <= again(scene.image, **quick).settings.items()
     assert again(scene.image, 2, **quick).settings["num_masks"] == 2  # the call over both
-    exact = again.respond(again.coarse(scene.image, mode="fast", **quick), mode="exact")
+    exact = again.modulate(again.cluster(scene.image, mode="fast", **quick), mode="exact")
     assert exact.settings == again.resolve(noise_ensemble_size=1)
 
 
 @pytest.mark.parametrize("own", [{}, {"modulation_strength": 7.0, "guide_radius": 1.5}, {"mode": "fast"}])
 def test_exact_mode_sets_nothing(pipe, own):
     """It is a plain call's, unless the checkpoint's own mode is another."""
-    network, layers = (pipe.unet, pipe.vae_scale_factor), pipe.config.default_settings
+    network, layers = (pipe.denoiser, pipe.vae_scale_factor), pipe.config.default_settings
     exact = resolve(*network, layers | own, mode="exact")
     plain = {name: value for name, value in own.items() if name != "mode"}
     assert exact == resolve(*network, layers | plain) and exact.shortcuts.denoising_steps is None
@@ -162,7 +162,7 @@ def test_an_unknown_unet_gets_the_block_whose_grid_is_nearest_to_the_paper_s(pip
         up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 2 + ("UpBlock2D",) * 2,
         in_channels=8,
         out_channels=8,
-        cross_attention_dim=pipe.unet.config.cross_attention_dim,
+        cross_attention_dim=pipe.denoiser.config.cross_attention_dim,
     )
     components = pipe.components | {"unet": UNet2DConditionModel(**(SD | options))}
     feature, modulation = CROSS_ATTENTION(2, 0), CROSS_ATTENTION(2, 2)
@@ -284,7 +284,7 @@ def test_components_of_one_s_own_are_taken(pipe):
 def test_half_precision_stays_but_for_the_autoencoder_that_overflows(tmp_path):
     assert load_pipeline(dtype="float16").vae.dtype == torch.float16
     pipe = load_pipeline(tiny_stable_diffusion.save(tmp_path / "XL", 16, layout="XL"), "cpu", "float16")
-    assert (pipe.vae.dtype, pipe.unet.dtype) == (torch.float32, torch.float16)
+    assert (pipe.vae.dtype, pipe.denoiser.dtype) == (torch.float32, torch.float16)
 
 
 def test_latents_with_statistics_of_their_own_come_back(pipe, scene):

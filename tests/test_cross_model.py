@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from emerdiff_lib.checkpoints import RELATIVES, locate
+from emerdiff_lib.loading import VARIANTS, locate
 from emerdiff_lib.evaluation.metrics import mean_iou
-from emerdiff_lib.loading import load_pipeline
+from emerdiff_lib.pipeline import load_pipeline
 from emerdiff_lib.studies import models
 from emerdiff_lib.studies.domain_shift import class_counts
 
@@ -27,7 +27,7 @@ def test_the_control_has_the_architecture_and_none_of_the_knowledge(pipe, found)
     for (name, a), b, c in zip(
         control.unet.state_dict().items(),
         again.unet.state_dict().values(),
-        pipe.unet.state_dict().values(),
+        pipe.denoiser.state_dict().values(),
         strict=True,
     ):
         assert torch.equal(a, b) and a.shape == c.shape, name
@@ -54,7 +54,7 @@ def test_the_table_is_of_sums_and_means(found):
 
 
 def test_relatives_differ_from_the_reference_in_what_their_names_say(pipe):
-    pipes = {name: load_pipeline(name) for name in RELATIVES}
+    pipes = {name: load_pipeline(name) for name in VARIANTS}
     reference = pipes["toyscapes-reference"]
     table = models.overview(pipes, {})
     different = {"toyscapes-v-prediction": "v_prediction", "toyscapes-transformer": "flow"}

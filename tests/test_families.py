@@ -18,7 +18,7 @@ from emerdiff_lib import EmerDiffPipeline, load_pipeline
 from emerdiff_lib.baselines import diffcut, kmeans_activations
 from emerdiff_lib.baselines.diffseg import aggregated_attention
 from emerdiff_lib.benchmark import reference
-from emerdiff_lib.checkpoints import family_of
+from emerdiff_lib.loading import family_of
 from emerdiff_lib.features import extract_activations
 from emerdiff_lib.images import to_tensor
 from emerdiff_lib.inversion import reverse_mean_and_std
@@ -80,7 +80,7 @@ def picture():
 
 def test_the_layout_is_recognised(model):
     layout, pipe = model
-    assert family_of(pipe.unet.config).name == NAMES.get(layout, "Stable Diffusion 1.x")
+    assert family_of(pipe.denoiser.config).name == NAMES.get(layout, "Stable Diffusion 1.x")
     settings = pipe.resolve()
     feature, modulation = LAYERS.get(layout, USUAL)
     assert settings.features.feature_layer == feature
@@ -121,7 +121,7 @@ def test_the_unet_is_told_what_the_family_s_own_pipeline_tells_it(model):
     layout, pipe = model
     if layout == "Kandinsky 2.2":
         with pytest.raises(ValueError, match="told of images, not of words"):
-            pipe.denoiser(prompt="a tree")
+            pipe.predictor(prompt="a tree")
         told = pipe.conditioning("")
         assert told.prompt_embeds is None and told.added["image_embeds"].shape == (1, 48)
         return
@@ -130,7 +130,7 @@ def test_the_unet_is_told_what_the_family_s_own_pipeline_tells_it(model):
             "vae",
             "scheduler",
         ]
-        theirs = StableDiffusion3Pipeline(transformer=pipe.unet, **{n: getattr(pipe, n) for n in names})
+        theirs = StableDiffusion3Pipeline(transformer=pipe.denoiser, **{n: getattr(pipe, n) for n in names})
         for prompt in ("", "A picture of a Tree"):
             embeds, _, pooled, _ = theirs.encode_prompt(
                 prompt, None, None, do_classifier_free_guidance=False, device="cpu"
@@ -169,7 +169,7 @@ def test_the_unet_is_told_what_the_family_s_own_pipeline_tells_it(model):
 @torch.no_grad()
 def test_rivals_and_words_read_its_attention(model, picture):
     layout, pipe = model
-    attention = aggregated_attention(pipe.denoiser(), pipe.encode(picture))
+    attention = aggregated_attention(pipe.predictor(), pipe.encode(picture))
     height, width = attention.shape[:2]
     assert attention.shape == (height, width, height, width)
     torch.testing.assert_close(attention.sum((2, 3)), torch.ones(height, width))
@@ -198,17 +198,17 @@ def test_rivals_and_words_read_its_attention(model, picture):
 def test_modulation_is_the_brute_force_s(model, picture, placement):
     _, pipe = model
     trajectory = pipe.invert(picture, num_inference_steps=10, start_timestep=301, generator=seeded())
-    coarse = pipe.coarse(trajectory, 3, modulation_timestep=301)
-    denoiser, used = pipe.denoiser(10), coarse.settings.replace(offset_placement=placement).perturbation
-    compare_with_brute_force(denoiser, trajectory, coarse.masks, used)
+    coarse = pipe.cluster(trajectory, 3, modulation_timestep=301)
+    predictor, used = pipe.predictor(10), coarse.settings.replace(offset_placement=placement).perturbation
+    compare_with_brute_force(predictor, trajectory, coarse.masks, used)
 
 
-def compare_with_brute_force(denoiser, trajectory, masks, used):
-    rows = modulated_latents(denoiser, [trajectory], signed_offsets(masks[:1], 10.0), used)
-    maps = reference.stored_maps(denoiser, trajectory, 301)
+def compare_with_brute_force(predictor, trajectory, masks, used):
+    rows = modulated_latents(predictor, [trajectory], signed_offsets(masks[:1], 10.0), used)
+    maps = reference.stored_maps(predictor, trajectory, 301)
     for row, strength in ((1, 10.0), (2, -10.0)):
         alone = reference.modulated_latents(
-            denoiser, trajectory, maps, masks[0], strength, used.modulation_layer, 301, used.offset_placement
+            predictor, trajectory, maps, masks[0], strength, used.modulation_layer, 301, used.offset_placement
         )
         torch.testing.assert_close(rows[row : row + 1], alone, atol=1e-3, rtol=1e-3)
 
@@ -218,10 +218,10 @@ def test_a_flow_s_defaults_have_the_paper_s_noise():
     found = {}
     for layout in ("1.x", "3"):
         pipe = tiny_pipeline(layout)
-        own, denoiser = pipe.resolve(), pipe.denoiser(prompt=None)
-        ratio = lambda t, d=denoiser: (d.alpha_bar(t) / (1 - d.alpha_bar(t))).sqrt().item()
+        own, predictor = pipe.resolve(), pipe.predictor(prompt=None)
+        ratio = lambda t, d=predictor: (d.alpha_bar(t) / (1 - d.alpha_bar(t))).sqrt().item()
         found[layout] = ratio(own.perturbation.modulation_timestep), ratio(own.features.feature_timestep)
-        visited = [t for t in denoiser.timesteps if t <= 501]
+        visited = [t for t in predictor.timesteps if t <= 501]
         nearest = [min(visited, key=lambda t: abs(ratio(t) / wanted - 1)) for wanted in found["1.x"]]
     assert nearest[0] == 201 == own.perturbation.modulation_timestep
     assert found["3"][0] == pytest.approx(found["1.x"][0], rel=0.05)
@@ -232,10 +232,10 @@ def test_a_flow_s_defaults_have_the_paper_s_noise():
 def test_a_flow_is_the_diffusion_that_it_stands_for():
     """Against diffusers' flow scheduler: what noise is mixed in, what the network is asked, and an Euler step."""
     pipe = tiny_pipeline("3")
-    denoiser, theirs = pipe.denoiser(10), FlowMatchEulerDiscreteScheduler.from_config(pipe.scheduler.config)
+    predictor, theirs = pipe.predictor(10), FlowMatchEulerDiscreteScheduler.from_config(pipe.scheduler.config)
     clean, noise = (torch.randn(2, 16, 16, 16, generator=seeded(i)) for i in range(2))
     asked = []
-    handle = pipe.unet.register_forward_pre_hook(
+    handle = pipe.denoiser.register_forward_pre_hook(
         lambda _, args, kwargs: asked.append((args, kwargs)), with_kwargs=True
     )
     for timestep, previous in ((601, 301), (101, 1)):
@@ -244,16 +244,16 @@ def test_a_flow_is_the_diffusion_that_it_stands_for():
             ((1 - sigma) ** 2 + sigma**2).sqrt() for sigma in sigmas
         ]  # of unit variance here, not there
         mixed = theirs.scale_noise(clean, (1000 * sigmas[0])[None], noise)
-        noisy = denoiser.add_noise(clean, noise, timestep)
+        noisy = predictor.add_noise(clean, noise, timestep)
         torch.testing.assert_close(noisy * scales[0], mixed, atol=1e-4, rtol=1e-4)
 
-        found, epsilon = denoiser.predict(noisy, timestep)
+        found, epsilon = predictor.predict(noisy, timestep)
         (given,), told = asked[-1]
         torch.testing.assert_close(given, mixed, atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(told["timestep"], (1000 * sigmas[0]).expand(2), atol=1e-2, rtol=1e-4)
-        flow = pipe.unet(mixed, **told).sample
+        flow = pipe.denoiser(mixed, **told).sample
         torch.testing.assert_close(found, mixed - sigmas[0] * flow, atol=1e-3, rtol=1e-3)
-        mean, std = reverse_mean_and_std(denoiser, (found, epsilon), timestep, "ddim", previous)
+        mean, std = reverse_mean_and_std(predictor, (found, epsilon), timestep, "ddim", previous)
         assert std == 0
         euler = mixed + (sigmas[1] - sigmas[0]) * flow
         torch.testing.assert_close(mean * scales[1], euler, atol=1e-3, rtol=1e-3)
@@ -265,17 +265,17 @@ def test_what_words_know_of_a_push_travels_on(picture):
     """A transformer's words attend to places, and the blocks behind the pushed one to words."""
     pipe = tiny_pipeline("3")
     trajectory = pipe.invert(picture, num_inference_steps=10, start_timestep=301, generator=seeded())
-    coarse = pipe.coarse(trajectory, 2, modulation_timestep=301, modulation_layer="transformer_blocks.0.attn")
+    coarse = pipe.cluster(trajectory, 2, modulation_timestep=301, modulation_layer="transformer_blocks.0.attn")
     seen = []
-    last = pipe.unet.transformer_blocks[-1].attn
+    last = pipe.denoiser.transformer_blocks[-1].attn
     handle = last.register_forward_pre_hook(
         lambda _, args, kwargs: seen.append(kwargs["encoder_hidden_states"]), with_kwargs=True
     )
-    denoiser, used = pipe.denoiser(10), coarse.settings.perturbation
-    modulated_latents(denoiser, [trajectory], signed_offsets(coarse.masks[:1], 10.0), used)
+    predictor, used = pipe.predictor(10), coarse.settings.perturbation
+    modulated_latents(predictor, [trajectory], signed_offsets(coarse.masks[:1], 10.0), used)
     handle.remove()
     assert len(seen[0]) == 3 and (seen[0][1] - seen[0][0]).abs().max() > 1e-3
-    compare_with_brute_force(denoiser, trajectory, coarse.masks, used)
+    compare_with_brute_force(predictor, trajectory, coarse.masks, used)
 
 
 def tiny_pipeline(layout):
@@ -303,23 +303,23 @@ def test_latents_are_shifted_and_scaled_as_the_autoencoder_says(picture):
 def test_activations_are_of_places_and_not_of_words(picture):
     """At 64 pixels there are as many words as places; the last block gives no words."""
     pipe = load_pipeline("toyscapes-transformer")
-    latents, denoiser = pipe.encode(np.resize(picture, (64, 64, 3)), 64), pipe.denoiser()
+    latents, predictor = pipe.encode(np.resize(picture, (64, 64, 3)), 64), pipe.predictor()
     seen = {}
     hooks = [
-        pipe.unet.transformer_blocks[2].attn.register_forward_hook(
+        pipe.denoiser.transformer_blocks[2].attn.register_forward_hook(
             lambda _, i, o: seen.update(attention=o[0])
         ),
-        pipe.unet.transformer_blocks[4].register_forward_hook(lambda _, i, o: seen.update(block=o[1])),
+        pipe.denoiser.transformer_blocks[4].register_forward_hook(lambda _, i, o: seen.update(block=o[1])),
     ]
     names = ["transformer_blocks.2.attn", "transformer_blocks.4", "pos_embed"]
-    found = extract_activations(denoiser, latents, 281, names)
+    found = extract_activations(predictor, latents, 281, names)
     for hook in hooks:
         hook.remove()
     torch.testing.assert_close(found[names[0]].flatten(0, 1), seen["attention"][0])
     torch.testing.assert_close(found[names[1]].flatten(0, 1), seen["block"][0])
     assert found["pos_embed"].shape == (8, 8, 96)
     with pytest.raises(RuntimeError, match="unflatten"):
-        extract_activations(denoiser, pipe.encode(picture), 281, ["context_embedder"])
+        extract_activations(predictor, pipe.encode(picture), 281, ["context_embedder"])
 
 
 def test_how_many_tokens_a_transformer_is_told_is_part_of_what_it_is():

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from emerdiff_lib import EmerDiffPipeline
-from emerdiff_lib.checkpoints import TOYSCAPES_FOLDER
+from emerdiff_lib.loading import TOYSCAPES_FOLDER
 
 NETWORKS = {
     "unet": "diffusion_pytorch_model.safetensors",

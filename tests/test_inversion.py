@@ -5,7 +5,7 @@ import torch
 from diffusers import DDIMScheduler
 
 from emerdiff_lib.conditioning import Conditioning
-from emerdiff_lib.denoiser import Denoiser
+from emerdiff_lib.predictor import Predictor
 from emerdiff_lib.inversion import invert_ddim, invert_ddpm, replay
 
 from .conftest import seeded
@@ -36,7 +36,7 @@ class GaussianUNet:
 
 def gaussian_denoiser(prediction="epsilon", scale=1.0, steps=50):
     config = DDIMScheduler(**SCHEDULE, prediction_type=prediction).config
-    return Denoiser(GaussianUNet(scale, prediction), config, Conditioning(torch.zeros(1, 2, 8)), steps)
+    return Predictor(GaussianUNet(scale, prediction), config, Conditioning(torch.zeros(1, 2, 8)), steps)
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "sample", "v_prediction"])
@@ -60,15 +60,15 @@ def test_timesteps_are_stable_diffusions():
 
 def test_noise_maps_of_a_markov_path_are_standard_normal():
     """With the optimal denoiser of Gaussian data, the reverse step is the true posterior, so zₜ ~ N(0, 1)."""
-    denoiser = gaussian_denoiser(scale=1.0)
+    predictor = gaussian_denoiser(scale=1.0)
     clean = torch.randn(SHAPE, generator=seeded(1))
-    trajectory = invert_ddpm(denoiser, clean, denoiser.timesteps, seeded(2), independent_noise=False)
+    trajectory = invert_ddpm(predictor, clean, predictor.timesteps, seeded(2), independent_noise=False)
     for t in trajectory.timesteps[:-1]:  # at the last step σ = 0 and the residual is kept instead
         z = trajectory.noise_maps[t]
         assert abs(z.mean()) < 0.05
         # σₜ² is DDPM's *lower* bound of the reverse variance (x₀ known); for unit Gaussian data the exact one is
         # 1 − ᾱₜ/ᾱₜ₋Δ, the upper bound: their ratio is the variance that zₜ must have
-        a, p = denoiser.alpha_bars(t)
+        a, p = predictor.alpha_bars(t)
         expected = ((1 - a) / (1 - p)).sqrt()
         assert z.std() == pytest.approx(expected.item(), rel=0.03)
     assert torch.stack([trajectory.noise_maps[t] for t in trajectory.timesteps[:20]]).std() == pytest.approx(
@@ -78,10 +78,10 @@ def test_noise_maps_of_a_markov_path_are_standard_normal():
 
 def test_noise_maps_of_independent_noises_have_the_variance_of_the_closed_form():
     """A denoiser that knows x₀ leaves zₜ = (√(1−ᾱₜ₋Δ) ε' − √(1−ᾱₜ₋Δ−σ²) ε)/σ, of variance 2(1−ᾱₜ)/(1−ᾱₜ/ᾱₜ₋Δ) − 1."""
-    denoiser = gaussian_denoiser(scale=1e-4)  # data without variance: x₀ = 0 is known
-    trajectory = invert_ddpm(denoiser, torch.zeros(SHAPE), denoiser.timesteps[-15:], seeded(2))
+    predictor = gaussian_denoiser(scale=1e-4)  # data without variance: x₀ = 0 is known
+    trajectory = invert_ddpm(predictor, torch.zeros(SHAPE), predictor.timesteps[-15:], seeded(2))
     for t in trajectory.timesteps[:-1]:
-        a, p = denoiser.alpha_bars(t)
+        a, p = predictor.alpha_bars(t)
         expected = (2 * (1 - a) / (1 - a / p) - 1).sqrt().item()
         assert trajectory.noise_maps[t].std() == pytest.approx(expected, rel=0.03)
 
@@ -94,9 +94,9 @@ def test_ddpm_replay_of_the_real_model_is_exact(pipe, scene, steps, start):
 
 
 def test_batched_inversion_equals_one_call_per_timestep(pipe, scene):
-    denoiser, clean = pipe.denoiser(), pipe.encode(scene.image, 128)
+    predictor, clean = pipe.predictor(), pipe.encode(scene.image, 128)
     one, many = (
-        invert_ddpm(denoiser, clean, denoiser.timesteps[-8:], seeded(3), batch_size=b) for b in (1, 8)
+        invert_ddpm(predictor, clean, predictor.timesteps[-8:], seeded(3), batch_size=b) for b in (1, 8)
     )
     for t in one.timesteps:
         torch.testing.assert_close(one.noise_maps[t], many.noise_maps[t], rtol=1e-3, atol=1e-3)
@@ -104,14 +104,14 @@ def test_batched_inversion_equals_one_call_per_timestep(pipe, scene):
 
 def test_ddim_replay_follows_diffusers_sampler(pipe, scene):
     trajectory = pipe.invert(scene.image, method="ddim", start_timestep=281)
-    denoiser = pipe.denoiser()
+    predictor = pipe.predictor()
     scheduler = DDIMScheduler.from_config(
         pipe.scheduler.config, timestep_spacing="leading", set_alpha_to_one=True, clip_sample=False
     )
     scheduler.set_timesteps(50)
     latents = trajectory.latents[281]
     for t in trajectory.timesteps:
-        latents = scheduler.step(denoiser.unet_output(latents, t), t, latents).prev_sample
+        latents = scheduler.step(predictor.network_output(latents, t), t, latents).prev_sample
     torch.testing.assert_close(pipe.replay(trajectory), latents, rtol=1e-4, atol=1e-4)
 
 
@@ -119,9 +119,9 @@ def test_ddim_error_shrinks_with_the_number_of_steps_on_an_exact_denoiser():
     clean = torch.randn(SHAPE, generator=seeded(1))
     errors = []
     for steps in (10, 50, 250):
-        denoiser = gaussian_denoiser(scale=0.5, steps=steps)
+        predictor = gaussian_denoiser(scale=0.5, steps=steps)
         errors.append(
-            (replay(denoiser, invert_ddim(denoiser, clean, denoiser.timesteps)) - clean).norm() / clean.norm()
+            (replay(predictor, invert_ddim(predictor, clean, predictor.timesteps)) - clean).norm() / clean.norm()
         )
     assert errors[0] > 2 * errors[1] > 4 * errors[2] > 0
 

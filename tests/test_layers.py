@@ -12,7 +12,7 @@ from emerdiff_lib.datasets.images import first_samples
 from emerdiff_lib.evaluation.metrics import contingency_table, mean_iou
 from emerdiff_lib.evaluation.protocols import oracle
 from emerdiff_lib.evaluation.regions import cell_labels, true_masks
-from emerdiff_lib.loading import load_pipeline
+from emerdiff_lib.pipeline import load_pipeline
 from emerdiff_lib.studies import domain_shift, layers
 from emerdiff_lib.studies.names import BILINEAR
 
@@ -91,7 +91,7 @@ def test_joint_attention_is_shared_between_text_and_image_tokens(pipe, scenes, t
     share = layers.attention_to_text(pipe, scenes, range(1), [LAYER], 281, pipe.resolve().inversion)
     assert share[LAYER] == pytest.approx(100, abs=1e-3)
     joint = load_pipeline(tiny_stable_diffusion.save(tmp_path / "model", 16, layout="3", num_masks=3))
-    settings, names = {"num_inference_steps": 10}, attention_layers(joint.unet, "attn2")
+    settings, names = {"num_inference_steps": 10}, joint.backbone.layers()
     tables = layers.study(joint, scenes, first_samples(scenes, 2), tmp_path / "out", settings)
     assert set(tables["Reading"].index.unique("layer")) == set(names) == set(tables["Attention"].index)
     shares = tables["Attention"]["% of attention to words"]

@@ -40,7 +40,7 @@ def maps_of(pipe, trajectory, masks, strength=10.0, decode=None, **options):
     several = isinstance(trajectory, list)
     images = (trajectory, masks) if several else ([trajectory], [masks])
     perturbation, decode = modulated(strength=strength), decode or pipe.decode
-    maps = difference_maps(signed_responses(pipe.denoiser(), decode, *images, perturbation, **options))
+    maps = difference_maps(signed_responses(pipe.predictor(), decode, *images, perturbation, **options))
     return maps if several else maps[0]
 
 
@@ -48,11 +48,11 @@ def maps_of(pipe, trajectory, masks, strength=10.0, decode=None, **options):
 @pytest.mark.parametrize("placement", ["after_projection", "before_projection"])
 @torch.no_grad()
 def test_lockstep_equals_the_reference(pipe, trajectory, masks, injection, placement):
-    denoiser, perturbation = pipe.denoiser(), modulated(placement=placement, injection=injection)
-    rows = modulated_latents(denoiser, [trajectory], signed_offsets(masks[:2], 10.0), perturbation)
-    maps = reference.stored_maps(denoiser, trajectory, 101) if injection else dict.fromkeys(range(102), {})
+    predictor, perturbation = pipe.predictor(), modulated(placement=placement, injection=injection)
+    rows = modulated_latents(predictor, [trajectory], signed_offsets(masks[:2], 10.0), perturbation)
+    maps = reference.stored_maps(predictor, trajectory, 101) if injection else dict.fromkeys(range(102), {})
     singles = [
-        reference.modulated_latents(denoiser, trajectory, maps, mask, strength, LAYER, 101, placement)
+        reference.modulated_latents(predictor, trajectory, maps, mask, strength, LAYER, 101, placement)
         for strength in (10.0, -10.0)
         for mask in masks[:2]
     ]
@@ -67,13 +67,13 @@ def test_lockstep_equals_the_reference(pipe, trajectory, masks, injection, place
 )
 def test_rows_part_at_any_layer(pipe, trajectory, masks, block, injection):
     """Everything before the modulated layer is computed once; the rows must come out as if nothing had been shared."""
-    layer, denoiser = f"{block}.transformer_blocks.0.attn2", pipe.denoiser()
-    maps = reference.stored_maps(denoiser, trajectory, 41) if injection else dict.fromkeys(range(102), {})
+    layer, predictor = f"{block}.transformer_blocks.0.attn2", pipe.predictor()
+    maps = reference.stored_maps(predictor, trajectory, 41) if injection else dict.fromkeys(range(102), {})
     perturbation = modulated(layer, 41, injection=injection)
-    rows = modulated_latents(denoiser, [trajectory], signed_offsets(masks[:1], 10.0), perturbation)
-    grid = layer_grid(pipe.unet, layer, *trajectory.clean_latents.shape[2:])
+    rows = modulated_latents(predictor, [trajectory], signed_offsets(masks[:1], 10.0), perturbation)
+    grid = pipe.backbone.grid(layer, *trajectory.clean_latents.shape[2:])
     mask = torch.nn.functional.interpolate(masks[None, :1].float(), size=grid, mode="nearest-exact")[0, 0]
-    single = reference.modulated_latents(denoiser, trajectory, maps, mask, 10.0, layer, 41)
+    single = reference.modulated_latents(predictor, trajectory, maps, mask, 10.0, layer, 41)
     torch.testing.assert_close(rows[1:2], single, rtol=1e-3, atol=1e-3)
 
 
@@ -94,25 +94,25 @@ def test_chunks_and_lack_of_memory_change_nothing(pipe, trajectory, masks):
 
 @pytest.mark.parametrize("error", [RuntimeError("broken"), KeyboardInterrupt()])
 def test_processors_and_hooks_are_taken_out_whatever_happens(pipe, trajectory, masks, error):
-    before = dict(pipe.unet.attn_processors)
+    before = dict(pipe.denoiser.attn_processors)
 
     def decode(latents):
         raise error
 
     with pytest.raises(type(error)):
         maps_of(pipe, trajectory, masks[:1], decode=decode)
-    with pytest.raises(type(error)), lockstep(pipe.unet, injection=True):
-        assert all(isinstance(p, LockstepAttention) for p in pipe.unet.attn_processors.values())
+    with pytest.raises(type(error)), lockstep(pipe.denoiser, injection=True):
+        assert all(isinstance(p, LockstepAttention) for p in pipe.denoiser.attn_processors.values())
         raise error
-    assert pipe.unet.attn_processors == before
-    blocks = [*pipe.unet.down_blocks, pipe.unet.mid_block, *pipe.unet.up_blocks]
+    assert pipe.denoiser.attn_processors == before
+    blocks = [*pipe.denoiser.down_blocks, pipe.denoiser.mid_block, *pipe.denoiser.up_blocks]
     assert not any(block._forward_pre_hooks for block in blocks)
 
 
 def test_layers_are_listed_in_forward_order_with_their_grids(pipe):
-    names = attention_layers(pipe.unet, "attn2")
+    names = pipe.backbone.layers()
     assert names[0].startswith("down_blocks.1") and names[-1] == LAYER
-    assert [layer_grid(pipe.unet, name, 32, 48) for name in names][-3:] == [(8, 12), (16, 24), (16, 24)]
+    assert [pipe.backbone.grid(name, 32, 48) for name in names][-3:] == [(8, 12), (16, 24), (16, 24)]
 
 
 def test_images_modulated_together_are_those_modulated_alone(pipe, trajectory, masks):
@@ -124,31 +124,31 @@ def test_images_modulated_together_are_those_modulated_alone(pipe, trajectory, m
 
 @torch.no_grad()
 def test_fewer_steps_are_even_exact_and_scaled(pipe, trajectory):
-    denoiser, available = pipe.denoiser(), trajectory.timesteps
+    predictor, available = pipe.predictor(), trajectory.timesteps
     assert shortened(available, 101, None) == [101, 81, 61, 41, 21, 1] == shortened(available, 101, 9)
     assert shortened(available, 101, 1) == [101] and shortened(available, 101, 2) == [101, 61]
     long = list(range(481, 0, -20))
     assert all(len(set(shortened(long, 481, n))) == n for n in range(1, 26))  # as many as were asked for
     offsets = torch.zeros(1, 16, 16)
-    rows = modulated_latents(denoiser, [trajectory], offsets, modulated(), timesteps=[101, 41])
+    rows = modulated_latents(predictor, [trajectory], offsets, modulated(), timesteps=[101, 41])
     torch.testing.assert_close(rows, trajectory.clean_latents, rtol=1e-4, atol=1e-5)
     # x̂₀ right after the modulated step moves by λ' √(1−ᾱ)/√ᾱ, an ordinary step by λ |√(1−ᾱ'−σ²) − √ᾱ' √(1−ᾱ)/√ᾱ|
-    a, p = (denoiser.alpha_bar(t).item() for t in (101, 81))
+    a, p = (predictor.alpha_bar(t).item() for t in (101, 81))
     variance = (1 - p) / (1 - a) * (1 - a / p)
     ordinary = abs((1 - p - variance) ** 0.5 - (p * (1 - a) / a) ** 0.5)
     expected = 10 * ordinary / ((1 - a) / a) ** 0.5
-    assert scaled_strength(denoiser, 10.0, [101], "ddpm") == pytest.approx(expected)
-    assert scaled_strength(denoiser, 10.0, [101, 81], "ddpm") == pytest.approx(10.0)
+    assert scaled_strength(predictor, 10.0, [101], "ddpm") == pytest.approx(expected)
+    assert scaled_strength(predictor, 10.0, [101, 81], "ddpm") == pytest.approx(10.0)
 
 
 @torch.no_grad()
 def test_the_strength_of_shortened_runs_is_scaled(pipe, trajectory, masks):
-    shortcuts, denoiser = Shortcuts(denoising_steps=2, one_sided=True, readout="latents"), pipe.denoiser()
+    shortcuts, predictor = Shortcuts(denoising_steps=2, one_sided=True, readout="latents"), pipe.predictor()
     maps = maps_of(pipe, trajectory, masks, shortcuts=shortcuts)
     visited = shortened(trajectory.timesteps, 101, 2)
-    strength = scaled_strength(denoiser, 10.0, visited, "ddpm")
+    strength = scaled_strength(predictor, 10.0, visited, "ddpm")
     offsets = signed_offsets(masks, strength, one_sided=True)
-    rows = modulated_latents(denoiser, [trajectory], offsets, modulated(), timesteps=visited)
+    rows = modulated_latents(predictor, [trajectory], offsets, modulated(), timesteps=visited)
     torch.testing.assert_close(maps, (rows[1:] - rows[:1]).norm(dim=1), rtol=1e-3, atol=1e-4)
     assert strength < 9  # the larger step moves further by itself
 
@@ -232,6 +232,6 @@ def test_a_mask_smaller_than_a_cell_does_not_vanish():
 @torch.no_grad()
 def test_ddim_rows_follow_the_sampler_itself_with_its_error(pipe, scene, masks):
     trajectory = pipe.invert(scene.image, "ddim", start_timestep=101)
-    rows = modulated_latents(pipe.denoiser(), [trajectory], signed_offsets(masks[:1], 10.0), modulated())
+    rows = modulated_latents(pipe.predictor(), [trajectory], signed_offsets(masks[:1], 10.0), modulated())
     torch.testing.assert_close(rows[:1], pipe.replay(trajectory), rtol=1e-4, atol=1e-4)
     assert (rows[0] - trajectory.clean_latents[0]).norm() > 1e-3 * trajectory.clean_latents.norm()

@@ -160,8 +160,8 @@ def test_fast_mode_is_its_shortcuts_and_they_can_be_overridden(pipe, scene):
 
 def test_stages_one_by_one_are_the_pipeline(pipe, scene, output):
     generator = seeded()
-    coarse = pipe.coarse(scene.image, generator=generator, **QUICK)
-    responses = pipe.respond(coarse)
+    coarse = pipe.cluster(scene.image, generator=generator, **QUICK)
+    responses = pipe.modulate(coarse)
     assert np.array_equal(pipe.assign(responses), output.labels)
     assert np.array_equal(coarse.masks.numpy(), output.coarse_masks) and coarse.size == (128, 128)
     assert np.array_equal(responses.difference_maps.numpy(), output.difference_maps)
@@ -171,23 +171,23 @@ def test_stages_one_by_one_are_the_pipeline(pipe, scene, output):
 
 
 def test_a_stage_can_be_repeated_with_other_settings_of_its_own_only(pipe, scene):
-    coarse = pipe.coarse(scene.image, generator=seeded(), **QUICK)
-    exact, fast = pipe.respond(coarse), pipe.respond(coarse, mode="fast")
+    coarse = pipe.cluster(scene.image, generator=seeded(), **QUICK)
+    exact, fast = pipe.modulate(coarse), pipe.modulate(coarse, mode="fast")
     alone = pipe(scene.image, mode="fast", generator=seeded(), **QUICK)
     assert np.array_equal(pipe.assign(fast), alone.labels) and fast.settings.mode == "fast"
     guided = pipe(scene.image, guide_radius=1.5, generator=seeded(), **QUICK)
     assert np.array_equal(pipe.assign(exact, guide_radius=1.5), guided.labels)
     assert not np.array_equal(guided.labels, pipe.assign(exact))
     for stage, options, message in (
-        (lambda **o: pipe.respond(coarse, **o), dict(num_masks=5), "num_masks was settled at an earlier"),
+        (lambda **o: pipe.modulate(coarse, **o), dict(num_masks=5), "num_masks was settled at an earlier"),
         (lambda **o: pipe.assign(exact, **o), dict(modulation_layer="x"), "modulation_layer was settled"),
-        (lambda **o: pipe.respond(coarse, **o), dict(modulation_timestep=281), "start_timestep=281"),
+        (lambda **o: pipe.modulate(coarse, **o), dict(modulation_timestep=281), "start_timestep=281"),
     ):
         with pytest.raises(ValueError, match=message):
             stage(**options)
-    other = pipe.coarse(scene.image, generator=seeded(), **QUICK | {"modulation_timestep": 21})
+    other = pipe.cluster(scene.image, generator=seeded(), **QUICK | {"modulation_timestep": 21})
     with pytest.raises(ValueError, match="share their shape and settings"):
-        pipe.respond([coarse, other])
+        pipe.modulate([coarse, other])
 
 
 def test_settings_are_recorded_as_what_was_done(pipe, scene):

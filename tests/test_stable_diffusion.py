@@ -65,11 +65,11 @@ SMALL = dict(processing_resolution=90)  # 64 × 128 pixels: two by four cells at
 
 
 def test_layers_are_where_the_paper_says(sd):
-    cross = attention_layers(sd.unet, "attn2")
+    cross = sd.backbone.layers()
     assert len(cross) == 16 and len(attention_layers(sd.unet)) == 32
-    assert [layer_grid(sd.unet, BLOCK.format(i), 64, 64) for i in range(3)] == [(16, 16)] * 3
+    assert [sd.backbone.grid(BLOCK.format(i), 64, 64) for i in range(3)] == [(16, 16)] * 3
     queries = extract_queries(sd.denoiser(), torch.randn(1, 4, 8, 16, generator=seeded()), 1, cross)
-    assert all(q.shape[:2] == layer_grid(sd.unet, name, 8, 16) for name, q in queries.items())
+    assert all(q.shape[:2] == sd.backbone.grid(name, 8, 16) for name, q in queries.items())
     assert queries[BLOCK.format(0)].shape == (2, 4, 1280)
 
 
@@ -82,12 +82,12 @@ def test_reconstruction_is_exact(sd):
 @torch.no_grad()
 def test_injection_equals_the_reference(sd):
     trajectory = sd.invert(PICTURE, start_timestep=41, generator=seeded(), **SMALL)
-    denoiser, mask = sd.denoiser(), torch.zeros(2, 4, dtype=torch.bool)
+    predictor, mask = sd.denoiser(), torch.zeros(2, 4, dtype=torch.bool)
     mask[:, :2] = True
     perturbation = Perturbation(BLOCK.format(2), 41)
-    rows = modulated_latents(denoiser, [trajectory], signed_offsets(mask[None], 10.0), perturbation)
-    maps = reference.stored_maps(denoiser, trajectory, 41)
-    single = reference.modulated_latents(denoiser, trajectory, maps, mask, 10.0, BLOCK.format(2), 41)
+    rows = modulated_latents(predictor, [trajectory], signed_offsets(mask[None], 10.0), perturbation)
+    maps = reference.stored_maps(predictor, trajectory, 41)
+    single = reference.modulated_latents(predictor, trajectory, maps, mask, 10.0, BLOCK.format(2), 41)
     torch.testing.assert_close(rows[1:2], single, rtol=1e-3, atol=1e-3)
     assert (rows[1] - rows[0]).abs().max() > 1e-3
 

@@ -9,7 +9,7 @@ from diffusers import StableDiffusionPipeline
 from scipy.ndimage import binary_dilation
 
 from emerdiff_lib import Toyscapes
-from emerdiff_lib.checkpoints import TOYSCAPES_FOLDER
+from emerdiff_lib.loading import TOYSCAPES_FOLDER
 from emerdiff_lib.toyscapes import drawing, world
 from emerdiff_lib.toyscapes.shifts import COARSE_UNSEEN, SHIFTS, UNSEEN
 from emerdiff_lib.train import architecture
@@ -136,12 +136,12 @@ def test_the_model_listens_to_captions_and_reconstructs(pipe):
     scenes = [Toyscapes("validation")[i] for i in range(24)]
     clean = torch.cat([pipe.encode(scene.image, 128) for scene in scenes])
     noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
-    alpha_bar = pipe.denoiser().alpha_bar(500).item()
+    alpha_bar = pipe.predictor().alpha_bar(500).item()
     noisy = alpha_bar**0.5 * clean + (1 - alpha_bar) ** 0.5 * noise
 
     def errors(captions):
         text = pipe.text_encoder(architecture.tokenize(pipe.tokenizer, captions))[0]
-        return (pipe.unet(noisy, 500, text).sample - noise).square().mean((1, 2, 3))
+        return (pipe.denoiser(noisy, 500, text).sample - noise).square().mean((1, 2, 3))
 
     captions = [scene.caption for scene in scenes]
     assert (errors(captions) < errors(captions[7:] + captions[:7])).float().mean() > 0.75

@@ -116,7 +116,7 @@ def test_a_variant_shares_the_autoencoder(trained, tmp_path):
     pipe, other = load_pipeline(tmp_path / "model"), load_pipeline(trained / "model")
     for name, weight in pipe.vae.state_dict().items():
         assert torch.equal(weight, other.vae.state_dict()[name])
-    assert pipe.unet.config.block_out_channels == [8, 16, 32, 32]
+    assert pipe.denoiser.config.block_out_channels == [8, 16, 32, 32]
     assert pipe.scheduler.config.prediction_type == "v_prediction"
     assert pipe.default_settings() == other.default_settings()
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from PIL import Image
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
 
-from emerdiff_lib.checkpoints import CLIP_FOLDER
+from emerdiff_lib.loading import CLIP_FOLDER
 from emerdiff_lib.datasets import open_dataset
 from emerdiff_lib.evaluation.metrics import class_iou, contingency_table, label_counts
 from emerdiff_lib.studies.naming import vocabulary_of
@@ -172,8 +172,8 @@ def test_places_and_segments_get_their_names(halves):
 
 
 def test_pixels_take_names_by_their_own_features(pipe, scene):
-    coarse = pipe.coarse(scene.image, 6, generator=seeded(), mode="pixel", num_parts=24)
-    responses, vocabulary, words = pipe.respond(coarse), Vocabulary.of(["blue", "red"]), coloured()
+    coarse = pipe.cluster(scene.image, 6, generator=seeded(), mode="pixel", num_parts=24)
+    responses, vocabulary, words = pipe.modulate(coarse), Vocabulary.of(["blue", "red"]), coloured()
     found = name_pixels(words, responses, vocabulary)
     features = responses.features(words.features(scene.image, vocabulary)).numpy()
     assert found.shape == scene.labels.shape
@@ -206,9 +206,9 @@ def test_the_denoising_error_is_that_of_single_predictions(pipe, scene):
     for word in vocabulary.words:
         total = 0
         for noise in noises:
-            noisy = pipe.denoiser().add_noise(clean, noise, 681)
+            noisy = pipe.predictor().add_noise(clean, noise, 681)
             told, untold = (
-                (pipe.denoiser(prompt=prompt).unet_output(noisy, 681) - noise).square().sum(1)[0]
+                (pipe.predictor(prompt=prompt).network_output(noisy, 681) - noise).square().sum(1)[0]
                 for prompt in (f"a picture of a {word}", "")
             )
             total = total + (untold - told) / 2

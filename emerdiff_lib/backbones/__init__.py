@@ -39,4 +39,6 @@ def find_backbone(pipe: DiffusionPipeline) -> Backbone:
         if backbone.matches(pipe):
             return backbone(pipe)
     known = ", ".join(backbone.name for backbone in BACKBONES)
-    raise ValueError(f"{type(pipe).__name__} is of no family that EmerDiff knows ({known}); use a model of one of these.")
+    raise ValueError(
+        f"{type(pipe).__name__} is of no family that EmerDiff knows ({known}); use a model of one of these."
+    )

@@ -14,7 +14,10 @@ from transformers import PreTrainedTokenizerBase
 from ..interventions import attention_modules, is_cross, is_joint
 
 PAPER = {"num_masks": 30, "feature_timestep": 1, "modulation_timestep": 281}  # Sec. 4 and App. A
-FLOW = PAPER | {"feature_timestep": 21, "modulation_timestep": 201}  # the same noise levels at a flow's timesteps, shift 3
+FLOW = PAPER | {
+    "feature_timestep": 21,
+    "modulation_timestep": 201,
+}  # the same noise levels at a flow's timesteps, shift 3
 Condition = Mapping[str, Any]  # of one row: tensors (1, …) by the network's keywords
 
 
@@ -50,6 +53,7 @@ class Backbone:
         name: of the family, as people call it.
         architecture, network: class of the network that predicts noise, and its name in the pipeline.
         is_flow: whether images and noise are mixed as (1 − σ) x₀ + σ ε.
+        stem: names of the network's modules before its blocks, each of a batch of rows.
         text_first: whether text tokens stand before image tokens where both attend.
     """
 
@@ -58,6 +62,11 @@ class Backbone:
     network: ClassVar[str] = "transformer"
     is_flow: ClassVar[bool] = True
     text_first: ClassVar[bool] = True
+    stem: ClassVar[tuple[str, ...]] = (
+        *("conv_in", "patch_embed", "x_embedder", "img_in"),  # of latents
+        *("context_embedder", "caption_projection", "txt_in", "encoder_hid_proj"),  # of text
+        *("time_embedding", "time_text_embed", "add_embedding"),
+    )
 
     def __init__(self, pipe: DiffusionPipeline):
         self.pipe: Any = pipe
@@ -201,12 +210,13 @@ class Backbone:
             return probabilities[-count:, text:], probabilities[-count:, :text]
         return probabilities[:count, :count], probabilities[:count, count:]
 
-    def blocks_before(self, layer: str) -> list[nn.Module]:
-        """Blocks whose output a modulation of ``layer`` does not change."""
+    def modules_before(self, layer: str) -> list[nn.Module]:
+        """Modules with the same output for every row when rows part at ``layer``: embeddings, and the blocks before its own."""
         blocks = self.blocks()
         names = list(blocks)
         own = next(i for i, name in enumerate(names) if layer.startswith(f"{name}."))
-        return [blocks[name] for name in names[:own]]
+        stem = [getattr(self.denoiser, name, None) for name in self.stem]
+        return [module for module in stem if module is not None] + [blocks[name] for name in names[:own]]
 
     def feature_map(self, module: str, output: Any) -> torch.Tensor:
         """Image tokens (B, tokens, d), or maps (B, d, h, w), out of what a module returns."""
@@ -238,13 +248,17 @@ class Backbone:
         feature, modulation = self.default_layers()
         layers = {"feature_layer": feature, "modulation_layer": modulation}
         resolution = self.native_resolution()
-        return (FLOW if self.is_flow else PAPER) | layers | (
-            {} if resolution is None else {"processing_resolution": resolution}
+        return (
+            (FLOW if self.is_flow else PAPER)
+            | layers
+            | ({} if resolution is None else {"processing_resolution": resolution})
         )
 
     def native_resolution(self) -> int | None:
         """Side in pixels of the square images that it was trained on; None where the config does not say."""
-        size = getattr(self.denoiser.config, "sample_size", None) or getattr(self.pipe, "default_sample_size", None)
+        size = getattr(self.denoiser.config, "sample_size", None) or getattr(
+            self.pipe, "default_sample_size", None
+        )
         if size is None:
             return None
         side = size if isinstance(size, int) else round((size[0] * size[1]) ** 0.5)

@@ -42,7 +42,9 @@ class Flux(Backbone):
         return 2
 
     def condition(self, prompt: str) -> Condition:
-        embeds, pooled, _ = self.pipe.encode_prompt(prompt, device=self.device, max_sequence_length=self._limit)
+        embeds, pooled, _ = self.pipe.encode_prompt(
+            prompt, device=self.device, max_sequence_length=self._limit
+        )
         dtype = self.denoiser.dtype
         return {"encoder_hidden_states": embeds.to(dtype), "pooled_projections": pooled.to(dtype)}
 
@@ -57,7 +59,9 @@ class Flux(Backbone):
     def call(self, latents: torch.Tensor, timesteps: torch.Tensor, condition: Condition) -> torch.Tensor:
         rows, _, height, width = latents.shape
         h, w = height // 2, width // 2
-        positions = torch.stack(torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij"), -1).flatten(0, 1)
+        positions = torch.stack(torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij"), -1).flatten(
+            0, 1
+        )
         ids = torch.cat([torch.zeros(h * w, 1), positions], 1).to(latents)
         guidance = latents.new_full((rows,), NO_GUIDANCE, dtype=torch.float32)
         output = self.denoiser(

@@ -32,7 +32,10 @@ class StableDiffusion(Backbone):
     def __init__(self, pipe: DiffusionPipeline):
         super().__init__(pipe)
         config = self.denoiser.config
-        if config.out_channels not in (config.in_channels, 2 * config.in_channels):  # some learn variances besides
+        if config.out_channels not in (
+            config.in_channels,
+            2 * config.in_channels,
+        ):  # some learn variances besides
             raise ValueError(
                 f"This U-Net takes {config.in_channels} channels and gives {config.out_channels} (an inpainting or depth model?); "
                 "use the text-to-image checkpoint that it was made from."
@@ -67,7 +70,9 @@ class StableDiffusion(Backbone):
         return {"encoder_hidden_states": embeds.to(self.denoiser.dtype)}
 
     def call(self, latents: torch.Tensor, timesteps: torch.Tensor, condition: Condition) -> torch.Tensor:
-        latents = latents.contiguous(memory_format=torch.channels_last)  # convolutions run about a third faster
+        latents = latents.contiguous(
+            memory_format=torch.channels_last
+        )  # convolutions run about a third faster
         output = self.denoiser(latents, timesteps, **self.rows(condition, len(latents))).sample
         return output[:, : latents.shape[1]]  # without variances
 
@@ -76,6 +81,11 @@ class StableDiffusion(Backbone):
         down = {f"down_blocks.{i}": block for i, block in enumerate(unet.down_blocks)}
         middle = {"mid_block": unet.mid_block} if unet.mid_block is not None else {}
         return down | middle | {f"up_blocks.{i}": block for i, block in enumerate(unet.up_blocks)}
+
+    def modules_before(self, layer: str) -> list[nn.Module]:
+        """Among them every block's projection of the timestep, which rows have in common."""
+        times = [m for name, m in self.denoiser.named_modules() if name.endswith(".time_emb_proj")]
+        return super().modules_before(layer) + times
 
     def grid(self, layer: str, height: int, width: int) -> tuple[int, int]:
         block, index = layer.split(".")[:2]
@@ -110,7 +120,9 @@ class StableDiffusion(Backbone):
         block = len(self.denoiser.config.block_out_channels) - 1 - self.level
         names = [name for name in names if name.startswith(f"up_blocks.{block}.")] or names
         if not names:
-            raise ValueError("This U-Net has no cross-attention, of which EmerDiff is made; use a text-to-image model.")
+            raise ValueError(
+                "This U-Net has no cross-attention, of which EmerDiff is made; use a text-to-image model."
+            )
         return names[0], names[0 if self.name == "Toyscapes" else -1]
 
     def defaults(self) -> dict[str, Any]:

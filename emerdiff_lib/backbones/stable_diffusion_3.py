@@ -19,12 +19,14 @@ class StableDiffusion3(Backbone):
     name = "Stable Diffusion 3"
     architecture = SD3Transformer2DModel
     text_first = False
+    stem = (*Backbone.stem, "pos_embed")
 
     def __init__(self, pipe: DiffusionPipeline):
         super().__init__(pipe)
         self.is_toyscapes = self.denoiser.config.in_channels == 8
         if self.is_toyscapes:
             self.name = "Toyscapes, transformer"
+        self._t5_tokens = 0 if self.is_toyscapes else T5_TOKENS
 
     def condition(self, prompt: str) -> Condition:
         embeds, _, pooled, _ = self.pipe.encode_prompt(
@@ -33,7 +35,7 @@ class StableDiffusion3(Backbone):
             prompt_3=None,
             device=self.device,
             do_classifier_free_guidance=False,
-            max_sequence_length=T5_TOKENS,
+            max_sequence_length=self._t5_tokens,
         )
         dtype = self.denoiser.dtype
         return {"encoder_hidden_states": embeds.to(dtype), "pooled_projections": pooled.to(dtype)}
@@ -43,7 +45,7 @@ class StableDiffusion3(Backbone):
         first = super().text_tokens(prompt)
         if self.pipe.text_encoder_3 is None:
             return first
-        return [*first, TextTokens(self.pipe.tokenizer_3, prompt, T5_TOKENS, first[0].limit)]
+        return [*first, TextTokens(self.pipe.tokenizer_3, prompt, self._t5_tokens, first[0].limit)]
 
     def default_layers(self) -> tuple[str, str]:
         names = self.layers()

@@ -24,7 +24,9 @@ class StableDiffusionXL(StableDiffusion):
 
     def condition(self, prompt: str) -> Condition:
         """Without a prompt, zeros where the checkpoint was trained on those (``force_zeros_for_empty_prompt``)."""
-        embeds, _, pooled, _ = self.pipe.encode_prompt(prompt, device=self.device, do_classifier_free_guidance=False)
+        embeds, _, pooled, _ = self.pipe.encode_prompt(
+            prompt, device=self.device, do_classifier_free_guidance=False
+        )
         if not prompt and self.pipe.config.get("force_zeros_for_empty_prompt"):
             embeds, pooled = torch.zeros_like(embeds), torch.zeros_like(pooled)
         dtype = self.denoiser.dtype

@@ -101,7 +101,7 @@ def random_walk_features(
 def self_attention(features: torch.Tensor, image: np.ndarray, pipe: EmerDiffPipeline) -> torch.Tensor:
     """A step along the model's own self-attention (as DiffSeg aggregates it) on its finest grid, then bilinear: every position
     takes the mean of what it attends to."""
-    attention = aggregated_attention(pipe.denoiser(), pipe.encode(image))
+    attention = aggregated_attention(pipe.predictor(), pipe.encode(image))
     grid = attention.shape[:2]
     values = resize_maps(features.permute(2, 0, 1), (grid[0], grid[1])).flatten(1).T
     return bilinear((attention.flatten(2).flatten(0, 1) @ values).unflatten(0, grid), image)

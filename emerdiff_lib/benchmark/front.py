@@ -95,7 +95,7 @@ def evaluate_scene(
         oracle, "boundary F" (2 px, fine classes) in [0, 1], and the share of labels that are "as exact" mode's (NaN for segments
         that are none of its masks).
     """
-    coarse = pipe.coarse(scene.image, generator=torch.Generator().manual_seed(scene.seed), **settings)
+    coarse = pipe.cluster(scene.image, generator=torch.Generator().manual_seed(scene.seed), **settings)
     before, image, radius = sum(coarse.seconds.values()), np.array(scene.image), GUIDED["guide_radius"]
     count, guided = len(coarse.masks), upsamplers.guided
     without_denoising = {

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 
-from .. import checkpoints
-from ..attention import layer_grid
-from ..conditioning import Conditioning
-from ..denoiser import Denoiser
 from ..inversion import Trajectory
 from ..modulation import image_differences, modulated_latents, shortened, signed_offsets
+from ..pipeline import EmerDiffPipeline
+from ..predictor import Predictor
 from ..settings import Settings
 
 # Where they are not diffusers' defaults, which are those of this model otherwise
@@ -29,41 +27,46 @@ SCHEDULER = dict(
 )
 
 
-def networks(
-    dtype: torch.dtype, device: str | torch.device = "cpu"
-) -> tuple[UNet2DConditionModel, AutoencoderKL]:
-    """U-Net and VAE, in channels-last order as the pipeline keeps them; on the "meta" device they take no memory."""
+def pipeline(dtype: torch.dtype, device: str | torch.device = "cpu") -> EmerDiffPipeline:
+    """The pipeline without its text encoder; on the "meta" device it takes no memory."""
     default = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
         with torch.device(device):
-            parts = UNet2DConditionModel(**UNET), AutoencoderKL(**VAE)
+            unet, vae = UNet2DConditionModel(**UNET), AutoencoderKL(**VAE)
     finally:
         torch.set_default_dtype(default)
-    return tuple(part.requires_grad_(False).eval().to(memory_format=torch.channels_last) for part in parts)
+    parts = dict.fromkeys(("text_encoder", "tokenizer", "safety_checker", "feature_extractor"))
+    scheduler = PNDMScheduler(**SCHEDULER)
+    return EmerDiffPipeline.from_pipe(
+        StableDiffusionPipeline(
+            unet=unet.eval(), vae=vae.eval(), scheduler=scheduler, requires_safety_checker=False, **parts
+        )
+    )
 
 
 def published_settings() -> Settings:
     """The paper's for this architecture: K = 30, t_m = 281 …"""
-    unet, vae = networks(torch.bfloat16, "meta")
-    return checkpoints.resolve(unet, 2 ** (len(vae.config.block_out_channels) - 1))
+    return pipeline(torch.bfloat16, "meta").resolve()
 
 
+@torch.no_grad()
 def modulation(settings: Settings, dtype: torch.dtype, device: str | torch.device) -> Callable[[], object]:
     """Modulated denoising and decoding at 512 × 512 of all masks in one batch, to be run; masks are bands of rows.
 
     Images are decoded one at a time: one alone fills a CPU's caches many times over.
     """
-    unet, vae = networks(dtype, device)
-    side, perturbation = unet.config.sample_size, settings.perturbation
-    prompt = torch.randn(1, 77, unet.config.cross_attention_dim, dtype=dtype, device=device)
-    denoiser = Denoiser(unet, PNDMScheduler(**SCHEDULER).config, Conditioning(prompt), 50)
-    clean = torch.randn(1, unet.config.in_channels, side, side, device=device)
-    steps = [t for t in denoiser.timesteps if t <= perturbation.modulation_timestep]
-    trajectory = Trajectory("ddpm", steps, dict.fromkeys(steps, clean), clean, len(denoiser.timesteps))
+    pipe = pipeline(dtype, device)
+    config, perturbation = pipe.denoiser.config, settings.perturbation
+    side, device = config.sample_size, pipe.backbone.device
+    prompt = torch.randn(1, 77, config.cross_attention_dim, dtype=dtype, device=device)
+    predictor = Predictor(pipe.backbone, {"encoder_hidden_states": prompt}, 50)
+    clean = torch.randn(1, config.in_channels, side, side, device=device)
+    steps = [t for t in predictor.timesteps if t <= perturbation.modulation_timestep]
+    trajectory = Trajectory("ddpm", steps, dict.fromkeys(steps, clean), clean, len(predictor.timesteps))
     visited = shortened(steps, perturbation.modulation_timestep, settings.shortcuts.denoising_steps)
     masks = settings.assignment.num_parts or settings.features.num_masks
-    grid = layer_grid(unet, settings.features.feature_layer, side, side)
+    grid = pipe.backbone.grid(settings.features.feature_layer, side, side)
     bands = torch.arange(grid[0], device=device)[:, None].expand(grid) % masks
     offsets = signed_offsets(
         bands == torch.arange(masks, device=device)[:, None, None],
@@ -72,13 +75,11 @@ def modulation(settings: Settings, dtype: torch.dtype, device: str | torch.devic
     )
 
     def decode(rows: torch.Tensor) -> torch.Tensor:
-        return torch.cat(
-            [vae.decode((row / vae.config.scaling_factor).to(dtype)).sample for row in rows.split(1)]
-        )
+        return torch.cat([pipe.backbone.decode(row) for row in rows.split(1)])
 
     @torch.no_grad()
     def run():
-        rows = modulated_latents(denoiser, [trajectory], offsets, perturbation, visited)
+        rows = modulated_latents(predictor, [trajectory], offsets, perturbation, visited)
         return image_differences(rows, decode, settings.shortcuts)
 
     return run

@@ -24,7 +24,7 @@ class Explorer(anywidget.AnyWidget):
     forge), it is the page of :func:`~.page.page`.
 
     Args:
-        responses: of one picture, from ``pipe.respond(pipe.coarse(image, mode="pixel"))``.
+        responses: of one picture, from ``pipe.probe(pipe.cluster(image, mode="pixel"))``.
         numbers: of segments to choose from, see :func:`~.payload.payload`.
     """
 
@@ -63,10 +63,5 @@ def explore(
         generator: source of the inversion noise and of k-means' seed.
         **settings: of the pipeline.
     """
-    coarse = pipe.coarse(image, generator=generator, **({"mode": "pixel"} | settings))
-    responses = pipe.respond(coarse)
-    if not isinstance(responses, ImageResponses):
-        raise ValueError(
-            "The explorer shows responses of small masks; leave out mode, or choose 'pixel' or 'fast'."
-        )
-    return Explorer(responses, numbers)
+    coarse = pipe.cluster(image, generator=generator, **({"mode": "pixel"} | settings))
+    return Explorer(pipe.probe(coarse), numbers)

@@ -19,7 +19,6 @@ import ipywidgets as widgets
 import torch
 from PIL import Image
 
-from ..attention import attention_layers
 from ..datasets.images import one_image
 from ..images import ImageInput, load_image
 from ..pipeline import EmerDiffPipeline
@@ -68,9 +67,9 @@ class Workbench(widgets.VBox):
         p, f = settings.perturbation, settings.features
         look = {"style": {"description_width": "8rem"}, "layout": widgets.Layout(width="24rem")}
         wide = lambda description: {"description": description, **look}
-        timesteps = sorted(int(t) for t in self.pipe.denoiser(prompt=None).timesteps)
+        timesteps = sorted(int(t) for t in self.pipe.predictor(prompt=None).timesteps)
         steps = {"options": timesteps, "continuous_update": False}
-        layers = {"options": list(attention_layers(self.pipe.unet, "attn2"))}
+        layers = {"options": list(self.pipe.backbone.layers())}
         strength = {"min": 0.01, "max": 1000, **wide("Strength, λ")}
         self.inputs = {
             "mode": widgets.Dropdown(options=["pixel", "fast"], **wide("Mode")),
@@ -162,7 +161,7 @@ class Workbench(widgets.VBox):
         if key not in self.results:
             generator = torch.Generator().manual_seed(self.seed)
             with torch.no_grad(), self.pipe.watched(partial(_Bar, self)):
-                coarse = self.pipe.coarse(image, generator=generator, **settings)
+                coarse = self.pipe.cluster(image, generator=generator, **settings)
                 rows = self.pipe.default_mask_batch_size(coarse.trajectory, coarse.settings.shortcuts)
                 # few at once, so that a stop is soon heard
                 self.results[key] = self.pipe.respond(coarse, mask_batch_size=min(rows, 8))

@@ -32,8 +32,7 @@ from tqdm.auto import tqdm
 
 from ..files import folder_path, write_atomically
 from ..images import shown
-from ..loading import load_pipeline
-from ..pipeline import EmerDiffPipeline
+from ..pipeline import EmerDiffPipeline, load_pipeline
 from ..settings import check_known, whole
 from .keys import autocast_dtype, digest, model_key
 from .records import KEPT, NEW, PARTIAL, FolderError, Records, read_json, writing
@@ -370,12 +369,12 @@ class _Pickler(cloudpickle.Pickler):
     def reducer_override(self, value: Any) -> Any:
         if not isinstance(value, EmerDiffPipeline):
             return super().reducer_override(value)
-        if value.model_name == EmerDiffPipeline.model_name:
+        if value.model_name is None:
             raise ValueError(
                 "This pipeline was put together by hand, and other processes load it by name: use workers=1, or save it with "
                 "save_pretrained and load the folder."
             )
-        dtype = str(value.unet.dtype).removeprefix("torch.")
+        dtype = str(value.dtype).removeprefix("torch.")
         device = str(value.device)
         return _load_same, (
             value.model_name,

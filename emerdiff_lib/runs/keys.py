@@ -20,8 +20,8 @@ from .._version import __version__
 from ..datasets import LabelledDataset
 from ..datasets.base import FileDataset
 from ..datasets.images import ImageSample
-from ..frozen_model import FrozenModel
 from ..images import reading
+from ..pipeline import EmerDiffPipeline
 from ..toyscapes import Toyscapes
 
 _LIBRARIES = (
@@ -70,7 +70,7 @@ def versions() -> dict[str, str]:
     return {"emerdiff_lib": __version__} | releases
 
 
-def model_key(pipe: FrozenModel) -> dict[str, Any]:
+def model_key(pipe: EmerDiffPipeline) -> dict[str, Any]:
     """Every network by weights and configuration, the tokenizers, the scheduler, and the dtype that is computed in."""
     parts = {name: part for name, part in pipe.components.items() if part is not None}
     networks = {name: part for name, part in parts.items() if isinstance(part, torch.nn.Module)}
@@ -79,9 +79,9 @@ def model_key(pipe: FrozenModel) -> dict[str, Any]:
     }
     key |= {name: _tokenizer(part) for name, part in parts.items() if name.startswith("tokenizer")}
     key["scheduler"] = digest([type(pipe.scheduler).__name__, _config(pipe.scheduler)])
-    key["pipeline"] = digest(_config(pipe))  # how an empty prompt is encoded, the length of prompts, defaults
+    key["pipeline"] = digest([_config(pipe), pipe.own_settings])  # how an empty prompt is encoded, for one
     dtypes = {name: str(network.dtype).removeprefix("torch.") for name, network in networks.items()}
-    key["dtype"] = dtypes["unet"] if len(set(dtypes.values())) == 1 else dtypes
+    key["dtype"] = dtypes[pipe.backbone.network] if len(set(dtypes.values())) == 1 else dtypes
     if autocast := autocast_dtype(pipe.device.type):
         key["autocast"] = str(autocast).removeprefix("torch.")
     return key

@@ -142,7 +142,7 @@ def segment_image(
         settings: keywords of the pipeline (``num_masks`` …), except ``mode``.
     """
     generator = torch.Generator().manual_seed(sample.seed)
-    coarse = pipe.coarse(sample.image, generator=generator, **settings)
+    coarse = pipe.cluster(sample.image, generator=generator, **settings)
     results = _emerdiffs(pipe, coarse, methods, settings)
     segmenters = _segmenters(pipe, coarse, sample, backbone)
     for name in (name for name in methods if name in segmenters):

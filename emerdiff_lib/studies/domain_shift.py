@@ -36,7 +36,7 @@ def own_and_true_masks(
     pipe: EmerDiffPipeline, scene: Scene, settings: dict[str, Any]
 ) -> tuple[CoarseMasks, CoarseMasks]:
     """The method's coarse masks and the true ones, on one trajectory."""
-    own = pipe.coarse(scene.image, generator=torch.Generator().manual_seed(scene.seed), **settings)
+    own = pipe.cluster(scene.image, generator=torch.Generator().manual_seed(scene.seed), **settings)
     masks = torch.from_numpy(true_masks(scene.coarse_labels, tuple(own.masks.shape[1:]), CLASSES))
     return own, replace(own, masks=masks, embeddings=mask_embeddings(own.queries, masks))
 
@@ -60,7 +60,7 @@ def evaluate_scene(pipe: EmerDiffPipeline, scene: Scene, settings: dict[str, Any
     truth, grid = scene.coarse_labels, tuple(own.masks.shape[1:])
     from_true = {
         "bilinear": assign_bilinear(true.masks, truth.shape),
-        "modulated": pipe.assign(pipe.respond(true)),
+        "modulated": pipe.assign(pipe.modulate(true)),
         "guided": guided_masks(true.masks, np.array(scene.image)),
     }
     cells = cell_labels(truth, grid, CLASSES)

@@ -45,10 +45,10 @@ def image_queries(
     ``inversion`` has the prompt and the size of the image; by default the checkpoint's.
     """
     settings = inversion or pipe.resolve().inversion
-    denoiser = pipe.denoiser(settings.num_inference_steps, settings.prompt)
+    predictor = pipe.predictor(settings.num_inference_steps, settings.prompt)
     clean = pipe.encode(image, settings.processing_resolution)
     noise = draw_noise(clean, draws, torch.Generator().manual_seed(seed))
-    return extract_queries(denoiser, denoiser.add_noise(clean, noise, timestep), timestep, list(layers))
+    return extract_queries(predictor, predictor.add_noise(clean, noise, timestep), timestep, list(layers))
 
 
 def probe_accuracy(

@@ -19,13 +19,13 @@ import torch
 from tqdm.auto import tqdm
 
 from ..assignment import assign_bilinear
-from ..attention import attention_layers, is_joint
 from ..clustering import mask_embeddings
 from ..datasets import LabelledDataset
 from ..evaluation.intervals import interval
 from ..evaluation.metrics import boundary_scores, mean_iou
 from ..evaluation.regions import cell_labels, true_masks
-from ..features import draw_noise
+from ..interventions import is_joint
+from ..inversion import draw_noise
 from ..pipeline import EmerDiffPipeline
 from ..runs.cached_map import cached_map
 from ..runs.keys import dataset_key, model_key, sample_key, versions
@@ -56,8 +56,8 @@ def study(
         settings: of the pipeline; :data:`DENOISING_STEPS` unless they say otherwise.
     """
     settings = {"denoising_steps": DENOISING_STEPS} | dict(settings)
-    resolved, layers = pipe.resolve(**settings), attention_layers(pipe.unet, "attn2")
-    schedule = pipe.denoiser(resolved.inversion.num_inference_steps).timesteps
+    resolved, layers = pipe.resolve(**settings), pipe.backbone.layers()
+    schedule = pipe.predictor(resolved.inversion.num_inference_steps).timesteps
     read_at, pushed_at = ([nearest(schedule, t) for t in times] for times in (READ_AT, PUSHED_AT))
     positions, features = list(samples.values()), resolved.features
     common = pipe, data, positions, layers
@@ -80,7 +80,7 @@ def study(
         push, samples, output_dir, key, partial(sample_key, data), label="true masks", **execution
     )
     tables["Pushing"] = pushing_table(results)
-    if any(is_joint(pipe.unet.get_submodule(name)) for name in layers):
+    if any(is_joint(pipe.denoiser.get_submodule(name)) for name in layers):
         shares = attention_to_text(*common, nearest(schedule, 281), resolved.inversion)
         tables["Attention"] = shares.rename_axis("layer").to_frame()
     return {title: frame.round(1) for title, frame in tables.items()}
@@ -156,11 +156,11 @@ def attention_to_text(
     inversion: InversionSettings,
 ) -> pd.Series:
     """How much of image tokens' attention goes to the prompt's, percent, by layer: all of it in cross-attention."""
-    shares, denoiser = [], pipe.denoiser(inversion.num_inference_steps, inversion.prompt)
+    shares, predictor = [], pipe.predictor(inversion.num_inference_steps, inversion.prompt)
     for sample in (data[position] for position in positions):
         clean = pipe.encode(sample.image, inversion.processing_resolution)
         noise = draw_noise(clean, 1, torch.Generator().manual_seed(sample.seed))
-        attention = word_attention(denoiser, denoiser.add_noise(clean, noise, timestep), timestep, layers)
+        attention = word_attention(predictor, predictor.add_noise(clean, noise, timestep), timestep, layers)
         shares.append([100 * attention[name].sum(-1).mean().item() for name in layers])
     return pd.Series(np.mean(shares, 0), list(layers), name="% of attention to words")
 
@@ -178,7 +178,7 @@ def push_true_masks(
     sample = data[position]
     latest = {"modulation_timestep": max(timesteps)}
     generator = torch.Generator().manual_seed(sample.seed)
-    coarse = pipe.coarse(sample.image, generator=generator, **(dict(settings) | latest))
+    coarse = pipe.cluster(sample.image, generator=generator, **(dict(settings) | latest))
     truth, grid = _with_void(sample.labels, data), tuple(coarse.masks.shape[1:])
     masks = torch.from_numpy(true_masks(truth, grid, len(data.class_names) + 1))
     coarse = replace(coarse, masks=masks, embeddings=mask_embeddings(coarse.queries, masks))

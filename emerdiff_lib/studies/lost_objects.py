@@ -55,8 +55,8 @@ def trace(
 ) -> Trace:
     """One image through the whole method, with everything that it passes kept; randomness is the sample's."""
     generator, size = torch.Generator().manual_seed(sample.seed), (sample.image.height, sample.image.width)
-    coarse = pipe.coarse(sample.image, num_masks, generator=generator, **settings)
-    responses = pipe.respond(coarse)
+    coarse = pipe.cluster(sample.image, num_masks, generator=generator, **settings)
+    responses = pipe.modulate(coarse)
     decoded = pipe.decode(coarse.trajectory.clean_latents)
     decoded = torch.nn.functional.interpolate(decoded, size=size, mode="bilinear", antialias=True)
     return Trace(

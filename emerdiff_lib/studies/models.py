@@ -6,6 +6,7 @@ what modulation adds to *true* coarse masks) and by the whole method.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ..checkpoints import family_of, quietly
 from ..evaluation.intervals import bootstrap
 from ..evaluation.metrics import mean_iou
-from ..loading import load_pipeline
-from ..pipeline import EmerDiffPipeline
+from ..loading import quietly
+from ..pipeline import EmerDiffPipeline, load_pipeline
 from .domain_shift import REFERENCE, class_counts, run_shifts
 
 UNTRAINED = "untrained"  # a model's name that stands for the first one's architecture with random weights
@@ -34,11 +34,15 @@ def untrained(pipe: EmerDiffPipeline, seed: int = 0) -> EmerDiffPipeline:
     """The same model with a network of random weights, from ``seed``: what architecture and image give by themselves."""
     with torch.random.fork_rng(devices=[]), quietly():
         torch.manual_seed(seed)
-        network = type(pipe.unet).from_config(pipe.unet.config).to(pipe.unet.device, pipe.unet.dtype)
-    options = ("default_settings", "force_zeros_for_empty_prompt", "max_sequence_length")
-    kept = {name: pipe.config[name] for name in options}
-    other = EmerDiffPipeline(**(pipe.components | {"unet": network.eval()}), **kept)
-    other.model_name = f"{pipe.model_name}, {UNTRAINED}"
+        network = (
+            type(pipe.denoiser)
+            .from_config(pipe.denoiser.config)
+            .to(pipe.denoiser.device, pipe.denoiser.dtype)
+        )
+    parts = pipe.components | {pipe.backbone.network: network.eval()}
+    known = set(inspect.signature(type(pipe.pipe)).parameters)
+    options = {name: value for name, value in pipe.config.items() if name in known - parts.keys()}
+    other = EmerDiffPipeline(type(pipe.pipe)(**parts, **options), pipe.own_settings)
     other.set_progress_bar_config(disable=True)
     return other
 
@@ -71,12 +75,12 @@ def overview(pipes: Mapping[str, EmerDiffPipeline], settings: Mapping[str, Any])
     place = lambda layer: layer.removesuffix(".attn2").removesuffix(".transformer_blocks.0")
     rows = {}
     for name, pipe in pipes.items():
-        resolved, family = pipe.resolve(**settings), family_of(pipe.unet.config)
+        resolved = pipe.resolve(**settings)
         rows[name] = {
-            "layout": family.name if family else "unknown",
-            "million weights": sum(parameter.numel() for parameter in pipe.unet.parameters()) / 1e6,
+            "layout": pipe.backbone.name,
+            "million weights": sum(parameter.numel() for parameter in pipe.denoiser.parameters()) / 1e6,
             "predicts": pipe.scheduler.config.get("prediction_type", "flow"),
-            "reads": "words" if pipe.tokenizer is not None else "no words",
+            "reads": "words" if pipe.backbone.text_tokens("") else "no words",
             "pixels": resolved.inversion.processing_resolution,
             "queries": place(resolved.features.feature_layer),
             "t_f": resolved.features.feature_timestep,

@@ -141,7 +141,7 @@ def text_aligned(
         ValueError: there are none.
     """
     available: dict[str, Callable[[], TextAligned]] = {}
-    if pipe.tokenizer is not None:
+    if pipe.backbone.text_tokens(""):
         available |= {ATTENTION: lambda: WordAttention(pipe), ERROR: lambda: DenoisingError(pipe)}
     if clip:
         available[CLIP] = lambda: MaskClip.from_pretrained(clip)
@@ -184,12 +184,12 @@ def namers_of(
         namers[way] = lambda model, v, f: name_segments(model, image, v, labels, masks, f)
 
     if set(ways) - {ALONE}:
-        coarse = pipe.coarse(image, generator=generator, **(settings or {}))
+        coarse = pipe.cluster(image, generator=generator, **(settings or {}))
         add(COARSE, assign_bilinear(coarse.masks, coarse.size), coarse.masks)
     if EMERDIFF in ways:
-        add(EMERDIFF, pipe.assign(pipe.respond(coarse)), coarse.masks)
+        add(EMERDIFF, pipe.assign(pipe.modulate(coarse)), coarse.masks)
     if {SEGMENTS, PIXELS} & set(ways):
-        responses = pipe.respond(coarse, mode="pixel")
+        responses = pipe.probe(coarse, mode="pixel")
         segments, (_, rows, columns) = pipe.assign(responses), coarse.masks.shape
         add(SEGMENTS, segments, label_shares(segments, (rows, columns)))
         namers[PIXELS] = lambda model, v, f: name_pixels(model, responses, v, f)

@@ -65,11 +65,11 @@ def segment(
         {way: {K: (H, W) labels}} for the three :data:`WAYS`, and the candidate that each of :data:`RULES` picks.
     """
     seeded = lambda: torch.Generator().manual_seed(sample.seed)
-    coarse = pipe.coarse(sample.image, num_masks, generator=seeded(), **settings)
+    coarse = pipe.cluster(sample.image, num_masks, generator=seeded(), **settings)
     labels: dict[str, dict[int, np.ndarray]] = {way: {} for way in WAYS}
     for k in candidates:
         masks = cluster_queries(coarse.queries, k, sample.seed % 2**31)
-        clustered = pipe.coarse(coarse.trajectory, coarse_masks=masks, generator=seeded(), **settings)
+        clustered = pipe.cluster(coarse.trajectory, coarse_masks=masks, generator=seeded(), **settings)
         labels[DIRECT][k] = pipe.assign(pipe.respond(clustered))
         if k == num_masks:
             many = clustered

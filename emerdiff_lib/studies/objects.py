@@ -9,7 +9,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ..attention import layer_grid
 from ..evaluation.regions import Region, cell_shares, find_regions
 from ..inversion import Trajectory
 from ..pipeline import EmerDiffPipeline
@@ -29,7 +28,7 @@ def trajectory_of(pipe: EmerDiffPipeline, scene: Scene, timesteps: Iterable[int]
 def modulation_grid(pipe: EmerDiffPipeline, trajectory: Trajectory) -> tuple[int, int]:
     """(h, w) cells of the modulated layer for this image."""
     layer = pipe.resolve().perturbation.modulation_layer
-    return layer_grid(pipe.unet, layer, *trajectory.clean_latents.shape[2:])
+    return pipe.backbone.grid(layer, *trajectory.clean_latents.shape[2:])
 
 
 def enlarge(cells: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -59,5 +58,5 @@ def responses_to(
 
     ``settings`` are the pipeline's: ``modulation_timestep``, ``modulation_strength``, ``attention_injection`` …
     """
-    coarse = pipe.coarse(trajectory, coarse_masks=cells)
-    return resize_maps(pipe.respond(coarse, **settings).difference_maps, coarse.size).numpy()
+    coarse = pipe.cluster(trajectory, coarse_masks=cells)
+    return resize_maps(pipe.modulate(coarse, **settings).difference_maps, coarse.size).numpy()

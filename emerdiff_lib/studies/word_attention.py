@@ -58,11 +58,11 @@ def word_maps(
 
     A word is the sum of its tokens, wherever it stands in the prompt; words that do not stand in it are left out.
     """
-    denoiser, clean = pipe.denoiser(prompt=prompt), pipe.encode(image)
+    predictor, clean = pipe.predictor(prompt=prompt), pipe.encode(image)
     noise = draw_noise(clean, draws, torch.Generator().manual_seed(seed))
-    noisy = denoiser.add_noise(clean, noise, timestep)
+    noisy = predictor.add_noise(clean, noise, timestep)
     positions = {word: word_positions(pipe, prompt, word) for word in words}
-    found = word_attention(denoiser, noisy, timestep, layers)
+    found = word_attention(predictor, noisy, timestep, layers)
     return {
         layer: {w: probabilities[..., where].sum(-1).numpy() for w, where in positions.items() if where}
         for layer, probabilities in found.items()

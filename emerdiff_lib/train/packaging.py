@@ -11,7 +11,7 @@ from diffusers import AutoencoderKL
 from safetensors.torch import load_file
 from transformers import PreTrainedTokenizerFast
 
-from ..checkpoints import family_of
+from ..backbones import find_backbone
 from ..files import write_atomically
 from .backbones import Backbone
 
@@ -52,9 +52,7 @@ def export(folder: Path, backbone: Backbone, vae: AutoencoderKL, tokenizer: PreT
     half = {name: copy.deepcopy(network).half() for name, network in backbone.networks.items()}
     pipeline = backbone.pipeline(copy.deepcopy(vae).half(), tokenizer, half)
     pipeline.save_pretrained(folder, safe_serialization=True)
-    denoiser = next(iter(half.values()))
-    settings = family_of(denoiser.config).defaults(denoiser, 2 ** (len(vae.config.block_out_channels) - 1))
-    _add(folder / "model_index.json", backbone.options | {"default_settings": settings})
+    _add(folder / "model_index.json", {"default_settings": find_backbone(pipeline).defaults()})
     # transformers loads a model in the dtype that its config names, diffusers in float32: let both be float32 by default
     for file in folder.glob("text_encoder*/config.json"):
         _add(file, {"dtype": "float32"})
