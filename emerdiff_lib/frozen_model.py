@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from diffusers import DiffusionPipeline
 
 from . import images as image_io
 from .backbones import TextTokens, find_backbone
+from .files import write_atomically
 from .interventions import ChannelsLast
 from .inversion import Trajectory, draw_noise
 from .loading import load_diffusers_pipeline
@@ -102,6 +104,13 @@ class FrozenModel:
         """Moves the pipeline, as diffusers' ``to``."""
         self.pipe.to(*args, **kwargs)
         return self
+
+    def save_pretrained(self, folder: Path | str, **kwargs: Any) -> None:
+        """As diffusers' ``save_pretrained``, with this checkpoint's own settings in ``model_index.json``."""
+        self.pipe.save_pretrained(folder, **kwargs)
+        file = Path(folder) / "model_index.json"
+        index = json.loads(file.read_text()) | {"default_settings": self.own_settings}
+        write_atomically(file, json.dumps(index, indent=2) + "\n")
 
     @property
     def denoiser(self) -> Any:

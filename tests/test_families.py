@@ -1,330 +1,427 @@
-"""Relatives of Stable Diffusion 1.x: a folder of each layout is recognised, inverts exactly, segments as the brute force does."""
+"""Every family: a checkpoint of its published layout is recognised, called as its own pipeline calls it, inverts exactly, and
+its modulation is the brute force's, which stores attention maps and knows no hook."""
 
-import tempfile
+from contextlib import nullcontext
+from types import SimpleNamespace
 
+import diffusers
 import numpy as np
 import pytest
 import torch
-from diffusers import (
-    FlowMatchEulerDiscreteScheduler,
-    IFPipeline,
-    StableDiffusion3Pipeline,
-    StableDiffusionPipeline,
-    StableDiffusionXLPipeline,
-)
+import torch.nn.functional as F
+from diffusers import FlowMatchEulerDiscreteScheduler
 from PIL import Image
+from torch.overrides import TorchFunctionMode
 
-from emerdiff_lib import EmerDiffPipeline, load_pipeline
+from emerdiff_lib import load_pipeline
+from emerdiff_lib.backbones import find_backbone
+from emerdiff_lib.backbones.flux import unpacked
 from emerdiff_lib.baselines import diffcut, kmeans_activations
 from emerdiff_lib.baselines.diffseg import aggregated_attention
 from emerdiff_lib.benchmark import reference
-from emerdiff_lib.loading import family_of
 from emerdiff_lib.features import extract_activations
 from emerdiff_lib.images import to_tensor
 from emerdiff_lib.inversion import reverse_mean_and_std
-from emerdiff_lib.latents import to_latents, to_pixels
 from emerdiff_lib.modulation import modulated_latents, signed_offsets
 from emerdiff_lib.runs.keys import model_key
 from emerdiff_lib.words import Vocabulary, WordAttention, word_positions
 
-from . import tiny_stable_diffusion
+from . import tiny_stable_diffusion, tiny_transformers
 from .conftest import seeded
 
+LAYOUTS = [*tiny_stable_diffusion.LAYOUTS, *tiny_transformers.LAYOUTS]
 NAMES = {
     "2.x": "Stable Diffusion 2.x",
-    "XL": "Stable Diffusion XL",
     "SSD-1B": "Stable Diffusion XL",
-    "Kandinsky 2.2": "Kandinsky 2.2",
+    "XL": "Stable Diffusion XL",
     "IF": "DeepFloyd IF",
     "3": "Stable Diffusion 3",
     "3.5": "Stable Diffusion 3",
-}
+    "FLUX.1 schnell": "FLUX.1",
+    "PixArt-α": "PixArt",
+} | {name: name for name in ("Kandinsky 2.2", "FLUX.1", "PixArt", "Sana", "Qwen-Image")}
+UP, BLOCK = "up_blocks.{}.attentions.{}.transformer_blocks.{}.attn2".format, "transformer_blocks.{}.{}".format
 JOINT = ("up_blocks.1.attentions.0", "up_blocks.1.attentions.2")
+DOUBLE = (BLOCK(0, "attn"), BLOCK(2, "attn"))
 LAYERS = {
-    "tiny-sd": (
-        "up_blocks.0.attentions.0.transformer_blocks.0.attn2",
-        "up_blocks.0.attentions.1.transformer_blocks.0.attn2",
-    ),
-    "XL": (
-        "up_blocks.0.attentions.0.transformer_blocks.0.attn2",
-        "up_blocks.0.attentions.2.transformer_blocks.2.attn2",
-    ),
+    "tiny-sd": (UP(0, 0, 0), UP(0, 1, 0)),
+    "XL": (UP(0, 0, 0), UP(0, 2, 2)),
+    "SSD-1B": (UP(0, 0, 0), UP(0, 2, 3)),
     "Kandinsky 2.2": JOINT,
     "IF": JOINT,
-    "3": ("transformer_blocks.2.attn", "transformer_blocks.3.attn"),
-    "3.5": ("transformer_blocks.2.attn", "transformer_blocks.4.attn"),
-    "SSD-1B": (
-        "up_blocks.0.attentions.0.transformer_blocks.0.attn2",
-        "up_blocks.0.attentions.2.transformer_blocks.3.attn2",
-    ),
+    "3": (BLOCK(1, "attn"), BLOCK(3, "attn")),
+    "3.5": (BLOCK(1, "attn"), BLOCK(4, "attn")),
+    "FLUX.1": DOUBLE,
+    "FLUX.1 schnell": DOUBLE,
+    "PixArt": (BLOCK(2, "attn2"), BLOCK(3, "attn2")),
+    "PixArt-α": (BLOCK(2, "attn2"), BLOCK(3, "attn2")),
+    "Sana": (BLOCK(1, "attn2"), BLOCK(2, "attn2")),
+    "Qwen-Image": (BLOCK(1, "attn"), BLOCK(2, "attn")),
 }
-USUAL = (
-    "up_blocks.1.attentions.0.transformer_blocks.0.attn2",
-    "up_blocks.1.attentions.2.transformer_blocks.0.attn2",
-)
+QUICK = dict(num_inference_steps=10, processing_resolution=64)
 
 
-@pytest.fixture(scope="module", params=tiny_stable_diffusion.LAYOUTS)
-def model(request, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("family") / "model"
-    tiny_stable_diffusion.save(folder, sample_size=16, layout=request.param)
+def tiny(folder, layout):
+    if layout in tiny_transformers.LAYOUTS:
+        tiny_transformers.save(folder, layout)
+    else:
+        tiny_stable_diffusion.save(folder, sample_size=16, layout=layout)
     pipe = load_pipeline(folder, "cpu", "float32")
     pipe.set_progress_bar_config(disable=True)
-    return request.param, pipe
+    return pipe
+
+
+@pytest.fixture(scope="module", params=LAYOUTS)
+def model(request, tmp_path_factory):
+    return request.param, tiny(tmp_path_factory.mktemp("family") / "model", request.param)
 
 
 @pytest.fixture(scope="module")
-def picture():
+def image():
     return np.random.default_rng(0).integers(0, 256, (48, 80, 3), np.uint8)
 
 
 def test_the_layout_is_recognised(model):
     layout, pipe = model
-    assert family_of(pipe.denoiser.config).name == NAMES.get(layout, "Stable Diffusion 1.x")
+    assert pipe.backbone.name == NAMES.get(layout, "Stable Diffusion 1.x")
     settings = pipe.resolve()
-    feature, modulation = LAYERS.get(layout, USUAL)
-    assert settings.features.feature_layer == feature
-    assert settings.perturbation.modulation_layer == modulation
-    found = settings.features.num_masks, settings.perturbation.modulation_timestep
-    assert found == (30, 201 if layout.startswith("3") else 281)
-    assert settings.inversion.processing_resolution == 16 * pipe.vae_scale_factor
+    layers = settings.features.feature_layer, settings.perturbation.modulation_layer
+    assert layers == LAYERS.get(layout, (UP(1, 0, 0), UP(1, 2, 0)))
+    t_m = settings.perturbation.modulation_timestep
+    assert (settings.features.num_masks, t_m) == (30, 201 if pipe.backbone.is_flow else 281)
+    side = 1024 // pipe.vae_scale_factor if layout.startswith(("FLUX", "Qwen")) else 16
+    assert settings.inversion.processing_resolution == side * pipe.vae_scale_factor
 
 
-def test_it_segments_a_picture_without_a_further_argument(model, picture):
-    _, pipe = model
+def test_it_segments_an_image_that_is_not_square(model, image):
+    layout, pipe = model
+    size = QUICK if layout.startswith(("FLUX", "Qwen")) else {"num_inference_steps": 10}
     for settings in ({}, {"mode": "pixel"}):
-        out = pipe(picture, 3, num_inference_steps=10, generator=seeded(), **settings)
-        assert out.labels.shape == picture.shape[:2] and len(out.coarse_masks) == 3
+        out = pipe(image, 3, generator=seeded(), **size, **settings)
+        assert out.labels.shape == image.shape[:2] and len(out.coarse_masks) == 3
 
 
 @torch.no_grad()
-def test_it_inverts_exactly(model, picture):
+def test_it_inverts_exactly(model, image):
     _, pipe = model
-    trajectory = pipe.invert(picture, num_inference_steps=10, start_timestep=501, generator=seeded())
+    trajectory = pipe.invert(image, start_timestep=301, generator=seeded(), **QUICK)
     error = (pipe.replay(trajectory) - trajectory.clean_latents).norm() / trajectory.clean_latents.norm()
-    assert error < 1e-4
+    assert error < 1e-5
 
 
-def test_what_is_saved_is_read_again(model, picture, tmp_path):
-    layout, pipe = model
-    again = load_pipeline(pipe.save_pretrained(tmp_path) or tmp_path, "cpu", "float32")
-    again.set_progress_bar_config(disable=True)
+def test_what_is_saved_is_read_again(model, image, tmp_path):
+    _, pipe = model
+    pipe.save_pretrained(tmp_path)
+    again = load_pipeline(tmp_path, "cpu", "float32")
     assert model_key(again) == model_key(pipe)
-    quick = dict(mode="fast", num_inference_steps=4)
-    labels = [one(picture, 2, generator=seeded(), **quick).labels for one in (pipe, again)]
-    assert np.array_equal(*labels)
+
+
+# What each pipeline is told so that it calls its network once, without guidance and at the size it is given
+ONCE = {
+    "FLUX.1": {"guidance_scale": 1.0},
+    "FLUX.1 schnell": {"max_sequence_length": 256},
+    "PixArt": {"use_resolution_binning": False},
+    "PixArt-α": {"use_resolution_binning": False},
+    "Sana": {"use_resolution_binning": False, "complex_human_instruction": None},
+    "Qwen-Image": {"true_cfg_scale": 1.0},
+}
 
 
 @torch.no_grad()
-def test_the_unet_is_told_what_the_family_s_own_pipeline_tells_it(model):
-    """Against diffusers' own encoding of an empty prompt."""
+def test_the_network_is_called_as_its_own_pipeline_calls_it(model):
     layout, pipe = model
-    if layout == "Kandinsky 2.2":
-        with pytest.raises(ValueError, match="told of images, not of words"):
-            pipe.predictor(prompt="a tree")
-        told = pipe.conditioning("")
-        assert told.prompt_embeds is None and told.added["image_embeds"].shape == (1, 48)
-        return
-    if layout.startswith("3"):
-        names = [f"{n}{i}" for n in ("text_encoder", "tokenizer") for i in ("", "_2", "_3")] + [
-            "vae",
-            "scheduler",
-        ]
-        theirs = StableDiffusion3Pipeline(transformer=pipe.denoiser, **{n: getattr(pipe, n) for n in names})
-        for prompt in ("", "A picture of a Tree"):
-            embeds, _, pooled, _ = theirs.encode_prompt(
-                prompt, None, None, do_classifier_free_guidance=False, device="cpu"
-            )
-            told = pipe.conditioning(prompt).keywords(torch.zeros(2, 16, 6, 10))
-            torch.testing.assert_close(told["encoder_hidden_states"], embeds.expand(2, -1, -1))
-            torch.testing.assert_close(told["pooled_projections"], pooled.expand(2, -1))
-        return
-    kind = {"XL": StableDiffusionXLPipeline, "SSD-1B": StableDiffusionXLPipeline, "IF": IFPipeline}.get(
-        layout, StableDiffusionPipeline
+    if layout == "LCM":
+        pytest.skip("a latent consistency model is told the strength of guidance besides, of which there is none here")
+    calls, side = [], 64 // pipe.vae_scale_factor * pipe.vae_scale_factor
+    handle = pipe.denoiser.register_forward_hook(
+        lambda module, args, kwargs, output: calls.append((args, kwargs, output[0])), with_kwargs=True
     )
-    names = [
-        n
-        for n in ("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "vae", "unet", "scheduler")
-        if getattr(pipe, n, None) is not None
-    ]
-    parts = {name: getattr(pipe, name) for name in names}
-    if kind is not StableDiffusionXLPipeline:
-        parts |= dict(safety_checker=None, feature_extractor=None, requires_safety_checker=False)
-    if kind is IFPipeline:
-        parts |= dict(watermarker=None)
-    theirs = kind(**parts)
-    for prompt in ("", "A picture of a Tree"):
-        guided = dict(do_classifier_free_guidance=not prompt, device="cpu", num_images_per_prompt=1)
-        found = (
-            theirs.encode_prompt("a road", **guided) if not prompt else theirs.encode_prompt(prompt, **guided)
-        )
-        told = pipe.conditioning(prompt)
-        torch.testing.assert_close(told.prompt_embeds, found[0 if prompt else 1])
-        if "text_embeds" in told.added:
-            torch.testing.assert_close(told.added["text_embeds"], found[2 if prompt else 3])
-            ids = told.keywords(torch.zeros(2, 4, 6, 10))["added_cond_kwargs"]["time_ids"]
-            assert ids.tolist() == [[48, 80, 0, 0, 48, 80]] * 2
+    prompt = "" if layout == "Kandinsky 2.2" else "A picture of a Tree"
+    told = {"prompt": prompt, "guidance_scale": 1.0} | ONCE.get(layout, {})
+    if layout == "Kandinsky 2.2":
+        nothing = torch.zeros(1, 48)
+        told = {"image_embeds": nothing, "negative_image_embeds": nothing, "guidance_scale": 1.0}
+    kind = {"output_type": "pt" if layout in ("IF", "Kandinsky 2.2") else "latent"}
+    pipe.pipe(height=side, width=side, num_inference_steps=2, **told, **kind)
+    handle.remove()
+    args, kwargs, theirs = calls[0]
+    latents = args[0] if args else kwargs.get("hidden_states", kwargs.get("sample"))
+    timestep = kwargs["timestep"] if "timestep" in kwargs else args[1]
+    if latents.ndim == 3:
+        h = w = side // pipe.vae_scale_factor
+        timestep, latents, theirs = timestep * 1000, unpacked(latents, h, w), unpacked(theirs, h, w)
+    if layout == "Sana":
+        timestep = timestep / pipe.denoiser.config.timestep_scale
+    ours = pipe.backbone.call(latents, torch.as_tensor(timestep).reshape(-1)[:1], pipe.condition(prompt))
+    torch.testing.assert_close(ours, theirs[:, : ours.shape[1]], atol=1e-5, rtol=1e-4)
 
 
-@torch.no_grad()
-def test_rivals_and_words_read_its_attention(model, picture):
-    layout, pipe = model
-    attention = aggregated_attention(pipe.predictor(), pipe.encode(picture))
-    height, width = attention.shape[:2]
-    assert attention.shape == (height, width, height, width)
-    torch.testing.assert_close(attention.sum((2, 3)), torch.ones(height, width))
-    assert attention.flatten(2).std(2).min() > 0  # no layer was passed over
-    assert kmeans_activations(picture, pipe, 3).labels.shape == picture.shape[:2]
-    assert diffcut(picture, pipe, 3).labels.shape == picture.shape[:2]
-    if pipe.text_encoder is None:
-        with pytest.raises(ValueError, match="told of images, not of words"):
-            WordAttention(pipe)
-    else:
-        image, vocabulary = Image.fromarray(picture), Vocabulary({"tree": ["tree"], "road": ["road"]})
-        words = WordAttention(pipe, draws=1)
-        found = words.features(image, vocabulary)
-        assert found.shape[2] == 2 and found.min() > 0 and found.sum(2).max() < 1
-        read = pipe.conditioning("tree").prompt_embeds
-        if read is None:  # IF's states are among what is added
-            read = pipe.conditioning("tree").added["text_embeds"]
-        where = word_positions(pipe, "a Tree and a tree " * 50, "tree")  # no more of it than the model reads
-        assert where and max(where) < read.shape[1]
-        where = word_positions(pipe, "a tree", "tree")
-        assert (max(where) >= 77) == (layout == "3.5")  # T5's tokens stand behind the CLIPs'
+class StoredLinearAttention(TorchFunctionMode):
+    """Sana's linear attention is made of relu(q) and relu(k): kept, or put in place of the run's own."""
+
+    def __init__(self, stored=None):
+        super().__init__()
+        self.stored, self.seen = stored, []
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        output = function(*args, **(kwargs or {}))
+        if function is F.relu:
+            output = output if self.stored is None else self.stored[len(self.seen)]
+            self.seen.append(output)
+        return output
 
 
 @pytest.mark.parametrize("placement", ["after_projection", "before_projection"])
 @torch.no_grad()
-def test_modulation_is_the_brute_force_s(model, picture, placement):
-    _, pipe = model
-    trajectory = pipe.invert(picture, num_inference_steps=10, start_timestep=301, generator=seeded())
+def test_modulation_is_the_brute_force_s(model, image, placement):
+    layout, pipe = model
+    trajectory = pipe.invert(image, start_timestep=301, generator=seeded(), **QUICK)
     coarse = pipe.cluster(trajectory, 3, modulation_timestep=301)
-    predictor, used = pipe.predictor(10), coarse.settings.replace(offset_placement=placement).perturbation
-    compare_with_brute_force(predictor, trajectory, coarse.masks, used)
+    predictor = pipe.predictor(10, "", 64)
+    perturbation = coarse.settings.replace(offset_placement=placement).perturbation
+    compare_with_brute_force(predictor, trajectory, coarse.masks, perturbation, linear=layout == "Sana")
 
 
-def compare_with_brute_force(predictor, trajectory, masks, used):
-    rows = modulated_latents(predictor, [trajectory], signed_offsets(masks[:1], 10.0), used)
-    maps = reference.stored_maps(predictor, trajectory, 301)
+def compare_with_brute_force(predictor, trajectory, masks, perturbation, linear=False):
+    rows = modulated_latents(predictor, [trajectory], signed_offsets(masks[:1], 10.0), perturbation)
+    with StoredLinearAttention() if linear else nullcontext() as kept:
+        maps = reference.stored_maps(predictor, trajectory, 301)
     for row, strength in ((1, 10.0), (2, -10.0)):
-        alone = reference.modulated_latents(
-            predictor, trajectory, maps, masks[0], strength, used.modulation_layer, 301, used.offset_placement
-        )
+        with StoredLinearAttention(kept.seen) if linear else nullcontext():
+            alone = reference.modulated_latents(
+                predictor,
+                trajectory,
+                maps,
+                masks[0],
+                strength,
+                perturbation.modulation_layer,
+                301,
+                perturbation.offset_placement,
+            )
         torch.testing.assert_close(rows[row : row + 1], alone, atol=1e-3, rtol=1e-3)
-
-
-def test_a_flow_s_defaults_have_the_paper_s_noise():
-    """Signal to noise at the paper's timesteps, in Stable Diffusion 1's schedule and in 3's with its shift."""
-    found = {}
-    for layout in ("1.x", "3"):
-        pipe = tiny_pipeline(layout)
-        own, predictor = pipe.resolve(), pipe.predictor(prompt=None)
-        ratio = lambda t, d=predictor: (d.alpha_bar(t) / (1 - d.alpha_bar(t))).sqrt().item()
-        found[layout] = ratio(own.perturbation.modulation_timestep), ratio(own.features.feature_timestep)
-        visited = [t for t in predictor.timesteps if t <= 501]
-        nearest = [min(visited, key=lambda t: abs(ratio(t) / wanted - 1)) for wanted in found["1.x"]]
-    assert nearest[0] == 201 == own.perturbation.modulation_timestep
-    assert found["3"][0] == pytest.approx(found["1.x"][0], rel=0.05)
-    assert nearest[1] == 21 == own.features.feature_timestep
+        assert (rows[row] - rows[0]).abs().max() > 1e-3
 
 
 @torch.no_grad()
-def test_a_flow_is_the_diffusion_that_it_stands_for():
-    """Against diffusers' flow scheduler: what noise is mixed in, what the network is asked, and an Euler step."""
-    pipe = tiny_pipeline("3")
+def test_baselines_and_words_see_its_attention(model, image):
+    layout, pipe = model
+    latents = pipe.encode(image, 64)
+    if layout == "Sana":
+        with pytest.raises(ValueError, match="softmax self-attention, which Sana does not have"):
+            aggregated_attention(pipe.predictor(), latents)
+    else:
+        attention = aggregated_attention(pipe.predictor(), latents)
+        height, width = attention.shape[:2]
+        assert attention.shape == (height, width, height, width)
+        torch.testing.assert_close(attention.sum((2, 3)), torch.ones(height, width))
+        assert attention.flatten(2).std(2).min() > 0  # no layer was passed over
+    if layout.startswith(("FLUX", "Qwen")):
+        return  # their own size is a megapixel
+    assert kmeans_activations(image, pipe, 3).labels.shape == image.shape[:2]
+    assert diffcut(image, pipe, 3).labels.shape == image.shape[:2]
+    if layout == "Kandinsky 2.2":
+        with pytest.raises(ValueError, match="conditioned on images, not on text"):
+            WordAttention(pipe)
+        return
+    vocabulary = Vocabulary({"tree": ["tree"], "road": ["road"]})
+    features = WordAttention(pipe, draws=1).features(Image.fromarray(image), vocabulary)
+    assert features.shape[2] == 2 and features.min() > 0 and features.sum(2).max() < 1
+
+
+def test_words_stand_where_they_are_read(model):
+    layout, pipe = model
+    if layout in ("Kandinsky 2.2",):
+        return
+    read = [t for t in tensors(pipe.condition("a tree")) if t.ndim == 3][0].shape[1]
+    cut = word_positions(pipe, "a tree and a tree " * 400, "tree")  # no more of it than the model reads
+    assert cut and max(cut) < max(read, pipe.backbone.text_tokens("")[-1].limit + 77)
+    assert (max(word_positions(pipe, "a tree", "tree")) >= 77) == (layout == "3.5")  # T5's stand behind the CLIPs'
+
+
+def tensors(condition):
+    for value in condition.values():
+        if isinstance(value, dict):
+            yield from tensors(value)
+        elif isinstance(value, torch.Tensor):
+            yield value
+
+
+def test_long_prompts_warn_and_say_what_is_read(tmp_path):
+    pipe = tiny(tmp_path, "1.x")
+    with pytest.warns(UserWarning, match="longer than what this model reads"):
+        pipe.condition("road " * 200)
+    assert pipe.prompt_read("road") == "road" and 30 < pipe.prompt_read("road " * 200).count("road") < 77
+
+
+# -- flows ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_flow_s_defaults_have_the_paper_s_noise(tmp_path):
+    """Signal to noise at the paper's timesteps, in Stable Diffusion 1's schedule and in 3's with its shift."""
+    ratios = {}
+    for layout in ("1.x", "3"):
+        pipe = tiny(tmp_path / layout, layout)
+        settings, predictor = pipe.resolve(), pipe.predictor(prompt=None)
+        ratio = lambda t, p=predictor: (p.alpha_bar(t) / (1 - p.alpha_bar(t))).sqrt().item()
+        timesteps = settings.perturbation.modulation_timestep, settings.features.feature_timestep
+        ratios[layout] = [ratio(t) for t in timesteps]
+    visited = [t for t in predictor.timesteps if t <= 501]
+    assert [min(visited, key=lambda t: abs(ratio(t) / r - 1)) for r in ratios["1.x"]] == [201, 21]
+    assert timesteps == (201, 21) and ratios["3"][0] == pytest.approx(ratios["1.x"][0], rel=0.05)
+
+
+@torch.no_grad()
+def test_a_flow_is_the_diffusion_that_it_stands_for(tmp_path):
+    """Against diffusers' flow scheduler: what noise is mixed in, what the network is called with, and an Euler step."""
+    pipe = tiny(tmp_path, "3")
     predictor, theirs = pipe.predictor(10), FlowMatchEulerDiscreteScheduler.from_config(pipe.scheduler.config)
     clean, noise = (torch.randn(2, 16, 16, 16, generator=seeded(i)) for i in range(2))
-    asked = []
+    calls = []
     handle = pipe.denoiser.register_forward_pre_hook(
-        lambda _, args, kwargs: asked.append((args, kwargs)), with_kwargs=True
+        lambda _, args, kwargs: calls.append((args, kwargs)), with_kwargs=True
     )
     for timestep, previous in ((601, 301), (101, 1)):
         sigmas = [theirs.sigmas[1000 - t] for t in (timestep, previous)]
-        scales = [
-            ((1 - sigma) ** 2 + sigma**2).sqrt() for sigma in sigmas
-        ]  # of unit variance here, not there
+        scales = [((1 - sigma) ** 2 + sigma**2).sqrt() for sigma in sigmas]  # of unit variance here, not there
         mixed = theirs.scale_noise(clean, (1000 * sigmas[0])[None], noise)
         noisy = predictor.add_noise(clean, noise, timestep)
         torch.testing.assert_close(noisy * scales[0], mixed, atol=1e-4, rtol=1e-4)
-
-        found, epsilon = predictor.predict(noisy, timestep)
-        (given,), told = asked[-1]
+        predicted, epsilon = predictor.predict(noisy, timestep)
+        (given,), kwargs = calls[-1]
         torch.testing.assert_close(given, mixed, atol=1e-4, rtol=1e-4)
-        torch.testing.assert_close(told["timestep"], (1000 * sigmas[0]).expand(2), atol=1e-2, rtol=1e-4)
-        flow = pipe.denoiser(mixed, **told).sample
-        torch.testing.assert_close(found, mixed - sigmas[0] * flow, atol=1e-3, rtol=1e-3)
-        mean, std = reverse_mean_and_std(predictor, (found, epsilon), timestep, "ddim", previous)
+        torch.testing.assert_close(kwargs["timestep"], (1000 * sigmas[0]).expand(2), atol=1e-2, rtol=1e-4)
+        flow = pipe.denoiser(mixed, **kwargs).sample
+        torch.testing.assert_close(predicted, mixed - sigmas[0] * flow, atol=1e-3, rtol=1e-3)
+        mean, std = reverse_mean_and_std(predictor, (predicted, epsilon), timestep, "ddim", previous)
         assert std == 0
         euler = mixed + (sigmas[1] - sigmas[0]) * flow
         torch.testing.assert_close(mean * scales[1], euler, atol=1e-3, rtol=1e-3)
     handle.remove()
 
 
+def test_dynamic_shifting_is_diffusers_own(tmp_path):
+    """σ of FLUX at half of all timesteps, for images of two sizes, against the scheduler that is told their tokens."""
+    pipe = tiny(tmp_path, "FLUX.1")
+    for resolution, tokens in ((512, 1024), (1024, 4096)):
+        theirs = FlowMatchEulerDiscreteScheduler.from_config(pipe.scheduler.config)
+        theirs.set_timesteps(sigmas=[0.5], mu=0.5 + (1.15 - 0.5) * (tokens - 256) / (4096 - 256))
+        alpha_bar = pipe.predictor(50, None, resolution).alpha_bar(500)
+        sigma = (1 - alpha_bar).sqrt() / (alpha_bar.sqrt() + (1 - alpha_bar).sqrt())
+        assert sigma.item() == pytest.approx(theirs.sigmas[0].item(), abs=1e-5)
+
+
 @torch.no_grad()
-def test_what_words_know_of_a_push_travels_on(picture):
-    """A transformer's words attend to places, and the blocks behind the pushed one to words."""
-    pipe = tiny_pipeline("3")
-    trajectory = pipe.invert(picture, num_inference_steps=10, start_timestep=301, generator=seeded())
-    coarse = pipe.cluster(trajectory, 2, modulation_timestep=301, modulation_layer="transformer_blocks.0.attn")
+def test_text_tokens_carry_a_modulation_on(tmp_path, image):
+    """Text tokens of joint attention attend to image tokens, and the blocks behind the modulated one to text tokens."""
+    pipe = tiny(tmp_path, "3")
+    trajectory = pipe.invert(image, start_timestep=301, generator=seeded(), **QUICK)
+    coarse = pipe.cluster(trajectory, 2, modulation_timestep=301, modulation_layer=BLOCK(0, "attn"))
     seen = []
     last = pipe.denoiser.transformer_blocks[-1].attn
     handle = last.register_forward_pre_hook(
         lambda _, args, kwargs: seen.append(kwargs["encoder_hidden_states"]), with_kwargs=True
     )
-    predictor, used = pipe.predictor(10), coarse.settings.perturbation
-    modulated_latents(predictor, [trajectory], signed_offsets(coarse.masks[:1], 10.0), used)
+    predictor, perturbation = pipe.predictor(10, "", 64), coarse.settings.perturbation
+    modulated_latents(predictor, [trajectory], signed_offsets(coarse.masks[:1], 10.0), perturbation)
     handle.remove()
     assert len(seen[0]) == 3 and (seen[0][1] - seen[0][0]).abs().max() > 1e-3
-    compare_with_brute_force(predictor, trajectory, coarse.masks, used)
-
-
-def tiny_pipeline(layout):
-    with tempfile.TemporaryDirectory() as folder:
-        pipe = load_pipeline(
-            tiny_stable_diffusion.save(folder, sample_size=16, layout=layout), "cpu", "float32"
-        )
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
+    compare_with_brute_force(predictor, trajectory, coarse.masks, perturbation)
 
 
 @torch.no_grad()
-def test_latents_are_shifted_and_scaled_as_the_autoencoder_says(picture):
-    pipe = tiny_pipeline("3")
-    pixels = to_tensor(Image.fromarray(picture), picture.shape[:2])
+def test_latents_are_shifted_and_scaled_as_the_autoencoder_says(tmp_path, image):
+    pipe = tiny(tmp_path, "3")
+    pixels = to_tensor(Image.fromarray(image), image.shape[:2])
     mode = pipe.vae.encode(pixels).latent_dist.mode()
-    latents = to_latents(pipe.vae, pixels)
+    latents = pipe.backbone.encode(pixels)
     torch.testing.assert_close(latents, (mode - 0.0609) * 1.5305)
     torch.testing.assert_close(
-        to_pixels(pipe.vae, latents), pipe.vae.decode(mode).sample, atol=1e-4, rtol=1e-4
+        pipe.backbone.decode(latents), pipe.vae.decode(mode).sample, atol=1e-4, rtol=1e-4
     )
 
 
 @torch.no_grad()
-def test_activations_are_of_places_and_not_of_words(picture):
-    """At 64 pixels there are as many words as places; the last block gives no words."""
+def test_activations_are_of_image_tokens(image):
+    """At 64 pixels there are as many text tokens as image tokens; the last block returns no text tokens."""
     pipe = load_pipeline("toyscapes-transformer")
-    latents, predictor = pipe.encode(np.resize(picture, (64, 64, 3)), 64), pipe.predictor()
-    seen = {}
+    latents, predictor = pipe.encode(np.resize(image, (64, 64, 3)), 64), pipe.predictor()
+    seen, blocks = {}, pipe.denoiser.transformer_blocks
     hooks = [
-        pipe.denoiser.transformer_blocks[2].attn.register_forward_hook(
-            lambda _, i, o: seen.update(attention=o[0])
-        ),
-        pipe.denoiser.transformer_blocks[4].register_forward_hook(lambda _, i, o: seen.update(block=o[1])),
+        blocks[2].attn.register_forward_hook(lambda _, i, o: seen.update(attention=o[0])),
+        blocks[4].register_forward_hook(lambda _, i, o: seen.update(block=o[1])),
     ]
     names = ["transformer_blocks.2.attn", "transformer_blocks.4", "pos_embed"]
-    found = extract_activations(predictor, latents, 281, names)
+    features = extract_activations(predictor, latents, 281, names)
     for hook in hooks:
         hook.remove()
-    torch.testing.assert_close(found[names[0]].flatten(0, 1), seen["attention"][0])
-    torch.testing.assert_close(found[names[1]].flatten(0, 1), seen["block"][0])
-    assert found["pos_embed"].shape == (8, 8, 96)
+    torch.testing.assert_close(features[names[0]].flatten(0, 1), seen["attention"][0])
+    torch.testing.assert_close(features[names[1]].flatten(0, 1), seen["block"][0])
+    assert features["pos_embed"].shape == (8, 8, 96)
     with pytest.raises(RuntimeError, match="unflatten"):
-        extract_activations(predictor, pipe.encode(picture), 281, ["context_embedder"])
+        extract_activations(predictor, pipe.encode(image), 281, ["context_embedder"])
 
 
-def test_how_many_tokens_a_transformer_is_told_is_part_of_what_it_is():
-    pipe = load_pipeline("toyscapes-transformer")
-    kept = {"default_settings": pipe.config.default_settings, "max_sequence_length": 256}
-    other = EmerDiffPipeline(**pipe.components, **kept)
-    before, now = model_key(pipe), model_key(other)
-    assert {name for name in before if before[name] != now[name]} == {"pipeline"}
+# -- published sizes ------------------------------------------------------------------------------------------------
+
+SD3_5 = dict(
+    sample_size=128,
+    in_channels=16,
+    out_channels=16,
+    num_layers=24,
+    num_attention_heads=24,
+    attention_head_dim=64,
+    joint_attention_dim=4096,
+    caption_projection_dim=1536,
+    pooled_projection_dim=2048,
+    pos_embed_max_size=384,
+    qk_norm="rms_norm",
+    dual_attention_layers=tuple(range(13)),
+)
+SDXL = dict(
+    sample_size=128,
+    block_out_channels=(320, 640, 1280),
+    cross_attention_dim=2048,
+    attention_head_dim=(5, 10, 20),
+    transformer_layers_per_block=(1, 2, 10),
+    use_linear_projection=True,
+    addition_embed_type="text_time",
+    addition_time_embed_dim=256,
+    projection_class_embeddings_input_dim=2816,
+    down_block_types=("DownBlock2D",) + ("CrossAttnDownBlock2D",) * 2,
+    up_block_types=("CrossAttnUpBlock2D",) * 2 + ("UpBlock2D",),
+)
+PIXART = dict(sample_size=128, num_layers=28, caption_channels=4096, use_additional_conditions=False)
+# (class, config, family, millions of weights, layers, queries', modulated, grid for 128 × 96 latents)
+PUBLISHED = {
+    "SD 1.4": ("UNet2DConditionModel", dict(sample_size=64, cross_attention_dim=768), "Stable Diffusion 1.x", 860, 16)
+    + (UP(1, 0, 0), UP(1, 2, 0), (32, 24)),
+    "SDXL": ("UNet2DConditionModel", SDXL, "Stable Diffusion XL", 2567, 70)
+    + (UP(0, 0, 0), UP(0, 2, 9), (32, 24)),
+    "SD 3.5 medium": ("SD3Transformer2DModel", SD3_5, "Stable Diffusion 3", 2243, 24)
+    + (BLOCK(9, "attn"), BLOCK(23, "attn"), (64, 48)),
+    "FLUX.1 dev": ("FluxTransformer2DModel", dict(guidance_embeds=True), "FLUX.1", 11901, 19)
+    + (BLOCK(15, "attn"), BLOCK(18, "attn"), (64, 48)),
+    "PixArt-Σ": ("PixArtTransformer2DModel", PIXART, "PixArt", 610, 28)
+    + (BLOCK(14, "attn2"), BLOCK(27, "attn2"), (64, 48)),
+    "Sana 1.6B": ("SanaTransformer2DModel", {}, "Sana", 1604, 20)
+    + (BLOCK(10, "attn2"), BLOCK(19, "attn2"), (128, 96)),
+    "Qwen-Image": ("QwenImageTransformer2DModel", {}, "Qwen-Image", 20430, 60)
+    + (BLOCK(30, "attn"), BLOCK(59, "attn"), (64, 48)),
+}
+
+
+@pytest.mark.parametrize("model", PUBLISHED)
+def test_published_sizes_are_recognised(model):
+    kind, config, name, millions, count, feature, modulation, grid = PUBLISHED[model]
+    with torch.device("meta"):
+        network = getattr(diffusers, kind)(**config)
+    assert sum(p.numel() for p in network.parameters()) / 1e6 == pytest.approx(millions, rel=0.01)
+    vae = SimpleNamespace(config=SimpleNamespace(block_out_channels=(128, 256, 512, 512), latent_channels=16))
+    pipe = SimpleNamespace(vae=vae, vae_scale_factor=8, default_sample_size=128)
+    setattr(pipe, "unet" if kind.startswith("UNet") else "transformer", network)
+    backbone = find_backbone(pipe)
+    assert backbone.name == name and len(backbone.layers()) == count
+    assert backbone.default_layers() == (feature, modulation)
+    assert backbone.grid(feature, 128, 96) == grid
+    sides = {"SD 1.4": 512, "Sana 1.6B": 256}  # Sana's autoencoder, which reduces 32 times, is not this one
+    assert backbone.defaults()["processing_resolution"] == sides.get(model, 1024)

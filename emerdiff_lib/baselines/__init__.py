@@ -4,10 +4,10 @@ The refiners are the exception, as they are no segmentors: they bring EmerDiff's
 coarse features.
 """
 
-from .activations import encoder_attention, encoder_module, kmeans_activations
+from .activations import kmeans_activations
 from .backbones import Backbone, kmeans_backbone
-from .diffcut import default_limit, diffcut
-from .diffseg import default_threshold, diffseg
+from .diffcut import diffcut
+from .diffseg import diffseg
 from .kmeans import kmeans_cells, kmeans_pixels
 from .refiners import guided_masks, pixel_adaptive_masks, random_walk
 from .segmentation import Segmentation
@@ -18,12 +18,8 @@ __all__ = [
     "Backbone",
     "Segmentation",
     "cluster_upsampled",
-    "default_limit",
-    "default_threshold",
     "diffcut",
     "diffseg",
-    "encoder_attention",
-    "encoder_module",
     "felzenszwalb",
     "guided_masks",
     "kmeans_activations",

@@ -37,12 +37,17 @@ class WrittenOutAttention(TorchFunctionMode):
         kwargs = kwargs or {}
         if function is not F.scaled_dot_product_attention:
             return function(*args, **kwargs)
-        query, key, value = args
-        assert kwargs.get("attn_mask") is None, "no model here masks its attention"
+        names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
+        given = dict(zip(names, args, strict=False)) | kwargs
+        query, key, value, mask = (given.get(name) for name in names[:4])
         if self.stored:
             probabilities = self.stored[len(self.probabilities)]
         else:
-            probabilities = (query @ key.transpose(-2, -1) / query.shape[-1] ** 0.5).softmax(-1)
+            scores = query @ key.transpose(-2, -1) * (given.get("scale") or query.shape[-1] ** -0.5)
+            if mask is not None:
+                mask = torch.where(mask, 0.0, -torch.inf) if mask.dtype == torch.bool else mask
+                scores = scores + mask
+            probabilities = scores.softmax(-1)
         self.probabilities.append(probabilities)
         return probabilities @ value
 

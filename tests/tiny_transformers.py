@@ -1,0 +1,197 @@
+"""Tiny random checkpoints of the published layouts of FLUX.1, PixArt, Sana and Qwen-Image, saved by their own pipelines.
+
+Block types, token layouts, encoders and schedulers are the published ones'; widths, depths and numbers of words are small.
+Run it to have one on disk: ``python -m tests.tiny_transformers "FLUX.1" FOLDER``.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from diffusers import (
+    AutoencoderDC,
+    AutoencoderKLQwenImage,
+    DiffusionPipeline,
+    DPMSolverMultistepScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    FluxPipeline,
+    FluxTransformer2DModel,
+    PixArtAlphaPipeline,
+    PixArtSigmaPipeline,
+    PixArtTransformer2DModel,
+    QwenImagePipeline,
+    QwenImageTransformer2DModel,
+    SanaPipeline,
+    SanaTransformer2DModel,
+)
+from transformers import (
+    CLIPTextModel,
+    Gemma2Config,
+    Gemma2Model,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2Tokenizer,
+)
+
+from .tiny_stable_diffusion import autoencoder, t5, text_config, tokenizer, vocabulary
+
+SIDE = 16  # of the latents that they claim to be trained on
+SHIFTING = dict(use_dynamic_shifting=True, base_shift=0.5, max_shift=1.15, base_image_seq_len=256, max_image_seq_len=4096)
+
+
+def flux(folder: Path, guidance: bool = True) -> DiffusionPipeline:
+    """dev, or without guidance schnell, whose noise is not shifted."""
+    words, tokenizer_2 = t5(folder / "tokenizer_2", 32)
+    return FluxPipeline(
+        transformer=FluxTransformer2DModel(
+            in_channels=64,
+            num_layers=3,
+            num_single_layers=2,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=32,
+            pooled_projection_dim=64,
+            guidance_embeds=guidance,
+            axes_dims_rope=(4, 6, 6),
+        ),
+        vae=autoencoder(SIDE, 16),
+        scheduler=FlowMatchEulerDiscreteScheduler(**(SHIFTING | {"shift": 3.0} if guidance else {"shift": 1.0})),
+        text_encoder=CLIPTextModel(text_config(64)),
+        tokenizer=tokenizer(folder / "tokenizer"),
+        text_encoder_2=words,
+        tokenizer_2=tokenizer_2,
+    )
+
+
+def pixart(folder: Path, alpha: bool = False) -> DiffusionPipeline:
+    """Σ, or α, which is conditioned on the image's size."""
+    words, tokens = t5(folder / "tokenizer", 32)
+    transformer = PixArtTransformer2DModel(
+        sample_size=SIDE,
+        in_channels=4,
+        out_channels=8,
+        num_layers=4,
+        num_attention_heads=4,
+        attention_head_dim=12,
+        cross_attention_dim=48,
+        caption_channels=32,
+        use_additional_conditions=alpha,
+        interpolation_scale=1,
+    )
+    parts = dict(tokenizer=tokens, text_encoder=words, vae=autoencoder(SIDE, 4), transformer=transformer)
+    scheduler = DPMSolverMultistepScheduler(beta_start=0.0001, beta_end=0.02)
+    return (PixArtAlphaPipeline if alpha else PixArtSigmaPipeline)(scheduler=scheduler, **parts)
+
+
+def sana(folder: Path) -> DiffusionPipeline:
+    _, tokens = t5(folder / "tokenizer", 32)
+    vae = AutoencoderDC(
+        in_channels=3,
+        latent_channels=8,
+        attention_head_dim=4,
+        encoder_block_types=("ResBlock", "EfficientViTBlock"),
+        decoder_block_types=("ResBlock", "EfficientViTBlock"),
+        encoder_block_out_channels=(8, 8),
+        decoder_block_out_channels=(8, 8),
+        encoder_layers_per_block=(1, 1),
+        decoder_layers_per_block=(1, 1),
+        encoder_qkv_multiscales=((), (5,)),
+        decoder_qkv_multiscales=((), (5,)),
+        downsample_block_type="conv",
+        upsample_block_type="interpolate",
+        decoder_norm_types="rms_norm",
+        decoder_act_fns="silu",
+        scaling_factor=0.41407,
+    )
+    transformer = SanaTransformer2DModel(
+        sample_size=SIDE,
+        patch_size=1,
+        in_channels=8,
+        out_channels=8,
+        num_layers=3,
+        num_attention_heads=4,
+        attention_head_dim=8,
+        num_cross_attention_heads=4,
+        cross_attention_head_dim=8,
+        cross_attention_dim=32,
+        caption_channels=32,
+    )
+    gemma = Gemma2Config(
+        vocab_size=len(tokens),
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=16,
+    )
+    scheduler = DPMSolverMultistepScheduler(
+        use_flow_sigmas=True, flow_shift=3.0, prediction_type="flow_prediction"
+    )
+    return SanaPipeline(tokens, Gemma2Model(gemma), vae, transformer, scheduler)
+
+
+def qwen_image(folder: Path) -> DiffusionPipeline:
+    ids, merges = vocabulary()
+    text = dict(
+        vocab_size=len(ids) + 3,
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        rope_parameters={"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 1e6},
+        pad_token_id=0,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
+    vision = dict(depth=1, hidden_size=32, intermediate_size=32, num_heads=2, out_hidden_size=32)
+    return QwenImagePipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(**SHIFTING, shift=1.0, shift_terminal=0.02),
+        vae=AutoencoderKLQwenImage(
+            base_dim=8,
+            z_dim=4,
+            dim_mult=[1, 1, 1, 1],
+            num_res_blocks=1,
+            temperal_downsample=[False, True, True],
+            latents_mean=[0.1, 0.2, 0.0, -0.1],
+            latents_std=[1.0, 1.5, 2.0, 0.5],
+        ),
+        text_encoder=Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(text_config=text, vision_config=vision)),
+        tokenizer=Qwen2Tokenizer(vocab=ids, merges=[tuple(merge.split()) for merge in merges]),
+        transformer=QwenImageTransformer2DModel(
+            in_channels=16,
+            out_channels=4,
+            num_layers=3,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=32,
+            axes_dims_rope=(4, 6, 6),
+        ),
+    )
+
+
+LAYOUTS: dict[str, Callable[..., DiffusionPipeline]] = {
+    "FLUX.1": flux,
+    "FLUX.1 schnell": lambda folder: flux(folder, guidance=False),
+    "PixArt": pixart,
+    "PixArt-α": lambda folder: pixart(folder, alpha=True),
+    "Sana": sana,
+    "Qwen-Image": qwen_image,
+}
+
+
+def save(folder: Path | str, layout: str, seed: int = 0) -> Path:
+    """Write a checkpoint into ``folder`` in safetensors, weights from ``seed``, and return the folder."""
+    folder = Path(folder)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        LAYOUTS[layout](folder).save_pretrained(folder)
+    return folder
+
+
+if __name__ == "__main__":
+    print(save(sys.argv[2], sys.argv[1]))
