@@ -58,7 +58,11 @@ LAYERS = {
     "Sana": (BLOCK(1, "attn2"), BLOCK(2, "attn2")),
     "Qwen-Image": (BLOCK(1, "attn"), BLOCK(2, "attn")),
 }
-QUICK = dict(num_inference_steps=10, processing_resolution=64)
+MEGAPIXEL = ("FLUX.1", "FLUX.1 schnell", "PixArt-α", "Qwen-Image")  # their own size; here they work at 64 × 64
+
+
+def quick(layout):
+    return {"num_inference_steps": 10} | ({"processing_resolution": 64} if layout in MEGAPIXEL else {})
 
 
 def tiny(folder, layout):
@@ -89,22 +93,21 @@ def test_the_layout_is_recognised(model):
     assert layers == LAYERS.get(layout, (UP(1, 0, 0), UP(1, 2, 0)))
     t_m = settings.perturbation.modulation_timestep
     assert (settings.features.num_masks, t_m) == (30, 201 if pipe.backbone.is_flow else 281)
-    side = 1024 // pipe.vae_scale_factor if layout.startswith(("FLUX", "Qwen")) else 16
+    side = 128 if layout in MEGAPIXEL else 16
     assert settings.inversion.processing_resolution == side * pipe.vae_scale_factor
 
 
 def test_it_segments_an_image_that_is_not_square(model, image):
     layout, pipe = model
-    size = QUICK if layout.startswith(("FLUX", "Qwen")) else {"num_inference_steps": 10}
     for settings in ({}, {"mode": "pixel"}):
-        out = pipe(image, 3, generator=seeded(), **size, **settings)
+        out = pipe(image, 3, generator=seeded(), **quick(layout), **settings)
         assert out.labels.shape == image.shape[:2] and len(out.coarse_masks) == 3
 
 
 @torch.no_grad()
 def test_it_inverts_exactly(model, image):
-    _, pipe = model
-    trajectory = pipe.invert(image, start_timestep=301, generator=seeded(), **QUICK)
+    layout, pipe = model
+    trajectory = pipe.invert(image, start_timestep=201, generator=seeded(), **quick(layout))
     error = (pipe.replay(trajectory) - trajectory.clean_latents).norm() / trajectory.clean_latents.norm()
     assert error < 1e-5
 
@@ -175,11 +178,14 @@ class StoredLinearAttention(TorchFunctionMode):
 @torch.no_grad()
 def test_modulation_is_the_brute_force_s(model, image, placement):
     layout, pipe = model
-    trajectory = pipe.invert(image, start_timestep=301, generator=seeded(), **QUICK)
+    trajectory = pipe.invert(image, start_timestep=301, generator=seeded(), **quick(layout))
     coarse = pipe.cluster(trajectory, 3, modulation_timestep=301)
-    predictor = pipe.predictor(10, "", 64)
+    predictor = pipe.predictor(10, "", coarse.settings.inversion.processing_resolution)
     perturbation = coarse.settings.replace(offset_placement=placement).perturbation
-    compare_with_brute_force(predictor, trajectory, coarse.masks, perturbation, linear=layout == "Sana")
+    rows = compare_with_brute_force(predictor, trajectory, coarse.masks, perturbation, linear=layout == "Sana")
+    lost = layout in ("PixArt", "PixArt-α", "Sana") and placement == "after_projection"  # in layer norms
+    assert ((rows[1] - rows[0]).abs().max() < 1e-5) == lost
+    assert lost == (layout in ("PixArt", "PixArt-α", "Sana") and placement != pipe.resolve().perturbation.offset_placement)
 
 
 def compare_with_brute_force(predictor, trajectory, masks, perturbation, linear=False):
@@ -199,13 +205,13 @@ def compare_with_brute_force(predictor, trajectory, masks, perturbation, linear=
                 perturbation.offset_placement,
             )
         torch.testing.assert_close(rows[row : row + 1], alone, atol=1e-3, rtol=1e-3)
-        assert (rows[row] - rows[0]).abs().max() > 1e-3
+    return rows
 
 
 @torch.no_grad()
 def test_baselines_and_words_see_its_attention(model, image):
     layout, pipe = model
-    latents = pipe.encode(image, 64)
+    latents = pipe.encode(image, quick(layout).get("processing_resolution"))
     if layout == "Sana":
         with pytest.raises(ValueError, match="softmax self-attention, which Sana does not have"):
             aggregated_attention(pipe.predictor(), latents)
@@ -215,8 +221,8 @@ def test_baselines_and_words_see_its_attention(model, image):
         assert attention.shape == (height, width, height, width)
         torch.testing.assert_close(attention.sum((2, 3)), torch.ones(height, width))
         assert attention.flatten(2).std(2).min() > 0  # no layer was passed over
-    if layout.startswith(("FLUX", "Qwen")):
-        return  # their own size is a megapixel
+    if layout in MEGAPIXEL:
+        return
     assert kmeans_activations(image, pipe, 3).labels.shape == image.shape[:2]
     assert diffcut(image, pipe, 3).labels.shape == image.shape[:2]
     if layout == "Kandinsky 2.2":
@@ -235,7 +241,8 @@ def test_words_stand_where_they_are_read(model):
     read = [t for t in tensors(pipe.condition("a tree")) if t.ndim == 3][0].shape[1]
     cut = word_positions(pipe, "a tree and a tree " * 400, "tree")  # no more of it than the model reads
     assert cut and max(cut) < max(read, pipe.backbone.text_tokens("")[-1].limit + 77)
-    assert (max(word_positions(pipe, "a tree", "tree")) >= 77) == (layout == "3.5")  # T5's stand behind the CLIPs'
+    if layout.startswith("3"):  # T5's stand behind the CLIPs'
+        assert (max(word_positions(pipe, "a tree", "tree")) >= 77) == (layout == "3.5")
 
 
 def tensors(condition):
@@ -314,14 +321,14 @@ def test_dynamic_shifting_is_diffusers_own(tmp_path):
 def test_text_tokens_carry_a_modulation_on(tmp_path, image):
     """Text tokens of joint attention attend to image tokens, and the blocks behind the modulated one to text tokens."""
     pipe = tiny(tmp_path, "3")
-    trajectory = pipe.invert(image, start_timestep=301, generator=seeded(), **QUICK)
+    trajectory = pipe.invert(image, start_timestep=301, generator=seeded(), **quick("3"))
     coarse = pipe.cluster(trajectory, 2, modulation_timestep=301, modulation_layer=BLOCK(0, "attn"))
     seen = []
     last = pipe.denoiser.transformer_blocks[-1].attn
     handle = last.register_forward_pre_hook(
         lambda _, args, kwargs: seen.append(kwargs["encoder_hidden_states"]), with_kwargs=True
     )
-    predictor, perturbation = pipe.predictor(10, "", 64), coarse.settings.perturbation
+    predictor, perturbation = pipe.predictor(10), coarse.settings.perturbation
     modulated_latents(predictor, [trajectory], signed_offsets(coarse.masks[:1], 10.0), perturbation)
     handle.remove()
     assert len(seen[0]) == 3 and (seen[0][1] - seen[0][0]).abs().max() > 1e-3

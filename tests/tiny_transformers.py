@@ -70,7 +70,7 @@ def pixart(folder: Path, alpha: bool = False) -> DiffusionPipeline:
     """Σ, or α, which is conditioned on the image's size."""
     words, tokens = t5(folder / "tokenizer", 32)
     transformer = PixArtTransformer2DModel(
-        sample_size=SIDE,
+        sample_size=128 if alpha else SIDE,
         in_channels=4,
         out_channels=8,
         num_layers=4,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from diffusers import PixArtSigmaPipeline, PixArtTransformer2DModel
 
@@ -39,3 +41,7 @@ class PixArt(Backbone):
             }
         told = self.rows(condition, len(latents)) | {"added_cond_kwargs": added}
         return self.denoiser(latents, timestep=timesteps, **told).sample[:, : latents.shape[1]]
+
+    def defaults(self) -> dict[str, Any]:
+        """Modulation before the output projection: behind it, an offset that all channels share is lost in the layer norms."""
+        return super().defaults() | {"offset_placement": "before_projection"}

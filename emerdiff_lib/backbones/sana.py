@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from diffusers import SanaTransformer2DModel
 
@@ -35,3 +37,7 @@ class Sana(Backbone):
 
     def call(self, latents: torch.Tensor, timesteps: torch.Tensor, condition: Condition) -> torch.Tensor:
         return super().call(latents, timesteps * self.denoiser.config.timestep_scale, condition)
+
+    def defaults(self) -> dict[str, Any]:
+        """Modulation before the output projection: behind it, an offset that all channels share is lost in the layer norms."""
+        return super().defaults() | {"offset_placement": "before_projection"}

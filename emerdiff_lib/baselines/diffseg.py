@@ -81,8 +81,8 @@ def self_attention(predictor: Predictor, latents: torch.Tensor) -> dict[str, tor
     Raises:
         ValueError: no layer has attention of which there are probabilities.
     """
-    backbone, predictor = predictor.backbone, predictor.denoiser
-    with exclusive(predictor), AttentionCapture(predictor, backbone.self_attention()) as attention:
+    backbone, network = predictor.backbone, predictor.denoiser
+    with exclusive(network), AttentionCapture(network, backbone.self_attention()) as attention:
         predictor.network_output(latents, TIMESTEP)
     if not attention.maps:
         raise ValueError(f"DiffSeg needs softmax self-attention, which {backbone.name} does not have.")
