@@ -18,6 +18,7 @@ from ..settings import whole
 from ..toyscapes import Scene, Toyscapes
 from .base import FileDataset, LabelledDataset
 
+REQUEST = "request.json"  # beside the files of a result (emerdiff_lib.runs.records)
 _TOYSCAPES = re.compile(r"toyscapes:(\d{1,9})(?:-(\d{1,9}))?")
 
 
@@ -73,7 +74,7 @@ def find_images(spec: str | Path, exclude: str | Path | None = None) -> list[Ima
                 f"output_dir={str(exclude)!r} is the folder of the images; choose another, or one below it."
             )
         files = [file for file in image_files(path, output) if ".partial" not in file.relative_to(path).parts]
-        results = {folder: _results_in(folder) for folder in {f.parent for f in files}}
+        results = {folder: result_files(folder) for folder in {f.parent for f in files}}
         files = [file for file in files if file.name not in results[file.parent]]
         if not files:
             but = " (results of a run do not count)" if any(results.values()) else ""
@@ -89,10 +90,10 @@ def find_images(spec: str | Path, exclude: str | Path | None = None) -> list[Ima
     return [ImageSample(path.name, "", path)]
 
 
-def _results_in(folder: Path) -> set[str]:
-    """The names of files that a run wrote into a folder, by its ``request.json``."""
+def result_files(folder: Path) -> set[str]:
+    """The names of files that a run wrote into a folder, by its :data:`REQUEST`."""
     with suppress(OSError, ValueError, RecursionError, TypeError, KeyError):
-        return set(json.loads((folder / "request.json").read_text(encoding="utf-8"))["files"])
+        return set(json.loads((folder / REQUEST).read_text(encoding="utf-8"))["files"])
     return set()
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +23,7 @@ from ..frozen_model import FrozenModel
 from ..images import reading
 from ..toyscapes import Toyscapes
 
-_LIBRARIES = (
-    "torch",
-    "diffusers",
-    "transformers",
-    "tokenizers",
-    "numpy",
-    "scipy",
-    "scikit-learn",
-    "scikit-image",
-    "Pillow",
-)
+_LIBRARIES = "torch diffusers transformers tokenizers numpy scipy scikit-learn scikit-image Pillow"
 
 
 def digest(value: Any) -> str:
@@ -66,7 +55,7 @@ def network_digest(module: torch.nn.Module) -> str:
 
 def versions() -> dict[str, str]:
     """The releases of what computes, without their builds ("+cpu")."""
-    releases = {name: importlib.metadata.version(name).split("+")[0] for name in _LIBRARIES}
+    releases = {name: importlib.metadata.version(name).split("+")[0] for name in _LIBRARIES.split()}
     return {"emerdiff_lib": __version__} | releases
 
 
@@ -107,17 +96,13 @@ def _config(part: Any) -> dict[str, Any]:
 
 def dataset_key(data: LabelledDataset) -> dict[str, Any]:
     """Which data set, where, which part of it, and how its label maps are read; its images are not looked at."""
-    table = getattr(data, "table", None)
-    options = {
-        k: str(v) for k, v in vars(data).items() if isinstance(v, str | int | bool | Path) and k != "split"
-    }
+    options = {k: str(v) for k, v in vars(data).items() if isinstance(v, str | int | bool | Path)}
     return {
         "reader": type(data).__name__,
-        "split": data.split,
         "classes": digest(list(data.class_names)),
         "ignored label": data.ignore_index,
-        "label encoding": None if table is None else array_digest(np.asarray(table)),
-        "options": dict(sorted(options.items())),
+        "label encoding": array_digest(data.table) if isinstance(data, FileDataset) else None,
+        "options": dict(sorted(options.items())),  # the split among them
     }
 
 
@@ -146,21 +131,3 @@ def scene_key(seed: int, *shift: str) -> dict[str, str]:
     scene = Toyscapes.from_seed(seed, *shift)
     labels = np.stack([scene.labels, scene.coarse_labels])
     return {"image": array_digest(np.asarray(scene.image)), "labels": array_digest(labels)}
-
-
-def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Where two keys differ, as "settings › dtype was 'float32', is 'bfloat16'"; digests are not shown."""
-    old, new, said = _flat(before), _flat(now), []
-    for name in sorted(old.keys() | new.keys()):
-        if old.get(name) != new.get(name):
-            texts = [repr(part.get(name)) for part in (old, new)]
-            hidden = any(len(text) >= 18 for text in texts)
-            said.append(f"{name} changed" if hidden else f"{name} was {texts[0]}, is {texts[1]}")
-    return "; ".join(said)
-
-
-def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, part in value.items():
-        flat |= _flat(part, f"{prefix}{name} › ") if isinstance(part, Mapping) else {f"{prefix}{name}": part}
-    return flat

@@ -1,7 +1,7 @@
-"""Results on disk, a folder of files per image: written whole or not at all, and verified when they are read.
+"""Results on disk, a folder of files for each: written whole or not at all, and verified when they are read.
 
-``request.json`` in a folder says what its files were computed from (:mod:`.keys`) and holds the checksum of each. A record
-that is damaged, or belongs to something else, is computed again.
+``request.json`` in a folder says what its files were computed from (:mod:`.keys`) and holds the checksum of each. What is
+damaged, or belongs to something else, is no record.
 """
 
 from __future__ import annotations
@@ -11,17 +11,19 @@ import json
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .keys import changes, digest, file_digest
+from filelock import FileLock, Timeout
 
-KEPT, NEW = "kept", "new"
-REQUEST = "request.json"
-PARTIAL = ".partial"  # where records are until they are whole, inside the folder: to move them is one step
+from ..datasets.images import REQUEST, result_files
+from .keys import file_digest
+
+RESULT = "result.json"
 
 
 class FolderError(OSError):
@@ -33,47 +35,41 @@ class Records:
     """Where :func:`~.cached_map.cached_map` keeps results.
 
     Attributes:
-        root: a folder per image is in it, named as the image; "" is the root itself (a run of a single image).
-        key: what all results depend on, as JSON gives it back.
-        partial: a folder on the same file system that nobody else writes to.
-        write, read: (result, folder) writes the files, folder → result reads them.
+        root: a folder per sample is in it, named as the sample; "" is the root itself (a run of a single image).
+        key: what all results depend on.
+        partial: a folder on the same file system, for records until they are whole: to move a file is one step.
+        write: (result, folder) writes the files, and what is read is the folder; None: the result is JSON.
     """
 
     root: Path
     key: Mapping[str, Any]
     partial: Path
-    write: Callable[[Any, Path], None]
-    read: Callable[[Path], Any]
+    write: Callable[[Any, Path], None] | None
 
     def folder(self, name: str) -> Path:
         return self.root.joinpath(*map(safe_name, Path(name).parts))
 
-    def state(self, name: str, key: Mapping[str, Any]) -> str:
-        """:data:`KEPT` if there is a record of this key, :data:`NEW` if there is none, else why it is computed again."""
-        folder = self.folder(name)
-        if not (folder / REQUEST).exists():
-            return NEW
-        if (request := read_request(folder)) is None:
-            return f"{REQUEST} was damaged"
-        return changes(request["key"], self._full(key)) or damage(folder, request) or KEPT
+    def holds(self, name: str, key: Mapping[str, Any]) -> bool:
+        """Whether there is a whole record that was computed from exactly this."""
+        request = _whole_request(self.folder(name))
+        return request is not None and request["key"] == json.loads(json.dumps({**self.key, **key}))
 
     def put(self, name: str, key: Mapping[str, Any], result: Any) -> None:
         """Write a record; raises OSError."""
-        new, folder = self.partial / short_name(name), self.folder(name)
-        shutil.rmtree(new, ignore_errors=True)
-        new.mkdir()
-        self.write(result, new)
+        new, folder = Path(tempfile.mkdtemp(dir=self.partial)), self.folder(name)
+        if self.write is None:
+            (new / RESULT).write_text(json.dumps(result))
+        else:
+            self.write(result, new)
         files = {file.name: file_digest(file) for file in sorted(new.iterdir())}
-        request = {"key": self._full(key), "files": files}
-        text = json.dumps(request | {"checksum": digest(request)}, indent=1, ensure_ascii=False) + "\n"
-        (new / REQUEST).write_text(text, encoding="utf-8")
+        request = {"key": {**self.key, **key}, "files": files}
+        (new / REQUEST).write_text(json.dumps(request, indent=1) + "\n")
         folder.mkdir(parents=True, exist_ok=True)
-        old = read_request(folder) or {"files": {}}
-        (folder / REQUEST).unlink(
-            missing_ok=True
-        )  # from here to the last move, nothing vouches for the files
-        for file in old["files"].keys() - files.keys():
-            (folder / file).unlink(missing_ok=True)
+        before = result_files(folder)
+        # from here to the last move, nothing vouches for the files
+        (folder / REQUEST).unlink(missing_ok=True)
+        for file in before - files.keys():
+            (folder / Path(file).name).unlink(missing_ok=True)
         for file in (*files, REQUEST):
             os.replace(new / file, folder / file)
         new.rmdir()
@@ -81,32 +77,18 @@ class Records:
     def get(self, name: str) -> Any:
         """What was put; raises ValueError if there is no whole record."""
         folder = self.folder(name)
-        request = read_request(folder)
-        if request is None or not self.key.items() <= request["key"].items() or damage(folder, request):
+        if _whole_request(folder) is None:
             raise ValueError(f"The result of {name} in {self.root} is missing or damaged; run again.")
-        return self.read(folder)
-
-    def _full(self, key: Mapping[str, Any]) -> dict[str, Any]:
-        return {**self.key, **json.loads(json.dumps(key))}
+        return json.loads((folder / RESULT).read_text()) if self.write is None else folder
 
 
-def read_request(folder: Path) -> dict[str, Any] | None:
-    """{"key": …, "files": {name: checksum}} of a folder's record, or None. None of its files lies elsewhere."""
+def _whole_request(folder: Path) -> dict[str, Any] | None:
+    """A folder's ``request.json``, or None unless all files that it lists are what was written."""
     request = read_json(folder / REQUEST)
-    if not isinstance(request, dict) or request.pop("checksum", None) != digest(request):
-        return None
-    whole = all(isinstance(request.get(part), dict) for part in ("key", "files"))
-    return request if whole and all(file == safe_name(file) for file in request["files"]) else None
-
-
-def damage(folder: Path, request: Mapping[str, Any]) -> str:
-    """Which file of a record is not what it was, or "" for none."""
-    for file, checksum in request["files"].items():
-        with suppress(OSError):
-            if file_digest(folder / file) == checksum:
-                continue
-        return f"{file} was damaged or missing"
-    return ""
+    with suppress(OSError, TypeError, KeyError, AttributeError):
+        if all(file_digest(folder / file) == checksum for file, checksum in request["files"].items()):
+            return request if "key" in request else None
+    return None
 
 
 def read_json(path: Path) -> Any:
@@ -114,6 +96,29 @@ def read_json(path: Path) -> Any:
     with suppress(OSError, ValueError, RecursionError):
         return json.loads(path.read_text(encoding="utf-8"))
     return None
+
+
+@contextmanager
+def only_run(folder: Path, partial: Path) -> Iterator[None]:
+    """Within the context no other run of this shard works in the folder; what a killed one left half done goes."""
+    with writing(folder):
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(partial.with_name(f"{partial.name}.lock"), timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise FolderError(
+                f"Another run is at work in {folder}; wait for it, or choose another output folder."
+            ) from None
+        except NotImplementedError:  # a file system without locks
+            pass
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+    try:
+        yield
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+        lock.release()
 
 
 @contextmanager
@@ -132,11 +137,8 @@ def writing(folder: Path) -> Iterator[None]:
 
 def safe_name(name: str) -> str:
     """A file name that every file system takes: the name itself where it is short and harmless, else one with a hash."""
-    clean = re.sub(r"[^\w.,()+=@ -]", "_", name).strip(" .") or "_"
-    return name if name == clean and len(name.encode()) <= 100 else short_name(name)
-
-
-def short_name(name: str) -> str:
-    """A unique file name: the beginning of the name, to be read by people, and a hash."""
-    start = re.sub(r"[^\w.,()+=@-]", "_", name).strip(".").encode()[:60].decode("utf-8", "ignore")
+    clean = re.sub(r"[^\w.,()+=@ -]", "_", name).strip(" .")
+    if name and name == clean and len(name.encode()) <= 100:
+        return name
+    start = clean.encode()[:60].decode("utf-8", "ignore")
     return f"{start}-{hashlib.sha256(name.encode('utf-8', 'surrogateescape')).hexdigest()[:12]}"
