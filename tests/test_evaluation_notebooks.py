@@ -59,7 +59,7 @@ EVALUATION, LOST, MASKS = "06_evaluation", "07_small_objects_and_boundaries", "1
         (
             MASKS,
             {"settings": {"num_parts": 20}},
-            r"num_parts=20 .* is not possible here: .* leave num_parts out\.",
+            r"num_parts=20 is not possible here; leave num_parts out\.",
         ),
     ],
 )

@@ -19,8 +19,8 @@ from ..runs.keys import digest, scene_key
 from ..settings import check_known
 from ..stages import CoarseMasks
 from ..toyscapes import Scene, Toyscapes
+from .mapping import map_scenes
 from .names import BILINEAR, EMERDIFF
-from .scenes import map_scenes
 
 CAPTION = "the scene's caption"  # as a prompt: each scene's own
 FEATURES = ("smoothed", "with positions")
@@ -65,7 +65,7 @@ def run_sweeps(
     output_dir: Path | str,
     **execution: Any,
 ) -> dict[str, Points]:
-    """{sweep: {label: :func:`evaluate`'s results, scene by scene}}, by :func:`~.scenes.map_scenes`.
+    """{sweep: {label: :func:`evaluate`'s results, scene by scene}}, by :func:`~.mapping.map_scenes`.
 
     Results are kept by scene and settings: sweeps around the same settings share what they have in common.
     """

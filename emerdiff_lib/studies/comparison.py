@@ -27,13 +27,14 @@ from ..evaluation.tables import score
 from ..pipeline import EmerDiffPipeline
 from ..plotting import CHART_COLOURS, NEUTRAL
 from ..responses import ImageResponses
-from ..runs.cached_map import Results, cached_map
-from ..runs.keys import dataset_key, model_key, network_digest, sample_key, versions
+from ..runs.cached_map import Results
+from ..runs.keys import network_digest
 from ..runs.notebook import merged_settings
 from ..settings import MODES, Assignment, Perturbation, Shortcuts, check_known
 from ..stages import CoarseMasks
 from ..timing import timed
 from . import names
+from .mapping import map_images
 
 _RADIUS = MODES["fast"]["guide_radius"]
 # mode: {method: what it sets for its assignment}; methods of one mode share their responses
@@ -209,25 +210,6 @@ def _segmenters(
     return segmenters
 
 
-def score_image(
-    pipe: EmerDiffPipeline,
-    data: LabelledDataset,
-    methods: Sequence[str],
-    settings: Mapping[str, Any],
-    backbone: baselines.Backbone | None,
-    position: int,
-) -> dict[str, Any]:
-    """{"name": of the image at ``position``, "methods": {method: :func:`~emerdiff_lib.evaluation.tables.score`}}."""
-    sample = data[position]
-    results = segment_image(pipe, sample, methods, settings, backbone)
-    rest = len(data.class_names), data.ignore_index
-    scores = {
-        name: score(one.labels, sample.labels, one.embeddings, one.seconds, *rest)
-        for name, one in results.items()
-    }
-    return {"name": sample.name, "methods": scores}
-
-
 def score_images(
     pipe: EmerDiffPipeline,
     data: LabelledDataset,
@@ -236,27 +218,31 @@ def score_images(
     settings: Mapping[str, Any],
     output_dir: Path | str,
     backbone: baselines.Backbone | None = None,
-    label: str = "images",
     **execution: Any,
 ) -> Results:
-    """:func:`score_image` of many; what is in ``output_dir`` already, of exactly this, is kept.
+    """{"name", "methods": {method: :func:`~emerdiff_lib.evaluation.tables.score`}} of every image, by
+    :func:`~.mapping.map_images`.
 
     Args:
-        samples: {name: position} from :func:`~emerdiff_lib.datasets.images.first_samples` or ``named``.
         methods: from :func:`check_methods`; ``settings``: from :func:`check_settings`.
-        label, execution: of :func:`~emerdiff_lib.runs.cached_map.cached_map`, which says what it raises.
     """
+
+    def score_image(position: int) -> dict[str, Any]:
+        sample, rest = data[position], (len(data.class_names), data.ignore_index)
+        results = segment_image(pipe, sample, methods, settings, backbone)
+        scores = {
+            name: score(one.labels, sample.labels, one.embeddings, one.seconds, *rest)
+            for name, one in results.items()
+        }
+        return {"name": sample.name, "methods": scores}
+
     key = {
         "study": "comparison",
         "methods": list(methods),
         "settings": pipe.resolve(**settings).to_dict(),
-        "model": model_key(pipe),
-        "data": dataset_key(data),
         "backbone": None if backbone is None else network_digest(backbone.model),
-        "versions": versions(),
     }
-    function = partial(score_image, pipe, data, methods, settings, backbone)
-    return cached_map(function, samples, output_dir, key, partial(sample_key, data), label=label, **execution)
+    return map_images(score_image, pipe, data, samples, output_dir, key, **execution)
 
 
 # -- tables -------------------------------------------------------------------------------------------------------------

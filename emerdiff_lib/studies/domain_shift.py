@@ -25,7 +25,7 @@ from ..pipeline import EmerDiffPipeline
 from ..runs.keys import scene_key
 from ..stages import CoarseMasks
 from ..toyscapes import Scene, Toyscapes
-from .scenes import map_scenes
+from .mapping import map_scenes
 
 REFERENCE = "as trained"
 WAYS = ("bilinear", "modulated", "guided")  # from true masks to pixels
@@ -83,7 +83,7 @@ def run_shifts(
     settings: dict[str, Any],
     **execution: Any,
 ) -> dict[str, list[dict[str, Any]]]:
-    """{shift: :func:`evaluate_scene`, scene by scene}, by :func:`~.scenes.map_scenes`.
+    """{shift: :func:`evaluate_scene`, scene by scene}, by :func:`~.mapping.map_scenes`.
 
     Args:
         shifts: of :data:`~emerdiff_lib.toyscapes.shifts.SHIFTS`; ``seeds`` of the Toyscapes scenes.

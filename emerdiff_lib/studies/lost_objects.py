@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +23,7 @@ from ..evaluation.metrics import AREA_NAMES, area_bin, contingency_table
 from ..evaluation.regions import cell_shares, find_regions, sample_labels
 from ..pipeline import EmerDiffPipeline
 from ..plotting import colourise, segment_palette
-from ..runs.cached_map import cached_map
-from ..runs.keys import dataset_key, model_key, sample_key, versions
+from .mapping import map_images
 
 FOUND = "found"
 STAGES = ("VAE", "coarse grid", "clustering", "modulation", "argmax")
@@ -164,13 +162,7 @@ def follow(
         ValueError: for a setting that the pipeline refuses, or if every image failed.
     """
     counts = list(dict.fromkeys(mask_counts))
-    key = {
-        "study": "lost objects",
-        "settings": {str(k): pipe.resolve(num_masks=k, **settings).to_dict() for k in counts},
-        "model": model_key(pipe),
-        "data": dataset_key(data),
-        "versions": versions(),
-    }
+    resolved = {str(k): pipe.resolve(num_masks=k, **settings).to_dict() for k in counts}
 
     def rows_of(position: int) -> list[dict[str, Any]]:
         rows = []
@@ -179,7 +171,8 @@ def follow(
             rows += [row | {"K": k, "position": position} for row in object_rows(way)]
         return rows
 
-    results = cached_map(rows_of, samples, output_dir, key, partial(sample_key, data), **execution)
+    key = {"study": "lost objects", "settings": resolved}
+    results = map_images(rows_of, pipe, data, samples, output_dir, key, **execution)
     fate = pd.CategoricalDtype([*STAGES, FOUND], ordered=True)
     size = pd.CategoricalDtype(AREA_NAMES, ordered=True)
     return pd.DataFrame([row for rows in results for row in rows]).astype({"size": size, "fate": fate})
