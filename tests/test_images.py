@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
 
-from emerdiff_lib.images import image_files, load_image, picture_name, processing_size
+from emerdiff_lib.images import image_files, load_image, plain_name, processing_size
 
 from .conftest import refusal, seeded
 
@@ -209,11 +209,10 @@ def test_names_of_all_kinds_are_read_and_said_in_one_line(tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    ("path", "name"),
-    [("a/b.jpg", "a__b"), ("..jpg", "_"), ("a/...jpg", "a__.."), ("a\nb.png", "a_b"), ("ü.x.png", "ü.x")],
+    ("text", "name"), [("a/b", "a_b"), ("..", "__"), ("...x", "...x"), ("a\nb", "a_b"), ("", "_")]
 )
-def test_picture_names(path, name):
-    assert picture_name(Path(path)) == name
+def test_names_of_files(text, name):
+    assert plain_name(text) == name
 
 
 def test_links_are_followed_once_and_what_is_left_out_stays_out(tmp_path):

@@ -111,8 +111,8 @@ def sample_key(data: LabelledDataset, position: int) -> dict[str, str]:
     if isinstance(data, FileDataset):
         _, image, labels = data.pairs[position]
         return {
-            "image": file_digest(data.expect_file(image)),
-            "labels": file_digest(data.expect_file(labels)),
+            "image": file_digest(data.expect(image)),
+            "labels": file_digest(data.expect(labels)),
         }
     sample = data[position]
     return {"image": array_digest(np.asarray(sample.image)), "labels": array_digest(sample.labels)}
