@@ -22,6 +22,7 @@ from ..baselines import Segmentation, upsamplers
 from ..baselines.upsamplers import Upsampler
 from ..clustering import mask_embeddings
 from ..datasets import LabelledDataset, Sample
+from ..evaluation.intervals import with_interval
 from ..evaluation.regions import true_masks
 from ..evaluation.tables import score
 from ..pipeline import EmerDiffPipeline
@@ -256,16 +257,10 @@ def kind(method: str) -> str:
     return next((name for name, methods in KINDS.items() if method in methods), "other methods")
 
 
-def with_interval(row: pd.Series) -> str:
-    """ "+1.2 [+0.3, +2.1]" from "points", "low" and "high"; without the interval where a single image gives none."""
-    ends = "" if pd.isna(row["low"]) else f" [{row['low']:+.1f}, {row['high']:+.1f}]"
-    return f"{row['points']:+.1f}{ends}"
-
-
 def difference_table(paired: pd.DataFrame) -> pd.DataFrame:
     """The "paired" table to be read: a row per method, a column per measure; "(n.s.)": Wilcoxon's p is 0.05 or more."""
     text = [
-        with_interval(row) + (" (n.s.)" if row["p (Wilcoxon)"] >= 0.05 else "")
+        with_interval(*row[["points", "low", "high"]]) + (" (n.s.)" if row["p (Wilcoxon)"] >= 0.05 else "")
         for _, row in paired.iterrows()
     ]
     wide = paired.assign(text=text).pivot(index="minus", columns="measure", values="text")
@@ -309,9 +304,10 @@ def findings(tables: Mapping[str, pd.DataFrame]) -> list[str]:
             f"best of the same {inputs} without modulated denoising" if candidates else "best other method"
         )
         verdict = "" if ahead[best] or behind[best] else ", not significant"
+        difference = with_interval(*rows.loc[best, ["points", "low", "high"]])
         lines.append(
             f'{MEASURES[measure]}: {reference} {column[reference]:.1f}; {which} "{best}" {column[best]:.1f}, difference '
-            f"{with_interval(rows.loc[best])}{verdict}. Significantly ahead of {ahead.sum()} and behind {behind.sum()} of "
+            f"{difference}{verdict}. Significantly ahead of {ahead.sum()} and behind {behind.sum()} of "
             f"{len(rows)} other methods."
         )
     return lines
