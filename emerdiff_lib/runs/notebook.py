@@ -50,7 +50,7 @@ class Notebook:
         }
         check_execution(**self.execution)
 
-    def finish(self, notebook: str, **manifest: Any) -> None:
+    def finish(self, notebook: str, title: str, question: str, **manifest: Any) -> None:
         """Write ``manifest.json`` into the notebook's output_dir.
 
         Args:
@@ -63,7 +63,7 @@ class Notebook:
                 nested = isinstance(value, list | dict)
                 command += f" -y '{name}: {value}'" if nested else f" -p {name} {value}"
         path = Path(self._namespace["output_dir"]) / "manifest.json"
-        write_manifest(path, command=command, **manifest)
+        write_manifest(path, title=title, question=question, command=command, **manifest)
         print(f"Tables and sentences are in {path}.")
 
 
