@@ -18,7 +18,7 @@ from ..settings import whole
 from ..toyscapes import Scene, Toyscapes
 from .base import FileDataset, LabelledDataset
 
-REQUEST = "request.json"  # beside the files of a result (emerdiff_lib.runs.records)
+REQUEST = "request.json"  # beside the files of a result (emerdiff_lib.runs.results)
 _TOYSCAPES = re.compile(r"toyscapes:(\d{1,9})(?:-(\d{1,9}))?")
 
 

@@ -15,9 +15,8 @@ import os
 import pickle  # between processes of one run, never from a file
 import re
 import signal
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -29,50 +28,16 @@ from threadpoolctl import threadpool_limits
 from tqdm.auto import tqdm
 
 from ..files import folder_path, write_atomically
-from ..images import shown
 from ..loading import load_pipeline
 from ..pipeline import EmerDiffPipeline
 from ..settings import check_known, whole
-from .keys import autocast_dtype, digest, model_key
-from .records import FolderError, Records, only_run, read_json, writing
+from .keys import digest, model_key
+from .results import FolderError, Results, only_run, read_json, writing
 
 ENGINES = ("local", "ray")
 KEPT, COMPUTED, FAILED, STOPPED = "kept", "computed", "failed", "stopped"
 Outcome = tuple[str, Any]  # one of these, and why: a sentence of a failure, the error that stops the run
 KILLED = "its process was killed, most likely for want of memory; run again, with fewer workers"
-
-
-@dataclass
-class Results(Sequence):
-    """Results of a run in the order of its samples, read one at a time and verified: many take no more memory than one.
-
-    Attributes:
-        names: of the samples that there are results of.
-        failures: {name: why} of the others.
-        computed: how many were computed; the others were kept from an earlier run.
-    """
-
-    records: Records
-    names: list[str] = field(default_factory=list)
-    failures: dict[str, str] = field(default_factory=dict)
-    computed: int = 0
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def __getitem__(self, index):
-        if isinstance(index, slice):
-            return [self.records.get(name) for name in self.names[index]]
-        return self.records.get(self.names[index])
-
-    def __str__(self) -> str:
-        total, failed = len(self) + len(self.failures), len(self.failures)
-        lines = [
-            f"{total} images: {len(self) - self.computed} kept, {self.computed} computed, {failed} failed."
-        ]
-        lines += [f"  failed: {shown(name)}: {why}" for name, why in list(self.failures.items())[:5]]
-        lines += [f"  … and {failed - 5} more"] if failed > 5 else []
-        return "\n".join(lines).encode("utf-8", "backslashreplace").decode()  # names need not be text
 
 
 def cached_map(
@@ -117,8 +82,8 @@ def cached_map(
     number, count = map(int, (shard or "0/1").split("/"))
     share = set(list(dict.fromkeys(groups.values()))[number::count])
     mine = {name: sample for name, sample in samples.items() if groups[name] in share}
-    results, states = Results(Records(root, key, partial, write)), {}
-    job = functools.partial(_attempt, function, results.records, sample_key)
+    results, states = Results(root, key, partial, write), {}
+    job = functools.partial(_attempt, function, results, sample_key)
     with only_run(top, partial), tqdm(total=len(mine), desc=label, disable=len(mine) < 2) as bar:
         try:
             for name, (state, why) in _outcomes(job, mine, min(workers, len(mine)), engine):
@@ -169,17 +134,16 @@ def _write_failures(path: Path, failures: Mapping[str, str]) -> None:
 # -- one sample -----------------------------------------------------------------------------------------------------------
 
 
-def _attempt(function: Callable, records: Records, sample_key: Callable, name: str, sample: Any) -> Outcome:
-    """One sample, unless its record may be kept. Whatever goes wrong with it is its outcome, but for a FolderError."""
+def _attempt(function: Callable, results: Results, sample_key: Callable, name: str, sample: Any) -> Outcome:
+    """One sample, unless its result may be kept. Whatever goes wrong with it is its outcome, but for a FolderError."""
     try:
         key = sample_key(sample)
-        if records.holds(name, key):
+        if results.holds(name, key):
             return KEPT, ""
         result = function(sample)
         if sample_key(sample) != key:
             raise ValueError("it was changed while it was worked on; run again")
-        with writing(records.root):
-            records.put(name, key, result)
+        results.put(name, key, result)
     except FolderError as error:
         return STOPPED, error
     except Exception as error:  # what an image, or a network that is given it, may raise is no closed list
@@ -313,8 +277,7 @@ class _Pickler(cloudpickle.Pickler):
                 "save_pretrained and load the folder."
             )
         dtype = str(value.unet.dtype).removeprefix("torch.")
-        autocast = autocast_dtype(value.device.type)
-        return _load_same, (value.model_name, str(value.device), dtype, autocast, model_key(value))
+        return _load_same, (value.model_name, str(value.device), dtype, model_key(value))
 
 
 def _dumps(job: Callable) -> bytes:
@@ -323,23 +286,15 @@ def _dumps(job: Callable) -> bytes:
     return file.getvalue()
 
 
-def _load_same(
-    name: str, device: str, dtype: str, autocast: torch.dtype | None, key: dict[str, Any]
-) -> EmerDiffPipeline:
-    """The pipeline on this worker's share of the devices, under the autocast of the process that started the run.
-
-    Raises:
-        ValueError: if what the name stands for is not what it was.
-    """
+def _load_same(name: str, device: str, dtype: str, key: dict[str, Any]) -> EmerDiffPipeline:
+    """The pipeline on this worker's share of the devices; raises ValueError if the name stands for something else now."""
     count = torch.cuda.device_count() if device.startswith("cuda") else 0
     if _Worker.number is not None and count > 1:
         device = f"cuda:{_Worker.number % count}"
     pipe = load_pipeline(name, device, dtype)
-    if autocast is not None:  # for the rest of this process, which does nothing else
-        torch.autocast(pipe.device.type, autocast).__enter__()
     if model_key(pipe) != key:
         raise ValueError(
-            f"{name} is no longer the model that this run was started with (or was changed after it had been loaded); "
-            "other processes load it by name: use workers=1, or save it as it is and start again."
+            f"{name} is no longer the model that this run was started with (or was changed after it had been loaded, or runs "
+            "under autocast); other processes load it by name: use workers=1, or save it as it is and start again."
         )
     return pipe

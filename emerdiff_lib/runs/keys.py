@@ -60,7 +60,7 @@ def versions() -> dict[str, str]:
 
 
 def model_key(pipe: FrozenModel) -> dict[str, Any]:
-    """Every network by weights and configuration, the tokenizers, the scheduler, and the dtype that is computed in."""
+    """Every network by weights (dtypes among them) and configuration, the tokenizers, the scheduler, and autocast."""
     parts = {name: part for name, part in pipe.components.items() if part is not None}
     networks = {name: part for name, part in parts.items() if isinstance(part, torch.nn.Module)}
     key: dict[str, Any] = {
@@ -69,16 +69,9 @@ def model_key(pipe: FrozenModel) -> dict[str, Any]:
     key |= {name: _tokenizer(part) for name, part in parts.items() if name.startswith("tokenizer")}
     key["scheduler"] = digest([type(pipe.scheduler).__name__, _config(pipe.scheduler)])
     key["pipeline"] = digest(_config(pipe))  # how an empty prompt is encoded, the length of prompts, defaults
-    dtypes = {name: str(network.dtype).removeprefix("torch.") for name, network in networks.items()}
-    key["dtype"] = dtypes["unet"] if len(set(dtypes.values())) == 1 else dtypes
-    if autocast := autocast_dtype(pipe.device.type):
-        key["autocast"] = str(autocast).removeprefix("torch.")
+    if torch.is_autocast_enabled(pipe.device.type):
+        key["autocast"] = str(torch.get_autocast_dtype(pipe.device.type)).removeprefix("torch.")
     return key
-
-
-def autocast_dtype(device_type: str) -> torch.dtype | None:
-    """What ``torch.autocast`` computes in on such a device where it is switched on, else None."""
-    return torch.get_autocast_dtype(device_type) if torch.is_autocast_enabled(device_type) else None
 
 
 def _tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -110,10 +103,7 @@ def sample_key(data: LabelledDataset, position: int) -> dict[str, str]:
     """One labelled image: its files by content, or its pixels where a program draws them; raises OSError."""
     if isinstance(data, FileDataset):
         _, image, labels = data.pairs[position]
-        return {
-            "image": file_digest(data.expect(image)),
-            "labels": file_digest(data.expect(labels)),
-        }
+        return {"image": file_digest(data.expect(image)), "labels": file_digest(data.expect(labels))}
     sample = data[position]
     return {"image": array_digest(np.asarray(sample.image)), "labels": array_digest(sample.labels)}
 

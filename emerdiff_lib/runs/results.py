@@ -1,7 +1,7 @@
 """Results on disk, a folder of files for each: written whole or not at all, and verified when they are read.
 
 ``request.json`` in a folder says what its files were computed from (:mod:`.keys`) and holds the checksum of each. What is
-damaged, or belongs to something else, is no record.
+damaged, or belongs to something else, is no result.
 """
 
 from __future__ import annotations
@@ -12,15 +12,16 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 from ..datasets.images import REQUEST, result_files
+from ..images import shown
 from .keys import file_digest
 
 RESULT = "result.json"
@@ -30,52 +31,77 @@ class FolderError(OSError):
     """The folder of the results cannot be used, which is no image's fault: the run stops, what is finished is kept."""
 
 
-@dataclass(frozen=True)
-class Records:
-    """Where :func:`~.cached_map.cached_map` keeps results.
+@dataclass
+class Results(Sequence):
+    """Results of a run in the order of its samples, read one at a time and verified: many take no more memory than one.
 
     Attributes:
         root: a folder per sample is in it, named as the sample; "" is the root itself (a run of a single image).
         key: what all results depend on.
-        partial: a folder on the same file system, for records until they are whole: to move a file is one step.
+        partial: a folder on the same file system, for results until they are whole: to move a file is one step.
         write: (result, folder) writes the files, and what is read is the folder; None: the result is JSON.
+        names: of the samples that there are results of.
+        failures: {name: why} of the others.
+        computed: how many were computed; the others were kept from an earlier run.
     """
 
     root: Path
     key: Mapping[str, Any]
     partial: Path
     write: Callable[[Any, Path], None] | None
+    names: list[str] = field(default_factory=list)
+    failures: dict[str, str] = field(default_factory=dict)
+    computed: int = 0
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            return [self.get(name) for name in self.names[index]]
+        return self.get(self.names[index])
+
+    def __str__(self) -> str:
+        total, failed = len(self) + len(self.failures), len(self.failures)
+        lines = [
+            f"{total} images: {len(self) - self.computed} kept, {self.computed} computed, {failed} failed."
+        ]
+        lines += [f"  failed: {shown(name)}: {why}" for name, why in list(self.failures.items())[:5]]
+        lines += [f"  … and {failed - 5} more"] if failed > 5 else []
+        return "\n".join(lines).encode("utf-8", "backslashreplace").decode()  # names need not be text
 
     def folder(self, name: str) -> Path:
         return self.root.joinpath(*map(safe_name, Path(name).parts))
 
     def holds(self, name: str, key: Mapping[str, Any]) -> bool:
-        """Whether there is a whole record that was computed from exactly this."""
+        """Whether there is a whole result that was computed from exactly this."""
         request = _whole_request(self.folder(name))
         return request is not None and request["key"] == json.loads(json.dumps({**self.key, **key}))
 
     def put(self, name: str, key: Mapping[str, Any], result: Any) -> None:
-        """Write a record; raises OSError."""
-        new, folder = Path(tempfile.mkdtemp(dir=self.partial)), self.folder(name)
-        if self.write is None:
-            (new / RESULT).write_text(json.dumps(result))
-        else:
-            self.write(result, new)
-        files = {file.name: file_digest(file) for file in sorted(new.iterdir())}
-        request = {"key": {**self.key, **key}, "files": files}
-        (new / REQUEST).write_text(json.dumps(request, indent=1) + "\n")
-        folder.mkdir(parents=True, exist_ok=True)
-        before = result_files(folder)
-        # from here to the last move, nothing vouches for the files
-        (folder / REQUEST).unlink(missing_ok=True)
-        for file in before - files.keys():
-            (folder / Path(file).name).unlink(missing_ok=True)
-        for file in (*files, REQUEST):
-            os.replace(new / file, folder / file)
-        new.rmdir()
+        """Write a result; raises FolderError."""
+        folder = self.folder(name)
+        with writing(folder):
+            new = Path(tempfile.mkdtemp(dir=self.partial))
+            if self.write is None:
+                (new / RESULT).write_text(json.dumps(result))
+            else:
+                self.write(result, new)
+            files = {file.name: file_digest(file) for file in sorted(new.iterdir())}
+            request = {"key": {**self.key, **key}, "files": files}
+            (new / REQUEST).write_text(json.dumps(request, indent=1) + "\n")
+            folder.mkdir(parents=True, exist_ok=True)
+            before = result_files(folder)
+            # from here to the last move, nothing vouches for the files
+            (folder / REQUEST).unlink(missing_ok=True)
+            for file in before - files.keys():
+                (folder / Path(file).name).unlink(missing_ok=True)
+            for file in (*files, REQUEST):
+                os.replace(new / file, folder / file)
+            new.rmdir()
 
     def get(self, name: str) -> Any:
-        """What was put; raises ValueError if there is no whole record."""
+        """What was put; raises ValueError if there is no whole result."""
         folder = self.folder(name)
         if _whole_request(folder) is None:
             raise ValueError(f"The result of {name} in {self.root} is missing or damaged; run again.")
