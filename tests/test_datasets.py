@@ -167,12 +167,6 @@ def test_mat_files_that_are_refused(tmp_path, wrong):
     assert "trainval/2008_000002.mat" in refusal(lambda: data[0])
 
 
-@pytest.mark.parametrize("line", ["accordion", "x: y", "1: twice"])
-def test_lists_of_numbers_and_names_that_are_refused(tmp_path, line):
-    official_context(tmp_path, RAMP, f"1: bag\n{line}\n")
-    assert "labels.txt has" in refusal(lambda: open_dataset("pascal-context-459", tmp_path))
-
-
 def camvid(root, content):
     image(root / "test/a.png")
     label_map(root / "testannot/a.png", range(12))
@@ -201,7 +195,6 @@ def test_camvid(tmp_path, content):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("test/a.png\n", "names an image and its annotation per line"),
         (GOOD.encode("utf-16"), "test.txt cannot be read"),
         ("\n# nothing\n", "has no image of split 'test'"),
     ],

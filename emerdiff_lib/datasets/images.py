@@ -57,7 +57,7 @@ def find_images(spec: str | Path, exclude: str | Path | None = None) -> list[Ima
     Raises:
         FileNotFoundError: nothing is there, or the folder holds no image.
         PermissionError: a folder below it cannot be read.
-        ValueError: a Toyscapes range that is empty or leaves the world's seeds, or ``exclude`` is the folder itself.
+        ValueError: a Toyscapes range that is empty or leaves the world's seeds.
     """
     if match := _TOYSCAPES.fullmatch(str(spec)):
         first, last = int(match[1]), int(match[2] or match[1])
@@ -75,10 +75,6 @@ def find_images(spec: str | Path, exclude: str | Path | None = None) -> list[Ima
             f"There is no image at {spec}; give a file, a folder or toyscapes:SEED (from {Path.cwd()})."
         )
     output = None if exclude is None else folder_path("output_dir", exclude)
-    if output is not None and os.path.realpath(output) == os.path.realpath(path):
-        raise ValueError(
-            f"output_dir={str(exclude)!r} is the folder of the images; choose another, or one below it."
-        )
     files = [file for file in image_files(path, output) if ".partial" not in file.relative_to(path).parts]
     results = {folder: result_files(folder) for folder in {file.parent for file in files}}
     names = {f.relative_to(path).as_posix(): f for f in files if f.name not in results[f.parent]}

@@ -201,14 +201,10 @@ class CamVid(FileDataset):
     )
 
     def find_pairs(self, root: Path) -> list[tuple[str, Path, Path]]:
-        listing, pairs = self.expect(root / f"{self.split}.txt"), []
-        for line in text_lines(listing):
-            paths = [root.joinpath(*path.split("/")[-2:]) for path in line.split()]
-            if len(paths) != 2:
-                raise ValueError(
-                    f"{shown(listing)} names an image and its annotation per line; {line!r} does not."
-                )
-            pairs.append((paths[0].stem, *paths))
+        pairs = []
+        for line in text_lines(self.expect(root / f"{self.split}.txt")):
+            image, label = (root.joinpath(*path.split("/")[-2:]) for path in line.split())
+            pairs.append((image.stem, image, label))
         return pairs
 
     @property
@@ -278,14 +274,8 @@ class PascalContext(FileDataset):
 
     def _official(self, listing: Path) -> np.ndarray:
         """From the numbers of the official files to class indices; ``class_names`` become all 459 if asked for."""
-        known: dict[int, str] = {}
-        for line in text_lines(self.expect(listing)):
-            number, name = (part.strip() for part in line.partition(":")[::2])
-            if not (number.isdecimal() and len(number) < 6 and name) or int(number) in known:
-                raise ValueError(
-                    f'{shown(listing)} has "number: name" per line, each number once; {line!r} is not so.'
-                )
-            known[int(number)] = name
+        lines = (line.partition(":") for line in text_lines(self.expect(listing)))
+        known = {int(number): name.strip() for number, _, name in lines}
         if self.all_classes:
             self.class_names, self.ignore_index = tuple(name for n, name in known.items() if n > 0), 65535
         index = {name: i for i, name in enumerate(self.class_names)}

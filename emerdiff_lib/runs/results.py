@@ -6,10 +6,8 @@ damaged, or belongs to something else, is no result.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -71,7 +69,7 @@ class Results(Sequence):
         return "\n".join(lines).encode("utf-8", "backslashreplace").decode()  # names need not be text
 
     def folder(self, name: str) -> Path:
-        return self.root.joinpath(*map(safe_name, Path(name).parts))
+        return self.root / name
 
     def holds(self, name: str, key: Mapping[str, Any]) -> bool:
         """Whether there is a whole result that was computed from exactly this."""
@@ -159,12 +157,3 @@ def writing(folder: Path) -> Iterator[None]:
             f"{error.filename or folder} cannot be written ({error.strerror or error}); what is finished is kept: make "
             "room, move away what is in the way or choose another output folder, and run again."
         ) from error
-
-
-def safe_name(name: str) -> str:
-    """A file name that every file system takes: the name itself where it is short and harmless, else one with a hash."""
-    clean = re.sub(r"[^\w.,()+=@ -]", "_", name).strip(" .")
-    if name and name == clean and len(name.encode()) <= 100:
-        return name
-    start = clean.encode()[:60].decode("utf-8", "ignore")
-    return f"{start}-{hashlib.sha256(name.encode('utf-8', 'surrogateescape')).hexdigest()[:12]}"
