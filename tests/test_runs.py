@@ -166,12 +166,8 @@ def test_settings_and_versions_are_part_of_a_segmentation(tmp_path, pipe, monkey
         pipe, find_images(spec), tmp_path / "out", **QUICK | more
     )[1]
     assert counts(look()) == (0, 2, 0) and counts(look()) == (2, 0, 0)
-    for change in (
-        {"seed": 1},
-        {"output_difference_maps": True},
-        {"modulation_strength": 9.0},
-        {"formats": ["npz"]},
-    ):
+    changes = {"seed": 1, "output_difference_maps": True, "modulation_strength": 9.0, "formats": ["npz"]}
+    for change in ({name: value} for name, value in changes.items()):
         assert counts(look(**change)) == (0, 2, 0), change
     assert counts(look()) == (0, 2, 0) and counts(look("toyscapes:1501-1502")) == (1, 1, 0)
     monkeypatch.setattr(keys, "__version__", "99.0")
@@ -361,14 +357,10 @@ def test_shards_of_a_folder_make_what_one_run_makes(texts, tmp_path):
 
 
 def test_what_no_run_can_be_is_one_sentence(monkeypatch):
-    for shard in ("3/3", "1", "a/b", "0/2/3", "-1/3", "0/0", 0, "0/2\n"):
+    for shard in ("3/3", "1", "a/b", "-1/3", "0/0", 0, "0/2\n"):
         with pytest.raises(ValueError, match="shard="):
             check_execution(shard=shard)
-    for execution, said in (
-        ({"engine": "slurm"}, "'ray'"),
-        ({"workers": 0}, "workers=0"),
-        ({"workers": 1.5}, "1.5"),
-    ):
+    for execution, said in (({"engine": "slurm"}, "'ray'"), ({"workers": 0}, "workers=0")):
         with pytest.raises(ValueError, match=said):
             check_execution(**execution)
     monkeypatch.setitem(sys.modules, "ray", None)
@@ -452,20 +444,3 @@ def test_results_are_never_input_wherever_they_lie(tmp_path, pipe, scene):
     assert list(folders) == ["a.png"] and counts(results) == (0, 1, 0)
     (deep / "request.json").write_text("{}")  # somebody else's
     assert len(find_images(deep / "a.png")) == 1 and len(find_images(deep, exclude=deep / "first")) == 1
-
-
-def test_out_of_memory_at_any_stage_fails_one_image(tmp_path, pipe, monkeypatch):
-    samples = find_images("toyscapes:1500-1501")
-    for stage in ("invert", "respond", "decode"):
-        original, calls = getattr(EmerDiffPipeline, stage), []
-
-        def short_of_memory(self, *args, original=original, calls=calls, **kwargs):
-            calls.append(1)
-            if len(calls) == 1:
-                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 TiB")
-            return original(self, *args, **kwargs)
-
-        monkeypatch.setattr(EmerDiffPipeline, stage, short_of_memory)
-        results = segment_all(pipe, samples, tmp_path / stage, **QUICK)[1]
-        monkeypatch.undo()
-        assert len(results) >= 1 and all("out of memory" in why for why in results.failures.values())
