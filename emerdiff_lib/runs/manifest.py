@@ -46,7 +46,7 @@ def write_manifest(
         "title": title,
         "question": question,
         "command": command,
-        "settings": {name: _plain(value) for name, value in settings.items()},
+        "settings": _plain(settings),
         "seeds": {name: format_seeds(value) for name, value in seeds.items()},
         "tables": {caption: _table(frame) for caption, frame in tables.items()},
         "notes": list(notes),
@@ -94,6 +94,8 @@ def _plain(value: Any) -> Any:
         value = value.tolist()
     if isinstance(value, float):
         return None if math.isnan(value) else float(f"{value:.6g}")
+    if isinstance(value, Mapping):
+        return {name: _plain(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return None if value is pd.NA else value
