@@ -18,26 +18,25 @@ QUICK = {"modulation_timestep": 41, "noise_ensemble_size": 1}
 def test_images_of_captions_are_drawn_and_named(pipe, tmp_path):
     training = open_dataset("toyscapes", split="train")
     (caption,) = study.captions_of(training, [1])
-    words = text_aligned(pipe)[ERROR]
-    (made,) = study.name_pixels_of(pipe, training, {"made-000001": caption}, tmp_path, QUICK, words)
+    (made,) = study.name_pixels_of(pipe, training, {"made-000001": caption}, tmp_path, QUICK, ERROR)
     sampler = StableDiffusionPipeline.from_pretrained(TOYSCAPES_FOLDER)
     sampler.set_progress_bar_config(disable=True)
     seeded = lambda: torch.Generator().manual_seed(study.crc32(b"made-000001"))
     drawn = sampler(caption, generator=seeded(), **study.DRAWING).images[0]
     assert np.abs(np.asarray(made.image, int) - np.asarray(drawn, int)).max() <= 1  # another memory layout
     responses = pipe.respond(pipe.coarse(made.image, generator=seeded(), mode="fast", **QUICK))
-    named = name_pixels(words, responses, vocabulary_of(training))
+    named = name_pixels(text_aligned(pipe)[ERROR], responses, vocabulary_of(training))
     assert (made.labels == named).mean() > 0.99  # other batches, other rounding
 
 
 def test_what_cannot_be_named_is_refused(pipe, tmp_path, monkeypatch):
     data = open_dataset("toyscapes")
     with pytest.raises(ValueError, match='use "pixel" or "fast"'):
-        study.name_pixels_of(pipe, data, {}, tmp_path, {"mode": "exact"}, None)
+        study.name_pixels_of(pipe, data, {}, tmp_path, {"mode": "exact"}, ERROR)
     monkeypatch.setattr(type(pipe), "tokenizer", None, raising=False)
     monkeypatch.delitem(pipe.__dict__, "tokenizer", raising=False)
     with pytest.raises(ValueError, match="it draws no captions; pass num_pictures=0"):
-        study.name_pixels_of(pipe, data, {}, tmp_path, {}, None)
+        study.name_pixels_of(pipe, data, {}, tmp_path, {}, ERROR)
 
 
 def test_a_segmenter_learns_what_can_be_learnt():

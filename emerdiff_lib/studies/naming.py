@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,7 @@ def vocabulary_of(data: LabelledDataset) -> Vocabulary:
 # -- features and images ------------------------------------------------------------------------------------------------
 
 
+@lru_cache(2)  # a CLIP is loaded once for many images
 def text_aligned(pipe: EmerDiffPipeline, clip: str = "") -> dict[str, TextAligned]:
     """{name: features} that can be had here: the model's own if it reads words, and a CLIP's.
 
@@ -145,24 +147,27 @@ def name_images(
     samples: Mapping[str, int],
     output_dir: Path | str,
     settings: Mapping[str, Any],
-    features: Mapping[str, TextAligned],
+    clip: str = "",
     vocabularies: Mapping[str, Vocabulary] | None = None,
     ways: Sequence[str] = WAYS,
+    kinds: Sequence[str] = (),
     **execution: Any,
 ) -> dict[str, Named]:
-    """{vocabulary: what was found}: images named in every way by all features, by :func:`~.mapping.map_images`.
+    """{vocabulary: what was found}: images named in every way, by :func:`~.mapping.map_images`.
 
     Args:
         settings: of the pipeline, except ``mode``.
-        features: {name: features}, such as :func:`text_aligned`'s.
+        clip: as for :func:`text_aligned`, whose features name; ``kinds``: some of their names, empty for all.
         vocabularies: {name: words to look for}; the data set's own classes by default, as :data:`CLASSES`.
         ways: some of :data:`WAYS`; what they do not need is not computed.
     """
     vocabularies = vocabularies or {CLASSES: vocabulary_of(data)}
+    kinds = list(kinds or text_aligned(pipe, clip))
+    features_of = lambda: {kind: text_aligned(pipe, clip)[kind] for kind in kinds}  # in every process
     ways = [way for way in WAYS if way in ways]
     key = {
         "study": "naming",
-        "features": features_key(features),
+        "features": features_key(features_of()),
         "vocabularies": {
             n: [dict(v.classes), list(v.templates), v.threshold] for n, v in vocabularies.items()
         },
@@ -177,7 +182,7 @@ def name_images(
         generator = torch.Generator().manual_seed(sample.seed)
         namers = namers_of(pipe, sample.image, generator, settings, ways)
         for title, vocabulary in vocabularies.items():
-            for kind, model in features.items():
+            for kind, model in features_of().items():
                 asked = kind, vocabulary.words, vocabulary.templates
                 if asked not in computed:
                     computed[asked] = model.features(sample.image, vocabulary)

@@ -28,9 +28,9 @@ from ..pipeline import EmerDiffPipeline
 from ..runs.cached_map import cached_map
 from ..runs.keys import dataset_key, sample_key
 from ..toyscapes import Toyscapes
-from ..words import TextAligned, name_pixels
+from ..words import name_pixels
 from .mapping import common_key
-from .naming import features_key, vocabulary_of
+from .naming import features_key, text_aligned, vocabulary_of
 
 DRAWING = {"num_inference_steps": 20, "guidance_scale": 3.0}  # arguments of the diffusers pipeline
 
@@ -74,7 +74,8 @@ def name_pixels_of(
     samples: Mapping[str, int] | Mapping[str, str],
     output_dir: Path | str,
     settings: Mapping[str, Any],
-    words: TextAligned,
+    kind: str,
+    clip: str = "",
     **execution: Any,
 ) -> list[Sample]:
     """Images whose pixels are named by the classes of ``data``; "none of these" is ignored.
@@ -82,7 +83,7 @@ def name_pixels_of(
     Args:
         samples: {name: position in ``data``}, or {name: caption}, which the model then draws.
         settings: of the pipeline; the mode is "fast" unless they say otherwise, and has to have responses of probe masks.
-        words: the features that name the pixels.
+        kind: of the features that name the pixels, among those of :func:`.naming.text_aligned` with this ``clip``.
 
     Raises:
         ValueError: a model that reads no text draws no captions; a mode without probe masks; an image failed.
@@ -101,7 +102,7 @@ def name_pixels_of(
     drawn = any(isinstance(sample, str) for sample in samples.values())
     key = {
         "study": "masks as labels",
-        "features": features_key({"words": words}),
+        "features": features_key({kind: text_aligned(pipe, clip)[kind]}),
         "vocabulary": [dict(vocabulary.classes), list(vocabulary.templates), vocabulary.threshold],
         "settings": resolved.to_dict(),
         "drawing": DRAWING if drawn else {},
@@ -115,7 +116,7 @@ def name_pixels_of(
             sampler_of(pipe)(what, generator=generator(), **DRAWING).images[0] if drawn else data[what].image
         )
         responses = pipe.respond(pipe.coarse(image, generator=generator(), **settings))
-        labels = name_pixels(words, responses, vocabulary)
+        labels = name_pixels(text_aligned(pipe, clip)[kind], responses, vocabulary)
         return image, np.where(labels == len(vocabulary.names), IGNORE, labels).astype(np.uint8)
 
     pairs = {name: (name, sample) for name, sample in samples.items()}
