@@ -13,16 +13,14 @@ from emerdiff_lib.studies.lost_objects import (
     FOUND,
     STAGES,
     Trace,
-    close_up,
     contrast,
     fates,
     follow,
     object_rows,
     trace,
-    window,
 )
 
-from .conftest import seeded
+from .conftest import run_cells, seeded
 
 QUICK = {"modulation_timestep": 41, "noise_ensemble_size": 1}
 
@@ -114,22 +112,26 @@ def test_sizes_and_fates_come_in_order():
     assert table.loc[(4, "> 20 %"), FOUND] == 100 and table.loc[(4, "1–5 %"), "objects"] == 0
 
 
+def cells_of_07():
+    return run_cells("07_small_objects_and_boundaries", {}, "import numpy", "def close_up")
+
+
 def test_a_close_up_shows_the_object_that_was_asked_for():
     way = whole()
     way.truth[28:30, 28:32] = 1
     rows = {tuple(row["box"]): row for row in object_rows(way) if row["class_index"] == 1}
-    pictures, outline = close_up(way, [28, 28, 30, 32], 1)
+    pictures, outline = cells_of_07()["close_up"](way, [28, 28, 30, 32], 1)
     assert outline.sum() == 8 and (28, 28, 30, 32) in rows
     assert all(picture.shape[:2] == outline.shape for picture in pictures.values())
     assert np.array_equal(pictures["picture"], way.image) and outline.shape == (32, 32)
 
 
-def test_a_window_is_square_inside_the_picture_and_shows_the_object():
-    for box in ([0, 0, 5, 5], [120, 60, 128, 128], [50, 50, 60, 90]):
-        rows, columns = window(box, (128, 128))
-        assert rows.stop - rows.start == columns.stop - columns.start <= 128
-        assert 0 <= rows.start <= box[0] and box[2] <= rows.stop <= 128
-        assert 0 <= columns.start <= box[1] and box[3] <= columns.stop <= 128
+@pytest.mark.parametrize("box", [[0, 0, 5, 5], [120, 60, 128, 128], [50, 50, 60, 90]])
+def test_a_window_is_square_inside_the_picture_and_shows_the_object(box):
+    rows, columns = cells_of_07()["window"](box, (128, 128))
+    assert rows.stop - rows.start == columns.stop - columns.start <= 128
+    assert 0 <= rows.start <= box[0] and box[2] <= rows.stop <= 128
+    assert 0 <= columns.start <= box[1] and box[3] <= columns.stop <= 128
 
 
 def test_a_trace_is_what_the_pipeline_does(pipe):

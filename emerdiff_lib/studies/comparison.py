@@ -61,19 +61,24 @@ ON_THE_SAME_FEATURES: dict[str, Upsampler] = {
     names.PIXELS_OPTIMISED: upsamplers.optimised,
     names.PIXELS_ATTENTION: upsamplers.self_attention,
 }
-BY_THEMSELVES = (
-    names.COLOUR,
-    names.COLOUR_CELLS,
-    names.POSITION,
-    names.SLIC,
-    names.FELZENSZWALB,
-    names.ENCODER,
-    names.DIFFSEG,
-    names.DIFFSEG_OWN,
-    names.DIFFCUT,
-    names.DIFFCUT_OWN,
-    names.BACKBONE,
-)
+# Anything but EmerDiff: given the image, the model, a backbone, K, the grid of the coarse masks and a seed
+BY_THEMSELVES: dict[str, Callable[..., Segmentation]] = {
+    names.COLOUR: lambda image, count, **_: baselines.kmeans_pixels(image, count),
+    names.COLOUR_CELLS: lambda image, count, grid, **_: baselines.kmeans_cells(image, count, grid),
+    names.POSITION: lambda image, count, **_: baselines.kmeans_pixels(image, count, colour_weight=0.0),
+    names.SLIC: lambda image, count, **_: baselines.slic(image, count),
+    names.FELZENSZWALB: lambda image, count, **_: baselines.felzenszwalb(image, count),
+    names.ENCODER: lambda image, pipe, count, seed, **_: baselines.kmeans_activations(
+        image, pipe, count, seed=seed
+    ),
+    names.DIFFSEG: lambda image, pipe, count, **_: baselines.diffseg(image, pipe, count),
+    names.DIFFSEG_OWN: lambda image, pipe, **_: baselines.diffseg(image, pipe),
+    names.DIFFCUT: lambda image, pipe, count, seed, **_: baselines.diffcut(image, pipe, count, seed=seed),
+    names.DIFFCUT_OWN: lambda image, pipe, seed, **_: baselines.diffcut(image, pipe, seed=seed),
+    names.BACKBONE: lambda image, backbone, count, seed, **_: baselines.kmeans_backbone(
+        image, backbone, count, seed=seed
+    ),
+}
 KINDS: dict[str, Iterable[str]] = {
     "EmerDiff": [name for methods in EMERDIFFS.values() for name in methods],
     "its coarse masks without modulation": ON_THE_SAME_MASKS,
@@ -146,9 +151,8 @@ def segment_image(
     generator = torch.Generator().manual_seed(sample.seed)
     coarse = pipe.coarse(sample.image, generator=generator, **settings)
     results = _emerdiffs(pipe, coarse, methods, settings)
-    segmenters = _segmenters(pipe, coarse, sample, backbone)
-    for name in (name for name in methods if name in segmenters):
-        segmentation, seconds = timed(segmenters[name])
+    for name in (name for name in methods if name not in results):
+        segmentation, seconds = timed(partial(_segment, name, pipe, coarse, sample, backbone))
         before = 0.0 if name in BY_THEMSELVES else sum(coarse.seconds.values())
         results[name] = Result(segmentation.labels, segmentation.embeddings, before + seconds)
     return {name: results[name] for name in methods}
@@ -175,40 +179,28 @@ def _emerdiffs(
     return results
 
 
-def _segmenters(
-    pipe: EmerDiffPipeline, coarse: CoarseMasks, sample: Sample, backbone: baselines.Backbone | None
-) -> dict[str, Callable[[], Segmentation]]:
-    """{method: its segments of this image} of everything but EmerDiff."""
-    image, seed = np.array(sample.image), sample.seed % 2**31
-    masks, embeddings = coarse.masks.cpu(), coarse.embeddings.cpu().numpy()
-    count, grid = len(masks), tuple(masks.shape[1:])
-
-    def ceiling() -> Segmentation:
+def _segment(
+    name: str,
+    pipe: EmerDiffPipeline,
+    coarse: CoarseMasks,
+    sample: Sample,
+    backbone: baselines.Backbone | None,
+) -> Segmentation:
+    """One image by a method that is not EmerDiff."""
+    image, masks, grid = np.array(sample.image), coarse.masks.cpu(), tuple(coarse.masks.shape[1:])
+    if name == names.CEILING:
         classes, index = np.unique(sample.labels, return_inverse=True)  # void is a class of its own
         truth = torch.from_numpy(true_masks(index.reshape(sample.labels.shape), grid, len(classes)))
         labels = assign_bilinear(truth, sample.labels.shape)
         return Segmentation(labels, mask_embeddings(coarse.queries, truth).cpu().numpy())
-
-    segmenters: dict[str, Callable[[], Segmentation]] = {
-        names.COLOUR: lambda: baselines.kmeans_pixels(image, count),
-        names.COLOUR_CELLS: lambda: baselines.kmeans_cells(image, count, grid),
-        names.POSITION: lambda: baselines.kmeans_pixels(image, count, colour_weight=0.0),
-        names.SLIC: lambda: baselines.slic(image, count),
-        names.FELZENSZWALB: lambda: baselines.felzenszwalb(image, count),
-        names.ENCODER: lambda: baselines.kmeans_activations(image, pipe, count, seed=seed),
-        names.DIFFSEG: lambda: baselines.diffseg(image, pipe, count),
-        names.DIFFSEG_OWN: lambda: baselines.diffseg(image, pipe),
-        names.DIFFCUT: lambda: baselines.diffcut(image, pipe, count, seed=seed),
-        names.DIFFCUT_OWN: lambda: baselines.diffcut(image, pipe, seed=seed),
-        names.BACKBONE: lambda: baselines.kmeans_backbone(image, backbone, count, seed=seed),
-        names.CEILING: ceiling,
-    }
-    for name, refine in ON_THE_SAME_MASKS.items():
-        segmenters[name] = lambda refine=refine: Segmentation(refine(masks, image), embeddings)
-    for name, upsample in ON_THE_SAME_FEATURES.items():
-        upsample = partial(upsample, pipe=pipe) if name == names.PIXELS_ATTENTION else upsample
-        segmenters[name] = partial(baselines.cluster_upsampled, coarse.queries, image, upsample, count)
-    return segmenters
+    if name in ON_THE_SAME_MASKS:
+        return Segmentation(ON_THE_SAME_MASKS[name](masks, image), coarse.embeddings.cpu().numpy())
+    if name in ON_THE_SAME_FEATURES:
+        more = {"pipe": pipe} if name == names.PIXELS_ATTENTION else {}
+        upsample = partial(ON_THE_SAME_FEATURES[name], **more)
+        return baselines.cluster_upsampled(coarse.queries, image, upsample, len(masks))
+    given = {"image": image, "pipe": pipe, "backbone": backbone, "seed": sample.seed % 2**31}
+    return BY_THEMSELVES[name](count=len(masks), grid=grid, **given)
 
 
 def score_images(
