@@ -169,7 +169,9 @@ def test_settings_and_versions_are_part_of_a_segmentation(tmp_path, pipe, monkey
     changes = {"seed": 1, "output_difference_maps": True, "modulation_strength": 9.0, "formats": ["npz"]}
     for change in ({name: value} for name, value in changes.items()):
         assert counts(look(**change)) == (0, 2, 0), change
+    assert list((tmp_path / "out").glob("*/arrays.npz"))
     assert counts(look()) == (0, 2, 0) and counts(look("toyscapes:1501-1502")) == (1, 1, 0)
+    assert not list((tmp_path / "out").glob("*/arrays.npz"))
     monkeypatch.setattr(keys, "__version__", "99.0")
     assert counts(look()) == (0, 2, 0)
 

@@ -90,11 +90,9 @@ class Results(Sequence):
             (new / REQUEST).write_text(json.dumps(request, indent=1) + "\n")
             folder.mkdir(parents=True, exist_ok=True)
             before = result_files(folder)
-            # from here to the last move, nothing vouches for the files
-            (folder / REQUEST).unlink(missing_ok=True)
             for file in before - files.keys():
                 (folder / Path(file).name).unlink(missing_ok=True)
-            for file in (*files, REQUEST):
+            for file in (*files, REQUEST):  # until the last is there, the files are not those of any request
                 os.replace(new / file, folder / file)
             new.rmdir()
 
