@@ -55,14 +55,6 @@ def test_perfect_features_read_to_the_upper_bound(pipe, scenes):
     assert row["oracle mIoU"] == pytest.approx(100 * mean_iou(total), abs=3)
 
 
-def test_reading_is_of_the_settings(pipe, scenes):
-    """A picture at half the size has a quarter of the cells, too few for as many masks."""
-    for size, rows in ((128, 4), (64, 0)):
-        given = {"processing_resolution": size, "num_masks": 100, "noise_ensemble_size": 1}
-        cells = cells_of_10(pipe, scenes, 2, "by_sample = ", override={"layers": [LAYER]}, **given)
-        assert len(cells["reading"]) == rows
-
-
 def test_a_push_is_that_of_the_other_study(pipe, scenes):
     """Notebook 08 pushes the same true masks at the layer that its settings name."""
     other = LAYER.replace("up_blocks.2", "up_blocks.1")

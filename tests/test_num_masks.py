@@ -1,11 +1,15 @@
 """Notebook 14: groups are unions of masks, and its tables follow from the scores of single pictures."""
 
+import linecache
+from functools import partial
+
 import numpy as np
 import pytest
 from sklearn.metrics import adjusted_rand_score
 
 from emerdiff_lib.clustering import RULES, choose_num_masks, cluster_queries
 from emerdiff_lib.datasets import open_dataset
+from emerdiff_lib.studies.mapping import source_of
 
 from .conftest import run_cells, seeded
 
@@ -114,3 +118,18 @@ def test_an_image_is_scored_as_others_score_it(tables, data, segmented):
     for one in result["scores"]:
         expected = adjusted_rand_score(truth, labels[one["way"]][one["K"]].ravel())
         assert one["ARI"] == pytest.approx(100 * expected)
+
+
+def test_who_edits_a_cell_gets_new_results():
+    """The text of a notebook's function and of those that it calls, however deep, is part of the key; the library's is not."""
+
+    def score(text):
+        name = f"<cell {len(linecache.cache)}>"
+        linecache.cache[name] = len(text), None, text.splitlines(True), name
+        exec(compile(text, name, "exec"), namespace := {"__name__": "__main__"})
+        return namespace["score"]
+
+    text = "def rule(x):\n    return x + 1\n\ndef score(data, x):\n    return [rule(y) for y in x]\n"
+    before, edited = (source_of(partial(score(one), None)) for one in (text, text.replace("+ 1", "+ 2")))
+    assert len(before) == 2 and before[0] == edited[0] and before[1] != edited[1]
+    assert source_of(cluster_queries) == []

@@ -6,9 +6,6 @@ import pytest
 import torch
 
 from emerdiff_lib import Toyscapes, load_pipeline, words
-from emerdiff_lib.assignment import assign_bilinear
-from emerdiff_lib.clustering import cluster_queries
-from emerdiff_lib.evaluation.metrics import mean_iou
 from emerdiff_lib.evaluation.regions import cell_shares, find_regions, inner_cells
 from emerdiff_lib.plotting import diagrams
 from emerdiff_lib.studies import features
@@ -56,10 +53,6 @@ def test_a_transformer_is_drawn_with_what_is_done_where(tmp_path):
 
 
 # -- 02: features and words --------------------------------------------------------------------------------------------
-
-
-def test_the_nearest_timestep_is_found():
-    assert features.nearest([1, 21, 41], 30) == 21 and features.nearest([1, 21], 11) == 1
 
 
 @torch.no_grad()
@@ -117,20 +110,6 @@ def test_word_scores_count_pairs_of_cells(pipe, scene):
     assert not word_maps(scene.image, "a road", ["boat"], 281, [LAYER])[LAYER]
 
 
-def test_clusters_of_features_are_scored_pixel_by_pixel(pipe, scene):
-    queries = features.image_queries(pipe, scene.image, 1, [LAYER])[LAYER]
-    score = mean_iou(features.cluster_counts(queries, 20, scene.coarse_labels, 10))
-    segments, predicted = (
-        assign_bilinear(cluster_queries(queries, 20, 0), (128, 128)),
-        np.empty((128, 128), int),
-    )
-    for k in np.unique(segments):
-        predicted[segments == k] = np.bincount(scene.coarse_labels[segments == k]).argmax()
-    both = [((predicted == c) & (scene.coarse_labels == c)).sum() for c in np.unique(scene.coarse_labels)]
-    either = [((predicted == c) | (scene.coarse_labels == c)).sum() for c in np.unique(scene.coarse_labels)]
-    assert score == pytest.approx(np.mean(np.divide(both, either)))
-
-
 def test_a_linear_probe_finds_a_line_and_nothing_in_noise():
     rng = np.random.default_rng(0)
     points = [rng.normal(size=(8, 8, 3)) for _ in range(4)]
@@ -148,13 +127,6 @@ def cells_of_03(pipe):
     settings = pipe.resolve()
     given = {"pipe": pipe, "seed": 0, "settings": settings, "perturbation": settings.perturbation}
     return run_cells("03_difference_maps", given, "import numpy", "def enlarge", "def competing_regions")
-
-
-def test_cells_are_enlarged_whatever_the_size(cells_of_03):
-    cells = np.random.default_rng(0).random((2, 4, 3)) > 0.5
-    expected = np.stack([np.kron(cell, np.ones((8, 8))) > 0 for cell in cells])
-    np.testing.assert_array_equal(cells_of_03["enlarge"](cells, (32, 24)), expected)
-    assert cells_of_03["enlarge"](cells, (33, 50)).shape == (2, 33, 50)
 
 
 def test_competing_regions_hold_every_cell(cells_of_03, scene):
