@@ -16,7 +16,7 @@ from ..files import folder_path
 from ..pipeline import EmerDiffOutput, EmerDiffPipeline
 from .cached_map import cached_map
 from .keys import image_key, model_key, versions
-from .results import Results, read_json
+from .results import Results
 
 
 def segment_all(
@@ -28,7 +28,6 @@ def segment_all(
     output_difference_maps: bool = False,
     mask_batch_size: int | None = None,
     formats: Sequence[str] = (),
-    only: str = "",
     execution: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> tuple[dict[str, Path], Results]:
@@ -39,7 +38,6 @@ def segment_all(
     Args:
         mask_batch_size: as for the pipeline; no part of a result's key.
         formats: names of :data:`~emerdiff_lib.export.FORMATS`, written besides this library's own files.
-        only: the ``failures.json`` of an earlier run: only the images that it names.
         execution: ``workers``, ``engine`` and ``shard`` of :func:`~.cached_map.cached_map`.
         **settings: of the pipeline, by flat name.
 
@@ -52,13 +50,6 @@ def segment_all(
     """
     check_formats(formats)
     chosen = {sample.record: sample for sample in samples}
-    if only:
-        failures = read_json(folder_path("only", only))
-        chosen = {record: sample for record, sample in chosen.items() if record in (failures or ())}
-        if not chosen:
-            raise ValueError(
-                f"only={only!r} names none of these {len(samples)} images; give the failures.json of their run."
-            )
     path = chosen[""].path if "" in chosen else None  # one image by itself
     if path and os.path.realpath(path.parent) == os.path.realpath(folder_path("output_dir", output_dir)):
         raise ValueError(f"output_dir={str(output_dir)!r} holds the image itself; choose another folder.")
