@@ -77,11 +77,6 @@ def image_files(folder: Path | str, exclude: Path | str | None = None) -> list[P
     return sorted(file for file in files if os.path.isfile(file))
 
 
-def picture_name(path: Path) -> str:
-    """What a picture is called after its path below a folder: "a/b.jpg" is "a__b". Two paths may get one name (a.jpg, a.png)."""
-    return plain_name("__".join((*path.parts[:-1], path.stem)))
-
-
 def plain_name(text: str) -> str:
     """The text as the name of one file: slashes and what cannot be printed become "_", and so do dots alone (".." leads up)."""
     name = "".join(letter if letter.isprintable() and letter not in "/\\" else "_" for letter in text)

@@ -1,6 +1,7 @@
 """Shared fixtures. Nothing here reaches for a network."""
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -40,12 +41,13 @@ def refusal(call, kind=ValueError):
 
 
 def run_cells(notebook: str, namespace: dict, *texts: str) -> dict:
-    """The namespace after the code cells of a notebook in it that hold one of ``texts``."""
+    """The namespace after the code cells of a notebook in it that hold one of ``texts``, and without its ``nb = Notebook(…)``,
+    which is for a process of its own."""
     cells = nbformat.read(Path(__file__).parents[1] / "notebooks" / f"{notebook}.ipynb", 4).cells
     chosen = [c.source for c in cells if c.cell_type == "code" and any(text in c.source for text in texts)]
     assert len(chosen) >= len(texts)
     for source in chosen:
-        exec(source, namespace)
+        exec(re.sub(r"(?m)^nb = .*", "", source), namespace)
     return namespace
 
 

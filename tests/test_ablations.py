@@ -6,7 +6,6 @@ import torch
 
 from emerdiff_lib import EmerDiffPipeline, Toyscapes
 from emerdiff_lib.evaluation.metrics import boundary_scores, contingency_table
-from emerdiff_lib.studies import ablation_tables as tables
 from emerdiff_lib.studies import ablations
 from emerdiff_lib.studies.ablations import CAPTION, Sweep, evaluate, invert_scene, run_sweeps
 
@@ -48,15 +47,6 @@ def test_grids_stay_within_what_another_model_has(tmp_path):
         timesteps = {changes[name] for changes in sweeps[name].points.values()}
         assert timesteps <= set(range(1, 1000, 100)) and len(timesteps) == len(sweeps[name].points)
     assert sweeps["feature_timestep"].default == "1"  # a single draw is this family's own
-
-
-def test_layers_are_named_apart():
-    layers = [f"up_blocks.1.attentions.{i}.transformer_blocks.{j}.attn2" for i in (0, 2) for j in (0, 1)]
-    names = ablations.short_layer_names
-    assert list(names(layers[::2]).values()) == ["up 1.0", "up 1.2"]
-    assert list(names(layers).values()) == ["up 1.0.0", "up 1.0.1", "up 1.2.0", "up 1.2.1"]
-    assert names(["mid_block.attentions.0.transformer_blocks.0.attn2"]).popitem()[1] == "mid.0"
-    assert list(names(["transformer_blocks.3.attn"]).values()) == ["transformer 3"]
 
 
 # -- one scene ----------------------------------------------------------------------------------------------------------
@@ -170,21 +160,18 @@ def letters(default="a", **others):
 def test_levels_and_differences_by_hand():
     """80 of 100 right in both classes is an IoU of 80 / 120."""
     points = {"b": BAD, "a": GOOD}
-    levels = tables.levels(points)
+    levels = ablations.levels(points)
     assert len(levels) == 2 * 2 * 3 and (levels.low <= levels.high).all()
     good = levels[(levels.setting == "a") & (levels.method == "EmerDiff")].set_index("measure")["value"]
     assert good.tolist() == pytest.approx([100 * 80 / 120, 100 * 80 / 120, 50])
-    overview = tables.overview(levels, letters())
-    assert list(overview.index) == ["b", "a (default)"] and overview.index.name == "letters"
-    assert overview.loc["b", "boundary F, EmerDiff"] == 25 and overview.shape == (2, 6)
-    best_is_default = tables.comparison(points, levels, letters())
+    best_is_default = ablations.comparison(points, levels, letters())
     assert best_is_default["against"].tolist() == ["b"] * 3 and best_is_default["measurable"].all()
-    row = tables.comparison(points, levels, letters("b")).loc["oracle mIoU"]
+    row = ablations.comparison(points, levels, letters("b")).loc["oracle mIoU"]
     assert (row["best"], row["worst"], row["against"]) == ("a", "b", "b")
     assert row["difference"] == "+23.8 [+23.8, +23.8]"  # 80 / 120 − 60 / 140
     assert row["lowest"] == pytest.approx(100 * 60 / 140)
     alone = {label: results[:1] for label, results in points.items()}
-    row = tables.comparison(alone, tables.levels(alone), letters()).loc["boundary F"]
+    row = ablations.comparison(alone, ablations.levels(alone), letters()).loc["boundary F"]
     assert row["difference"] == "+25.0" and not row["measurable"]  # one scene has no interval
 
 
@@ -209,7 +196,7 @@ CLOSE = {"a": made_up(0.7, 0.71, 0.7, 0.71), "b": made_up(0.71, 0.7, 0.71, 0.7)}
     ],
 )
 def test_whether_the_papers_finding_holds(points, best, word):
-    given, difference = tables.agreement(points, tables.levels(points), letters(paper_best=tuple(best)))
+    given, difference = ablations.agreement(points, ablations.levels(points), letters(paper_best=tuple(best)))
     assert given == word
     if points.get("a") is GOOD:
         assert difference == "a − b: +23.8 [+23.8, +23.8]"

@@ -6,57 +6,60 @@ import numpy as np
 import pytest
 import torch
 
-from emerdiff_lib.loading import VARIANTS, locate
+from emerdiff_lib.checkpoints import RELATIVES, locate
 from emerdiff_lib.evaluation.metrics import mean_iou
-from emerdiff_lib.pipeline import load_pipeline
-from emerdiff_lib.studies import models
-from emerdiff_lib.studies.domain_shift import class_counts
+from emerdiff_lib.loading import load_pipeline
+from emerdiff_lib.studies import two_stages
+
+from .conftest import run_cells
 
 QUICK = {"num_masks": 4, "modulation_timestep": 41, "noise_ensemble_size": 1}
 
 
 @pytest.fixture(scope="module")
-def found(pipe, tmp_path_factory):
-    pipes = {"toyscapes": pipe, models.UNTRAINED: models.untrained(pipe)}
-    return models.measure(pipes, range(1000, 1003), tmp_path_factory.mktemp("models"), QUICK)
+def control(pipe):
+    return two_stages.untrained(pipe, seed=0)
 
 
-def test_the_control_has_the_architecture_and_none_of_the_knowledge(pipe, found):
-    control = models.untrained(pipe, seed=0)
-    again = models.untrained(pipe, seed=0)
-    for (name, a), b, c in zip(
-        control.unet.state_dict().items(),
-        again.unet.state_dict().values(),
-        pipe.denoiser.state_dict().values(),
-        strict=True,
-    ):
-        assert torch.equal(a, b) and a.shape == c.shape, name
+@pytest.fixture(scope="module")
+def cells(pipe, control, tmp_path_factory):
+    given = {"given": QUICK, "seeds": range(1000, 1003), "output_dir": tmp_path_factory.mktemp("models")}
+    given |= {"pipes": {"toyscapes": pipe, two_stages.UNTRAINED: control}}
+    given["nb"] = type("Notebook", (), {"execution": {}})
+    texts = ("import numpy", "def statistic", "def table_of", "table = table_of(results)")
+    return run_cells("10_cross_model", given, *texts)
+
+
+def test_the_control_has_the_architecture_and_none_of_the_knowledge(pipe, control, cells):
+    again = two_stages.untrained(pipe, seed=0)
+    states = (one.unet.state_dict() for one in (control, again, pipe))
+    for a, b, c in zip(*(state.values() for state in states), strict=True):
+        assert torch.equal(a, b) and a.shape == c.shape
     assert control.default_settings() == pipe.default_settings() and control.vae is pipe.vae
-    table = models.table(found, draws=50)
-    value = table["value"].unstack()
-    assert value.loc["toyscapes", models.FEATURES] > value.loc[models.UNTRAINED, models.FEATURES] + 5
+    value, features = cells["table"]["value"].unstack(), cells["FEATURES"]
+    assert value.loc["toyscapes", features] > value.loc[two_stages.UNTRAINED, features] + 5
     # a filter of the picture knows nothing of the model
-    assert value[models.CONTROL].nunique() == 1
-    assert table.loc["toyscapes", "− first"].tolist() == [0.0] * 4
+    assert value[cells["CONTROL"]].nunique() == 1
+    assert cells["table"].loc["toyscapes", "− first"].tolist() == [0.0] * 4
 
 
-def test_the_table_is_of_sums_and_means(found):
-    table = models.table(found, draws=50)
-    for name, results in found.items():
-        row = table["value"].loc[name]
-        own, nothing = (
-            mean_iou(class_counts(results, kind).sum(0)) for kind in ("own cells", "position cells")
+def test_the_table_is_of_sums_and_means(cells):
+    for name, results in cells["results"].items():
+        row = cells["table"]["value"].loc[name]
+        own, nothing, whole = (
+            mean_iou(two_stages.class_counts(results, kind).sum(0))
+            for kind in ("own cells", "position cells", "own")
         )
-        assert row[models.FEATURES] == pytest.approx(100 * (own - nothing))
-        assert row[models.WHOLE] == pytest.approx(100 * mean_iou(class_counts(results, "own").sum(0)))
+        assert row[cells["FEATURES"]] == pytest.approx(100 * (own - nothing))
+        assert row[cells["WHOLE"]] == pytest.approx(100 * whole)
         gains = [r["boundary F"]["modulated"] - r["boundary F"]["bilinear"] for r in results]
-        assert row[models.CORRESPONDENCE] == pytest.approx(100 * np.mean(gains))
+        assert row[cells["CORRESPONDENCE"]] == pytest.approx(100 * np.mean(gains))
 
 
 def test_relatives_differ_from_the_reference_in_what_their_names_say(pipe):
-    pipes = {name: load_pipeline(name) for name in VARIANTS}
+    pipes = {name: load_pipeline(name) for name in RELATIVES}
     reference = pipes["toyscapes-reference"]
-    table = models.overview(pipes, {})
+    table = run_cells("10_cross_model", {"pipes": pipes, "given": {}}, "import numpy", "million")["overview"]
     different = {"toyscapes-v-prediction": "v_prediction", "toyscapes-transformer": "flow"}
     assert set(table["predicts"].drop(list(different))) == {"epsilon"}
     assert table.loc[list(different), "predicts"].to_dict() == different
@@ -86,4 +89,4 @@ def test_relatives_differ_from_the_reference_in_what_their_names_say(pipe):
 )
 def test_lists_that_make_no_comparison_are_refused(names, message):
     with pytest.raises(ValueError, match=message):
-        models.load_models(names)
+        two_stages.load_models(names)

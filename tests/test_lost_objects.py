@@ -13,16 +13,13 @@ from emerdiff_lib.studies.lost_objects import (
     FOUND,
     STAGES,
     Trace,
-    close_up,
-    contrast,
     fates,
     follow,
     object_rows,
     trace,
-    window,
 )
 
-from .conftest import seeded
+from .conftest import run_cells, seeded
 
 QUICK = {"modulation_timestep": 41, "noise_ensemble_size": 1}
 
@@ -57,14 +54,11 @@ def test_an_object_that_survives_everything_is_found():
 
 
 @pytest.mark.parametrize("stage", SPOILT)
-def test_what_the_labels_find_is_found_whatever_failed_before(stage):
-    row = row_of(replace(whole(), **SPOILT[stage]))
+def test_what_the_labels_miss_is_lost_at_the_first_stage_that_fails_and_what_they_find_is_found(stage):
+    way = replace(whole(), **SPOILT[stage])
+    row = row_of(way)
     assert row["fate"] == FOUND and not row[stage]
-
-
-@pytest.mark.parametrize("stage", SPOILT)
-def test_what_the_labels_miss_is_lost_at_the_first_stage_that_fails(stage):
-    assert row_of(replace(whole(), labels=NOWHERE, **SPOILT[stage]))["fate"] == stage
+    assert row_of(replace(way, labels=NOWHERE))["fate"] == stage
 
 
 def test_the_first_of_several_failing_stages_is_named_and_the_last_where_none_fails():
@@ -97,13 +91,6 @@ def test_void_is_no_object():
     assert {row["class_index"] for row in rows} == {0, 1}
 
 
-def test_contrast_is_the_distance_of_mean_colours():
-    way = whole()
-    assert np.isclose(contrast(way.image, way.truth == 1), 0.8 * np.sqrt(3))
-    assert np.isclose(contrast(way.image, way.truth == 0), 0.8 * np.sqrt(3))
-    assert contrast(np.ones((8, 8, 3)), np.ones((8, 8), bool)) == 0
-
-
 def test_sizes_and_fates_come_in_order():
     """Four objects of three sizes: two under 1 % lost at the VAE, one found, one lost last."""
     sizes = pd.Categorical(["> 20 %", "< 1 %", "5–20 %", "< 1 %"], AREA_NAMES, ordered=True)
@@ -118,18 +105,11 @@ def test_a_close_up_shows_the_object_that_was_asked_for():
     way = whole()
     way.truth[28:30, 28:32] = 1
     rows = {tuple(row["box"]): row for row in object_rows(way) if row["class_index"] == 1}
-    pictures, outline = close_up(way, [28, 28, 30, 32], 1)
+    cells = run_cells("07_small_objects_and_boundaries", {}, "import numpy", "def close_up")
+    pictures, outline = cells["close_up"](way, [28, 28, 30, 32], 1)
     assert outline.sum() == 8 and (28, 28, 30, 32) in rows
     assert all(picture.shape[:2] == outline.shape for picture in pictures.values())
     assert np.array_equal(pictures["picture"], way.image) and outline.shape == (32, 32)
-
-
-def test_a_window_is_square_inside_the_picture_and_shows_the_object():
-    for box in ([0, 0, 5, 5], [120, 60, 128, 128], [50, 50, 60, 90]):
-        rows, columns = window(box, (128, 128))
-        assert rows.stop - rows.start == columns.stop - columns.start <= 128
-        assert 0 <= rows.start <= box[0] and box[2] <= rows.stop <= 128
-        assert 0 <= columns.start <= box[1] and box[3] <= columns.stop <= 128
 
 
 def test_a_trace_is_what_the_pipeline_does(pipe):

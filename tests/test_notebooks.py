@@ -350,7 +350,10 @@ more: dict = {}
     check("# Parameters\nsize = 4\nratio = 0.5\nwords = ['b']", size=4, ratio=0.5, words=["b"])
     check("size = 4\nsizes = size + 1", size=4)  # a cell of the reader's own, not papermill's
     check_parameters({"In": ["", "%matplotlib inline"]})
-    for cell, wrong in (("# Parameters\nsizes = 4", "sizes"), ("sizes = float('nan')", "sizes")):
+    for cell, wrong in (
+        ("# Parameters\nsizes = 4", "sizes"),
+        ("# Parameters\nsizes = float('nan')", "sizes"),
+    ):
         with pytest.raises(ValueError, match=f"no parameter '{wrong}'.*did you mean 'size'"):
             check(cell)
     wrong = dict(

@@ -1,4 +1,7 @@
-"""How many masks: groups are unions of masks, and the tables follow from the scores of single pictures."""
+"""Notebook 14: groups are unions of masks, and its tables follow from the scores of single pictures."""
+
+import linecache
+from functools import partial
 
 import numpy as np
 import pytest
@@ -6,124 +9,127 @@ from sklearn.metrics import adjusted_rand_score
 
 from emerdiff_lib.clustering import RULES, choose_num_masks, cluster_queries
 from emerdiff_lib.datasets import open_dataset
-from emerdiff_lib.datasets.images import named
-from emerdiff_lib.studies import num_masks as study
+from emerdiff_lib.studies.mapping import source_of
 
-from .conftest import seeded
+from .conftest import run_cells, seeded
 
 QUICK = {"modulation_timestep": 41, "noise_ensemble_size": 1}
 CANDIDATES = [2, 4, 6]
 
 
 @pytest.fixture(scope="module")
-def sample():
-    return open_dataset("toyscapes", split="test")[7]
+def data():
+    return open_dataset("toyscapes", split="test")
 
 
 @pytest.fixture(scope="module")
-def segmented(pipe, sample):
-    return study.segment(pipe, sample, CANDIDATES, 4, **QUICK)
+def cells(pipe):
+    given = {"pipe": pipe, "settings": QUICK, "given": QUICK | {"num_masks": 4}, "K": 4}
+    return run_cells("14_how_many_masks", given | {"numbers": CANDIDATES}, "import numpy", "def segment")
 
 
-def test_every_candidate_is_what_the_pipeline_makes_of_the_same_masks(pipe, sample, segmented):
-    labels, picks = segmented
-    coarse = pipe.cluster(sample.image, 4, generator=seeded(sample.seed), **QUICK)
+@pytest.fixture(scope="module")
+def segmented(cells, data):
+    return cells["segment"](data[7])
+
+
+def test_every_candidate_is_what_the_pipeline_makes_of_the_same_masks(pipe, cells, data, segmented):
+    (labels, picks), sample = segmented, data[7]
+    coarse = pipe.coarse(sample.image, 4, generator=seeded(sample.seed), **QUICK)
     for k in CANDIDATES:
         masks = cluster_queries(coarse.queries, k, sample.seed)
         output = pipe(sample.image, trajectory=coarse.trajectory, coarse_masks=masks, **QUICK)
-        assert np.array_equal(labels[study.DIRECT][k], output.labels)
+        assert np.array_equal(labels[cells["DIRECT"]][k], output.labels)
     assert picks == {rule: choose_num_masks(coarse.queries, CANDIDATES, rule)[0] for rule in RULES}
 
 
-def test_groups_are_unions_of_masks(segmented):
+def test_groups_are_unions_of_masks(cells, segmented):
     labels, _ = segmented
-    many = labels[study.DIRECT][4]
-    for way in (study.ANYWHERE, study.TOUCHING):
+    many = labels[cells["DIRECT"]][4]
+    for way in (cells["ANYWHERE"], cells["TOUCHING"]):
         assert set(labels[way]) == {2, 4}
         pairs = lambda one: len(set(zip(many.ravel(), one.ravel(), strict=True)))
         assert pairs(labels[way][4]) == len(np.unique(many)) == len(np.unique(labels[way][4]))
         assert len(np.unique(labels[way][2])) == 2 and pairs(labels[way][2]) == len(np.unique(many))
 
 
-def results(agreements: dict[str, dict[int, list[float]]], picks: dict[str, list[int]]) -> list[dict]:
-    """As :func:`study.study` returns them, from {way: {K: ARI per picture}} and {rule: K per picture}."""
-    count = len(next(iter(picks.values())))
-    return [
-        {
-            "name": f"{i:03}",
-            "picks": {rule: ks[i] for rule, ks in picks.items()},
-            "scores": [
-                {
-                    "way": way,
-                    "K": k,
-                    "adjusted_rand": values[i],
-                    "boundary_f": values[i] / 2,
-                    "counts": [[k, k + 1, k + 1], [k, k + 1, k + 1]],
-                }
-                for way, by_number in agreements.items()
-                for k, values in by_number.items()
-            ],
-        }
-        for i in range(count)
-    ]
+def made_up(agreements: dict[str, dict[int, list[float]]], picks: dict[str, list[int]]) -> list[dict]:
+    """Results as the notebook keeps them, from {way: {K: ARI per picture}} and {rule: K per picture}."""
+    results = []
+    for i in range(len(next(iter(picks.values())))):
+        scores = [
+            {"image": f"{i}", "way": way, "K": k, "ARI": values[i], "boundary F": values[i] / 2}
+            | {"counts": [[k, k + 1, k + 1], [k, k + 1, k + 1]]}
+            for way, by_number in agreements.items()
+            for k, values in by_number.items()
+        ]
+        results.append({"name": f"{i}", "picks": {r: ks[i] for r, ks in picks.items()}, "scores": scores})
+    return results
 
 
-DIRECT = {2: [0.2, 0.6], 4: [0.5, 0.5], 6: [0.4, 0.3]}
-GROUPED = {2: [0.3, 0.5], 4: [0.6, 0.6]}
-PICKS = {"silhouette": [2, 2], "eigengap": [4, 2], "bic": [6, 6]}
-FOUND = results({study.DIRECT: DIRECT, study.ANYWHERE: GROUPED, study.TOUCHING: GROUPED}, PICKS)
-FIT = results(
-    {study.DIRECT: {2: [0.1], 4: [0.2], 6: [0.9]}, study.ANYWHERE: {2: [0.9], 4: [0.1]}},
-    {"silhouette": [2], "eigengap": [2], "bic": [2]},
-)
+@pytest.fixture(scope="module")
+def tables(pipe, cells):
+    """The cells from the scores on, on two pictures, and on one of the other split."""
+    direct, anywhere, touching = cells["WAYS"]
+    grouped = {2: [30, 50], 4: [60, 60]}
+    ways = {direct: {2: [20, 60], 4: [50, 50], 6: [40, 30]}, anywhere: grouped, touching: grouped}
+    picks = {"silhouette": [2, 2], "eigengap": [4, 2], "bic": [6, 6]}
+    others = {direct: {2: [10], 4: [20], 6: [90]}, anywhere: {2: [90], 4: [10]}}
+    parts = [made_up(ways, picks), made_up(others, dict.fromkeys(picks, [2]))]
+    given = cells | {"map_images": lambda *_, **__: parts.pop(0), "data": None, "fit_data": None}
+    given |= {"samples": {}, "fit_samples": {}, "output_dir": "", "used": pipe.resolve(), "display": print}
+    given["nb"] = type("Notebook", (), {"execution": {}, "show": lambda self, *_, **__: None})()
+    return run_cells(
+        "14_how_many_masks",
+        given,
+        "def score",
+        "grouped = rows",
+        "def choices",
+        "by_clustering, by_",
+        "gains =",
+    )
 
 
-def test_the_fixed_number_comes_from_other_pictures():
-    assert study.best_fixed(FOUND) == 4 and study.best_fixed(FIT) == 6
-    table = study.choices(FOUND, FIT)
+def test_the_fixed_number_comes_from_other_pictures(cells, tables):
+    table = tables["by_clustering"]
+    assert tables["best_fixed"](cells["DIRECT"]) == 6
     assert table.loc["always 6", "ARI"] == pytest.approx(35) and table.loc["always 6", "minus fixed"] == 0
     assert table.loc["silhouette", "ARI"] == pytest.approx(40)
     assert table.loc["silhouette", "minus fixed"] == pytest.approx(5)
     assert table.loc["eigengap", ["ARI", "boundary F", "median K"]].tolist() == pytest.approx([55, 27.5, 3])
-    assert table.loc[study.HINDSIGHT, "ARI"] == pytest.approx(55)
-    assert (table["low"] <= table["minus fixed"] + 1e-9).all() and (
-        table["minus fixed"] <= table["high"] + 1e-9
-    ).all()
+    assert table.loc[tables["HINDSIGHT"], "ARI"] == pytest.approx(55)
+    # rules that pick more groups than there are masks get all of them
+    assert tables["by_grouping"].loc["bic", ["median K", "ARI"]].tolist() == pytest.approx([4, 60])
 
 
-def test_rules_that_pick_more_groups_than_there_are_masks_get_all_of_them():
-    table = study.choices(FOUND, FIT, study.ANYWHERE)
-    assert table.loc["bic", "median K"] == 4 and table.loc["bic", "ARI"] == pytest.approx(60)
+def test_curves_and_differences_by_hand(cells, tables):
+    direct, anywhere, _ = cells["WAYS"]
+    assert tables["curves"].loc[(direct, 2), "ARI"] == pytest.approx(40)
+    assert tables["curves"].loc[(direct, 4), "oracle mIoU"] == pytest.approx(100 * 4 / 6)
+    gains = tables["gains"].set_index(["way", "K"])["difference"]
+    assert gains[anywhere].tolist() == pytest.approx([0, 10]) and list(gains[anywhere].index) == [2, 4]
+    assert tables["grouped_minus_direct"](anywhere, 4, 2)[0] == pytest.approx(20)
 
 
-def test_curves_and_differences_by_hand():
-    curves = study.curves(FOUND).set_index(["way", "K"])
-    assert curves.loc[(study.DIRECT, 2), "ARI"] == pytest.approx(40)
-    assert curves.loc[(study.DIRECT, 4), "oracle mIoU"] == pytest.approx(100 * 4 / 6)
-    difference = study.grouped_minus_direct(FOUND)
-    assert list(difference.index) == [2, 4]
-    assert difference["difference"].tolist() == pytest.approx([0, 10])
-
-    assert study.grouped_minus_direct(FOUND, study.ANYWHERE, 4, 2)["difference"].tolist() == pytest.approx(
-        [20]
-    )
-
-
-def test_candidates_hold_the_number_that_is_grouped(pipe):
-    settings = pipe.resolve(num_masks=4)
-    assert study.check_candidates([6, 2, 6], settings) == [2, 4, 6]
-    for candidates, said in (([1, 4], "candidate=1"), ([4], "leave no choice"), ([2.5, 4], "2.5")):
-        with pytest.raises(ValueError, match=said):
-            study.check_candidates(candidates, settings)
-    with pytest.raises(ValueError, match="leave num_parts out"):
-        study.check_candidates([2, 4], pipe.resolve(mode="pixel"))
-
-
-def test_many_images_are_scored_as_one_is(pipe, sample, segmented, tmp_path):
-    data = open_dataset("toyscapes", split="test")
-    (result,) = study.score_images(pipe, data, named(data, [7]), CANDIDATES, 4, tmp_path, QUICK)
-    labels, picks = segmented
+def test_an_image_is_scored_as_others_score_it(tables, data, segmented):
+    (labels, picks), truth = segmented, data[7].labels.ravel()
+    result = tables["score"](data, 7)
     assert result["picks"] == picks and len(result["scores"]) == 7
-    for score in result["scores"]:
-        expected = adjusted_rand_score(sample.labels.ravel(), labels[score["way"]][score["K"]].ravel())
-        assert score["adjusted_rand"] == pytest.approx(expected)
+    for one in result["scores"]:
+        expected = adjusted_rand_score(truth, labels[one["way"]][one["K"]].ravel())
+        assert one["ARI"] == pytest.approx(100 * expected)
+
+
+def test_who_edits_a_cell_gets_new_results():
+    """The text of a notebook's function and of those that it calls, however deep, is part of the key; the library's is not."""
+
+    def score(text):
+        name = f"<cell {len(linecache.cache)}>"
+        linecache.cache[name] = len(text), None, text.splitlines(True), name
+        exec(compile(text, name, "exec"), namespace := {"__name__": "__main__"})
+        return namespace["score"]
+
+    text = "def rule(x):\n    return x + 1\n\ndef score(data, x):\n    return [rule(y) for y in x]\n"
+    before, edited = (source_of(partial(score(one), None)) for one in (text, text.replace("+ 1", "+ 2")))
+    assert len(before) == 2 and before[0] == edited[0] and before[1] != edited[1]
+    assert source_of(cluster_queries) == []

@@ -5,8 +5,7 @@ import pytest
 from PIL import Image
 
 from emerdiff_lib import checkpoints, load_pipeline
-from emerdiff_lib.datasets import open_dataset
-from emerdiff_lib.datasets.resized import Resized
+from emerdiff_lib.datasets import Resized, open_dataset
 
 from .conftest import seeded
 

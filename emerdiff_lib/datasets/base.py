@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 from zlib import crc32
 
 import numpy as np
 from PIL import Image
 from scipy.io import loadmat
 
-from ..images import load_image, open_image, plain_name, reading, shown
+from ..images import image_files, load_image, open_image, plain_name, reading, shown
+from ..settings import whole
 
 IGNORE = 255
 UNKNOWN = -1  # in a table: the data set has no such number
@@ -45,7 +45,6 @@ class LabelledDataset(ABC):
         ignore_index: label of pixels that belong to no class, or None.
         palette: (C, 3) uint8 colours.
         splits: the names that ``split`` can have, the one that papers report first.
-        layout, source: what is expected on disk, and where the data are to be had, a sentence.
         root: the folder that it was opened in, "" for none.
         split, note: which part this is, and what a reader of a number from it has to know; both are in its ``repr``.
     """
@@ -53,8 +52,6 @@ class LabelledDataset(ABC):
     class_names: tuple[str, ...]
     ignore_index: int | None = IGNORE
     splits: tuple[str, ...]
-    layout: str = ""
-    source: str = ""
     root: str | Path = ""
     split: str
     note: str = ""
@@ -67,7 +64,10 @@ class LabelledDataset(ABC):
 
     @property
     def palette(self) -> np.ndarray:
-        return spread_palette(len(self.class_names))
+        """Colours well apart, by the bit pattern of the index as PASCAL VOC does it."""
+        place = np.arange(8)[:, None]
+        bits = np.arange(1, len(self.class_names) + 1)[:, None, None] >> (3 * place + np.arange(3)) & 1
+        return (bits << (7 - place)).sum(1).astype(np.uint8)
 
     def __iter__(self) -> Iterator[Sample]:
         return (self[index] for index in range(len(self)))
@@ -76,24 +76,49 @@ class LabelledDataset(ABC):
         facts = f"{len(self):,} images, {len(self.class_names)} classes, split {self.split!r}"
         return f"{type(self).__name__}: {facts}" + (f", {self.note}" if self.note else "")
 
-    def check_split(self, split: str) -> str:
-        """Returns ``split`` if there is one of that name, else raises ValueError listing those there are."""
-        if split not in self.splits:
+    def check_split(self, split: str | None) -> str:
+        """``split``, or the first for None; raises ValueError listing those there are for one that is unknown."""
+        if split is not None and split not in self.splits:
             raise ValueError(
                 f"split={split!r} is unknown to {type(self).__name__}; choose one of {', '.join(map(repr, self.splits))}."
             )
-        return split
+        return self.splits[0] if split is None else split
 
-    def class_shares(self, limit: int) -> np.ndarray:
-        """(C + 1,) share of all pixels that each class has, and, last, those ignored; over the first ``limit`` images."""
-        ignored, counts = len(self.class_names), np.zeros(len(self.class_names) + 1, np.int64)
-        for index in range(min(len(self), limit)):
-            labels = self[index].labels
-            labels = np.where(
-                labels == (-1 if self.ignore_index is None else self.ignore_index), ignored, labels
-            )
-            counts += np.bincount(labels.ravel(), minlength=len(counts))
-        return counts / counts.sum()
+
+class Resized(LabelledDataset):
+    """Images (Lanczos) and label maps (nearest) of a data set at one width, each at its own aspect.
+
+    Scores are of that size then: what a boundary's two pixels are, and which objects are small, follows it.
+
+    Args:
+        data: any data set; it is read when it is asked for.
+        width: in pixels.
+
+    Raises:
+        ValueError: for a width that is no whole number from 8 on.
+    """
+
+    def __init__(self, data: LabelledDataset, width: int):
+        self.data, self.width = data, whole(8)("width", width)
+        self.class_names, self.ignore_index, self.splits = data.class_names, data.ignore_index, data.splits
+        self.root, self.split = data.root, data.split
+        if hasattr(data, "scenes"):  # drawn ones have captions of their own
+            self.scenes = data.scenes
+        self.note = ", ".join(filter(None, [data.note, f"{width} pixels wide"]))
+
+    @property
+    def palette(self) -> np.ndarray:
+        return self.data.palette
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> Sample:
+        sample = self.data[index]
+        size = self.width, max(1, round(self.width * sample.image.height / sample.image.width))
+        labels = Image.fromarray(sample.labels).resize(size, Image.Resampling.NEAREST)
+        image = sample.image.resize(size, Image.Resampling.LANCZOS)
+        return Sample(sample.name, image, np.asarray(labels).astype(sample.labels.dtype), sample.seed)
 
 
 class FileDataset(LabelledDataset):
@@ -104,6 +129,8 @@ class FileDataset(LabelledDataset):
         split: the part's name; by default the one that papers report.
 
     Attributes:
+        folders: of images and of label maps (PNG, named as the images), below the root, with {split} in them.
+        source: which files are expected, and where they are to be had, in sentences.
         pairs: (name, image file, label file) in a fixed order.
         table: (N,) int32, from the numbers in label files to class indices, ``ignore_index`` or ``UNKNOWN``.
 
@@ -112,26 +139,32 @@ class FileDataset(LabelledDataset):
         FileNotFoundError: a folder or a list is missing, or there is no image.
     """
 
+    folders: tuple[str, str]
+    source: str
     table: np.ndarray
 
     def __init__(self, root: Path, split: str | None = None):
-        self.split = self.check_split(self.splits[0] if split is None else split)
+        self.split = self.check_split(split)
         self.pairs = [(plain_name(name), *files) for name, *files in self.find_pairs(root)]
         if not self.pairs:
             raise FileNotFoundError(
                 f"{type(self).__name__} has no image of split {self.split!r}. {self.source}"
             )
-        name, count = Counter(name for name, _, _ in self.pairs).most_common(1)[0]
-        if count > 1:
-            files = [shown(file) for other, file, _ in self.pairs if other == name]
-            raise ValueError(
-                f"Two images would be called {name!r}, {files[0]} and {files[1]}; rename one, or name it once if it is in "
-                "a list."
-            )
+        files: dict[str, Path] = {}
+        for name, file, _ in self.pairs:
+            if (other := files.setdefault(name, file)) != file:
+                raise ValueError(
+                    f"Two images would be called {name!r}, {shown(other)} and {shown(file)}; rename one."
+                )
 
-    @abstractmethod
     def find_pairs(self, root: Path) -> list[tuple[str, Path, Path]]:
         """:attr:`pairs` of the split, by names that may hold any characters."""
+        images, labels = (self.expect(root / folder.format(split=self.split)) for folder in self.folders)
+        pairs = []
+        for file in image_files(images):
+            relative = file.relative_to(images).with_suffix(".png")
+            pairs.append(("__".join((*relative.parts[:-1], relative.stem)), file, labels / relative))
+        return pairs
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -145,8 +178,8 @@ class FileDataset(LabelledDataset):
             ValueError: a file cannot be read, sizes differ, a label is none of the data set's, or all are ignored.
         """
         name, image_file, label_file = self.pairs[index]
-        image = load_image(self.expect_file(image_file), upright=False)
-        numbers = stored_numbers(self.expect_file(label_file))
+        image = load_image(self.expect(image_file), upright=False)
+        numbers = stored_numbers(self.expect(label_file))
         if numbers.shape != (image.height, image.width):
             raise ValueError(
                 f"{shown(label_file)} is {numbers.shape[1]} × {numbers.shape[0]}, its image {image.width} × "
@@ -167,45 +200,35 @@ class FileDataset(LabelledDataset):
         """The part of image and labels that counts; all, unless a data set says otherwise."""
         return image, labels
 
-    def expect_file(self, file: Path) -> Path:
-        """Returns ``file`` if it is there, else raises FileNotFoundError saying where to get the data."""
-        if not os.path.isfile(file):
+    def expect(self, path: Path) -> Path:
+        """Returns a file or folder that is there, else raises FileNotFoundError saying where to get the data."""
+        if not (os.path.isfile(path) or os.path.isdir(path)):
             raise FileNotFoundError(
-                f"{type(self).__name__} expects {shown(file)}, which is missing. {self.source}"
+                f"{type(self).__name__} expects {shown(path)}, which is missing. {self.source}"
             )
-        return file
-
-    def expect_folder(self, folder: Path) -> Path:
-        """Returns ``folder`` if it is there, else raises FileNotFoundError saying what is expected and where to get it."""
-        if not os.path.isdir(folder):
-            raise FileNotFoundError(
-                f"{type(self).__name__} is not at {shown(folder.parent)}: no folder {shown(folder)}. Expected: "
-                f"{self.layout}. {self.source}"
-            )
-        return folder
+        return path
 
 
 def stored_numbers(file: Path) -> np.ndarray:
     """(H, W) int32 numbers of a label map: an image with a single channel, palette or not, or MATLAB's variable LabelMap.
 
     Raises:
-        FileNotFoundError, PermissionError, ValueError: it cannot be read, has colours, was compressed with losses, or has
-            numbers outside 0–65535.
+        FileNotFoundError, PermissionError, ValueError: it cannot be read, has colours, or has numbers outside 0–65535.
     """
     with reading(file):
         if file.suffix == ".mat":
             numbers = loadmat(file)["LabelMap"]
         else:
             with open_image(file) as opened:
-                if opened.mode.partition(";")[0] not in ("1", "L", "P", "I"):
-                    raise ValueError(
-                        f"its mode is {opened.mode}; a label map has one channel of class numbers"
-                    )
-                if opened.format == "JPEG":
-                    raise ValueError("a JPEG changes numbers; label maps are stored as PNG")
                 numbers = np.array(opened)
-        if numbers.ndim != 2 or not ((numbers >= 0) & (numbers < 65536)).all():
-            raise ValueError("a label map holds a number from 0 to 65535 for every pixel")
+        if (
+            numbers.ndim != 2
+            or numbers.dtype.kind not in "bui"
+            or not 0 <= numbers.min() <= numbers.max() < 65536
+        ):
+            raise ValueError(
+                "a label map holds one whole number from 0 to 65535 for every pixel, and no colours"
+            )
     return numbers.astype(np.int32)
 
 
@@ -216,15 +239,6 @@ def text_lines(file: Path) -> list[str]:
     return [line for line in lines if line and not line.startswith("#")]
 
 
-def listed_name(name: str, listing: Path) -> str:
-    """Returns a name from a list if it is a file name, else raises ValueError: lists lead nowhere but into their data set."""
-    if PureWindowsPath(name).name != name or name in (".", "..") or not name.isprintable():
-        raise ValueError(
-            f"{shown(listing)} names {name!r}, which is no plain file name; lists hold no paths to other places."
-        )
-    return name
-
-
 def lookup_table(
     numbers: dict[int, int], ignored: Iterable[int] = (), ignore_index: int = IGNORE
 ) -> np.ndarray:
@@ -233,10 +247,3 @@ def lookup_table(
     table = np.full(max(known) + 1, UNKNOWN, np.int32)
     table[list(known)] = list(known.values())
     return table
-
-
-def spread_palette(count: int) -> np.ndarray:
-    """(count, 3) uint8 colours, well apart, by the bit pattern of the index as PASCAL VOC does it."""
-    place = np.arange(8)[:, None]
-    bits = np.arange(1, count + 1)[:, None, None] >> (3 * place + np.arange(3)) & 1
-    return (bits << (7 - place)).sum(1).astype(np.uint8)

@@ -18,6 +18,7 @@ from ..settings import whole
 from ..toyscapes import Scene, Toyscapes
 from .base import FileDataset, LabelledDataset
 
+REQUEST = "request.json"  # beside the files of a result (emerdiff_lib.runs.results)
 _TOYSCAPES = re.compile(r"toyscapes:(\d{1,9})(?:-(\d{1,9}))?")
 
 
@@ -56,7 +57,7 @@ def find_images(spec: str | Path, exclude: str | Path | None = None) -> list[Ima
     Raises:
         FileNotFoundError: nothing is there, or the folder holds no image.
         PermissionError: a folder below it cannot be read.
-        ValueError: a Toyscapes range that is empty or leaves the world's seeds, or ``exclude`` is the folder itself.
+        ValueError: a Toyscapes range that is empty or leaves the world's seeds.
     """
     if match := _TOYSCAPES.fullmatch(str(spec)):
         first, last = int(match[1]), int(match[2] or match[1])
@@ -66,33 +67,28 @@ def find_images(spec: str | Path, exclude: str | Path | None = None) -> list[Ima
             )
         names = {f"toyscapes-{seed:06}": seed for seed in range(first, last + 1)}
         return [ImageSample(name, name if first < last else "", seed=seed) for name, seed in names.items()]
-    path, output = folder_path("image", spec), None if exclude is None else folder_path("output_dir", exclude)
-    if os.path.isdir(path):  # which a name that is too long is not
-        if output is not None and os.path.realpath(output) == os.path.realpath(path):
-            raise ValueError(
-                f"output_dir={str(exclude)!r} is the folder of the images; choose another, or one below it."
-            )
-        files = [file for file in image_files(path, output) if ".partial" not in file.relative_to(path).parts]
-        results = {folder: _results_in(folder) for folder in {f.parent for f in files}}
-        files = [file for file in files if file.name not in results[file.parent]]
-        if not files:
-            but = " (results of a run do not count)" if any(results.values()) else ""
-            raise FileNotFoundError(
-                f"There is no image in {path}{but}; looked for {', '.join(sorted(IMAGE_SUFFIXES))}."
-            )
-        names = {file.relative_to(path).as_posix(): file for file in files}
-        return [ImageSample(name, name, file) for name, file in names.items()]
-    if not os.path.isfile(path):
+    path = folder_path("image", spec)
+    if os.path.isfile(path):
+        return [ImageSample(path.name, "", path)]
+    if not os.path.isdir(path):
         raise FileNotFoundError(
             f"There is no image at {spec}; give a file, a folder or toyscapes:SEED (from {Path.cwd()})."
         )
-    return [ImageSample(path.name, "", path)]
+    output = None if exclude is None else folder_path("output_dir", exclude)
+    files = [file for file in image_files(path, output) if ".partial" not in file.relative_to(path).parts]
+    results = {folder: result_files(folder) for folder in {file.parent for file in files}}
+    names = {f.relative_to(path).as_posix(): f for f in files if f.name not in results[f.parent]}
+    if not names:
+        raise FileNotFoundError(
+            f"There is no image in {path} (results of a run do not count); looked for {', '.join(IMAGE_SUFFIXES)}."
+        )
+    return [ImageSample(name, name, file) for name, file in names.items()]
 
 
-def _results_in(folder: Path) -> set[str]:
-    """The names of files that a run wrote into a folder, by its ``request.json``."""
+def result_files(folder: Path) -> set[str]:
+    """The names of files that a run wrote into a folder, by its :data:`REQUEST`."""
     with suppress(OSError, ValueError, RecursionError, TypeError, KeyError):
-        return set(json.loads((folder / "request.json").read_text(encoding="utf-8"))["files"])
+        return set(json.loads((folder / REQUEST).read_text(encoding="utf-8"))["files"])
     return set()
 
 

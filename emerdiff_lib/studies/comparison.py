@@ -22,18 +22,20 @@ from ..baselines import Segmentation, upsamplers
 from ..baselines.upsamplers import Upsampler
 from ..clustering import mask_embeddings
 from ..datasets import LabelledDataset, Sample
+from ..evaluation.intervals import with_interval
 from ..evaluation.regions import true_masks
 from ..evaluation.tables import score
 from ..pipeline import EmerDiffPipeline
 from ..plotting import CHART_COLOURS, NEUTRAL
 from ..responses import ImageResponses
-from ..runs.cached_map import Results, cached_map
-from ..runs.keys import dataset_key, model_key, network_digest, sample_key, versions
+from ..runs.cached_map import Results
+from ..runs.keys import network_digest
 from ..runs.notebook import merged_settings
 from ..settings import MODES, Assignment, Perturbation, Shortcuts, check_known
 from ..stages import CoarseMasks
 from ..timing import timed
 from . import names
+from .mapping import map_images
 
 _RADIUS = MODES["fast"]["guide_radius"]
 # mode: {method: what it sets for its assignment}; methods of one mode share their responses
@@ -59,19 +61,24 @@ ON_THE_SAME_FEATURES: dict[str, Upsampler] = {
     names.PIXELS_OPTIMISED: upsamplers.optimised,
     names.PIXELS_ATTENTION: upsamplers.self_attention,
 }
-BY_THEMSELVES = (
-    names.COLOUR,
-    names.COLOUR_CELLS,
-    names.POSITION,
-    names.SLIC,
-    names.FELZENSZWALB,
-    names.ENCODER,
-    names.DIFFSEG,
-    names.DIFFSEG_OWN,
-    names.DIFFCUT,
-    names.DIFFCUT_OWN,
-    names.BACKBONE,
-)
+# Anything but EmerDiff: given the image, the model, a backbone, K, the grid of the coarse masks and a seed
+BY_THEMSELVES: dict[str, Callable[..., Segmentation]] = {
+    names.COLOUR: lambda image, count, **_: baselines.kmeans_pixels(image, count),
+    names.COLOUR_CELLS: lambda image, count, grid, **_: baselines.kmeans_cells(image, count, grid),
+    names.POSITION: lambda image, count, **_: baselines.kmeans_pixels(image, count, colour_weight=0.0),
+    names.SLIC: lambda image, count, **_: baselines.slic(image, count),
+    names.FELZENSZWALB: lambda image, count, **_: baselines.felzenszwalb(image, count),
+    names.ENCODER: lambda image, pipe, count, seed, **_: baselines.kmeans_activations(
+        image, pipe, count, seed=seed
+    ),
+    names.DIFFSEG: lambda image, pipe, count, **_: baselines.diffseg(image, pipe, count),
+    names.DIFFSEG_OWN: lambda image, pipe, **_: baselines.diffseg(image, pipe),
+    names.DIFFCUT: lambda image, pipe, count, seed, **_: baselines.diffcut(image, pipe, count, seed=seed),
+    names.DIFFCUT_OWN: lambda image, pipe, seed, **_: baselines.diffcut(image, pipe, seed=seed),
+    names.BACKBONE: lambda image, backbone, count, seed, **_: baselines.kmeans_backbone(
+        image, backbone, count, seed=seed
+    ),
+}
 KINDS: dict[str, Iterable[str]] = {
     "EmerDiff": [name for methods in EMERDIFFS.values() for name in methods],
     "its coarse masks without modulation": ON_THE_SAME_MASKS,
@@ -144,9 +151,8 @@ def segment_image(
     generator = torch.Generator().manual_seed(sample.seed)
     coarse = pipe.cluster(sample.image, generator=generator, **settings)
     results = _emerdiffs(pipe, coarse, methods, settings)
-    segmenters = _segmenters(pipe, coarse, sample, backbone)
-    for name in (name for name in methods if name in segmenters):
-        segmentation, seconds = timed(segmenters[name])
+    for name in (name for name in methods if name not in results):
+        segmentation, seconds = timed(partial(_segment, name, pipe, coarse, sample, backbone))
         before = 0.0 if name in BY_THEMSELVES else sum(coarse.seconds.values())
         results[name] = Result(segmentation.labels, segmentation.embeddings, before + seconds)
     return {name: results[name] for name in methods}
@@ -173,59 +179,28 @@ def _emerdiffs(
     return results
 
 
-def _segmenters(
-    pipe: EmerDiffPipeline, coarse: CoarseMasks, sample: Sample, backbone: baselines.Backbone | None
-) -> dict[str, Callable[[], Segmentation]]:
-    """{method: its segments of this image} of everything but EmerDiff."""
-    image, seed = np.array(sample.image), sample.seed % 2**31
-    masks, embeddings = coarse.masks.cpu(), coarse.embeddings.cpu().numpy()
-    count, grid = len(masks), tuple(masks.shape[1:])
-
-    def ceiling() -> Segmentation:
+def _segment(
+    name: str,
+    pipe: EmerDiffPipeline,
+    coarse: CoarseMasks,
+    sample: Sample,
+    backbone: baselines.Backbone | None,
+) -> Segmentation:
+    """One image by a method that is not EmerDiff."""
+    image, masks, grid = np.array(sample.image), coarse.masks.cpu(), tuple(coarse.masks.shape[1:])
+    if name == names.CEILING:
         classes, index = np.unique(sample.labels, return_inverse=True)  # void is a class of its own
         truth = torch.from_numpy(true_masks(index.reshape(sample.labels.shape), grid, len(classes)))
         labels = assign_bilinear(truth, sample.labels.shape)
         return Segmentation(labels, mask_embeddings(coarse.queries, truth).cpu().numpy())
-
-    segmenters: dict[str, Callable[[], Segmentation]] = {
-        names.COLOUR: lambda: baselines.kmeans_pixels(image, count),
-        names.COLOUR_CELLS: lambda: baselines.kmeans_cells(image, count, grid),
-        names.POSITION: lambda: baselines.kmeans_pixels(image, count, colour_weight=0.0),
-        names.SLIC: lambda: baselines.slic(image, count),
-        names.FELZENSZWALB: lambda: baselines.felzenszwalb(image, count),
-        names.ENCODER: lambda: baselines.kmeans_activations(image, pipe, count, seed=seed),
-        names.DIFFSEG: lambda: baselines.diffseg(image, pipe, count),
-        names.DIFFSEG_OWN: lambda: baselines.diffseg(image, pipe),
-        names.DIFFCUT: lambda: baselines.diffcut(image, pipe, count, seed=seed),
-        names.DIFFCUT_OWN: lambda: baselines.diffcut(image, pipe, seed=seed),
-        names.BACKBONE: lambda: baselines.kmeans_backbone(image, backbone, count, seed=seed),
-        names.CEILING: ceiling,
-    }
-    for name, refine in ON_THE_SAME_MASKS.items():
-        segmenters[name] = lambda refine=refine: Segmentation(refine(masks, image), embeddings)
-    for name, upsample in ON_THE_SAME_FEATURES.items():
-        upsample = partial(upsample, pipe=pipe) if name == names.PIXELS_ATTENTION else upsample
-        segmenters[name] = partial(baselines.cluster_upsampled, coarse.queries, image, upsample, count)
-    return segmenters
-
-
-def score_image(
-    pipe: EmerDiffPipeline,
-    data: LabelledDataset,
-    methods: Sequence[str],
-    settings: Mapping[str, Any],
-    backbone: baselines.Backbone | None,
-    position: int,
-) -> dict[str, Any]:
-    """{"name": of the image at ``position``, "methods": {method: :func:`~emerdiff_lib.evaluation.tables.score`}}."""
-    sample = data[position]
-    results = segment_image(pipe, sample, methods, settings, backbone)
-    rest = len(data.class_names), data.ignore_index
-    scores = {
-        name: score(one.labels, sample.labels, one.embeddings, one.seconds, *rest)
-        for name, one in results.items()
-    }
-    return {"name": sample.name, "methods": scores}
+    if name in ON_THE_SAME_MASKS:
+        return Segmentation(ON_THE_SAME_MASKS[name](masks, image), coarse.embeddings.cpu().numpy())
+    if name in ON_THE_SAME_FEATURES:
+        more = {"pipe": pipe} if name == names.PIXELS_ATTENTION else {}
+        upsample = partial(ON_THE_SAME_FEATURES[name], **more)
+        return baselines.cluster_upsampled(coarse.queries, image, upsample, len(masks))
+    given = {"image": image, "pipe": pipe, "backbone": backbone, "seed": sample.seed % 2**31}
+    return BY_THEMSELVES[name](count=len(masks), grid=grid, **given)
 
 
 def score_images(
@@ -236,27 +211,31 @@ def score_images(
     settings: Mapping[str, Any],
     output_dir: Path | str,
     backbone: baselines.Backbone | None = None,
-    label: str = "images",
     **execution: Any,
 ) -> Results:
-    """:func:`score_image` of many; what is in ``output_dir`` already, of exactly this, is kept.
+    """{"name", "methods": {method: :func:`~emerdiff_lib.evaluation.tables.score`}} of every image, by
+    :func:`~.mapping.map_images`.
 
     Args:
-        samples: {name: position} from :func:`~emerdiff_lib.datasets.images.first_samples` or ``named``.
         methods: from :func:`check_methods`; ``settings``: from :func:`check_settings`.
-        label, execution: of :func:`~emerdiff_lib.runs.cached_map.cached_map`, which says what it raises.
     """
+
+    def score_image(position: int) -> dict[str, Any]:
+        sample, rest = data[position], (len(data.class_names), data.ignore_index)
+        results = segment_image(pipe, sample, methods, settings, backbone)
+        scores = {
+            name: score(one.labels, sample.labels, one.embeddings, one.seconds, *rest)
+            for name, one in results.items()
+        }
+        return {"name": sample.name, "methods": scores}
+
     key = {
         "study": "comparison",
         "methods": list(methods),
         "settings": pipe.resolve(**settings).to_dict(),
-        "model": model_key(pipe),
-        "data": dataset_key(data),
         "backbone": None if backbone is None else network_digest(backbone.model),
-        "versions": versions(),
     }
-    function = partial(score_image, pipe, data, methods, settings, backbone)
-    return cached_map(function, samples, output_dir, key, partial(sample_key, data), label=label, **execution)
+    return map_images(score_image, pipe, data, samples, output_dir, key, **execution)
 
 
 # -- tables -------------------------------------------------------------------------------------------------------------
@@ -270,16 +249,10 @@ def kind(method: str) -> str:
     return next((name for name, methods in KINDS.items() if method in methods), "other methods")
 
 
-def with_interval(row: pd.Series) -> str:
-    """ "+1.2 [+0.3, +2.1]" from "points", "low" and "high"; without the interval where a single image gives none."""
-    ends = "" if pd.isna(row["low"]) else f" [{row['low']:+.1f}, {row['high']:+.1f}]"
-    return f"{row['points']:+.1f}{ends}"
-
-
 def difference_table(paired: pd.DataFrame) -> pd.DataFrame:
     """The "paired" table to be read: a row per method, a column per measure; "(n.s.)": Wilcoxon's p is 0.05 or more."""
     text = [
-        with_interval(row) + (" (n.s.)" if row["p (Wilcoxon)"] >= 0.05 else "")
+        with_interval(*row[["points", "low", "high"]]) + (" (n.s.)" if row["p (Wilcoxon)"] >= 0.05 else "")
         for _, row in paired.iterrows()
     ]
     wide = paired.assign(text=text).pivot(index="minus", columns="measure", values="text")
@@ -323,9 +296,10 @@ def findings(tables: Mapping[str, pd.DataFrame]) -> list[str]:
             f"best of the same {inputs} without modulated denoising" if candidates else "best other method"
         )
         verdict = "" if ahead[best] or behind[best] else ", not significant"
+        difference = with_interval(*rows.loc[best, ["points", "low", "high"]])
         lines.append(
             f'{MEASURES[measure]}: {reference} {column[reference]:.1f}; {which} "{best}" {column[best]:.1f}, difference '
-            f"{with_interval(rows.loc[best])}{verdict}. Significantly ahead of {ahead.sum()} and behind {behind.sum()} of "
+            f"{difference}{verdict}. Significantly ahead of {ahead.sum()} and behind {behind.sum()} of "
             f"{len(rows)} other methods."
         )
     return lines

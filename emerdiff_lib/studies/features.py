@@ -25,9 +25,15 @@ def nearest(timesteps: Iterable[int], wanted: int) -> int:
     return min(timesteps, key=lambda t: (abs(t - wanted), t))
 
 
-def short_name(layer: str) -> str:
-    """ "up_blocks.2.attentions.0.transformer_blocks.0.attn2" → "up_blocks.2.0", for axes and titles."""
-    return layer.replace(".transformer_blocks.0.attn2", "").replace(".attentions", "")
+def short_layer_names(layers: Iterable[str]) -> dict[str, str]:
+    """{layer: as short as it stays unambiguous among them}: "up 2.0" for "up_blocks.2.attentions.0.[…].attn2"."""
+    parts = {layer: layer.split(".transformer_blocks") for layer in layers}
+    names = {layer: attention.removesuffix(".attn") for layer, (attention, *_) in parts.items()}
+    for long, short in (("_blocks.", " "), ("_block", ""), (".attentions.", "."), ("attentions.", "")):
+        names = {layer: name.replace(long, short) for layer, name in names.items()}
+    if len(set(names.values())) < len(names):  # several transformer blocks in one
+        names = {layer: f"{names[layer]}.{blocks.split('.')[1]}" for layer, (_, blocks) in parts.items()}
+    return names
 
 
 @torch.no_grad()
@@ -70,14 +76,9 @@ def probe_accuracy(
 
 
 def cluster_counts(
-    features,
-    num_masks: int,
-    labels: np.ndarray,
-    num_classes: int,
-    seed: int = 0,
-    ignore_index: int | None = None,
+    features: torch.Tensor, num_masks: int, labels: np.ndarray, num_classes: int, seed: int = 0
 ) -> np.ndarray:
     """(C, 3) class counts, under the oracle, of the bilinearly upsampled k-means masks of (h, w, d) features."""
     masks = cluster_queries(features, num_masks, seed)
     segments = assign_bilinear(masks, labels.shape)
-    return oracle(contingency_table(segments, labels, len(masks), num_classes, ignore_index))
+    return oracle(contingency_table(segments, labels, len(masks), num_classes))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +20,9 @@ from scipy.ndimage import binary_dilation
 from ..assignment import resize_maps
 from ..datasets import LabelledDataset, Sample
 from ..evaluation.metrics import AREA_NAMES, area_bin, contingency_table
-from ..evaluation.regions import cell_shares, find_regions, sample_labels
+from ..evaluation.regions import cell_shares, find_regions
 from ..pipeline import EmerDiffPipeline
-from ..plotting import colourise, segment_palette
-from ..runs.cached_map import cached_map
-from ..runs.keys import dataset_key, model_key, sample_key, versions
+from .mapping import map_images
 
 FOUND = "found"
 STAGES = ("VAE", "coarse grid", "clustering", "modulation", "argmax")
@@ -164,13 +161,7 @@ def follow(
         ValueError: for a setting that the pipeline refuses, or if every image failed.
     """
     counts = list(dict.fromkeys(mask_counts))
-    key = {
-        "study": "lost objects",
-        "settings": {str(k): pipe.resolve(num_masks=k, **settings).to_dict() for k in counts},
-        "model": model_key(pipe),
-        "data": dataset_key(data),
-        "versions": versions(),
-    }
+    resolved = {str(k): pipe.resolve(num_masks=k, **settings).to_dict() for k in counts}
 
     def rows_of(position: int) -> list[dict[str, Any]]:
         rows = []
@@ -179,7 +170,8 @@ def follow(
             rows += [row | {"K": k, "position": position} for row in object_rows(way)]
         return rows
 
-    results = cached_map(rows_of, samples, output_dir, key, partial(sample_key, data), **execution)
+    key = {"study": "lost objects", "settings": resolved}
+    results = map_images(rows_of, pipe, data, samples, output_dir, key, **execution)
     fate = pd.CategoricalDtype([*STAGES, FOUND], ordered=True)
     size = pd.CategoricalDtype(AREA_NAMES, ordered=True)
     return pd.DataFrame([row for rows in results for row in rows]).astype({"size": size, "fate": fate})
@@ -190,37 +182,3 @@ def fates(objects: pd.DataFrame) -> pd.DataFrame:
     grouped = objects.groupby(["K", "size"], observed=False)["fate"]
     shares = 100 * grouped.value_counts(normalize=True).unstack("fate").reindex(columns=[*STAGES, FOUND])
     return shares.astype(float).assign(objects=grouped.size())
-
-
-def close_up(way: Trace, box: list[int], class_index: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Images around one object (:func:`object_rows`' "box" and "class_index") and its true outline's mask, both cropped.
-
-    Returns:
-        {title: (h, w, 3) or (h, w)} for :func:`emerdiff_lib.plotting.grid_of_maps`, and (h, w) bool.
-    """
-    place = slice(box[0], box[2]), slice(box[1], box[3])
-    regions = find_regions(way.truth, 0.0, 1.0, way.ignore_index)
-    (inside,) = (r.mask for r in regions if (r.class_index, r.window) == (class_index, place))
-    size, palette = way.truth.shape, segment_palette(len(way.masks))
-    images = {
-        "picture": way.image,
-        "after the VAE": way.reconstruction,
-        "coarse masks": colourise(sample_labels(way.masks.argmax(0), size), palette),
-        "difference map of its mask": way.maps[best_mask(way.masks, inside)],
-        "labels": colourise(way.labels, palette),
-    }
-    crop = window(box, size)
-    return {title: image[crop] for title, image in images.items()}, inside[crop]
-
-
-def window(
-    box: list[int], size: tuple[int, int], margin: float = 1.0, smallest: int = 32
-) -> tuple[slice, slice]:
-    """A square around an object's box, ``margin`` boxes wide on every side, moved inside an image of (H, W)."""
-    top, left, bottom, right = box
-    side = min(max(smallest, round((1 + 2 * margin) * max(bottom - top, right - left))), *size)
-    parts = []
-    for low, high, length in ((top, bottom, size[0]), (left, right, size[1])):
-        start = max(0, min((low + high - side) // 2, length - side))
-        parts.append(slice(start, start + side))
-    return parts[0], parts[1]

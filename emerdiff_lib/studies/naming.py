@@ -7,9 +7,9 @@ true classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +24,9 @@ from ..evaluation.intervals import interval
 from ..evaluation.metrics import class_iou, contingency_table, label_counts, mean_iou
 from ..pipeline import EmerDiffPipeline
 from ..pixels import label_shares
-from ..runs.cached_map import Results, cached_map
-from ..runs.keys import dataset_key, model_key, network_digest, sample_key, versions
-from ..toyscapes.objects import CLASS_NAMES, COARSE_CLASS_NAMES, FINE_TO_COARSE
+from ..runs.cached_map import Results
+from ..runs.keys import network_digest
 from ..words import (
-    NOTHING,
-    TEMPLATES,
-    TOYSCAPES_CLIP,
     DenoisingError,
     MaskClip,
     TextAligned,
@@ -40,6 +36,7 @@ from ..words import (
     name_places,
     name_segments,
 )
+from .mapping import map_images
 
 ALONE, COARSE, EMERDIFF, SEGMENTS, PIXELS = WAYS = (
     "alone",
@@ -69,86 +66,34 @@ TOYSCAPES_TEMPLATES = ("a picture of a {}", "a picture of the {}")
 # -- vocabularies ---------------------------------------------------------------------------------------------------------
 
 
-def vocabulary_of(data: LabelledDataset, threshold: float = 0.0) -> Vocabulary:
+def vocabulary_of(data: LabelledDataset) -> Vocabulary:
     """A data set's class names with their synonyms; Toyscapes' as its captions have them."""
     if set(data.class_names) == set(TOYSCAPES_NAMES):
         classes = {name: TOYSCAPES_NAMES[name] for name in data.class_names}
-        return Vocabulary(classes, templates=TOYSCAPES_TEMPLATES, threshold=threshold)
-    return Vocabulary.of(data.class_names, threshold=threshold)
-
-
-def prompt_variants(vocabulary: Vocabulary) -> dict[str, Vocabulary]:
-    """The same classes said in other ways: without a sentence around them, in one sentence, in CLIP's, by one word each, by
-    their names alone."""
-    first = {name: words[:1] for name, words in vocabulary.classes.items()}
-    return {
-        CLASSES: vocabulary,
-        "no template": replace(vocabulary, templates=("{}",)),
-        "one template": replace(vocabulary, templates=vocabulary.templates[:1]),
-        "CLIP's templates": replace(vocabulary, templates=TEMPLATES),
-        "one word for each class": replace(vocabulary, classes=first),
-        "the data set's own names": Vocabulary.of(vocabulary.names, templates=vocabulary.templates),
-    }
-
-
-def word_by_word(vocabulary: Vocabulary, more: Iterable[str] = ()) -> Vocabulary:
-    """Every word a class of its own, and ``more`` words besides."""
-    return replace(vocabulary, classes={word: [word] for word in (*vocabulary.words, *more)})
-
-
-def right_words(data: LabelledDataset, vocabulary: Vocabulary) -> dict[str, list[str]]:
-    """{class of a data set: words that are right for it}; a part without a class of its own has those of its whole."""
-    if tuple(data.class_names) != CLASS_NAMES:
-        return {name: list(words) for name, words in vocabulary.classes.items()}
-    wholes = [COARSE_CLASS_NAMES[index] for index in FINE_TO_COARSE]
-    return {part: list(vocabulary.classes[whole]) for part, whole in zip(CLASS_NAMES, wholes, strict=True)}
-
-
-def with_thresholds(
-    vocabulary: Vocabulary, left_out: Collection[str], thresholds: Iterable[float]
-) -> dict[str, Vocabulary]:
-    """{threshold as text: the classes but those ``left_out``, which nothing names then}.
-
-    Raises:
-        ValueError: a class that there is not, or none is left.
-    """
-    if unknown := [name for name in left_out if name not in vocabulary.classes]:
-        known = ", ".join(map(repr, vocabulary.names))
-        raise ValueError(f"left_out names {unknown[0]!r}, which is no class; choose some of {known}.")
-    kept = {name: words for name, words in vocabulary.classes.items() if name not in left_out}
-    return {f"{t:g}": replace(vocabulary, classes=kept, threshold=float(t)) for t in thresholds}
+        return Vocabulary(classes, templates=TOYSCAPES_TEMPLATES)
+    return Vocabulary.of(data.class_names)
 
 
 # -- features and images ------------------------------------------------------------------------------------------------
 
 
-def clip_for(clip: str, dataset: str) -> str:
-    """The CLIP that is meant: for none given, the bundled one, which has seen drawn scenes alone, for those; else none ("")."""
-    return clip or (TOYSCAPES_CLIP if dataset.startswith("toyscapes") else "")
-
-
 @lru_cache(2)  # a CLIP is loaded once for many images
-def text_aligned(
-    pipe: EmerDiffPipeline, clip: str = "", kinds: tuple[str, ...] = ()
-) -> dict[str, TextAligned]:
-    """{name: features} that can be had here: the model's own if it reads words, and a CLIP.
+def text_aligned(pipe: EmerDiffPipeline, clip: str = "") -> dict[str, TextAligned]:
+    """{name: features} that can be had here: the model's own if it reads words, and a CLIP's.
 
     Args:
         clip: a folder or hub id of ``transformers``, or "toyscapes-clip", which is bundled; "" for none.
-        kinds: some of them; empty: all.
 
     Raises:
         ValueError: there are none.
     """
-    available: dict[str, Callable[[], TextAligned]] = {}
-    if pipe.backbone.text_tokens(""):
-        available |= {ATTENTION: lambda: WordAttention(pipe), ERROR: lambda: DenoisingError(pipe)}
+    features: dict[str, TextAligned] = {}
+    if pipe.tokenizer is not None:
+        features |= {ATTENTION: WordAttention(pipe), ERROR: DenoisingError(pipe)}
     if clip:
-        available[CLIP] = lambda: MaskClip.from_pretrained(clip)
-    features = {kind: make() for kind, make in available.items() if not kinds or kind in kinds}
+        features[CLIP] = MaskClip.from_pretrained(clip)
     if not features:
-        known = ", ".join(map(repr, available)) or "none, since this model reads no words: name a CLIP"
-        raise ValueError(f"There are no features of these kinds: {list(kinds)}; there are {known}.")
+        raise ValueError(f"{pipe.model_name} reads no words, so it has no features for them; name a CLIP.")
     return features
 
 
@@ -184,12 +129,12 @@ def namers_of(
         namers[way] = lambda model, v, f: name_segments(model, image, v, labels, masks, f)
 
     if set(ways) - {ALONE}:
-        coarse = pipe.cluster(image, generator=generator, **(settings or {}))
+        coarse = pipe.coarse(image, generator=generator, **(settings or {}))
         add(COARSE, assign_bilinear(coarse.masks, coarse.size), coarse.masks)
     if EMERDIFF in ways:
-        add(EMERDIFF, pipe.assign(pipe.modulate(coarse)), coarse.masks)
+        add(EMERDIFF, pipe.assign(pipe.respond(coarse)), coarse.masks)
     if {SEGMENTS, PIXELS} & set(ways):
-        responses = pipe.probe(coarse, mode="pixel")
+        responses = pipe.respond(coarse, mode="pixel")
         segments, (_, rows, columns) = pipe.assign(responses), coarse.masks.shape
         add(SEGMENTS, segments, label_shares(segments, (rows, columns)))
         namers[PIXELS] = lambda model, v, f: name_pixels(model, responses, v, f)
@@ -206,32 +151,29 @@ def name_images(
     vocabularies: Mapping[str, Vocabulary] | None = None,
     ways: Sequence[str] = WAYS,
     kinds: Sequence[str] = (),
-    make_features: Callable[[EmerDiffPipeline], dict[str, TextAligned]] | None = None,
     **execution: Any,
 ) -> dict[str, Named]:
-    """{vocabulary: what was found}: images (names and positions in ``data``) named in every way by all features.
+    """{vocabulary: what was found}: images named in every way, by :func:`~.mapping.map_images`.
 
     Args:
         settings: of the pipeline, except ``mode``.
-        clip, kinds: as for :func:`text_aligned`; ``make_features`` in its place.
+        clip: as for :func:`text_aligned`, whose features name; ``kinds``: some of their names, empty for all.
         vocabularies: {name: words to look for}; the data set's own classes by default, as :data:`CLASSES`.
         ways: some of :data:`WAYS`; what they do not need is not computed.
     """
     vocabularies = vocabularies or {CLASSES: vocabulary_of(data)}
-    make = make_features or partial(text_aligned, clip=clip, kinds=tuple(kinds))
+    kinds = list(kinds or text_aligned(pipe, clip))
+    features_of = lambda: {kind: text_aligned(pipe, clip)[kind] for kind in kinds}  # in every process
     ways = [way for way in WAYS if way in ways]
     key = {
         "study": "naming",
-        "features": features_key(make(pipe)),
+        "features": features_key(features_of()),
         "vocabularies": {
             n: [dict(v.classes), list(v.templates), v.threshold] for n, v in vocabularies.items()
         },
         "ways": ways,
         "settings": pipe.resolve(**settings).to_dict(),
         "pixel": pipe.resolve(**(dict(settings) | {"mode": "pixel"})).to_dict(),
-        "model": model_key(pipe),
-        "data": dataset_key(data),
-        "versions": versions(),
     }
 
     def named(position: int) -> dict[str, Any]:
@@ -240,7 +182,7 @@ def name_images(
         generator = torch.Generator().manual_seed(sample.seed)
         namers = namers_of(pipe, sample.image, generator, settings, ways)
         for title, vocabulary in vocabularies.items():
-            for kind, model in make(pipe).items():
+            for kind, model in features_of().items():
                 asked = kind, vocabulary.words, vocabulary.templates
                 if asked not in computed:
                     computed[asked] = model.features(sample.image, vocabulary)
@@ -249,7 +191,7 @@ def name_images(
                 pairs.setdefault(title, {})[kind] = counted
         return {"name": sample.name, "pairs": pairs}
 
-    results = cached_map(named, samples, output_dir, key, partial(sample_key, data), **execution)
+    results = map_images(named, pipe, data, samples, output_dir, key, **execution)
     return {
         title: Named(results, tuple(data.class_names), v.names, title) for title, v in vocabularies.items()
     }
@@ -324,34 +266,3 @@ def by_class(named: Named) -> pd.DataFrame:
     pairs = [(kind, way) for kind in named.kinds for way in named.ways]
     rows = {pair: 100 * class_iou(named.counts(*pair).sum(0)) for pair in pairs}
     return pd.DataFrame(rows, index=list(named.classes)).T.rename_axis(["features", "way"])
-
-
-def called(named: Named, kind: str, way: str) -> pd.DataFrame:
-    """What the pixels of each true class (rows) are called (columns), in percent; rows sum to 100, those of classes that no
-    image has are NaN."""
-    matrix = named.confusions(kind, way).sum(0).astype(float)
-    total = matrix.sum(1, keepdims=True)
-    shares = 100 * matrix / np.where(total > 0, total, np.nan)
-    return pd.DataFrame(shares, index=list(named.classes), columns=[*named.called, NOTHING])
-
-
-def nothing_curve(named: Mapping[str, Named], left_out: Collection[str], kind: str, way: str) -> pd.DataFrame:
-    """What a threshold does when some classes have no word: in percent, "named" of the pixels of known classes, "right" of
-    those named, and "refused" of the pixels of classes ``left_out``.
-
-    Args:
-        named: {threshold as text: what was found with it}.
-    """
-    rows = []
-    for threshold, one in named.items():
-        matrix = one.confusions(kind, way).sum(0)
-        known = np.array([name not in left_out for name in one.classes])
-        right = sum(matrix[one.classes.index(name), i] for i, name in enumerate(one.called))
-        said, nameless = matrix[known, :-1].sum(), matrix[~known]
-        shares = (
-            said / matrix[known].sum(),
-            right / said if said else np.nan,
-            nameless[:, -1].sum() / max(1, nameless.sum()),
-        )
-        rows.append((float(threshold), *(100 * share for share in shares)))
-    return pd.DataFrame(rows, columns=["threshold", "named", "right", "refused"])

@@ -5,8 +5,9 @@ Notebook 11 compares segmenters that learnt from true labels, from named masks o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
+import copy
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -14,29 +15,24 @@ from zlib import crc32
 import numpy as np
 import torch
 import torch.nn.functional as F
+from diffusers import DiffusionPipeline, SD3Transformer2DModel
 from PIL import Image
 from tqdm.auto import tqdm
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
+from ..checkpoints import locate, quietly
 from ..datasets import LabelledDataset, Sample
 from ..datasets.base import IGNORE
-from ..evaluation.metrics import contingency_table, label_counts
 from ..images import to_guide
 from ..pipeline import EmerDiffPipeline
 from ..runs.cached_map import cached_map
-from ..runs.keys import dataset_key, model_key, sample_key, versions
+from ..runs.keys import dataset_key, sample_key
 from ..toyscapes import Toyscapes
 from ..words import name_pixels
+from .mapping import common_key
 from .naming import features_key, text_aligned, vocabulary_of
 
 DRAWING = {"num_inference_steps": 20, "guidance_scale": 3.0}  # arguments of the diffusers pipeline
-
-
-def caption(labels: np.ndarray, names: list[str], ignore_index: int | None, least: float = 0.005) -> str:
-    """Names of the classes that cover at least a share of ``least`` of the image, the largest first, joined by "and"."""
-    shares = np.bincount(labels.ravel(), minlength=256) / labels.size
-    order = [k for k in np.argsort(-shares, kind="stable") if k < len(names) and k != ignore_index]
-    return " and ".join(names[k] for k in order if shares[k] >= least)
 
 
 def captions_of(data: LabelledDataset, positions: Iterable[int]) -> list[str]:
@@ -54,6 +50,24 @@ def _caption(labels: np.ndarray, data: LabelledDataset, least: float = 0.005) ->
     return " and ".join(names[k] for k in order if shares[k] >= least)
 
 
+@lru_cache(1)
+def sampler_of(pipe: EmerDiffPipeline) -> Callable[..., Any]:
+    """The diffusers pipeline that the checkpoint names, of the same networks: captions in, images out."""
+    parts, options = {name: part for name, part in pipe.components.items() if part is not None}, {}
+    if isinstance(pipe.unet, SD3Transformer2DModel):
+        parts["transformer"] = parts.pop("unet")
+        if pipe.vae.config.shift_factor is None:  # it wants a number
+            parts["vae"] = copy.deepcopy(pipe.vae)
+            parts["vae"].register_to_config(shift_factor=0.0)
+        # None has to be said
+        parts |= {name: getattr(pipe, name) for name in ("text_encoder_3", "tokenizer_3")}
+        options = {"max_sequence_length": pipe.config.max_sequence_length}
+    with quietly():
+        sampler = DiffusionPipeline.from_pretrained(locate(pipe.model_name), **parts)
+    sampler.to(pipe.device).set_progress_bar_config(disable=True)
+    return partial(sampler, **options)
+
+
 def name_pixels_of(
     pipe: EmerDiffPipeline,
     data: LabelledDataset,
@@ -62,7 +76,6 @@ def name_pixels_of(
     settings: Mapping[str, Any],
     kind: str,
     clip: str = "",
-    drawing: Mapping[str, Any] = DRAWING,
     **execution: Any,
 ) -> list[Sample]:
     """Images whose pixels are named by the classes of ``data``; "none of these" is ignored.
@@ -70,13 +83,12 @@ def name_pixels_of(
     Args:
         samples: {name: position in ``data``}, or {name: caption}, which the model then draws.
         settings: of the pipeline; the mode is "fast" unless they say otherwise, and has to have responses of probe masks.
-        kind, clip: which features name the pixels, as for :func:`.naming.text_aligned`.
-        drawing: arguments of the diffusers pipeline besides the caption.
+        kind: of the features that name the pixels, among those of :func:`.naming.text_aligned` with this ``clip``.
 
     Raises:
         ValueError: a model that reads no text draws no captions; a mode without probe masks; an image failed.
     """
-    if not pipe.backbone.text_tokens(""):
+    if pipe.tokenizer is None:
         raise ValueError(
             f"{pipe.model_name} is conditioned on images, not on text, so it draws no captions; pass num_pictures=0 to leave "
             "this out."
@@ -86,25 +98,25 @@ def name_pixels_of(
         raise ValueError(
             f'mode={resolved.mode!r} has no responses of small masks, which words are spread by; use "pixel" or "fast".'
         )
-    vocabulary, make = vocabulary_of(data), partial(text_aligned, clip=clip, kinds=(kind,))
+    vocabulary = vocabulary_of(data)
     drawn = any(isinstance(sample, str) for sample in samples.values())
     key = {
         "study": "masks as labels",
-        "features": features_key(make(pipe)),
+        "features": features_key({kind: text_aligned(pipe, clip)[kind]}),
         "vocabulary": [dict(vocabulary.classes), list(vocabulary.templates), vocabulary.threshold],
         "settings": resolved.to_dict(),
-        "drawing": dict(drawing) if drawn else {},
-        "model": model_key(pipe),
+        "drawing": DRAWING if drawn else {},
         "data": dataset_key(data),
-        "versions": versions(),
-    }
+    } | common_key(pipe)
 
     def named(sample: tuple[str, Any]) -> tuple[Image.Image, np.ndarray]:
         name, what = sample
         generator = lambda: torch.Generator().manual_seed(crc32(name.encode()))
-        image = pipe.pipe(what, generator=generator(), **drawing).images[0] if drawn else data[what].image
-        responses = pipe.probe(pipe.cluster(image, generator=generator(), **settings))
-        labels = name_pixels(*make(pipe).values(), responses, vocabulary)
+        image = (
+            sampler_of(pipe)(what, generator=generator(), **DRAWING).images[0] if drawn else data[what].image
+        )
+        responses = pipe.respond(pipe.coarse(image, generator=generator(), **settings))
+        labels = name_pixels(text_aligned(pipe, clip)[kind], responses, vocabulary)
         return image, np.where(labels == len(vocabulary.names), IGNORE, labels).astype(np.uint8)
 
     pairs = {name: (name, sample) for name, sample in samples.items()}
@@ -185,11 +197,3 @@ def predict(model: SegformerForSemanticSegmentation, image: Image.Image, size: t
     logits = model(pixel_values=_pixels(image, size)[None].to(model.device)).logits.float()
     logits = F.interpolate(logits, size=(image.height, image.width), mode="bilinear")
     return logits[0].argmax(0).int().cpu().numpy()
-
-
-def class_counts(
-    labels: np.ndarray, truth: np.ndarray, num_classes: int, ignore_index: int | None
-) -> np.ndarray:
-    """(C, 3) right, true and predicted pixels of each class; pixels that are named nothing (IGNORE) are of none."""
-    named = np.where(labels == IGNORE, num_classes, labels)
-    return label_counts(contingency_table(named, truth, num_classes + 1, num_classes, ignore_index))

@@ -1,4 +1,4 @@
-"""Which stage breaks first when images leave the model's world (notebook 08): features, or the correspondence of pixels?
+"""Both stages by themselves, features and the correspondence of pixels: under shifts (notebook 08), and by model (10).
 
 *Features* are measured by the method's coarse masks on their own grid, beside masks from k-means of nothing but positions. The
 *correspondence* of pixels is measured with the *true* coarse masks, in which features have no part: by modulated denoising,
@@ -7,7 +7,7 @@ beside bilinear upsampling, which knows nothing, and beside a guided filter, whi
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,18 +17,20 @@ import torch
 
 from ..assignment import assign_bilinear
 from ..baselines import guided_masks
+from ..checkpoints import quietly
 from ..clustering import cluster_queries, mask_embeddings
-from ..evaluation.metrics import boundary_scores, contingency_table
+from ..evaluation.metrics import boundary_scores, contingency_table, mean_iou
 from ..evaluation.protocols import oracle
 from ..evaluation.regions import cell_labels, true_masks
+from ..loading import load_pipeline
 from ..pipeline import EmerDiffPipeline
 from ..runs.keys import scene_key
 from ..stages import CoarseMasks
 from ..toyscapes import Scene, Toyscapes
-from .scenes import map_scenes
+from .mapping import map_scenes
 
 REFERENCE = "as trained"
-WAYS = ("bilinear", "modulated", "guided")  # from true masks to pixels
+UNTRAINED = "untrained"  # a model's name that stands for the first one's architecture with random weights
 CLASSES = len(Toyscapes.coarse_class_names) + 1  # and the unseen
 
 
@@ -83,7 +85,7 @@ def run_shifts(
     settings: dict[str, Any],
     **execution: Any,
 ) -> dict[str, list[dict[str, Any]]]:
-    """{shift: :func:`evaluate_scene`, scene by scene}, by :func:`~.scenes.map_scenes`.
+    """{shift: :func:`evaluate_scene`, scene by scene}, by :func:`~.mapping.map_scenes`.
 
     Args:
         shifts: of :data:`~emerdiff_lib.toyscapes.shifts.SHIFTS`; ``seeds`` of the Toyscapes scenes.
@@ -104,3 +106,57 @@ def run_shifts(
 def class_counts(results: list[dict], kind: str) -> np.ndarray:
     """(N, C, 3) class counts, scene by scene, each mask given the class that most of its pixels have."""
     return np.stack([oracle(result[kind]) for result in results])
+
+
+def gain(results: list[dict], stage: str) -> Callable[[np.ndarray], np.ndarray]:
+    """What a stage adds to knowing nothing, in [0, 1], as a function of (…, n) indices of scenes, for
+    :func:`~emerdiff_lib.evaluation.intervals.bootstrap`.
+
+    Args:
+        stage: "features": mIoU of the coarse masks on their grid above that of masks of positions; "modulated" or "guided":
+            boundary F of the true masks above bilinear upsampling.
+    """
+    if stage == "features":
+        own, nothing = (class_counts(results, f"{kind} cells") for kind in ("own", "position"))
+        return lambda rows: mean_iou(own[rows].sum(-3)) - mean_iou(nothing[rows].sum(-3))
+    edges = np.array([result["boundary F"][stage] - result["boundary F"]["bilinear"] for result in results])
+    return lambda rows: edges[rows].mean(-1)
+
+
+# -- models ---------------------------------------------------------------------------------------------------------------
+
+
+def untrained(pipe: EmerDiffPipeline, seed: int = 0) -> EmerDiffPipeline:
+    """The same model with a network of random weights, from ``seed``: what architecture and image give by themselves."""
+    with torch.random.fork_rng(devices=[]), quietly():
+        torch.manual_seed(seed)
+        network = type(pipe.unet).from_config(pipe.unet.config).to(pipe.unet.device, pipe.unet.dtype)
+    options = ("default_settings", "force_zeros_for_empty_prompt", "max_sequence_length")
+    kept = {name: pipe.config[name] for name in options}
+    other = EmerDiffPipeline(**(pipe.components | {"unet": network.eval()}), **kept)
+    other.model_name = f"{pipe.model_name}, {UNTRAINED}"
+    other.set_progress_bar_config(disable=True)
+    return other
+
+
+def load_models(
+    models: Iterable[str], device: str = "", dtype: str = "float32"
+) -> dict[str, EmerDiffPipeline]:
+    """{short name: pipeline}; :data:`UNTRAINED` is the first one's control.
+
+    Raises:
+        ValueError: no model, one named twice, or a control without anything to control.
+    """
+    models = list(models)
+    if not models or models[0] == UNTRAINED:
+        raise ValueError(
+            f"models={models!r} is not possible; give a list whose first is a model, not {UNTRAINED!r}."
+        )
+    pipes: dict[str, EmerDiffPipeline] = {}
+    for name in models:
+        short = Path(name).name
+        if short in pipes:
+            raise ValueError(f"Model {short!r} is named twice; give folders of different names.")
+        first = next(iter(pipes.values()), None)
+        pipes[short] = untrained(first) if name == UNTRAINED else load_pipeline(name, device, dtype)
+    return pipes
