@@ -54,10 +54,10 @@ class FrozenModel:
         config = pipe.scheduler.config
         is_flow = config.get("use_flow_sigmas") or ("shift" in config and config.get("beta_schedule") is None)
         if bool(is_flow) != self.backbone.is_flow:
-            kinds = ("a flow's", "DDPM's") if is_flow else ("DDPM's", "a flow's")
+            given, needed = ("a flow's", "DDPM's") if is_flow else ("DDPM's", "a flow's")
             raise ValueError(
-                f"The noise of {type(pipe.scheduler).__name__} is {kinds[0]}, and this network needs {kinds[1]}; take the scheduler of the "
-                "model's own folder."
+                f"The noise of {type(pipe.scheduler).__name__} is {given}, and this network needs {needed}; take the scheduler "
+                "of the model's own folder."
             )
         if (
             self.backbone.name.startswith("U-Net")
@@ -65,8 +65,8 @@ class FrozenModel:
         ):
             feature, modulation = self.backbone.default_layers()
             warnings.warn(
-                f"This U-Net is of no family that is known. Queries are taken from {feature}, and {modulation} is modulated, where the "
-                "grid is nearest to the paper's; set feature_layer and modulation_layer to choose others.",
+                f"This U-Net is of no family that is known. Queries are taken from {feature}, and {modulation} is modulated, "
+                "where the grid is nearest to the paper's; set feature_layer and modulation_layer to choose others.",
                 stacklevel=3,
             )
 
@@ -126,6 +126,11 @@ class FrozenModel:
     def vae_scale_factor(self) -> int:
         """Pixels on a side of a latent's cell."""
         return self.backbone.vae_scale_factor
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether the network is conditioned on text."""
+        return bool(self.backbone.text_tokens(""))
 
     # -- settings ---------------------------------------------------------------------------------------------------
 

@@ -129,7 +129,9 @@ def sharing(modules: Iterable[nn.Module], images: int, rows: int) -> Iterator[No
             return tensor
         if images > 1:
             return tensor.repeat_interleave(rows, 0)
-        repeated = tensor.expand(rows, *tensor.shape[1:])  # takes no memory, but convolutions and norms want their order
+        repeated = tensor.expand(
+            rows, *tensor.shape[1:]
+        )  # takes no memory, but convolutions and norms want their order
         return repeated.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else repeated
 
     def before(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:

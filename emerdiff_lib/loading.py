@@ -1,4 +1,4 @@
-"""From a name to a diffusers pipeline: bundled models, folders, hub ids and single files; safetensors only, read whole or refused."""
+"""From a name to a diffusers pipeline: bundled models, folders, hub ids, single files; safetensors only, whole or refused."""
 
 from __future__ import annotations
 
@@ -110,7 +110,8 @@ def _networks(source: str, index: Mapping[str, Any], kwargs: Mapping[str, Any]) 
             networks[name], report = kind.from_pretrained(source, **options, **where)
         if missing := sorted(report["missing_keys"]):
             raise ValueError(
-                f"The {name} of {source} is short of {len(missing)} tensors, {missing[0]} for one; download the folder {name}/ again."
+                f"The {name} of {source} is short of {len(missing)} tensors, {missing[0]} for one; download the "
+                f"folder {name}/ again."
             )
     return networks
 
@@ -135,17 +136,17 @@ def _check_index(source: str, index: Mapping[str, Any]) -> None:
                 continue
         if not isinstance(known, type):
             raise ValueError(
-                f"{source} takes its {name} from {'.'.join(map(str, entry))}, which is not run; EmerDiff takes it from diffusers or "
-                "transformers, and runs no code that comes with a model."
+                f"{source} takes its {name} from {'.'.join(map(str, entry))}, which is not run; EmerDiff takes it from diffusers "
+                "or transformers, and runs no code that comes with a model."
             )
-    for file in Path(source).glob("*/*.index.json"):
+    for file in Path(source).glob("*/*safetensors.index*.json"):
         with _reading(source, file.parent.name):
             shards = set(json.loads(file.read_text())["weight_map"].values())
         if outside := [s for s in shards if not s.endswith(".safetensors") or Path(s).name != s]:
-            if file.name.endswith(".safetensors.index.json") or ".safetensors.index." in file.name:
-                raise ValueError(
-                    f"{file} names the weights {outside[0]!r}; EmerDiff reads safetensors only, and only those of the model's folder."
-                )
+            raise ValueError(
+                f"{file} names the weights {outside[0]!r}; EmerDiff reads safetensors only, and only those of the model's "
+                "folder."
+            )
 
 
 def _only_variant(folder: Path) -> str | None:
@@ -158,7 +159,7 @@ def _only_variant(folder: Path) -> str | None:
 
 
 def _from_single_file(path: str, kwargs: dict[str, Any]) -> DiffusionPipeline:
-    """``config`` (a folder or hub id in diffusers' layout) says what the file holds; by default diffusers guesses by its tensors."""
+    """``config`` (a folder or hub id in diffusers' layout) says what the file holds; by default diffusers guesses."""
     with _reading(path):
         config = kwargs.get("config")
         if config is None:

@@ -225,8 +225,8 @@ class EmerDiffPipeline(FrozenModel):
         common = self._common_settings("modulate", stages, settings)
         if common.assignment.num_parts is not None:
             raise ValueError(
-                f"mode={common.mode!r} modulates probe masks (num_parts={common.assignment.num_parts}); call pipe.probe, or choose "
-                "mode='exact'."
+                f"mode={common.mode!r} modulates probe masks (num_parts={common.assignment.num_parts}); call pipe.probe, "
+                "or choose mode='exact'."
             )
         seconds: dict[str, float] = {}
         with stopwatch(seconds, "modulate"):

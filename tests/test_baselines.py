@@ -89,7 +89,7 @@ def test_settings_follow_the_layout(pipe):
     assert baselines.encoder_module(thin) == "down_blocks.2.resnets.0"
     assert baselines.encoder_attention(thin) == "down_blocks.2.attentions.1.transformer_blocks.0.attn1"
     assert (baselines.default_threshold(thin), baselines.default_limit(thin)) == (1.1, 0.5)  # the papers'
-    assert baselines.default_threshold(pipe.denoiser) < 1.1 and baselines.default_limit(pipe.denoiser) > 0.5
+    assert baselines.default_threshold(pipe.predictor) < 1.1 and baselines.default_limit(pipe.predictor) > 0.5
     shallow = UNet2DConditionModel(**config | dict(down_block_types=4 * ("DownBlock2D",)))
     with pytest.raises(ValueError, match="no self-attention in its encoder"):
         baselines.encoder_module(shallow)
@@ -108,7 +108,7 @@ def test_diffseg_and_diffcut_find_several_segments_by_themselves(image, pipe):
 @torch.no_grad()
 def test_diffseg_aggregates_attention_as_its_equations_say(pipe, trajectory):
     """Against softmax(QKᵀ/√d) of every layer by hand: resolutions weigh by their side, however many layers each has."""
-    unet, latents = pipe.denoiser, trajectory.clean_latents
+    unet, latents = pipe.predictor, trajectory.clean_latents
     inputs, maps, handles = {}, {}, []
     for name in attention_layers(unet, "attn1"):
         keep = lambda module, args, kwargs, name=name: inputs.update({name: args[0]})

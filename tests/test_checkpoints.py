@@ -64,7 +64,7 @@ def test_bundled_checkpoints_carry_their_family_s_defaults(model, name):
     pipe = load_pipeline(model)
     family = family_of(pipe.denoiser.config)
     assert family.name == name
-    assert pipe.config.default_settings == family.defaults(pipe.denoiser, pipe.vae_scale_factor)
+    assert pipe.config.default_settings == family.defaults(pipe.predictor, pipe.vae_scale_factor)
     assert pipe.config.default_settings.items() <= pipe.default_settings().items()
 
 
@@ -85,7 +85,7 @@ def test_a_checkpoints_own_defaults_win_and_are_saved_with_it(pipe, scene, tmp_p
 @pytest.mark.parametrize("own", [{}, {"modulation_strength": 7.0, "guide_radius": 1.5}, {"mode": "fast"}])
 def test_exact_mode_sets_nothing(pipe, own):
     """It is a plain call's, unless the checkpoint's own mode is another."""
-    network, layers = (pipe.denoiser, pipe.vae_scale_factor), pipe.config.default_settings
+    network, layers = (pipe.predictor, pipe.vae_scale_factor), pipe.config.default_settings
     exact = resolve(*network, layers | own, mode="exact")
     plain = {name: value for name, value in own.items() if name != "mode"}
     assert exact == resolve(*network, layers | plain) and exact.shortcuts.denoising_steps is None

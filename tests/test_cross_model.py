@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from emerdiff_lib.checkpoints import RELATIVES, locate
+from emerdiff_lib.loading import VARIANTS, locate
 from emerdiff_lib.evaluation.metrics import mean_iou
-from emerdiff_lib.loading import load_pipeline
+from emerdiff_lib.pipeline import load_pipeline
 from emerdiff_lib.studies import two_stages
 
 from .conftest import run_cells
@@ -57,7 +57,7 @@ def test_the_table_is_of_sums_and_means(cells):
 
 
 def test_relatives_differ_from_the_reference_in_what_their_names_say(pipe):
-    pipes = {name: load_pipeline(name) for name in RELATIVES}
+    pipes = {name: load_pipeline(name) for name in VARIANTS}
     reference = pipes["toyscapes-reference"]
     table = run_cells("10_cross_model", {"pipes": pipes, "given": {}}, "import numpy", "million")["overview"]
     different = {"toyscapes-v-prediction": "v_prediction", "toyscapes-transformer": "flow"}

@@ -11,7 +11,7 @@ from emerdiff_lib.datasets.images import first_samples
 from emerdiff_lib.evaluation.metrics import contingency_table, mean_iou
 from emerdiff_lib.evaluation.protocols import oracle
 from emerdiff_lib.evaluation.regions import cell_labels, true_masks
-from emerdiff_lib.loading import load_pipeline
+from emerdiff_lib.pipeline import load_pipeline
 from emerdiff_lib.studies import two_stages
 from emerdiff_lib.studies.features import short_layer_names
 from emerdiff_lib.studies.names import BILINEAR
@@ -88,7 +88,7 @@ def test_joint_attention_is_shared_between_text_and_image_tokens(pipe, scenes, t
     cells = cells_of_10(joint, scenes, 2, "def attention_to_text", num_inference_steps=10)
     shares = cells["attention_to_text"](201)["% of attention to words"]
     assert (
-        list(shares.index) == attention_layers(joint.unet, "attn2") and shares.between(1e-9, 100 - 1e-9).all()
+        list(shares.index) == joint.backbone.layers() and shares.between(1e-9, 100 - 1e-9).all()
     )
 
 

@@ -6,7 +6,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image
 
-from emerdiff_lib.checkpoints import TOYSCAPES_FOLDER
+from emerdiff_lib.loading import TOYSCAPES_FOLDER
 from emerdiff_lib.datasets import Sample, open_dataset
 from emerdiff_lib.studies import segmenter as study
 from emerdiff_lib.studies.naming import ERROR, text_aligned, vocabulary_of
@@ -24,7 +24,7 @@ def test_images_of_captions_are_drawn_and_named(pipe, tmp_path):
     seeded = lambda: torch.Generator().manual_seed(study.crc32(b"made-000001"))
     drawn = sampler(caption, generator=seeded(), **study.DRAWING).images[0]
     assert np.abs(np.asarray(made.image, int) - np.asarray(drawn, int)).max() <= 1  # another memory layout
-    responses = pipe.respond(pipe.coarse(made.image, generator=seeded(), mode="fast", **QUICK))
+    responses = pipe.modulate(pipe.cluster(made.image, generator=seeded(), mode="fast", **QUICK))
     named = name_pixels(text_aligned(pipe)[ERROR], responses, vocabulary_of(training))
     assert (made.labels == named).mean() > 0.99  # other batches, other rounding
 

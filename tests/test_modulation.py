@@ -101,7 +101,7 @@ def test_processors_and_hooks_are_taken_out_whatever_happens(pipe, trajectory, m
 
     with pytest.raises(type(error)):
         maps_of(pipe, trajectory, masks[:1], decode=decode)
-    with pytest.raises(type(error)), lockstep(pipe.denoiser, injection=True):
+    with pytest.raises(type(error)), lockstep(pipe.predictor, injection=True):
         assert all(isinstance(p, LockstepAttention) for p in pipe.denoiser.attn_processors.values())
         raise error
     assert pipe.denoiser.attn_processors == before

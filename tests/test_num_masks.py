@@ -35,7 +35,7 @@ def segmented(cells, data):
 
 def test_every_candidate_is_what_the_pipeline_makes_of_the_same_masks(pipe, cells, data, segmented):
     (labels, picks), sample = segmented, data[7]
-    coarse = pipe.coarse(sample.image, 4, generator=seeded(sample.seed), **QUICK)
+    coarse = pipe.cluster(sample.image, 4, generator=seeded(sample.seed), **QUICK)
     for k in CANDIDATES:
         masks = cluster_queries(coarse.queries, k, sample.seed)
         output = pipe(sample.image, trajectory=coarse.trajectory, coarse_masks=masks, **QUICK)

@@ -31,17 +31,17 @@ def drawn(network, height, width, roles):
 def test_every_cross_attention_layer_of_a_u_net_is_counted_once(pipe, monkeypatch):
     kept = []
     monkeypatch.setattr(diagrams, "unet_diagram", lambda ax, *drawn: kept.extend(drawn))
-    drawn(pipe.unet, 32, 24, {"queries": LAYER})
+    drawn(pipe.denoiser, 32, 24, {"queries": LAYER})
     levels, middle = kept
     assert [level["grid"] for level in levels] == [(32, 24), (16, 12), (8, 6), (4, 3)]
-    assert [level["channels"] for level in levels] == list(pipe.unet.config.block_out_channels)
+    assert [level["channels"] for level in levels] == list(pipe.denoiser.config.block_out_channels)
     counted = (
         sum(level[f"{way}_attention"] for level in levels for way in ("down", "up")) + middle["attention"]
     )
-    assert counted == sum(name.endswith("attn2") for name, _ in pipe.unet.named_modules())
+    assert counted == sum(name.endswith("attn2") for name, _ in pipe.denoiser.named_modules())
     for level in levels:
         assert ("queries" in level["note"]) == LAYER.startswith(level["up"] + ".")
-        assert pipe.unet.get_submodule(level["down"]) is not pipe.unet.get_submodule(level["up"])
+        assert pipe.denoiser.get_submodule(level["down"]) is not pipe.denoiser.get_submodule(level["up"])
 
 
 def test_a_transformer_is_drawn_with_what_is_done_where(tmp_path):
@@ -57,22 +57,22 @@ def test_a_transformer_is_drawn_with_what_is_done_where(tmp_path):
 
 @torch.no_grad()
 def test_word_attention_is_the_softmax_of_the_layers_queries_and_keys(pipe, scene):
-    denoiser, noisy = (
-        pipe.denoiser(prompt="a picture of a road"),
+    predictor, noisy = (
+        pipe.predictor(prompt="a picture of a road"),
         torch.randn(2, 8, 32, 32, generator=seeded()),
     )
-    module, seen = pipe.unet.get_submodule(LAYER), {}
+    module, seen = pipe.denoiser.get_submodule(LAYER), {}
     keep = lambda name: lambda module, inputs, output: seen.update({name: output})
     hooks = [getattr(module, name).register_forward_hook(keep(name)) for name in ("to_q", "to_k")]
     try:
-        before = dict(pipe.unet.attn_processors)
-        found = words.word_attention(denoiser, noisy, 281, [LAYER])[LAYER]
+        before = dict(pipe.denoiser.attn_processors)
+        found = words.word_attention(predictor, noisy, 281, [LAYER])[LAYER]
     finally:
         for hook in hooks:
             hook.remove()
-    assert dict(pipe.unet.attn_processors) == before
+    assert dict(pipe.denoiser.attn_processors) == before
     expected, depth = (
-        np.zeros((256, denoiser.conditioning.prompt_embeds.shape[1])),
+        np.zeros((256, predictor.conditioning.prompt_embeds.shape[1])),
         seen["to_q"].shape[-1] // module.heads,
     )
     for row in range(2):

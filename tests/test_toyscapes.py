@@ -141,7 +141,7 @@ def test_the_model_listens_to_captions_and_reconstructs(pipe):
 
     def errors(captions):
         text = pipe.text_encoder(architecture.tokenize(pipe.tokenizer, captions))[0]
-        return (pipe.denoiser(noisy, 500, text).sample - noise).square().mean((1, 2, 3))
+        return (pipe.predictor(noisy, 500, text).sample - noise).square().mean((1, 2, 3))
 
     captions = [scene.caption for scene in scenes]
     assert (errors(captions) < errors(captions[7:] + captions[:7])).float().mean() > 0.75

@@ -33,8 +33,8 @@ class Flux(Backbone):
         channels = 4 * self.pipe.vae.config.latent_channels
         if self.denoiser.config.in_channels != channels:
             raise ValueError(
-                f"This FLUX transformer takes {self.denoiser.config.in_channels} channels and not {channels} (a Fill, Canny or Depth "
-                "model?); use FLUX.1 dev or schnell."
+                f"This FLUX transformer takes {self.denoiser.config.in_channels} channels and not {channels} (a Fill, "
+                "Canny or Depth model?); use FLUX.1 dev or schnell."
             )
 
     @property

@@ -37,8 +37,8 @@ class StableDiffusion(Backbone):
             2 * config.in_channels,
         ):  # some learn variances besides
             raise ValueError(
-                f"This U-Net takes {config.in_channels} channels and gives {config.out_channels} (an inpainting or depth model?); "
-                "use the text-to-image checkpoint that it was made from."
+                f"This U-Net takes {config.in_channels} channels and gives {config.out_channels} (an inpainting or depth "
+                "model?); use the text-to-image checkpoint that it was made from."
             )
         levels = self._attending_levels()
         if config.in_channels == 8 and levels[:1] == [1]:

@@ -28,8 +28,7 @@ from threadpoolctl import threadpool_limits
 from tqdm.auto import tqdm
 
 from ..files import folder_path, write_atomically
-from ..loading import load_pipeline
-from ..pipeline import EmerDiffPipeline
+from ..pipeline import EmerDiffPipeline, load_pipeline
 from ..settings import check_known, whole
 from .keys import digest, model_key
 from .results import FolderError, Results, only_run, read_json, writing
@@ -271,12 +270,12 @@ class _Pickler(cloudpickle.Pickler):
     def reducer_override(self, value: Any) -> Any:
         if not isinstance(value, EmerDiffPipeline):
             return super().reducer_override(value)
-        if value.model_name == EmerDiffPipeline.model_name:
+        if value.model_name is None:
             raise ValueError(
                 "This pipeline was put together by hand, and other processes load it by name: use workers=1, or save it with "
                 "save_pretrained and load the folder."
             )
-        dtype = str(value.unet.dtype).removeprefix("torch.")
+        dtype = str(value.dtype).removeprefix("torch.")
         return _load_same, (value.model_name, str(value.device), dtype, model_key(value))
 
 

@@ -19,8 +19,8 @@ from .._version import __version__
 from ..datasets import LabelledDataset
 from ..datasets.base import FileDataset
 from ..datasets.images import ImageSample
-from ..frozen_model import FrozenModel
 from ..images import reading
+from ..pipeline import EmerDiffPipeline
 from ..toyscapes import Toyscapes
 
 _LIBRARIES = "torch diffusers transformers tokenizers numpy scipy scikit-learn scikit-image Pillow"
@@ -59,7 +59,7 @@ def versions() -> dict[str, str]:
     return {"emerdiff_lib": __version__} | releases
 
 
-def model_key(pipe: FrozenModel) -> dict[str, Any]:
+def model_key(pipe: EmerDiffPipeline) -> dict[str, Any]:
     """Every network by weights (dtypes among them) and configuration, the tokenizers, the scheduler, and autocast."""
     parts = {name: part for name, part in pipe.components.items() if part is not None}
     networks = {name: part for name, part in parts.items() if isinstance(part, torch.nn.Module)}
@@ -68,7 +68,7 @@ def model_key(pipe: FrozenModel) -> dict[str, Any]:
     }
     key |= {name: _tokenizer(part) for name, part in parts.items() if name.startswith("tokenizer")}
     key["scheduler"] = digest([type(pipe.scheduler).__name__, _config(pipe.scheduler)])
-    key["pipeline"] = digest(_config(pipe))  # how an empty prompt is encoded, the length of prompts, defaults
+    key["pipeline"] = digest([_config(pipe), pipe.own_settings])  # how an empty prompt is encoded, for one
     if torch.is_autocast_enabled(pipe.device.type):
         key["autocast"] = str(torch.get_autocast_dtype(pipe.device.type)).removeprefix("torch.")
     return key

@@ -123,7 +123,7 @@ def invert_scene(pipe: EmerDiffPipeline, scene: Scene, usual: dict[str, Any]) ->
     """The usual settings give what ``pipe(scene.image, generator=torch.Generator().manual_seed(scene.seed))`` gives."""
     names = ("num_inference_steps", "prompt", "processing_resolution")
     options = {"method": usual["inversion"], "noise_maps": False} | {name: usual[name] for name in names}
-    steps = pipe.denoiser(usual["num_inference_steps"], prompt=None).timesteps
+    steps = pipe.predictor(usual["num_inference_steps"], prompt=None).timesteps
     generator = torch.Generator().manual_seed(scene.seed)
     start = max(usual["feature_timestep"], usual["modulation_timestep"])
     pipe.invert(scene.image, start_timestep=start, generator=generator, **options)
@@ -131,7 +131,7 @@ def invert_scene(pipe: EmerDiffPipeline, scene: Scene, usual: dict[str, Any]) ->
     generator.manual_seed(scene.seed)
     trajectory = pipe.invert(scene.image, start_timestep=max(steps), generator=generator, **options)
     generator.set_state(state)
-    return InvertedScene(scene, trajectory, state, pipe.coarse(trajectory, generator=generator, **usual))
+    return InvertedScene(scene, trajectory, state, pipe.cluster(trajectory, generator=generator, **usual))
 
 
 def evaluate(pipe: EmerDiffPipeline, inverted: InvertedScene, settings: dict[str, Any]) -> dict[str, Any]:
@@ -167,7 +167,7 @@ def coarse_masks(pipe: EmerDiffPipeline, inverted: InvertedScene, settings: dict
     trajectory = replace(inverted.trajectory, prompt=given["prompt"])  # its latents do not depend on the text
     generator = torch.Generator()
     generator.set_state(inverted.generator_state)
-    coarse = pipe.coarse(trajectory, generator=generator, **given)
+    coarse = pipe.cluster(trajectory, generator=generator, **given)
     if kind is None:
         return coarse
     queries = transformed(coarse.queries, kind)

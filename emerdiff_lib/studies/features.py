@@ -15,7 +15,8 @@ from ..assignment import assign_bilinear
 from ..clustering import cluster_queries
 from ..evaluation.metrics import contingency_table
 from ..evaluation.protocols import oracle
-from ..features import draw_noise, extract_queries
+from ..features import extract_queries
+from ..inversion import draw_noise
 from ..pipeline import EmerDiffPipeline
 from ..settings import InversionSettings
 

@@ -88,7 +88,7 @@ def text_aligned(pipe: EmerDiffPipeline, clip: str = "") -> dict[str, TextAligne
         ValueError: there are none.
     """
     features: dict[str, TextAligned] = {}
-    if pipe.tokenizer is not None:
+    if pipe.reads_text:
         features |= {ATTENTION: WordAttention(pipe), ERROR: DenoisingError(pipe)}
     if clip:
         features[CLIP] = MaskClip.from_pretrained(clip)
@@ -129,12 +129,12 @@ def namers_of(
         namers[way] = lambda model, v, f: name_segments(model, image, v, labels, masks, f)
 
     if set(ways) - {ALONE}:
-        coarse = pipe.coarse(image, generator=generator, **(settings or {}))
+        coarse = pipe.cluster(image, generator=generator, **(settings or {}))
         add(COARSE, assign_bilinear(coarse.masks, coarse.size), coarse.masks)
     if EMERDIFF in ways:
-        add(EMERDIFF, pipe.assign(pipe.respond(coarse)), coarse.masks)
+        add(EMERDIFF, pipe.assign(pipe.modulate(coarse)), coarse.masks)
     if {SEGMENTS, PIXELS} & set(ways):
-        responses = pipe.respond(coarse, mode="pixel")
+        responses = pipe.probe(coarse, mode="pixel")
         segments, (_, rows, columns) = pipe.assign(responses), coarse.masks.shape
         add(SEGMENTS, segments, label_shares(segments, (rows, columns)))
         namers[PIXELS] = lambda model, v, f: name_pixels(model, responses, v, f)

@@ -5,9 +5,7 @@ Notebook 11 compares segmenters that learnt from true labels, from named masks o
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import lru_cache, partial
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -15,12 +13,10 @@ from zlib import crc32
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import DiffusionPipeline, SD3Transformer2DModel
 from PIL import Image
 from tqdm.auto import tqdm
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
-from ..checkpoints import locate, quietly
 from ..datasets import LabelledDataset, Sample
 from ..datasets.base import IGNORE
 from ..images import to_guide
@@ -50,24 +46,6 @@ def _caption(labels: np.ndarray, data: LabelledDataset, least: float = 0.005) ->
     return " and ".join(names[k] for k in order if shares[k] >= least)
 
 
-@lru_cache(1)
-def sampler_of(pipe: EmerDiffPipeline) -> Callable[..., Any]:
-    """The diffusers pipeline that the checkpoint names, of the same networks: captions in, images out."""
-    parts, options = {name: part for name, part in pipe.components.items() if part is not None}, {}
-    if isinstance(pipe.unet, SD3Transformer2DModel):
-        parts["transformer"] = parts.pop("unet")
-        if pipe.vae.config.shift_factor is None:  # it wants a number
-            parts["vae"] = copy.deepcopy(pipe.vae)
-            parts["vae"].register_to_config(shift_factor=0.0)
-        # None has to be said
-        parts |= {name: getattr(pipe, name) for name in ("text_encoder_3", "tokenizer_3")}
-        options = {"max_sequence_length": pipe.config.max_sequence_length}
-    with quietly():
-        sampler = DiffusionPipeline.from_pretrained(locate(pipe.model_name), **parts)
-    sampler.to(pipe.device).set_progress_bar_config(disable=True)
-    return partial(sampler, **options)
-
-
 def name_pixels_of(
     pipe: EmerDiffPipeline,
     data: LabelledDataset,
@@ -88,7 +66,7 @@ def name_pixels_of(
     Raises:
         ValueError: a model that reads no text draws no captions; a mode without probe masks; an image failed.
     """
-    if pipe.tokenizer is None:
+    if not pipe.reads_text:
         raise ValueError(
             f"{pipe.model_name} is conditioned on images, not on text, so it draws no captions; pass num_pictures=0 to leave "
             "this out."
@@ -112,10 +90,8 @@ def name_pixels_of(
     def named(sample: tuple[str, Any]) -> tuple[Image.Image, np.ndarray]:
         name, what = sample
         generator = lambda: torch.Generator().manual_seed(crc32(name.encode()))
-        image = (
-            sampler_of(pipe)(what, generator=generator(), **DRAWING).images[0] if drawn else data[what].image
-        )
-        responses = pipe.respond(pipe.coarse(image, generator=generator(), **settings))
+        image = pipe.pipe(what, generator=generator(), **DRAWING).images[0] if drawn else data[what].image
+        responses = pipe.probe(pipe.cluster(image, generator=generator(), **settings))
         labels = name_pixels(text_aligned(pipe, clip)[kind], responses, vocabulary)
         return image, np.where(labels == len(vocabulary.names), IGNORE, labels).astype(np.uint8)
 

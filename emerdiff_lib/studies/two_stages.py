@@ -7,6 +7,7 @@ beside bilinear upsampling, which knows nothing, and beside a guided filter, whi
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -17,13 +18,12 @@ import torch
 
 from ..assignment import assign_bilinear
 from ..baselines import guided_masks
-from ..checkpoints import quietly
 from ..clustering import cluster_queries, mask_embeddings
 from ..evaluation.metrics import boundary_scores, contingency_table, mean_iou
 from ..evaluation.protocols import oracle
 from ..evaluation.regions import cell_labels, true_masks
-from ..loading import load_pipeline
-from ..pipeline import EmerDiffPipeline
+from ..loading import quietly
+from ..pipeline import EmerDiffPipeline, load_pipeline
 from ..runs.keys import scene_key
 from ..stages import CoarseMasks
 from ..toyscapes import Scene, Toyscapes
@@ -130,11 +130,10 @@ def untrained(pipe: EmerDiffPipeline, seed: int = 0) -> EmerDiffPipeline:
     """The same model with a network of random weights, from ``seed``: what architecture and image give by themselves."""
     with torch.random.fork_rng(devices=[]), quietly():
         torch.manual_seed(seed)
-        network = type(pipe.unet).from_config(pipe.unet.config).to(pipe.unet.device, pipe.unet.dtype)
-    options = ("default_settings", "force_zeros_for_empty_prompt", "max_sequence_length")
-    kept = {name: pipe.config[name] for name in options}
-    other = EmerDiffPipeline(**(pipe.components | {"unet": network.eval()}), **kept)
-    other.model_name = f"{pipe.model_name}, {UNTRAINED}"
+        network = type(pipe.denoiser).from_config(pipe.denoiser.config)
+    other = copy.copy(pipe.pipe)
+    setattr(other, pipe.backbone.network, network.to(pipe.backbone.device, pipe.dtype).eval())
+    other = EmerDiffPipeline(other, pipe.own_settings)
     other.set_progress_bar_config(disable=True)
     return other
 
