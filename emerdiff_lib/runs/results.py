@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,7 +30,7 @@ class FolderError(OSError):
 
 
 @dataclass
-class Results(Sequence):
+class Results:
     """Results of a run in the order of its samples, read one at a time and verified: many take no more memory than one.
 
     Attributes:
@@ -54,9 +54,7 @@ class Results(Sequence):
     def __len__(self) -> int:
         return len(self.names)
 
-    def __getitem__(self, index):
-        if isinstance(index, slice):
-            return [self.get(name) for name in self.names[index]]
+    def __getitem__(self, index: int) -> Any:
         return self.get(self.names[index])
 
     def __str__(self) -> str:
