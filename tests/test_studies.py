@@ -31,7 +31,7 @@ def drawn(network, height, width, roles):
 def test_every_cross_attention_layer_of_a_u_net_is_counted_once(pipe, monkeypatch):
     kept = []
     monkeypatch.setattr(diagrams, "unet_diagram", lambda ax, *drawn: kept.extend(drawn))
-    drawn(pipe.predictor, 32, 24, {"queries": LAYER})
+    drawn(pipe.denoiser, 32, 24, {"queries": LAYER})
     levels, middle = kept
     assert [level["grid"] for level in levels] == [(32, 24), (16, 12), (8, 6), (4, 3)]
     assert [level["channels"] for level in levels] == list(pipe.denoiser.config.block_out_channels)

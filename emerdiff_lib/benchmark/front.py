@@ -110,7 +110,7 @@ def evaluate_scene(
         labels, seconds = timed(segment)
         results[name] = labels, before + seconds
     for name, variant in ({names.EMERDIFF: {}} | dict(variants)).items():
-        responses = pipe.modulate(coarse, **{k: v for k, v in variant.items() if k != "guide_radius"})
+        responses = pipe.respond(coarse, **{k: v for k, v in variant.items() if k != "guide_radius"})
         labels = pipe.assign(responses, **{k: v for k, v in variant.items() if k == "guide_radius"})
         results[name] = labels, sum(responses.seconds.values())
     exact, classes, rows = results[names.EMERDIFF][0], len(Toyscapes.coarse_class_names), []

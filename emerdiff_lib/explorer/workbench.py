@@ -164,7 +164,7 @@ class Workbench(widgets.VBox):
                 coarse = self.pipe.cluster(image, generator=generator, **settings)
                 rows = self.pipe.default_mask_batch_size(coarse.trajectory, coarse.settings.shortcuts)
                 # few at once, so that a stop is soon heard
-                self.results[key] = self.pipe.modulate(coarse, mask_batch_size=min(rows, 8))
+                self.results[key] = self.pipe.respond(coarse, mask_batch_size=min(rows, 8))
             while len(self.results) > KEPT:
                 self.results.popitem(last=False)
         self.results.move_to_end(key)

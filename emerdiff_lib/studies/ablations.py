@@ -142,7 +142,7 @@ def evaluate(pipe: EmerDiffPipeline, inverted: InvertedScene, settings: dict[str
         {"table": pixels of (mask, coarse class), "boundary_f": boundary F within 2 px of the fine labels}. For JSON.
     """
     scene = inverted.scene
-    responses = pipe.modulate(coarse_masks(pipe, inverted, settings))
+    responses = pipe.respond(coarse_masks(pipe, inverted, settings))
     labels = pipe.assign(responses)
     output = pipe.output(responses, labels)
     embeddings = np.round(output.mask_embeddings.astype(float), 5)

@@ -169,7 +169,7 @@ def _emerdiffs(
         if not any(name in methods for name in rows):
             continue
         # the reader's settings, which win over the mode's, are in the coarse masks already, but for the mode
-        responses = pipe.modulate(coarse, **({} if mode == "exact" else {"mode": mode} | given))
+        responses = pipe.respond(coarse, **({} if mode == "exact" else {"mode": mode} | given))
         for name, refinement in rows.items():
             labels = pipe.assign(responses, **(refinement | radius))
             embeddings = coarse.embeddings

@@ -71,7 +71,7 @@ def evaluate_scene(pipe: EmerDiffPipeline, scene: Scene, settings: dict[str, Any
     return {
         "own cells": table(own.masks.numpy().argmax(0), own.masks, cells),
         "position cells": table(positions.numpy().argmax(0), positions, cells),
-        "own": table(pipe.assign(pipe.modulate(own)), own.masks),
+        "own": table(pipe.assign(pipe.respond(own)), own.masks),
         **{f"true {way}": table(labels, true.masks) for way, labels in from_true.items()},
         "boundary F": {way: boundary_scores(labels, truth, 2)[2] for way, labels in from_true.items()},
     }
@@ -130,7 +130,7 @@ def untrained(pipe: EmerDiffPipeline, seed: int = 0) -> EmerDiffPipeline:
     """The same model with a network of random weights, from ``seed``: what architecture and image give by themselves."""
     with torch.random.fork_rng(devices=[]), quietly():
         torch.manual_seed(seed)
-        network = type(pipe.predictor).from_config(pipe.denoiser.config)
+        network = type(pipe.denoiser).from_config(pipe.denoiser.config)
     other = copy.copy(pipe.pipe)
     setattr(other, pipe.backbone.network, network.to(pipe.backbone.device, pipe.dtype).eval())
     other = EmerDiffPipeline(other, pipe.own_settings)
