@@ -16,7 +16,7 @@ from diffusers import DiffusionPipeline
 from . import images as image_io
 from .backbones import TextTokens, find_backbone
 from .files import write_atomically
-from .interventions import ChannelsLast
+from .interventions import ChannelsLast, exclusive
 from .inversion import Trajectory, draw_noise
 from .loading import load_diffusers_pipeline
 from .memory import affordable_rows
@@ -247,10 +247,13 @@ class FrozenModel:
             warnings.warn(
                 f"The prompt is longer than what this model reads; it ends at {read[-40:]!r}.", stacklevel=3
             )
-        return self.backbone.condition(prompt)
+        with exclusive(self.denoiser):  # tokenizers keep how they were called last
+            return self.backbone.condition(prompt)
 
     def prompt_read(self, prompt: str) -> str:
         """The part of a prompt that fits into the text encoders; all of it, as a rule."""
+        if not prompt:
+            return prompt
 
         def read(part: TextTokens) -> str:
             ids = part.tokenizer(part.text, truncation=False).input_ids

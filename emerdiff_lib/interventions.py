@@ -176,8 +176,8 @@ class SharedSoftmax(TorchFunctionMode):
         if function is not F.scaled_dot_product_attention:
             return function(*args, **(kwargs or {}))
         names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
-        given = dict(zip(names, args, strict=False)) | (kwargs or {})
-        query, key, values, mask = (given.get(name) for name in names[:4])
+        given: dict[str, Any] = dict(zip(names, args, strict=False)) | (kwargs or {})
+        query, key, values, mask = given["query"], given["key"], given["value"], given.get("attn_mask")
         plain = not given.get("dropout_p") and not given.get("is_causal") and query.shape[1] == key.shape[1]
         if self.rows == 1 or len(query) != self.images * self.rows or not plain:
             return function(**given)
@@ -233,7 +233,8 @@ def modulating(
         offsets: (B, image tokens) float, c·M of every row; zero for unmodulated trajectories.
         placement: "after_projection" for f(softmax(QKᵀ/√d)·V) + c·M, "before_projection" for f(softmax(QKᵀ/√d)·V + c·M).
     """
-    projection = denoiser.get_submodule(layer).to_out[0]
+    attention: Any = denoiser.get_submodule(layer)
+    projection = attention.to_out[0]
     added = lambda tokens: tokens + offsets[..., None].to(tokens.dtype)
     if placement == "after_projection":
         handle = projection.register_forward_hook(lambda module, args, output: added(output))
@@ -254,7 +255,7 @@ def capturing(denoiser: nn.Module, layers: Iterable[str]) -> Iterator[dict[str, 
     """
     queries: dict[str, torch.Tensor] = {}
 
-    def keep(name: str, attention: nn.Module) -> torch.utils.hooks.RemovableHandle:
+    def keep(name: str, attention: Any) -> torch.utils.hooks.RemovableHandle:
         def hook(module: nn.Module, args: Any, output: torch.Tensor) -> None:
             queries[name] = _normalised(attention, output)
 

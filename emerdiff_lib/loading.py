@@ -78,7 +78,7 @@ def _from_folder(source: str, name: str, kwargs: dict[str, Any]) -> DiffusionPip
         )
         kwargs["vae"].register_to_config(shift_factor=0.0)  # some pipelines want a number
     absent = [name for name, entry in index.items() if name in UNUSED or entry == [None, None]]
-    kwargs = dict.fromkeys(absent) | kwargs
+    kwargs = {**dict.fromkeys(absent), **kwargs}
     if index.get("_class_name") == "StableDiffusionPipeline":
         kwargs = {"requires_safety_checker": False} | kwargs
     if "variant" not in kwargs and (variant := _only_variant(Path(source))):

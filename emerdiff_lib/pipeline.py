@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 import torch
@@ -92,7 +91,8 @@ class EmerDiffPipeline(FrozenModel):
         )
         outputs = []
         for together in self.batches(stages, mask_batch_size):
-            for responses in self.respond(together, mask_batch_size=mask_batch_size):
+            common = self._common_settings(together, {})
+            for responses in self._modulate(together, common, mask_batch_size):
                 labels = self.assign(responses)
                 outputs.append(self.output(responses, labels, generator, output_difference_maps))
         self.maybe_free_model_hooks()
@@ -201,19 +201,14 @@ class EmerDiffPipeline(FrozenModel):
         resolved = resolved.replace(num_masks=len(masks))
         return CoarseMasks(trajectory, queries, masks, embeddings, resolved, own_masks is not None, seconds)
 
-    @overload
-    def modulate(self, coarse: CoarseMasks, **settings: Any) -> Responses: ...
-    @overload
-    def modulate(self, coarse: list[CoarseMasks], **settings: Any) -> list[Responses]: ...
-
     @torch.no_grad()
     def modulate(
-        self, coarse: CoarseMasks | list[CoarseMasks], *, mask_batch_size: int | None = None, **settings: Any
-    ) -> Responses | list[Responses]:
-        """Response of the pixels to each mask (Sec. 3.2), for an image or for images of one shape that are modulated together.
+        self, coarse: CoarseMasks, *, mask_batch_size: int | None = None, **settings: Any
+    ) -> Responses:
+        """Response of the pixels to each mask (Sec. 3.2).
 
         Args:
-            coarse: :meth:`cluster`'s result, or a list of such with equal :meth:`~CoarseMasks.shape` and settings.
+            coarse: :meth:`cluster`'s result.
             mask_batch_size: masks per batch; by default what free memory allows.
             **settings: of :class:`~.settings.Perturbation`, :class:`~.settings.Shortcuts` and
                 :class:`~.settings.Assignment`, and ``mode``, over those that ``coarse`` was made with.
@@ -221,32 +216,18 @@ class EmerDiffPipeline(FrozenModel):
         Raises:
             ValueError: a setting that is not possible, or one that asks for probe masks (:meth:`probe`).
         """
-        stages = coarse if isinstance(coarse, list) else [coarse]
-        common = self._common_settings("modulate", stages, settings)
+        common = self._common_settings([coarse], settings)
         if common.assignment.num_parts is not None:
             raise ValueError(
                 f"mode={common.mode!r} modulates probe masks (num_parts={common.assignment.num_parts}); call pipe.probe, "
                 "or choose mode='exact'."
             )
-        seconds: dict[str, float] = {}
-        with stopwatch(seconds, "modulate"):
-            chunks = self._signed_responses(stages, [s.masks for s in stages], common, mask_batch_size)
-            results = [
-                Responses(s, maps, common) for s, maps in zip(stages, difference_maps(chunks), strict=True)
-            ]
-        for stage, result in zip(stages, results, strict=True):
-            result.seconds = stage.seconds | {"modulate": round(seconds["modulate"] / len(stages), 4)}
-        return results if isinstance(coarse, list) else results[0]
-
-    @overload
-    def probe(self, coarse: CoarseMasks, **settings: Any) -> ImageResponses: ...
-    @overload
-    def probe(self, coarse: list[CoarseMasks], **settings: Any) -> list[ImageResponses]: ...
+        return self._modulate([coarse], common, mask_batch_size)[0]
 
     @torch.no_grad()
     def probe(
-        self, coarse: CoarseMasks | list[CoarseMasks], *, mask_batch_size: int | None = None, **settings: Any
-    ) -> ImageResponses | list[ImageResponses]:
+        self, coarse: CoarseMasks, *, mask_batch_size: int | None = None, **settings: Any
+    ) -> ImageResponses:
         """Signed responses to ``num_parts`` small probe masks in place of the K coarse ones (``mode="pixel"`` and "fast").
 
         Arguments are those of :meth:`modulate`.
@@ -254,56 +235,55 @@ class EmerDiffPipeline(FrozenModel):
         Raises:
             ValueError: a setting that is not possible, ``num_parts`` is None, or masks are the caller's own.
         """
-        stages = coarse if isinstance(coarse, list) else [coarse]
-        common = self._common_settings("probe", stages, settings)
-        num_parts = common.assignment.num_parts
-        if num_parts is None:
+        common = self._common_settings([coarse], settings)
+        if common.assignment.num_parts is None:
             raise ValueError(
                 f'mode={common.mode!r} has no probe masks; choose mode="pixel" or "fast", or pass num_parts.'
             )
-        if any(stage.own_masks for stage in stages):
+        return self._modulate([coarse], common, mask_batch_size)[0]
+
+    @torch.no_grad()
+    def respond(self, coarse: CoarseMasks, *, mask_batch_size: int | None = None, **settings: Any) -> Any:
+        """:meth:`modulate`, or :meth:`probe` where the settings ask for probe masks, for code that runs in any mode."""
+        return self._modulate([coarse], self._common_settings([coarse], settings), mask_batch_size)[0]
+
+    def _common_settings(self, stages: list[CoarseMasks], given: dict[str, Any]) -> Settings:
+        check_only("modulate", given, Perturbation, Shortcuts, Assignment)
+        resolved = [self.resolve(s.trajectory, **s.settings.changed(given)) for s in stages]
+        if len({(stage.shape(), each) for stage, each in zip(stages, resolved, strict=True)}) != 1:
+            raise ValueError("Images that are modulated together share their shape and settings.")
+        return resolved[0]
+
+    def _modulate(self, stages: list[CoarseMasks], common: Settings, size: int | None) -> list[Any]:
+        """:class:`Responses`, or :class:`ImageResponses` of probe masks, of images of one shape in lockstep."""
+        whole(1, optional=True)("mask_batch_size", size)
+        num_parts = common.assignment.num_parts
+        seconds: dict[str, float] = {}
+        if num_parts is not None and any(stage.own_masks for stage in stages):
             raise ValueError(
                 "Masks of your own are modulated as they are, which num_parts (mode='pixel') does not do; use mode='exact'."
             )
-        masks, seconds = [part_masks(s.queries, num_parts) for s in stages], {}
+        masks = [s.masks if num_parts is None else part_masks(s.queries, num_parts) for s in stages]
         with stopwatch(seconds, "modulate"):
-            chunks = self._signed_responses(stages, masks, common, mask_batch_size)
-            results = gather(chunks, stages, masks, common, self.vae_scale_factor)
+            chunks = signed_responses(
+                self._predictor(common.inversion),
+                self.decode,
+                [stage.trajectory for stage in stages],
+                masks,
+                common.perturbation,
+                common.shortcuts,
+                size or self.default_mask_batch_size(stages[0].trajectory, common.shortcuts),
+                self.progress_bar,
+            )
+            results: list[Any]
+            if num_parts is None:
+                maps = difference_maps(chunks)
+                results = [Responses(s, m, common) for s, m in zip(stages, maps, strict=True)]
+            else:
+                results = gather(chunks, stages, masks, common, self.vae_scale_factor)
         for stage, result in zip(stages, results, strict=True):
             result.seconds = stage.seconds | {"modulate": round(seconds["modulate"] / len(stages), 4)}
-        return results if isinstance(coarse, list) else results[0]
-
-    def respond(self, coarse: Any, *, mode: str | None = None, **settings: Any) -> Any:
-        """:meth:`modulate`, or :meth:`probe` where the settings ask for probe masks, for code that runs in any mode."""
-        first = coarse[0] if isinstance(coarse, list) else coarse
-        flat = {name: value for name, value in settings.items() if name != "mask_batch_size"} | {"mode": mode}
-        resolved = self.resolve(first.trajectory, **first.settings.changed(flat))
-        step = self.modulate if resolved.assignment.num_parts is None else self.probe
-        return step(coarse, mode=mode, **settings)
-
-    def _common_settings(self, step: str, stages: list[CoarseMasks], given: dict[str, Any]) -> Settings:
-        check_only(step, given, Perturbation, Shortcuts, Assignment)
-        resolved = [self.resolve(s.trajectory, **s.settings.changed(given)) for s in stages]
-        if len({(stage.shape(), each) for stage, each in zip(stages, resolved, strict=True)}) != 1:
-            raise ValueError(
-                "Images that are modulated together share their shape and settings; modulate them one by one."
-            )
-        return resolved[0]
-
-    def _signed_responses(
-        self, stages: list[CoarseMasks], masks: list[torch.Tensor], common: Settings, size: int | None
-    ) -> Iterator[list[torch.Tensor]]:
-        whole(1, optional=True)("mask_batch_size", size)
-        return signed_responses(
-            self._predictor(common.inversion),
-            self.decode,
-            [stage.trajectory for stage in stages],
-            masks,
-            common.perturbation,
-            common.shortcuts,
-            size or self.default_mask_batch_size(stages[0].trajectory, common.shortcuts),
-            self.progress_bar,
-        )
+        return results
 
     def _predictor(self, inversion: InversionSettings) -> Predictor:
         return self.predictor(

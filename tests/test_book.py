@@ -72,11 +72,11 @@ def test_functions_name_the_notebooks_that_use_them(site):
         "emerdiff_lib.plotting.images.gallery",
         "emerdiff_lib.words.MaskClip.from_pretrained",
     } <= places
-    assert "emerdiff_lib.loading.load_pipeline" not in places  # imported and not used
-    assert "13_pixel_features" in book["usage"]()["emerdiff_lib.pipeline.EmerDiffPipeline.respond"]
+    assert "emerdiff_lib.pipeline.load_pipeline" not in places  # imported and not used
+    assert "13_pixel_features" in book["usage"]()["emerdiff_lib.pipeline.EmerDiffPipeline.probe"]
     page = (site / "api" / "emerdiff_lib.pipeline.html").read_text("utf-8")
     (links,) = re.findall(
-        r'id="emerdiff_lib\.pipeline\.EmerDiffPipeline\.respond".*?Used in(.*?)</p>', page, re.DOTALL
+        r'id="emerdiff_lib\.pipeline\.EmerDiffPipeline\.probe".*?Used in(.*?)</p>', page, re.DOTALL
     )
     assert "13_pixel_features.html" in links
 

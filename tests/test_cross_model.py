@@ -32,7 +32,7 @@ def cells(pipe, control, tmp_path_factory):
 
 def test_the_control_has_the_architecture_and_none_of_the_knowledge(pipe, control, cells):
     again = two_stages.untrained(pipe, seed=0)
-    states = (one.unet.state_dict() for one in (control, again, pipe))
+    states = (one.denoiser.state_dict() for one in (control, again, pipe))
     for a, b, c in zip(*(state.values() for state in states), strict=True):
         assert torch.equal(a, b) and a.shape == c.shape
     assert control.default_settings() == pipe.default_settings() and control.vae is pipe.vae
@@ -73,9 +73,9 @@ def test_relatives_differ_from_the_reference_in_what_their_names_say(pipe):
         megabytes = sum(f.stat().st_size for f in Path(locate(name)).rglob("*.safetensors")) / 1e6
         assert megabytes < 4.3
         if name == "toyscapes-transformer":
-            assert other.unet.config.num_layers == 5 and other.config.max_sequence_length == 0
+            assert other.denoiser.config.num_layers == 5
         elif other is not reference:
-            pairs = zip(reference.unet.parameters(), other.unet.parameters(), strict=True)
+            pairs = zip(reference.denoiser.parameters(), other.denoiser.parameters(), strict=True)
             assert not all(a.shape == b.shape and torch.equal(a, b) for a, b in pairs)
 
 

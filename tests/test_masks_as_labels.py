@@ -24,7 +24,7 @@ def test_images_of_captions_are_drawn_and_named(pipe, tmp_path):
     seeded = lambda: torch.Generator().manual_seed(study.crc32(b"made-000001"))
     drawn = sampler(caption, generator=seeded(), **study.DRAWING).images[0]
     assert np.abs(np.asarray(made.image, int) - np.asarray(drawn, int)).max() <= 1  # another memory layout
-    responses = pipe.modulate(pipe.cluster(made.image, generator=seeded(), mode="fast", **QUICK))
+    responses = pipe.probe(pipe.cluster(made.image, generator=seeded(), mode="fast", **QUICK))
     named = name_pixels(text_aligned(pipe)[ERROR], responses, vocabulary_of(training))
     assert (made.labels == named).mean() > 0.99  # other batches, other rounding
 
@@ -33,8 +33,7 @@ def test_what_cannot_be_named_is_refused(pipe, tmp_path, monkeypatch):
     data = open_dataset("toyscapes")
     with pytest.raises(ValueError, match='use "pixel" or "fast"'):
         study.name_pixels_of(pipe, data, {}, tmp_path, {"mode": "exact"}, ERROR)
-    monkeypatch.setattr(type(pipe), "tokenizer", None, raising=False)
-    monkeypatch.delitem(pipe.__dict__, "tokenizer", raising=False)
+    monkeypatch.setattr(type(pipe), "reads_text", False)
     with pytest.raises(ValueError, match="it draws no captions; pass num_pictures=0"):
         study.name_pixels_of(pipe, data, {}, tmp_path, {}, ERROR)
 

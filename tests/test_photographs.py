@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from emerdiff_lib import checkpoints, load_pipeline
+from emerdiff_lib import load_pipeline, loading
 from emerdiff_lib.datasets import Resized, open_dataset
 
 from .conftest import seeded
@@ -33,7 +33,7 @@ def camvid(tmp_path_factory):
 
 
 def test_the_streets_model_comes_with_its_terms_and_settings():
-    folder = checkpoints.STREETS_FOLDER
+    folder = loading.STREETS_FOLDER
     assert "CC-BY-NC-4.0" in (folder / "LICENSE").read_text()
     assert "license: cc-by-nc-4.0" in (folder / "README.md").read_text()
     assert sum(file.stat().st_size for file in folder.rglob("*.safetensors")) < 20e6
@@ -61,7 +61,7 @@ def test_the_streets_model_inverts_exactly_and_draws_what_it_is_told():
 
 
 def test_a_package_may_leave_the_streets_model_out(monkeypatch, tmp_path):
-    monkeypatch.setattr(checkpoints, "STREETS_FOLDER", tmp_path)
+    monkeypatch.setattr(loading, "STREETS_FOLDER", tmp_path)
     with pytest.raises(FileNotFoundError, match="not in this installation .* allow to leave out"):
         load_pipeline("streets")
 

@@ -75,7 +75,8 @@ def model_key(pipe: EmerDiffPipeline) -> dict[str, Any]:
 
 
 def _tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
-    text = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else tokenizer.get_vocab()
+    text = json.loads(tokenizer.backend_tokenizer.to_str()) if tokenizer.is_fast else tokenizer.get_vocab()
+    text = {k: v for k, v in text.items() if k not in ("truncation", "padding")}  # of the latest call
     sides = [tokenizer.padding_side, tokenizer.truncation_side]
     return digest([text, tokenizer.model_max_length, tokenizer.special_tokens_map, sides])
 

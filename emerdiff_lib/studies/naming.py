@@ -132,7 +132,7 @@ def namers_of(
         coarse = pipe.cluster(image, generator=generator, **(settings or {}))
         add(COARSE, assign_bilinear(coarse.masks, coarse.size), coarse.masks)
     if EMERDIFF in ways:
-        add(EMERDIFF, pipe.assign(pipe.modulate(coarse)), coarse.masks)
+        add(EMERDIFF, pipe.assign(pipe.respond(coarse)), coarse.masks)
     if {SEGMENTS, PIXELS} & set(ways):
         responses = pipe.probe(coarse, mode="pixel")
         segments, (_, rows, columns) = pipe.assign(responses), coarse.masks.shape

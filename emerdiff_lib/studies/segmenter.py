@@ -90,7 +90,8 @@ def name_pixels_of(
     def named(sample: tuple[str, Any]) -> tuple[Image.Image, np.ndarray]:
         name, what = sample
         generator = lambda: torch.Generator().manual_seed(crc32(name.encode()))
-        image = pipe.pipe(what, generator=generator(), **DRAWING).images[0] if drawn else data[what].image
+        options = DRAWING | pipe.backbone.sampling
+        image = pipe.pipe(what, generator=generator(), **options).images[0] if drawn else data[what].image
         responses = pipe.probe(pipe.cluster(image, generator=generator(), **settings))
         labels = name_pixels(text_aligned(pipe, clip)[kind], responses, vocabulary)
         return image, np.where(labels == len(vocabulary.names), IGNORE, labels).astype(np.uint8)
