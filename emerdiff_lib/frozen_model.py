@@ -34,6 +34,7 @@ class FrozenModel:
         pipe: any pipeline of a family in :data:`.backbones.BACKBONES`.
         default_settings: this checkpoint's own, by flat name (:data:`emerdiff_lib.settings.NAMES`).
         model_name: by which other processes load it; None where it was put together in memory.
+        variant: of the weights' files that were loaded, for these processes.
 
     Raises:
         ValueError: no known family, a scheduler of another kind of noise, or an unknown setting.
@@ -44,10 +45,12 @@ class FrozenModel:
         pipe: DiffusionPipeline,
         default_settings: Mapping[str, Any] | None = None,
         model_name: str | None = None,
+        variant: str = "",
     ):
         self.pipe: Any = pipe
         self.backbone = find_backbone(pipe)
-        self.own_settings, self.model_name = dict(default_settings or {}), model_name
+        self.own_settings = dict(default_settings or {})
+        self.model_name, self.variant = model_name, variant
         check_names(self.own_settings)
         self._watch: Callable[..., Any] | None = None
         self._looked_at_prediction_type = False
@@ -93,7 +96,7 @@ class FrozenModel:
             if isinstance(network, torch.nn.Module):
                 network.requires_grad_(False)
         index = {} if str(name).endswith(".safetensors") else DiffusionPipeline.load_config(pipe.name_or_path)
-        return cls(pipe, index.get("default_settings"), str(name))
+        return cls(pipe, index.get("default_settings"), str(name), kwargs.get("variant") or "")
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or name == "pipe":
