@@ -34,9 +34,10 @@ class FrozenModel:
         pipe: any pipeline of a family in :data:`.backbones.BACKBONES`.
         default_settings: this checkpoint's own, by flat name (:data:`emerdiff_lib.settings.NAMES`).
         model_name: by which other processes load it; None where it was put together in memory.
+        variant: of the weights' files that were loaded, for these processes.
 
     Raises:
-        ValueError: no known family, a scheduler of another kind of noise, or an unknown setting.
+        ValueError: no known family, a missing component, a scheduler of another kind of noise, or an unknown setting.
     """
 
     def __init__(
@@ -44,17 +45,21 @@ class FrozenModel:
         pipe: DiffusionPipeline,
         default_settings: Mapping[str, Any] | None = None,
         model_name: str | None = None,
+        variant: str = "",
     ):
         self.pipe: Any = pipe
         self.backbone = find_backbone(pipe)
-        self.own_settings, self.model_name = dict(default_settings or {}), model_name
+        self.own_settings = dict(default_settings or {})
+        self.model_name, self.variant = model_name, variant
         check_names(self.own_settings)
         self._watch: Callable[..., Any] | None = None
         self._looked_at_prediction_type = False
+        self._require("vae", "movq", "scheduler")
         config = pipe.scheduler.config
         is_flow = config.get("use_flow_sigmas") or ("shift" in config and config.get("beta_schedule") is None)
-        if bool(is_flow) != self.backbone.is_flow:
-            given, needed = ("a flow's", "DDPM's") if is_flow else ("DDPM's", "a flow's")
+        given = "a flow's" if is_flow else "DDPM's" if "beta_start" in config else "of another kind"
+        needed = "a flow's" if self.backbone.is_flow else "DDPM's"
+        if given != needed:
             raise ValueError(
                 f"The noise of {type(pipe.scheduler).__name__} is {given}, and this network needs {needed}; take the scheduler "
                 "of the model's own folder."
@@ -68,6 +73,13 @@ class FrozenModel:
                 f"This U-Net is of no family that is known. Queries are taken from {feature}, and {modulation} is modulated, "
                 "where the grid is nearest to the paper's; set feature_layer and modulation_layer to choose others.",
                 stacklevel=3,
+            )
+
+    def _require(self, *names: str) -> None:
+        """Raises a ValueError where one of these components, if this kind of pipeline has it at all, was left out."""
+        if missing := [name for name in names if self.pipe.components.get(name, self) is None]:
+            raise ValueError(
+                f"This {type(self.pipe).__name__} has no {missing[0]}, which is needed; load it whole."
             )
 
     @classmethod
@@ -93,7 +105,7 @@ class FrozenModel:
             if isinstance(network, torch.nn.Module):
                 network.requires_grad_(False)
         index = {} if str(name).endswith(".safetensors") else DiffusionPipeline.load_config(pipe.name_or_path)
-        return cls(pipe, index.get("default_settings"), str(name))
+        return cls(pipe, index.get("default_settings"), str(name), kwargs.get("variant") or "")
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or name == "pipe":
@@ -241,8 +253,9 @@ class FrozenModel:
         """What the network is conditioned on; warns of a prompt that is longer than what is read of it.
 
         Raises:
-            ValueError: a prompt for a model that is conditioned on images instead.
+            ValueError: a prompt for a model that is conditioned on images instead, or no text encoder.
         """
+        self._require("tokenizer", "text_encoder")
         if (read := self.prompt_read(prompt)) != prompt:
             warnings.warn(
                 f"The prompt is longer than what this model reads; it ends at {read[-40:]!r}.", stacklevel=3
@@ -266,19 +279,22 @@ class FrozenModel:
         )
 
     def warn_of_prediction_type(self, clean: torch.Tensor, predictor: Predictor) -> None:
-        """Once: a network whose output is no ε (or v, as its scheduler says) puts x̂₀ at a high noise level far off."""
+        """Once: at the highest noise level, ε-prediction gives the noise, and v- and x₀-prediction hardly any of it."""
         if self._looked_at_prediction_type or self.backbone.is_flow:
             return
         self._looked_at_prediction_type = True
-        noise, t = draw_noise(clean, 1, torch.Generator(clean.device).manual_seed(0)), predictor.timesteps[0]
-        predicted, _ = predictor.predict(predictor.add_noise(clean, noise, t), t)
-        error = float((predicted - clean).square().mean() / clean.var())
-        if error > 100:
-            kind = predictor.scheduler.config.prediction_type
+        noise, config = (
+            draw_noise(clean, 1, torch.Generator(clean.device).manual_seed(0)),
+            predictor.scheduler.config,
+        )
+        t, kind = config.num_train_timesteps - 1, config.prediction_type
+        output = predictor.network_output(predictor.add_noise(clean, noise, t), t)
+        share = float((output * noise).mean() / noise.square().mean())
+        if (share > 0.5) != (kind == "epsilon"):
             warnings.warn(
-                f"x̂₀ at t = {t} is off by {error:.0f} variances, as if this network did not predict what its scheduler says "
-                f'(prediction_type="{kind}"); v-prediction gets lost when checkpoints are converted: set prediction_type in '
-                "scheduler/scheduler_config.json.",
+                f"At t = {t} the network's output holds {share:.2f} of the noise, where its scheduler's prediction_type="
+                f"{kind!r} means {1 if kind == 'epsilon' else 0:d}, so that x̂₀ is far off; the setting gets lost when "
+                "checkpoints are converted: set it in scheduler/scheduler_config.json.",
                 stacklevel=4,
             )
 

@@ -37,8 +37,8 @@ STREETS_FOLDER = Path(__file__).parent / "streets"
 DTYPES = ("float32", "bfloat16", "float16")
 # Components that segmentation has no use for, and that take memory
 UNUSED = ("safety_checker", "feature_extractor", "image_encoder", "watermarker")
-# Keywords of DiffusionPipeline.from_pretrained that say where components are, and go to each of them
-_WHERE = ("variant", "revision", "cache_dir", "local_files_only", "token", "force_download", "proxies")
+# Keywords of DiffusionPipeline.from_pretrained that say what is downloaded of a hub id, and from where
+_HUB = ("variant", "revision", "cache_dir", "local_files_only", "token", "force_download", "proxies")
 
 
 def load_diffusers_pipeline(name: str | Path, **kwargs: Any) -> DiffusionPipeline:
@@ -70,8 +70,13 @@ def load_diffusers_pipeline(name: str | Path, **kwargs: Any) -> DiffusionPipelin
 
 
 def _from_folder(source: str, name: str, kwargs: dict[str, Any]) -> DiffusionPipeline:
-    index = DiffusionPipeline.load_config(source, **{k: v for k, v in kwargs.items() if k in _WHERE[1:]})
+    hub = {key: kwargs[key] for key in _HUB if key in kwargs}
+    with _reading(source):
+        index = DiffusionPipeline.load_config(source, **{k: v for k, v in hub.items() if k != "variant"})
     _check_index(source, index)
+    if not Path(source).is_dir():
+        source = DiffusionPipeline.download(source, use_safetensors=True, **hub)
+    _check_shards(Path(source))
     if name in VARIANTS and "vae" not in kwargs:
         kwargs["vae"] = diffusers.AutoencoderKL.from_pretrained(
             TOYSCAPES_FOLDER, subfolder="vae", dtype=kwargs["dtype"], use_safetensors=True
@@ -84,63 +89,73 @@ def _from_folder(source: str, name: str, kwargs: dict[str, Any]) -> DiffusionPip
     if "variant" not in kwargs and (variant := _only_variant(Path(source))):
         kwargs["variant"] = variant
     if not {"device_map", "quantization_config"} & kwargs.keys():
-        kwargs |= _networks(source, index, kwargs)
+        kwargs |= _components(source, index, kwargs)
     with _reading(source):
         return DiffusionPipeline.from_pretrained(source, use_safetensors=True, **kwargs)
 
 
-def _networks(source: str, index: Mapping[str, Any], kwargs: Mapping[str, Any]) -> dict[str, torch.nn.Module]:
-    """Every network of an index that is not given, with all of its tensors."""
-    where, networks = {key: kwargs[key] for key in _WHERE if key in kwargs}, {}
-    for name, entry in index.items():
-        if name.startswith("_") or name in kwargs or not isinstance(entry, list | tuple) or entry[0] is None:
+def _components(source: str, index: Mapping[str, Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Every component of an index that is not given, networks with all of their tensors."""
+    components: dict[str, Any] = {}
+    for name, (library, kind) in _entries(index).items():
+        if name in kwargs:
             continue
-        kind = getattr(importlib.import_module(entry[0]), entry[1])
-        if not issubclass(kind, torch.nn.Module):
+        component = getattr(importlib.import_module(library), kind)
+        if not issubclass(component, torch.nn.Module):
+            with _reading(source, name):
+                components[name] = component.from_pretrained(source, subfolder=name)
             continue
         dtype = kwargs["dtype"]
         dtype = dtype.get(name, dtype.get("default", torch.float32)) if isinstance(dtype, dict) else dtype
-        options = {
-            "subfolder": name,
-            "use_safetensors": True,
-            "output_loading_info": True,
-            "dtype": dtype,
-        }
+        options = {"use_safetensors": True, "output_loading_info": True, "variant": kwargs.get("variant")}
         with _reading(source, name):
-            networks[name], report = kind.from_pretrained(source, **options, **where)
+            components[name], report = component.from_pretrained(
+                source, subfolder=name, dtype=dtype, **options
+            )
         if missing := sorted(report["missing_keys"]):
             raise ValueError(
                 f"The {name} of {source} is short of {len(missing)} tensors, {missing[0]} for one; download the "
                 f"folder {name}/ again."
             )
-    return networks
+    return components
 
 
-def _check_index(source: str, index: Mapping[str, Any]) -> None:
-    """Raises a ValueError for code of the model's own, and for weights that are no safetensors in its folder."""
-    kind = index.get("_class_name")
+def _entries(index: Mapping[str, Any]) -> dict[str, Any]:
+    """(library, class) of an index's components, without those that are absent or not used."""
+    return {
+        name: entry
+        for name, entry in index.items()
+        if isinstance(entry, list | tuple) and name not in UNUSED and list(entry) != [None, None]
+    }
+
+
+def _check_index(source: str, index: Any) -> None:
+    """Raises a ValueError for code of the model's own."""
+    kind = index.get("_class_name") if isinstance(index, Mapping) else None
     if not isinstance(kind, str) or not hasattr(diffusers, kind):
         raise ValueError(
             f"{source} names the pipeline {kind!r}, which diffusers {diffusers.__version__} does not have; EmerDiff runs no code "
             "that comes with a model."
         )
-    for name, entry in index.items():
-        match entry:
-            case [None, None]:
-                continue
-            case ["diffusers" | "transformers" as library, str(component)] if name not in UNUSED:
+    for name, entry in _entries(index).items():
+        match entry:  # transformers' Auto classes would take what the model names
+            case ["diffusers" | "transformers" as library, str(component)] if not re.match(
+                "Auto[A-Z]", component
+            ):
                 known = getattr(importlib.import_module(library), component, None)
-            case [_, str(component)] if name not in UNUSED and not name.startswith("_"):
-                known = None
             case _:
-                continue
+                known = None
         if not isinstance(known, type):
             raise ValueError(
                 f"{source} takes its {name} from {'.'.join(map(str, entry))}, which is not run; EmerDiff takes it from diffusers "
                 "or transformers, and runs no code that comes with a model."
             )
-    for file in Path(source).glob("*/*safetensors.index*.json"):
-        with _reading(source, file.parent.name):
+
+
+def _check_shards(folder: Path) -> None:
+    """Raises a ValueError for weights that are no safetensors of the folder."""
+    for file in folder.glob("*/*safetensors.index*.json"):
+        with _reading(str(folder), file.parent.name):
             shards = set(json.loads(file.read_text())["weight_map"].values())
         if outside := [s for s in shards if not s.endswith(".safetensors") or Path(s).name != s]:
             raise ValueError(
@@ -161,13 +176,20 @@ def _only_variant(folder: Path) -> str | None:
 def _from_single_file(path: str, kwargs: dict[str, Any]) -> DiffusionPipeline:
     """``config`` (a folder or hub id in diffusers' layout) says what the file holds; by default diffusers guesses."""
     with _reading(path):
-        config = kwargs.get("config")
-        if config is None:
-            config = fetch_diffusers_config(load_single_file_checkpoint(path))[
-                "pretrained_model_name_or_path"
-            ]
-        kind = getattr(diffusers, DiffusionPipeline.load_config(config)["_class_name"])
-        return kind.from_single_file(path, **{"safety_checker": None} | kwargs)
+        config = kwargs.get("config") or fetch_diffusers_config(load_single_file_checkpoint(path)).get(
+            "pretrained_model_name_or_path"
+        )
+    try:
+        index = DiffusionPipeline.load_config(config)
+    except OSError as error:
+        raise ValueError(
+            f"{config}, by whose layout {path} would be read, is not on this machine; pass config=, a diffusers folder or hub id "
+            "of the same architecture."
+        ) from error
+    _check_index(str(config), index)
+    with _reading(path):
+        kind = getattr(diffusers, index["_class_name"])
+        return kind.from_single_file(path, **{"safety_checker": None} | kwargs | {"config": str(config)})
 
 
 def _checked_finite(pipe: DiffusionPipeline, source: str) -> DiffusionPipeline:
@@ -193,9 +215,9 @@ def _reading(source: str, name: str = "") -> Iterator[None]:
         if isinstance(error, OSError) and not Path(source).exists():
             raise  # no such hub id, or no network
         reason = next(iter(str(error).strip().splitlines()), "").rstrip(".:") or type(error).__name__
-        what = f"The {name} of {source}" if name else source
+        what, again = (f"The {name} of {source}", f"the folder {name}/") if name else (source, "it")
         raise ValueError(
-            f"{what} cannot be read ({reason}); download it again, with its safetensors."
+            f"{what} cannot be read ({reason}); download {again} again, with its safetensors."
         ) from error
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from emerdiff_lib.loading import VARIANTS, locate
 from emerdiff_lib.evaluation.metrics import mean_iou
+from emerdiff_lib.loading import VARIANTS, locate
 from emerdiff_lib.pipeline import load_pipeline
 from emerdiff_lib.studies import two_stages
 

@@ -5,7 +5,6 @@ import torch
 
 from emerdiff_lib import Toyscapes
 from emerdiff_lib.assignment import assign_bilinear
-from emerdiff_lib.attention import attention_layers
 from emerdiff_lib.datasets import open_dataset
 from emerdiff_lib.datasets.images import first_samples
 from emerdiff_lib.evaluation.metrics import contingency_table, mean_iou
@@ -87,9 +86,7 @@ def test_joint_attention_is_shared_between_text_and_image_tokens(pipe, scenes, t
     joint = load_pipeline(tiny_stable_diffusion.save(tmp_path / "model", 16, layout="3", num_masks=3))
     cells = cells_of_10(joint, scenes, 2, "def attention_to_text", num_inference_steps=10)
     shares = cells["attention_to_text"](201)["% of attention to words"]
-    assert (
-        list(shares.index) == joint.backbone.layers() and shares.between(1e-9, 100 - 1e-9).all()
-    )
+    assert list(shares.index) == joint.backbone.layers() and shares.between(1e-9, 100 - 1e-9).all()
 
 
 def test_layers_are_named_apart():

@@ -6,8 +6,8 @@ import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image
 
-from emerdiff_lib.loading import TOYSCAPES_FOLDER
 from emerdiff_lib.datasets import Sample, open_dataset
+from emerdiff_lib.loading import TOYSCAPES_FOLDER
 from emerdiff_lib.studies import segmenter as study
 from emerdiff_lib.studies.naming import ERROR, text_aligned, vocabulary_of
 from emerdiff_lib.words import name_pixels

@@ -1,127 +1,129 @@
-"""The path of a user with Stable Diffusion 1.x on disk: the published architecture, random weights, a diffusers folder."""
+"""The published layout of Stable Diffusion 1.x, random weights, a diffusers folder; and U-Nets that are none of the known."""
 
-import json
+import warnings
 
 import numpy as np
 import pytest
 import torch
-from diffusers import PNDMScheduler, StableDiffusionPipeline
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from diffusers import UNet2DConditionModel
 
-from emerdiff_lib import EmerDiffPipeline
-from emerdiff_lib.attention import attention_layers, layer_grid
-from emerdiff_lib.benchmark import reference
-from emerdiff_lib.benchmark.stable_diffusion import SCHEDULER, networks
+from emerdiff_lib import EmerDiffPipeline, load_pipeline
+from emerdiff_lib.benchmark import stable_diffusion
 from emerdiff_lib.features import extract_queries
-from emerdiff_lib.modulation import modulated_latents, signed_offsets
-from emerdiff_lib.settings import Perturbation
 
+from . import tiny_stable_diffusion
 from .conftest import seeded
 
-TEXT = dict(hidden_size=768, intermediate_size=3072, num_attention_heads=12, projection_dim=768)
 BLOCK = "up_blocks.1.attentions.{}.transformer_blocks.0.attn2"
-
-
-def tokenizer(folder):
-    """CLIP's tokenizer with its special tokens at their places; the words between them are placeholders."""
-    folder.mkdir()
-    vocabulary = {f"placeholder{i}</w>": i for i in range(49406)} | {
-        "<|startoftext|>": 49406,
-        "<|endoftext|>": 49407,
-    }
-    (folder / "vocab.json").write_text(json.dumps(vocabulary))
-    (folder / "merges.txt").write_text("#version: 0.2\n")
-    return CLIPTokenizer.from_pretrained(folder, model_max_length=77)
+IMAGE = np.random.default_rng(0).integers(0, 256, (64, 128, 3), np.uint8)
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A diffusers folder of the true architecture with random weights, in bfloat16 to spare the disk."""
-    path = tmp_path_factory.mktemp("sd")
-    torch.manual_seed(0)
-    unet, vae = networks(torch.bfloat16)
-    text_encoder = CLIPTextModel(CLIPTextConfig(**TEXT)).to(torch.bfloat16)
-    parts = dict(vae=vae, unet=unet, text_encoder=text_encoder)
-    StableDiffusionPipeline(
-        **parts,
-        tokenizer=tokenizer(path / "words"),
-        scheduler=PNDMScheduler(**SCHEDULER),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    ).save_pretrained(path / "model")
-    return path / "model"
-
-
-@pytest.fixture(scope="module")
-def sd(folder):
-    pipeline = EmerDiffPipeline.from_pretrained(folder)
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
-
-
-PICTURE = np.random.default_rng(0).integers(0, 256, (64, 128, 3), np.uint8)
-SMALL = dict(processing_resolution=90)  # 64 × 128 pixels: two by four cells at the deepest level
+def sd(tmp_path_factory):
+    return load_pipeline(tiny_stable_diffusion.save(tmp_path_factory.mktemp("sd")), "cpu")
 
 
 def test_layers_are_where_the_paper_says(sd):
     cross = sd.backbone.layers()
-    assert len(cross) == 16 and len(attention_layers(sd.unet)) == 32
+    assert len(cross) == 16 and len(sd.backbone.self_attention()) == 16
     assert [sd.backbone.grid(BLOCK.format(i), 64, 64) for i in range(3)] == [(16, 16)] * 3
-    queries = extract_queries(sd.denoiser(), torch.randn(1, 4, 8, 16, generator=seeded()), 1, cross)
+    queries = extract_queries(sd.predictor(), torch.randn(1, 4, 8, 16, generator=seeded()), 1, cross)
     assert all(q.shape[:2] == sd.backbone.grid(name, 8, 16) for name, q in queries.items())
-    assert queries[BLOCK.format(0)].shape == (2, 4, 1280)
 
 
-def test_reconstruction_is_exact(sd):
-    trajectory = sd.invert(PICTURE, start_timestep=81, generator=seeded(), **SMALL)
-    assert trajectory.clean_latents.shape == (1, 4, 8, 16)
-    assert (sd.replay(trajectory) - trajectory.clean_latents).norm() / trajectory.clean_latents.norm() < 1e-5
+def test_defaults_are_the_papers():
+    """At the published size, on the meta device."""
+    settings = stable_diffusion.pipeline(torch.bfloat16, "meta").default_settings()
+    expected = {
+        "feature_layer": BLOCK.format(0),
+        "modulation_layer": BLOCK.format(2),
+        "num_masks": 30,
+        "feature_timestep": 1,
+        "modulation_timestep": 281,
+        "modulation_strength": 10.0,
+        "num_inference_steps": 50,
+        "processing_resolution": 512,
+    }
+    assert expected.items() <= settings.items()
 
 
-@torch.no_grad()
-def test_injection_equals_the_reference(sd):
-    trajectory = sd.invert(PICTURE, start_timestep=41, generator=seeded(), **SMALL)
-    predictor, mask = sd.denoiser(), torch.zeros(2, 4, dtype=torch.bool)
-    mask[:, :2] = True
-    perturbation = Perturbation(BLOCK.format(2), 41)
-    rows = modulated_latents(predictor, [trajectory], signed_offsets(mask[None], 10.0), perturbation)
-    maps = reference.stored_maps(predictor, trajectory, 41)
-    single = reference.modulated_latents(predictor, trajectory, maps, mask, 10.0, BLOCK.format(2), 41)
-    torch.testing.assert_close(rows[1:2], single, rtol=1e-3, atol=1e-3)
-    assert (rows[1] - rows[0]).abs().max() > 1e-3
+def unet(**options):
+    widths = {"block_out_channels": (8,) * 5, "norm_num_groups": 8, "in_channels": 8, "out_channels": 8}
+    kinds = {
+        "down_block_types": ("DownBlock2D",) * 2 + ("CrossAttnDownBlock2D",) * 2 + ("DownBlock2D",),
+        "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 2 + ("UpBlock2D",) * 2,
+    }
+    return UNet2DConditionModel(**({"sample_size": 64, "cross_attention_dim": 64} | widths | kinds | options))
 
 
-def test_defaults_are_the_papers_and_the_picture_is_segmented(sd):
-    output = sd(PICTURE, num_masks=2, modulation_timestep=21, generator=seeded(), **SMALL)
-    assert output.labels.shape == (64, 128) and output.coarse_masks.shape == (2, 2, 4)
-    expected = dict(
-        feature_layer=BLOCK.format(0),
-        modulation_layer=BLOCK.format(2),
-        feature_timestep=1,
-        modulation_strength=10.0,
-        num_inference_steps=50,
-    )
-    assert expected.items() <= output.settings.items()
+def test_an_unknown_unet_gets_the_block_whose_grid_is_nearest_to_the_paper_s(pipe):
+    """Five levels with attention on 16 × 16 and 8 × 8 of a 64 × 64 grid: 16 × 16 is level 2, the third block upwards."""
+    strange = with_parts(pipe, unet=unet())
+    feature, modulation = (f"up_blocks.2.attentions.{i}.transformer_blocks.0.attn2" for i in (0, 2))
+    with pytest.warns(UserWarning, match=f"no family .* Queries are taken from {feature}, and {modulation}"):
+        settings = EmerDiffPipeline.from_pipe(strange).resolve()
+    layers = settings.features.feature_layer, settings.perturbation.modulation_layer
+    assert layers == (feature, modulation)
+    assert settings.features.num_masks == 30 and settings.inversion.processing_resolution == 4 * 64
+    with warnings.catch_warnings():  # layers of one's own need no warning
+        warnings.simplefilter("error", UserWarning)
+        EmerDiffPipeline.from_pipe(strange, feature_layer=feature, modulation_layer=feature)
+
+
+NO_ATTENTION = {
+    "down_block_types": ("DownBlock2D",) * 5,
+    "up_block_types": ("UpBlock2D",) * 5,
+    "mid_block_type": None,
+}
+
+
+@pytest.mark.filterwarnings("ignore:This U-Net is of no family")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (NO_ATTENTION, "has no cross-attention, of which EmerDiff is made"),
+        ({"sample_size": None}, "pass processing_resolution yourself"),
+        ({"in_channels": 17}, "takes 17 channels and gives 8 .*text-to-image"),
+        ({"num_class_embeds": 10}, "is of no family that EmerDiff knows"),
+        ({"addition_embed_type": "text", "addition_embed_type_num_heads": 8}, "is of no family that"),
+    ],
+)
+def test_networks_that_cannot_be_used_are_named(pipe, options, message):
+    strange = with_parts(pipe, unet=unet(**options))
+    with pytest.raises(ValueError, match=message):
+        EmerDiffPipeline.from_pipe(strange).resolve()
+
+
+def with_parts(pipe, **parts):
+    return type(pipe.pipe)(**(pipe.components | parts), requires_safety_checker=False)
+
+
+def test_latents_with_statistics_of_their_own_come_back(pipe, scene):
+    """Mean and deviation by channel, as some variants of Stable Diffusion XL have them: other numbers, the same image."""
+    plain = pipe.encode(scene.image)
+    other = load_pipeline()
+    mean, deviation = [0.1 * c for c in range(8)], [1.0 + 0.1 * c for c in range(8)]
+    other.vae.register_to_config(latents_mean=mean, latents_std=deviation)
+    mean, deviation = (torch.tensor(v).reshape(1, -1, 1, 1) for v in (mean, deviation))
+    expected = (plain - mean * pipe.vae.config.scaling_factor) / deviation
+    torch.testing.assert_close(other.encode(scene.image), expected)
+    torch.testing.assert_close(other.decode(expected), pipe.decode(plain))
 
 
 @pytest.mark.slow
-def test_a_photograph_at_full_size_in_bfloat16(folder):
-    """512 × 512, one real photograph, every stage, within 24 GiB."""
+@torch.no_grad()
+def test_a_photograph_at_full_size_in_bfloat16():
+    """512 × 512, one real photograph, every stage after the text encoder, within 24 GiB."""
     import resource
 
     from sklearn.datasets import load_sample_image
 
-    pipeline = EmerDiffPipeline.from_pretrained(folder, dtype=torch.bfloat16)
-    photograph = load_sample_image("china.jpg")
-    output = pipeline(
-        photograph[:, :427],
-        num_masks=2,
-        num_inference_steps=10,
-        modulation_timestep=201,
-        generator=seeded(),
-        output_difference_maps=True,
-    )
+    pipe = stable_diffusion.pipeline(torch.bfloat16)
+    words = torch.randn(1, 77, 768, dtype=torch.bfloat16, generator=seeded())
+    pipe.condition = lambda prompt: {"encoder_hidden_states": words}
+    pipe.prompt_read = lambda prompt: prompt
+    quick = {"num_masks": 2, "num_inference_steps": 10, "modulation_timestep": 201, "generator": seeded()}
+    output = pipe(load_sample_image("china.jpg")[:, :427], output_difference_maps=True, **quick)
     assert output.settings["processing_size"] == [512, 512] and output.coarse_masks.shape == (2, 16, 16)
     assert output.labels.shape == (427, 427) and output.mask_embeddings.shape == (2, 1280)
     assert np.isfinite(output.difference_maps).all() and output.difference_maps.max() > 0

@@ -11,6 +11,7 @@ from .stable_diffusion import StableDiffusion
 class DeepFloydIF(StableDiffusion):
     """Joint attention to image and text tokens."""
 
+    name = "DeepFloyd IF"
     additions = ("text", "text_proj")
 
     def __init__(self, pipe):

@@ -11,6 +11,7 @@ from .stable_diffusion import StableDiffusion
 class Kandinsky(StableDiffusion):
     """The decoder; joint attention to image tokens and to those of an image's embedding."""
 
+    name = "Kandinsky 2.2"
     additions = ("image", "image_proj")
 
     def __init__(self, pipe):

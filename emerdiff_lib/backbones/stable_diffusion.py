@@ -24,7 +24,7 @@ class StableDiffusion(Backbone):
         additions: what the U-Net is conditioned on besides, its (addition_embed_type, encoder_hid_dim_type).
     """
 
-    name = "Stable Diffusion 1.x"
+    name = "Stable Diffusion 1.x and 2.x"
     architecture = UNet2DConditionModel
     network, is_flow = "unet", False
     additions: tuple[str | None, str | None] = (None, None)

@@ -15,6 +15,7 @@ from .stable_diffusion import StableDiffusion
 class StableDiffusionXL(StableDiffusion):
     """Its coarsest grid is 32 × 32 for a megapixel."""
 
+    name = "Stable Diffusion XL"
     additions = ("text_time", None)
 
     def __init__(self, pipe: DiffusionPipeline):

@@ -276,7 +276,7 @@ class _Pickler(cloudpickle.Pickler):
                 "save_pretrained and load the folder."
             )
         dtype = str(value.dtype).removeprefix("torch.")
-        return _load_same, (value.model_name, str(value.device), dtype, model_key(value))
+        return _load_same, (value.model_name, str(value.device), dtype, value.variant, model_key(value))
 
 
 def _dumps(job: Callable) -> bytes:
@@ -285,12 +285,12 @@ def _dumps(job: Callable) -> bytes:
     return file.getvalue()
 
 
-def _load_same(name: str, device: str, dtype: str, key: dict[str, Any]) -> EmerDiffPipeline:
+def _load_same(name: str, device: str, dtype: str, variant: str, key: dict[str, Any]) -> EmerDiffPipeline:
     """The pipeline on this worker's share of the devices; raises ValueError if the name stands for something else now."""
     count = torch.cuda.device_count() if device.startswith("cuda") else 0
     if _Worker.number is not None and count > 1:
         device = f"cuda:{_Worker.number % count}"
-    pipe = load_pipeline(name, device, dtype)
+    pipe = load_pipeline(name, device, dtype, variant=variant)
     if model_key(pipe) != key:
         raise ValueError(
             f"{name} is no longer the model that this run was started with (or was changed after it had been loaded, or runs "

@@ -139,7 +139,7 @@ def untrained(pipe: EmerDiffPipeline, seed: int = 0) -> EmerDiffPipeline:
 
 
 def load_models(
-    models: Iterable[str], device: str = "", dtype: str = "float32"
+    models: Iterable[str], device: str = "", dtype: str = "float32", variant: str = ""
 ) -> dict[str, EmerDiffPipeline]:
     """{short name: pipeline}; :data:`UNTRAINED` is the first one's control.
 
@@ -157,5 +157,6 @@ def load_models(
         if short in pipes:
             raise ValueError(f"Model {short!r} is named twice; give folders of different names.")
         first = next(iter(pipes.values()), None)
-        pipes[short] = untrained(first) if name == UNTRAINED else load_pipeline(name, device, dtype)
+        is_control = name == UNTRAINED
+        pipes[short] = untrained(first) if is_control else load_pipeline(name, device, dtype, variant=variant)
     return pipes
