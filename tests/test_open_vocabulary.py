@@ -105,6 +105,7 @@ def test_the_vocabulary_is_the_data_set_s_in_the_words_of_captions(pipe, data):
 
 
 def test_features_that_are_not_there_are_refused(pipe, monkeypatch):
+    study.text_aligned.cache_clear()
     monkeypatch.setattr(type(pipe), "reads_text", False)
     with pytest.raises(ValueError, match="reads no words, .* name a CLIP"):
         study.text_aligned(pipe)
