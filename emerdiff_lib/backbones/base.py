@@ -156,12 +156,15 @@ class Backbone:
 
     def rows(self, condition: Condition, count: int) -> dict[str, Any]:
         """A row's condition for ``count`` rows."""
+        expanded = lambda value: (
+            value.expand(count, *value.shape[1:]) if isinstance(value, torch.Tensor) else value
+        )
         return {
             name: self.rows(value, count)
             if isinstance(value, Mapping)
-            else value.expand(count, *value.shape[1:])
-            if isinstance(value, torch.Tensor)
-            else value
+            else [expanded(each) for each in value]
+            if isinstance(value, list)
+            else expanded(value)
             for name, value in condition.items()
         }
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from .base import PAPER, Backbone, Condition, as_written
 
+IP_ADAPTER = "ip_image_proj"
 CELLS = 16  # on a side of the grid that the paper takes queries from
 # Chosen on validation scenes (notebooks/results/defaults.json)
 TOYSCAPES = {"num_masks": 12, "feature_timestep": 281, "modulation_timestep": 481, "noise_ensemble_size": 8}
@@ -55,7 +56,9 @@ class StableDiffusion(Backbone):
             return False
         config = as_written(pipe.unet).config
         plain = config.class_embed_type is None and config.num_class_embeds is None
-        return plain and (config.addition_embed_type, config.encoder_hid_dim_type) == cls.additions
+        kind = config.encoder_hid_dim_type
+        kind = None if kind == IP_ADAPTER else kind
+        return plain and (config.addition_embed_type, kind) == cls.additions
 
     @property
     def vae_scale_factor(self) -> int:
@@ -67,7 +70,17 @@ class StableDiffusion(Backbone):
 
     def condition(self, prompt: str) -> Condition:
         embeds, _ = self.pipe.encode_prompt(prompt, self.device, 1, False)
-        return {"encoder_hidden_states": embeds.to(self.denoiser.dtype)}
+        condition = {"encoder_hidden_states": embeds.to(self.denoiser.dtype)}
+        return condition | ({"added_cond_kwargs": adapters} if (adapters := self._no_images()) else {})
+
+    def _no_images(self) -> dict[str, Any]:
+        """Zeros for the image of each IP-Adapter that the user has loaded."""
+        unet = self.denoiser
+        if unet.config.encoder_hid_dim_type != IP_ADAPTER:
+            return {}
+        widths = [p.image_embeds.in_features for p in unet.encoder_hid_proj.image_projection_layers]
+        zeros = [torch.zeros(1, 1, width, device=self.device, dtype=unet.dtype) for width in widths]
+        return {"image_embeds": zeros}
 
     def call(self, latents: torch.Tensor, timesteps: torch.Tensor, condition: Condition) -> torch.Tensor:
         latents = latents.contiguous(

@@ -33,7 +33,7 @@ class StableDiffusionXL(StableDiffusion):
         dtype = self.denoiser.dtype
         return {
             "encoder_hidden_states": embeds.to(dtype),
-            "added_cond_kwargs": {"text_embeds": pooled.to(dtype)},
+            "added_cond_kwargs": {"text_embeds": pooled.to(dtype)} | self._no_images(),
         }
 
     def call(self, latents: torch.Tensor, timesteps: torch.Tensor, condition: Condition) -> torch.Tensor:
