@@ -92,7 +92,8 @@ def test_the_layout_is_recognised(model):
     layers = settings.features.feature_layer, settings.perturbation.modulation_layer
     assert layers == LAYERS.get(layout, (UP(1, 0, 0), UP(1, 2, 0)))
     t_m = settings.perturbation.modulation_timestep
-    assert (settings.features.num_masks, t_m) == (30, 201 if pipe.backbone.is_flow else 281)
+    assert settings.features.num_masks == 30
+    assert t_m == (441 if "schnell" in layout else 201 if pipe.backbone.is_flow else 281)  # of like noise
     side = 128 if layout in MEGAPIXEL else 16
     assert settings.inversion.processing_resolution == side * pipe.vae_scale_factor
 
@@ -424,7 +425,8 @@ def test_published_sizes_are_recognised(model):
         network = getattr(diffusers, kind)(**config)
     assert sum(p.numel() for p in network.parameters()) / 1e6 == pytest.approx(millions, rel=0.01)
     vae = SimpleNamespace(config=SimpleNamespace(block_out_channels=(128, 256, 512, 512), latent_channels=16))
-    pipe = SimpleNamespace(vae=vae, vae_scale_factor=8, default_sample_size=128)
+    scheduler = SimpleNamespace(config=FlowMatchEulerDiscreteScheduler(shift=3.0).config)
+    pipe = SimpleNamespace(vae=vae, vae_scale_factor=8, default_sample_size=128, scheduler=scheduler)
     setattr(pipe, "unet" if kind.startswith("UNet") else "transformer", network)
     backbone = find_backbone(pipe)
     assert backbone.name == name and len(backbone.layers()) == count

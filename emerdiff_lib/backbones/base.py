@@ -14,10 +14,8 @@ from transformers import PreTrainedTokenizerBase
 from ..interventions import attention_modules, is_cross, is_joint
 
 PAPER = {"num_masks": 30, "feature_timestep": 1, "modulation_timestep": 281}  # Sec. 4 and App. A
-FLOW = PAPER | {
-    "feature_timestep": 21,
-    "modulation_timestep": 201,
-}  # the same noise levels at a flow's timesteps, shift 3
+# σ/(1 − σ) = √(1 − ᾱ)/√ᾱ of Stable Diffusion 1 at these two timesteps: the noise of a flow that the paper's settings ask for
+PAPER_SIGMAS = {"feature_timestep": 0.0397, "modulation_timestep": 0.4379}
 Condition = Mapping[str, Any]  # of one row: tensors (1, …) by the network's keywords
 
 
@@ -254,13 +252,14 @@ class Backbone:
     def defaults(self) -> dict[str, Any]:
         """Flat settings for one checkpoint; images are processed at the size that it was trained at."""
         feature, modulation = self.default_layers()
-        layers = {"feature_layer": feature, "modulation_layer": modulation}
-        resolution = self.native_resolution()
-        return (
-            (FLOW if self.is_flow else PAPER)
-            | layers
-            | ({} if resolution is None else {"processing_resolution": resolution})
-        )
+        settings: dict[str, Any] = PAPER | {"feature_layer": feature, "modulation_layer": modulation}
+        if (resolution := self.native_resolution()) is not None:
+            settings["processing_resolution"] = resolution
+        if self.is_flow:  # timesteps of the same noise
+            shift, count = self.noise_shift(resolution or 512), self.pipe.scheduler.config.num_train_timesteps
+            for name, sigma in PAPER_SIGMAS.items():
+                settings[name] = round(count * sigma / (shift - (shift - 1) * sigma))
+        return settings
 
     def native_resolution(self) -> int | None:
         """Side in pixels of the square images that it was trained on; None where the config does not say."""
