@@ -14,11 +14,6 @@ class DeepFloydIF(StableDiffusion):
     name = "DeepFloyd IF"
     additions = ("text", "text_proj")
 
-    def __init__(self, pipe):
-        super().__init__(pipe)
-        if 2 in self._attending_levels():
-            self.name, self.level = "DeepFloyd IF", 2
-
     @property
     def vae_scale_factor(self) -> int:
         return 1

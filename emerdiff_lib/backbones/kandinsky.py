@@ -14,11 +14,6 @@ class Kandinsky(StableDiffusion):
     name = "Kandinsky 2.2"
     additions = ("image", "image_proj")
 
-    def __init__(self, pipe):
-        super().__init__(pipe)
-        if 2 in self._attending_levels():
-            self.name, self.level = "Kandinsky 2.2", 2
-
     @property
     def vae_scale_factor(self) -> int:
         return 2 ** (len(self.pipe.movq.config.block_out_channels) - 1)

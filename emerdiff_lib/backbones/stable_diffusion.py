@@ -32,21 +32,19 @@ class StableDiffusion(Backbone):
 
     def __init__(self, pipe: DiffusionPipeline):
         super().__init__(pipe)
-        config = self.denoiser.config
-        if config.out_channels not in (
-            config.in_channels,
-            2 * config.in_channels,
-        ):  # some learn variances besides
+        config, levels = self.denoiser.config, self._attending_levels()
+        channels = config.in_channels
+        if config.out_channels not in (channels, 2 * channels):  # some learn variances besides
             raise ValueError(
-                f"This U-Net takes {config.in_channels} channels and gives {config.out_channels} (an inpainting or depth "
-                "model?); use the text-to-image checkpoint that it was made from."
+                f"This U-Net takes {channels} channels and gives {config.out_channels} (an inpainting or depth model?); use "
+                "the text-to-image checkpoint that it was made from."
             )
-        levels = self._attending_levels()
-        if config.in_channels == 8 and levels[:1] == [1]:
+        if channels == 8 and levels[:1] == [1]:
             self.name, self.level = "Toyscapes", 1
-        elif config.in_channels == 4 and levels[:3] == [0, 1, 2]:
+        elif 2 in levels and channels in (3, 4):
             self.level = 2
-            self.name = f"Stable Diffusion {2 if config.use_linear_projection else 1}.x"
+            if type(self) is StableDiffusion:
+                self.name = f"Stable Diffusion {2 if config.use_linear_projection else 1}.x"
         else:
             self.name, self.level = "U-Net of no known family", self._nearest_level()
 

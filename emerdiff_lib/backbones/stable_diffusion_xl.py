@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from diffusers import DiffusionPipeline
 
 from .base import Condition
 from .stable_diffusion import StableDiffusion
@@ -17,11 +16,6 @@ class StableDiffusionXL(StableDiffusion):
 
     name = "Stable Diffusion XL"
     additions = ("text_time", None)
-
-    def __init__(self, pipe: DiffusionPipeline):
-        super().__init__(pipe)
-        if 2 in self._attending_levels() and 0 not in self._attending_levels():
-            self.name, self.level = "Stable Diffusion XL", 2
 
     def condition(self, prompt: str) -> Condition:
         """Without a prompt, zeros where the checkpoint was trained on those (``force_zeros_for_empty_prompt``)."""
