@@ -22,7 +22,7 @@ from emerdiff_lib.datasets.images import find_images, one_image
 from emerdiff_lib.runs.notebook import check_parameters, merged_settings
 from emerdiff_lib.studies import names
 
-from . import tiny_stable_diffusion
+from . import tiny_stable_diffusion, tiny_transformers
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 NAMES = [path.stem for path in sorted(FOLDER.glob("*.ipynb"))]
@@ -101,6 +101,13 @@ TINY = dict(
 
 def parameters_of(name):
     return papermill.inspect_notebook(FOLDER / f"{name}.ipynb")
+
+
+def small_parameters(name, model):
+    """A notebook's parameters of :data:`TINY`, with a model or a list of one."""
+    known = parameters_of(name)
+    given = {"models": [str(model)]} if "models" in known else {"model": str(model)}
+    return given | {key: value for key, value in TINY.items() if key in known}
 
 
 def run(name, folder, **parameters):
@@ -198,29 +205,37 @@ def test_the_tiny_checkpoint_is_found_to_be_stable_diffusion(tiny, tmp_path):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_runs_with_a_stable_diffusion(name, tiny, tmp_path):
-    known, small = parameters_of(name), TINY | ({"num_scenes": 0} if name == "01_inversion" else {})
-    given = {"models": [str(tiny), "untrained"]} if "models" in known else {"model": str(tiny)}
-    out = run(name, tmp_path, **given, **{key: value for key, value in small.items() if key in known})
+    given = small_parameters(name, tiny) | ({"num_scenes": 0} if name == "01_inversion" else {})
+    if "models" in given:
+        given["models"].append("untrained")
+    out = run(name, tmp_path, **given)
     assert "up_blocks.2" not in printed(out)  # no name of Toyscapes' layers
 
 
-@pytest.mark.parametrize("layout", ["Kandinsky 2.2", "IF", "3.5"])
+@pytest.mark.parametrize("layout", ["Kandinsky 2.2", "IF"])
 def test_runs_with_other_families(layout, tmp_path):
-    """Joint attention to image tokens and text; conditioned on images, without a VAE, and a transformer that learnt a flow."""
+    """Joint attention to image tokens and text; conditioned on images, and without a VAE."""
     own = dict(num_inference_steps=10, num_masks=4, processing_resolution=16 if layout == "IF" else 128)
     folder = tiny_stable_diffusion.save(tmp_path / "model", 16, layout=layout, **own)
-    known = parameters_of("02_feature_clustering")
-    small = {key: value for key, value in TINY.items() if key in known}
-    run("02_feature_clustering", tmp_path, model=str(folder), **small)
+    run("02_feature_clustering", tmp_path, **small_parameters("02_feature_clustering", folder))
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name[:2] in ("00", "01", "02", "03", "04", "10")])
+def test_runs_with_a_transformer(name, tmp_path):
+    """Joint attention and a flow, or cross-attention without levels; no name of a U-Net's layers."""
+    layout = "FLUX.1" if name[:2] in ("00", "02", "03") else "PixArt"
+    own = dict(num_inference_steps=10, num_masks=4, processing_resolution=64)
+    folder = tiny_transformers.save(tmp_path / "model", layout, **own)
+    out = run(name, tmp_path, **small_parameters(name, folder))
+    assert "up_blocks" not in printed(out)
 
 
 @pytest.mark.parametrize("name", ON_AN_IMAGE)
 def test_runs_on_an_image_of_the_readers(name, tiny, tmp_path, scene):
     """Not square, without truth: what needs truth says that it is skipped."""
     scene.image.crop((0, 16, 128, 112)).save(tmp_path / "photo.png")
-    small = {key: value for key, value in TINY.items() if key in parameters_of(name)}
-    small |= {"image": str(tmp_path / "photo.png")} | ({"num_scenes": 0} if "num_scenes" in small else {})
-    out = run(name, tmp_path, model=str(tiny), **small)
+    small = small_parameters(name, tiny) | {"image": str(tmp_path / "photo.png")}
+    out = run(name, tmp_path, **small | ({"num_scenes": 0} if "num_scenes" in small else {}))
     assert "ground truth" in printed(out) or name == "01_inversion"  # which needs none
 
 

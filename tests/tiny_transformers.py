@@ -36,7 +36,7 @@ from transformers import (
     Qwen2Tokenizer,
 )
 
-from .tiny_stable_diffusion import autoencoder, t5, text_config, tokenizer, vocabulary
+from .tiny_stable_diffusion import _with_defaults, autoencoder, t5, text_config, tokenizer, vocabulary
 
 SIDE = 16  # of the latents that they claim to be trained on
 SHIFTING = dict(use_dynamic_shifting=True, base_shift=0.5, max_shift=1.15, base_image_seq_len=256, max_image_seq_len=4096)
@@ -184,13 +184,16 @@ LAYOUTS: dict[str, Callable[..., DiffusionPipeline]] = {
 }
 
 
-def save(folder: Path | str, layout: str, seed: int = 0) -> Path:
-    """Write a checkpoint into ``folder`` in safetensors, weights from ``seed``, and return the folder."""
+def save(folder: Path | str, layout: str, seed: int = 0, **default_settings) -> Path:
+    """Write a checkpoint into ``folder`` in safetensors, weights from ``seed``, and return the folder.
+
+    ``default_settings`` are EmerDiff's, kept with the checkpoint.
+    """
     folder = Path(folder)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         LAYOUTS[layout](folder).save_pretrained(folder)
-    return folder
+    return _with_defaults(folder, default_settings)
 
 
 if __name__ == "__main__":
