@@ -139,27 +139,6 @@ def test_methods_and_settings_are_checked(pipe):
     assert comparison.check_settings(pipe, None, {"num_masks": 4}) == {"num_masks": 4}
 
 
-def test_differences_are_told_as_they_are():
-    rows = [
-        (names.BILINEAR, 9.0, 8.0, 10.0, 0.001),
-        (names.BILINEAR_GUIDED, -2.0, -3.0, -1.0, 0.2),
-        (names.SLIC, 1.0, -1.0, 3.0, 0.5),
-    ]
-    paired = pd.DataFrame(rows, columns=["minus", "points", "low", "high", "p (Wilcoxon)"])
-    paired["measure"] = "oracle"
-    methods = [names.EMERDIFF, names.BILINEAR, names.BILINEAR_GUIDED, names.SLIC]
-    scores = pd.DataFrame({"oracle mIoU": [60.0, 51.0, 62.0, 59.0]}, index=methods)
-    table = comparison.difference_table(paired)["oracle mIoU"]
-    assert table[names.BILINEAR] == "+9.0 [+8.0, +10.0]" and table[names.SLIC] == "+1.0 [-1.0, +3.0] (n.s.)"
-    assert comparison.findings({"scores": scores, "paired": paired}) == [
-        'oracle mIoU: EmerDiff 60.0; best of the same masks without modulated denoising "bilinear, guided filter" 62.0, '
-        "difference -2.0 [-3.0, -1.0]. Significantly ahead of 1 and behind 1 of 3 other methods."
-    ]
-    kinds = list(comparison.KINDS)
-    some = (names.EMERDIFF_FAST, names.BILINEAR_WALKER, names.PIXELS_WALK, names.CEILING)
-    assert [comparison.kind(method) for method in some] == kinds
-
-
 def test_the_tables_of_a_single_image_have_no_intervals(pipe, data, tmp_path):
     results = scored(pipe, data, tmp_path, [0], [names.EMERDIFF_FAST, names.BILINEAR, names.SLIC])
     summary = tables.summarise(results, results, draws=20)
