@@ -1,13 +1,11 @@
 """The explorer: what it is given against the responses themselves, and its page in a real browser without server or network."""
 
 import base64
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from nbconvert import HTMLExporter
 
 from emerdiff_lib.explorer import explore, page, payload, save_page
 from emerdiff_lib.responses import quantise
@@ -158,20 +156,3 @@ def test_keys_do_what_the_mouse_does(opened):
         after(opened, lambda: canvas.press(key))  # noqa: B023
         assert opened.evaluate("explorer.state.mask.size") == size
     assert opened.get_attribute("canvas", "aria-label").startswith("Picture with its segments")
-
-
-def test_the_committed_notebook_answers_when_exported(browser, tmp_path):
-    """13 as nbconvert exports it, from disk and without a network."""
-    notebook = Path(__file__).parents[1] / "notebooks" / "13_pixel_features.ipynb"
-    content, _ = HTMLExporter().from_filename(notebook)
-    (tmp_path / "13.html").write_text(content, "utf-8")
-    context = browser.new_context(offline=True, viewport={"width": 1200, "height": 900})
-    tab = context.new_page()
-    tab.goto((tmp_path / "13.html").as_uri(), wait_until="domcontentloaded")
-    frame = tab.frame_locator("iframe[title='EmerDiff explorer']")
-    canvas = frame.locator("canvas").first
-    canvas.scroll_into_view_if_needed()
-    frame.locator("[data-drawn]").wait_for()
-    canvas.click(position=at(canvas, 100, 120))
-    frame.get_by_text("Pixel (100, 120), in segment").wait_for()
-    context.close()
