@@ -19,7 +19,7 @@ from emerdiff_lib.studies.lost_objects import (
     trace,
 )
 
-from .conftest import run_cells, seeded
+from .conftest import seeded
 
 QUICK = {"modulation_timestep": 41, "noise_ensemble_size": 1}
 
@@ -99,17 +99,6 @@ def test_sizes_and_fates_come_in_order():
     assert list(table.loc[4].index) == list(AREA_NAMES) and list(table.columns) == [*STAGES, FOUND, "objects"]
     assert table.loc[(4, "< 1 %"), "VAE"] == 100 and table.loc[(4, "< 1 %"), "objects"] == 2
     assert table.loc[(4, "> 20 %"), FOUND] == 100 and table.loc[(4, "1–5 %"), "objects"] == 0
-
-
-def test_a_close_up_shows_the_object_that_was_asked_for():
-    way = whole()
-    way.truth[28:30, 28:32] = 1
-    rows = {tuple(row["box"]): row for row in object_rows(way) if row["class_index"] == 1}
-    cells = run_cells("07_small_objects_and_boundaries", {}, "import numpy", "def close_up")
-    pictures, outline = cells["close_up"](way, [28, 28, 30, 32], 1)
-    assert outline.sum() == 8 and (28, 28, 30, 32) in rows
-    assert all(picture.shape[:2] == outline.shape for picture in pictures.values())
-    assert np.array_equal(pictures["picture"], way.image) and outline.shape == (32, 32)
 
 
 def test_a_trace_is_what_the_pipeline_does(pipe):
