@@ -11,11 +11,10 @@ from hypothesis.extra import numpy as hnp
 from scipy.ndimage import binary_erosion
 from scipy.ndimage import label as scipy_components
 from skimage.metrics import variation_of_information
-from skimage.segmentation import find_boundaries
 from sklearn.metrics import accuracy_score, adjusted_rand_score, jaccard_score
 from sklearn.metrics import confusion_matrix as sklearn_confusion
 
-from emerdiff_lib.evaluation import metrics, regions
+from emerdiff_lib.evaluation import metrics
 
 RNG = np.random.default_rng(1)
 VOID = 255
@@ -86,16 +85,6 @@ def test_counts_iou_and_accuracy_against_scikit_learn():
     assert metrics.pixel_accuracy(counts) == pytest.approx(accuracy_score(truth, predicted))
     both = metrics.label_counts(np.stack([table, 3 * table]))
     np.testing.assert_allclose(metrics.mean_iou(both), [expected[:2].mean()] * 2)
-
-
-def test_boundaries_are_those_of_no_mode_of_scikit_image():
-    """Why ours stay: pixel by pixel as the words say, and unlike every mode."""
-    labels = RNG.integers(0, 3, (12, 15))
-    differs = lambda y, x, dy, dx: y >= dy and x >= dx and labels[y, x] != labels[y - dy, x - dx]
-    expected = [[differs(y, x, 0, 1) or differs(y, x, 1, 0) for x in range(15)] for y in range(12)]
-    assert np.array_equal(regions.boundaries(labels), expected)
-    for mode in ("thick", "inner", "outer"):
-        assert not np.array_equal(find_boundaries(labels, mode=mode), expected)
 
 
 @given(images(), st.sampled_from([0, 0.5, 1, 2, 3.4]))
@@ -181,16 +170,6 @@ def test_partitions_against_other_libraries(image):
     over, under = variation_of_information(true, ours)
     expected = adjusted_rand_score(true, ours), over, under, over + under
     np.testing.assert_allclose(list(scores.values()), expected, atol=1e-9)
-
-
-def test_objects_by_hand():
-    truth = np.zeros((10, 10), int)
-    truth[2:4, 2:5] = 1  # six pixels
-    segments = np.zeros((10, 10), int)
-    segments[2:4, 3:6] = 1  # covers four of them, and two others
-    background, thing = metrics.object_scores(segments, np.array([0, 1]), truth)
-    assert thing == {"class_index": 1, "area": 0.06, "recall": 4 / 6, "iou": 4 / 8}
-    assert background == {"class_index": 0, "area": 0.94, "recall": 92 / 94, "iou": 92 / 96}
 
 
 @given(images())
