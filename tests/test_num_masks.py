@@ -102,15 +102,6 @@ def test_the_fixed_number_comes_from_other_pictures(cells, tables):
     assert tables["by_grouping"].loc["bic", ["median K", "ARI"]].tolist() == pytest.approx([4, 60])
 
 
-def test_curves_and_differences_by_hand(cells, tables):
-    direct, anywhere, _ = cells["WAYS"]
-    assert tables["curves"].loc[(direct, 2), "ARI"] == pytest.approx(40)
-    assert tables["curves"].loc[(direct, 4), "oracle mIoU"] == pytest.approx(100 * 4 / 6)
-    gains = tables["gains"].set_index(["way", "K"])["difference"]
-    assert gains[anywhere].tolist() == pytest.approx([0, 10]) and list(gains[anywhere].index) == [2, 4]
-    assert tables["grouped_minus_direct"](anywhere, 4, 2)[0] == pytest.approx(20)
-
-
 def test_an_image_is_scored_as_others_score_it(tables, data, segmented):
     (labels, picks), truth = segmented, data[7].labels.ravel()
     result = tables["score"](data, 7)
