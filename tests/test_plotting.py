@@ -12,7 +12,7 @@ from matplotlib.colors import to_rgb
 from skimage.color import deltaE_ciede2000, rgb2lab
 
 from emerdiff_lib import plotting
-from emerdiff_lib.plotting.diagrams import transformer_diagram, unet_diagram
+from emerdiff_lib.plotting.diagrams import unet_diagram
 from emerdiff_lib.plotting.style import LOST
 from emerdiff_lib.plotting.text import text_width, wrap
 
@@ -123,13 +123,6 @@ def test_lines_fit_and_names_are_broken_and_never_cut(width):
     assert "$x_0 + y$" in wrapped and "four\nfive" in wrapped and "\n%" not in wrapped
 
 
-def test_tables_show_whole_strings():
-    frame = pd.DataFrame({"layer": ["very." * 60 + "long"] * 80, "value": [1 / 3, np.nan] * 40})
-    for text in (repr(plotting.full_text(frame)), plotting.full_text(frame)._repr_html_()):
-        assert text.count(frame.layer[0]) == 80 and "..." not in text and "…" not in text
-        assert "0.33" in text and "0.333" not in text and "NaN" not in text
-
-
 # -- images -------------------------------------------------------------------------------------------------------------
 
 
@@ -160,15 +153,6 @@ def test_a_class_legend_names_what_is_there_and_covers_nothing():
     assert figure.get_figheight() > before and not collide(boxes) and boxes[0].y0 >= 0
 
 
-def test_maps_by_two_parameters():
-    maps = np.random.default_rng(0).random((3, 4, 8, 8))
-    figure = plotting.grid_of_maps(maps, ["λ = 1", "λ = 3", "λ = 10"], [f"t = {t}" for t in range(4)])
-    axes = np.array(figure.axes).reshape(3, 4)
-    assert np.array_equal(axes[2, 1].images[0].get_array(), maps[2, 1])
-    assert axes[0, 3].get_title() == "t = 3" and not axes[1, 1].get_title()
-    assert axes[1, 0].get_ylabel() == "λ = 3" and not axes[1, 1].get_ylabel()
-
-
 def test_labels_without_a_colour_are_errors_and_void_is_grey():
     labels = np.array([[0, 1], [2, 255]])
     palette = plotting.segment_palette(3)
@@ -197,17 +181,6 @@ def test_pca_image_of_flat_and_of_few_features():
     assert image.min() >= 0 and image.max() <= 1 and np.ptp(image[..., 1]) > 0.5
 
 
-def test_attention_colours_the_cells_that_are_attended_to():
-    attention = np.zeros((4, 4))
-    attention[1, 2] = 0.03
-    image = np.full((32, 32, 3), 90, np.uint8)
-    image[:, :16] = 200
-    over = plotting.attention_overlay(image, attention).astype(int)
-    hot = np.ptp(over, axis=-1) > 60
-    assert hot[8:16, 16:24].all() and hot.sum() == 64
-    assert np.ptp(over[~hot], axis=-1).max() <= 1 and over[0, 0, 0] > over[0, 31, 0]  # it stays, in grey
-
-
 # -- charts -------------------------------------------------------------------------------------------------------------
 
 COLUMNS = ("setting", "value", "low", "high", "kind")
@@ -231,16 +204,6 @@ def test_numbers_get_curves_with_bands_in_order():
     assert (first.get_linestyle(), first.get_marker()) != (second.get_linestyle(), second.get_marker())
     assert {(4.0, 8.0), (4.0, 11.0)} <= set(map(tuple, ax.collections[0].get_paths()[0].vertices))
     assert texts_of(ax.get_xticklabels()) == ["4", "8", "16"]
-
-
-def test_a_logarithmic_axis_reads_plainly():
-    figure, (few, many) = plt.subplots(1, 2, figsize=plotting.figsize(2))
-    plotting.line_with_bands(few, sweep([1, 10, 100, 1000]), *COLUMNS, log=True)
-    plotting.line_with_bands(many, sweep(range(1, 60)), *COLUMNS, log=True)  # too many for a tick each
-    figure.canvas.draw()
-    assert few.get_xscale() == "log" and texts_of(few.get_xticklabels()) == ["1", "10", "100", "1000"]
-    labels = [tick for tick in many.get_xticklabels() if tick.get_text()]
-    assert {"1", "10", "50"} <= set(texts_of(labels)) and not collide(boxes_of(labels, figure))
 
 
 def test_legends_cover_no_data():
@@ -278,17 +241,6 @@ def test_a_heat_map_writes_every_number_and_whole_names():
     assert texts_of(ax.get_yticklabels()) == LAYERS
     assert not collide(boxes_of([*ax.texts, *ax.get_yticklabels()], figure))
     assert ax.texts[0].get_color() == "w" != ax.texts[-1].get_color()  # viridis begins dark and ends light
-
-
-def test_fates_add_up_and_found_has_its_colour():
-    _, ax = plt.subplots()
-    table = pd.DataFrame([[40, 57, 3], [0, 70, 30]], ["small", "large"], ["grid", "found", "argmax"])
-    plotting.fate_bars(ax, table)
-    bars = {container.get_label(): container.patches for container in ax.containers}
-    assert list(bars) == ["grid", "argmax", "found"] and texts_of(ax.get_yticklabels()) == ["small", "large"]
-    assert np.allclose(bars["found"][0].get_facecolor()[:3], to_rgb(plotting.FOUND))
-    assert [patch.get_x() for patch in bars["found"]] == [43, 30]
-    assert sorted(text.get_text() for text in ax.texts if text.get_text()) == ["30", "40", "57", "70"]
 
 
 def test_names_on_a_front_cover_neither_each_other_nor_the_points():
@@ -335,14 +287,6 @@ def test_a_unet_shows_its_levels_and_where_attention_sits():
     colours = [patch.get_facecolor() for patch in ax.patches]
     assert len(colours) == 9 and len(set(colours[:6])) == 1  # the first three levels, with attention
     assert colours[6] == colours[7] != colours[0]
-
-
-def test_a_transformer_is_a_row_of_blocks():
-    figure, ax = plt.subplots(figsize=plotting.figsize(2, 0.2))
-    transformer_diagram(ax, 24, (64, 48), 1536, {9: "queries", 12: "modulation"})
-    assert not collide(boxes_of(ax.texts, figure)) and len(ax.patches) == 24
-    assert {"0", "23", "queries", "modulation"} < set(texts_of(ax.texts))
-    assert "24 transformer_blocks on 64 × 48 tokens of 1536 channels" in ax.get_title()
 
 
 def test_the_overview_shows_the_largest_masks_and_collides_with_nothing():
