@@ -3,18 +3,14 @@
 import importlib.util
 import json
 import os
-import time
 from pathlib import Path
 
-import nbclient
-import nbformat
 import numpy as np
 import pandas as pd
 import pytest
 
 from emerdiff_lib.files import replacing, write_atomically
 from emerdiff_lib.runs.manifest import format_seeds, parse_seeds, read_manifest, write_manifest
-from emerdiff_lib.timing import stopwatch, timed
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "notebooks" / "results"
@@ -79,17 +75,6 @@ def test_files_are_replaced_whole_or_left_alone(tmp_path):
     assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode  # as readable as any
 
 
-def test_a_stopwatch_adds_up_and_counts_failures():
-    seconds = {"sleep": 1.0}
-    for _ in range(2):
-        with pytest.raises(KeyError), stopwatch(seconds, "sleep"):
-            time.sleep(0.02)
-            raise KeyError
-    assert 1.04 <= seconds["sleep"] < 2
-    result, taken = timed(lambda: time.sleep(0.02) or "result")
-    assert result == "result" and 0.02 <= taken < 1
-
-
 # -- manifests ----------------------------------------------------------------------------------------------------------
 
 
@@ -123,37 +108,6 @@ def test_seeds_have_one_spelling(given, text):
 # -- notebooks as they are committed ------------------------------------------------------------------------------------
 
 
-def test_notebooks_are_committed_without_bars_and_with_their_manifest(tmp_path):
-    execute = script("execute").execute
-    path, code = tmp_path / "07_lost.ipynb", nbformat.v4.new_code_cell
-    cells = [
-        code(
-            'output_dir: str = "out"  # where results go', metadata={"tags": ["parameters"], "scrolled": True}
-        ),
-        code(
-            "import pathlib, sys\nfrom tqdm.auto import tqdm\nfor i in tqdm(range(2)):\n    print(i)\n"
-            'print("careful", file=sys.stderr)\nfolder = pathlib.Path(output_dir)\nfolder.mkdir()\n'
-            '(folder / "manifest.json").write_text("{}")'
-        ),
-    ]
-    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"papermill": {"version": 1}}), path)
-    (tmp_path / "results").mkdir()
-    assert "careful" in execute(path, tmp_path / "results", cwd=tmp_path)
-    notebook = nbformat.read(path, 4)
-    assert [cell.execution_count for cell in notebook.cells] == [1, 2]
-    assert [cell.metadata for cell in notebook.cells] == [{"tags": ["parameters"]}, {}]
-    assert [o.output_type for o in notebook.cells[1].outputs] == ["stream", "execute_result"]
-    assert notebook.cells[1].outputs[0].text == "0\n1\n" and set(notebook.metadata) == {
-        "kernelspec",
-        "language_info",
-    }
-    assert (tmp_path / "results" / "07_lost.json").read_text() == "{}"
-    before = path.read_bytes()  # again: the folder is there, which the second cell does not expect
-    with pytest.raises(nbclient.exceptions.CellExecutionError, match="FileExistsError"):
-        execute(path, tmp_path / "results", cwd=tmp_path)
-    assert path.read_bytes() == before
-
-
 # -- RESULTS.md ---------------------------------------------------------------------------------------------------------
 
 
@@ -181,14 +135,6 @@ def test_a_section_says_everything_and_rounds(results):
         "- EmerDiff is 9.2 points ahead.",
     ):
         assert line in results.splitlines(), line
-
-
-def test_tiny_and_uneven_columns_keep_their_digits(tmp_path, study):
-    table = pd.DataFrame({"error": [5.61e-7, 3e-8], "seconds": [1234.5, 0.0042]})
-    write_manifest(tmp_path / "a.json", **(study | {"tables": {"T": table}}))
-    (tmp_path / "seeds.json").write_text("[]")
-    text = render(*read_folder(tmp_path), defaults={})
-    assert "| 5.61e-07 | 1234.5 |" in text and "| 3.00e-08 | 0.00420 |" in text
 
 
 def test_pictures_have_to_be_in_the_ledger(tmp_path, study):
