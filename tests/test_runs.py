@@ -263,12 +263,6 @@ def test_killed_at_random_moments_a_run_ends_as_if_undisturbed(texts, tmp_path, 
     assert tree(tmp_path / "killed") == tree(tmp_path / "calm")
 
 
-def test_ctrl_c_leaves_what_is_finished(texts, tmp_path):
-    with pytest.raises(KeyboardInterrupt):
-        count_words(texts, tmp_path / "out", trouble={"05.txt": "interrupt"})
-    assert counts(count_words(texts, tmp_path / "out")) == (5, 7, 0)
-
-
 def test_two_runs_at_once_do_not_mix_in_a_folder(texts, tmp_path):
     child = get_context("fork").Process(target=lambda: count_words(texts, tmp_path / "out", seconds=0.3))
     child.start()
