@@ -1,8 +1,6 @@
 """Tables of an evaluation from label maps alone: each number against another library or the sentence that describes it."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -45,19 +43,6 @@ def scored(seeds, length=2, unknown=False):
 
 RESULTS = scored(range(8, 15))
 FIT = scored(range(50, 54))
-
-
-def test_evaluation_loads_no_models():
-    """What is loaded with it; the package's own front door aside. What its files name, test_repository looks at."""
-    alone = f"""
-import sys, types
-package = sys.modules["emerdiff_lib"] = types.ModuleType("emerdiff_lib")
-package.__path__ = [{str(EVALUATION.parent)!r}]
-import emerdiff_lib.evaluation.tables
-print(*[m for m in sys.modules if m.split(".")[0] in ("emerdiff_lib", "torch", "diffusers", "transformers")])"""
-    run = subprocess.run([sys.executable, "-c", alone], capture_output=True, text=True, check=True)
-    own = {f"emerdiff_lib.evaluation.{file.stem}" for file in EVALUATION.glob("[a-z]*.py")}
-    assert set(run.stdout.split()) == own | {"emerdiff_lib", "emerdiff_lib.evaluation", "emerdiff_lib.files"}
 
 
 def test_an_image_is_scored_at_the_size_of_its_truth():
@@ -175,16 +160,3 @@ def test_an_image_without_known_pixels_is_left_out_of_every_mean():
     assert not more["intervals"].isna().any().any() and not more["paired"].isna().any().any()
     alone = tables.summarise(blank, FIT, draws=50)
     assert alone["scores"].drop(columns=["segments", "s / image"]).isna().all().all()
-
-
-def test_files_hold_the_tables(tmp_path):
-    frames, rows = tables.summarise(RESULTS, FIT, draws=20), tables.per_image_rows(RESULTS)
-    tables.write_tables(frames, rows, {"num_masks": 6}, tmp_path)
-    assert {file.name for file in tmp_path.iterdir()} == {"results.parquet", "summary.json"}
-    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "results.parquet"), rows, check_dtype=False)
-    summary = json.loads((tmp_path / "summary.json").read_text())
-    assert summary["intervals"]["bootstrap"] == "20 samples, images drawn with replacement"
-    assert set(summary) == {"settings", "scores", "intervals", "paired", "objects", "classes"}
-    assert summary["settings"] == {"num_masks": 6}
-    written = pd.DataFrame(summary["scores"]["data"], columns=summary["scores"]["columns"])
-    pd.testing.assert_frame_equal(written.set_index("method"), frames["scores"], check_names=False)
