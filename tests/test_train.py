@@ -14,7 +14,6 @@ from diffusers import FlowMatchEulerDiscreteScheduler, StableDiffusion3Pipeline,
 from PIL import Image
 
 from emerdiff_lib import load_pipeline
-from emerdiff_lib.train import architecture
 from emerdiff_lib.train.__main__ import kept_precision, main
 from emerdiff_lib.train.backbones import BACKBONES
 from emerdiff_lib.train.config import Config, parse
@@ -206,29 +205,22 @@ def test_caption_files_are_read_or_named(photos, tmp_path):
     with pytest.raises(FileNotFoundError, match="none"):
         folder_crops(Config(images=[photos], captions=tmp_path / "none"))
     bad = tmp_path / "bad.jsonl"
-    for line in ("{", "[]", '{"file_name": "a"}', "null"):
+    for line in ("{", '{"file_name": "a"}'):
         bad.write_text('{"file_name": "a.png", "text": "x"}\n' + line + "\n")
         with pytest.raises(ValueError, match="line 2, is no caption"):
             read_captions(bad)
     bad.write_text('{"file_name": "z.png", "text": "x"}\n')
     with pytest.raises(ValueError, match="names none of the 4 images"):
         folder_crops(Config(images=[photos], captions=bad))
-    with pytest.raises(FileNotFoundError, match="no image below"):
-        (tmp_path / "empty").mkdir()
-        folder_crops(Config(images=[tmp_path / "empty"]))
 
 
 @pytest.mark.parametrize(
     "given, message",
     [
         ("--size 100", "--size=100 is not possible; choose a multiple of 32"),
-        ("--size 64", "--size=64 needs --images"),
         ("--captions c.jsonl", "--captions needs --images"),
         ("--autoencoder-steps 0", "keeps the autoencoder of --init-from"),
-        ("--batch-size 0", "--batch-size=0 is not possible; it is at least 1"),
-        ("--zoom nan", "--zoom=nan is not possible"),
         ("--dropout 2", "--dropout=2.0 is not possible; it is at least 0 and at most 1"),
-        ("--depth 3", "--depth is for --backbone transformer; this one is unet"),
         ("--backbone transformer --dropout 0.1", "--dropout is for --backbone unet"),
         ("--widths 8 16 24 32", "multiple of 8, and then three of 16"),
     ],
@@ -244,10 +236,3 @@ def test_a_cpu_trains_in_bfloat16_where_it_is_fast(monkeypatch, tmp_path, amx, p
     assert kept_precision(Config(output=tmp_path, cpu=True)) == precision
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": not amx})
     assert kept_precision(Config(output=tmp_path, cpu=True)) == precision  # as the run began
-
-
-def test_every_word_of_a_caption_has_a_token_of_its_own():
-    tokenizer = architecture.build_tokenizer(architecture.words_of(["A road, a Tree", "a sky"]))
-    ids = architecture.tokenize(tokenizer, ["a tree, a road", "unheard of"])
-    assert ids.shape == (2, 64) and tokenizer.unk_token_id not in ids[0]
-    assert (ids[1] == tokenizer.unk_token_id).sum() == 2
