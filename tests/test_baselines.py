@@ -2,6 +2,7 @@
 
 import itertools
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from scipy.ndimage import median_filter
 from transformers import Dinov2Config, Dinov2Model
 
 from emerdiff_lib import baselines
-from emerdiff_lib.attention import attention_layers
+from emerdiff_lib.backbones import find_backbone
 from emerdiff_lib.baselines.diffcut import normalised_cut, recursive_cut
 from emerdiff_lib.baselines.diffseg import (
     aggregated_attention,
@@ -22,8 +23,9 @@ from emerdiff_lib.baselines.diffseg import (
     merge,
 )
 from emerdiff_lib.baselines.segmentation import with_embeddings
-from emerdiff_lib.predictor import Predictor
+from emerdiff_lib.benchmark import stable_diffusion
 from emerdiff_lib.images import to_guide
+from emerdiff_lib.predictor import Predictor
 from emerdiff_lib.refinement import pixel_adaptive
 
 RNG = np.random.default_rng(0)
@@ -81,18 +83,14 @@ def test_embeddings_are_means_over_segments():
     np.testing.assert_allclose(with_embeddings(labels, small).embeddings, expected, rtol=1e-5)
 
 
-def test_settings_follow_the_layout(pipe):
-    config = dict(
-        cross_attention_dim=768, block_out_channels=(8, 8, 8, 8), norm_num_groups=2, attention_head_dim=4
-    )
-    thin = UNet2DConditionModel(**config)  # of Stable Diffusion 1.x's layout
-    assert baselines.encoder_module(thin) == "down_blocks.2.resnets.0"
-    assert baselines.encoder_attention(thin) == "down_blocks.2.attentions.1.transformer_blocks.0.attn1"
-    assert (baselines.default_threshold(thin), baselines.default_limit(thin)) == (1.1, 0.5)  # the papers'
-    assert baselines.default_threshold(pipe.predictor) < 1.1 and baselines.default_limit(pipe.predictor) > 0.5
-    shallow = UNet2DConditionModel(**config | dict(down_block_types=4 * ("DownBlock2D",)))
+def test_the_encoder_is_where_the_layout_has_it():
+    thin = stable_diffusion.pipeline(torch.bfloat16, "meta").backbone
+    assert thin.encoder_module() == "down_blocks.2.resnets.0"
+    assert thin.encoder_attention() == "down_blocks.2.attentions.1.transformer_blocks.0.attn1"
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(down_block_types=4 * ("DownBlock2D",))
     with pytest.raises(ValueError, match="no self-attention in its encoder"):
-        baselines.encoder_module(shallow)
+        find_backbone(SimpleNamespace(unet=unet)).encoder_module()
 
 
 def test_diffseg_and_diffcut_find_several_segments_by_themselves(image, pipe):
@@ -108,9 +106,9 @@ def test_diffseg_and_diffcut_find_several_segments_by_themselves(image, pipe):
 @torch.no_grad()
 def test_diffseg_aggregates_attention_as_its_equations_say(pipe, trajectory):
     """Against softmax(QKᵀ/√d) of every layer by hand: resolutions weigh by their side, however many layers each has."""
-    unet, latents = pipe.predictor, trajectory.clean_latents
+    unet, latents = pipe.denoiser, trajectory.clean_latents
     inputs, maps, handles = {}, {}, []
-    for name in attention_layers(unet, "attn1"):
+    for name in pipe.backbone.self_attention():
         keep = lambda module, args, kwargs, name=name: inputs.update({name: args[0]})
         handles.append(unet.get_submodule(name).register_forward_pre_hook(keep, with_kwargs=True))
     result = aggregated_attention(pipe.predictor(), latents)

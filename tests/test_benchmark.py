@@ -57,7 +57,7 @@ def test_a_machine_is_measured_in_the_dtypes_asked_for():
 def test_savings_show_in_the_count(pipe, scene):
     def flops(masks, timestep, mode):
         coarse = coarse_of(pipe, scene, num_masks=masks, modulation_timestep=timestep)
-        return count(lambda: pipe.modulate(coarse, mode=mode)).flops
+        return count(lambda: pipe.respond(coarse, mode=mode)).flops
 
     row = count(lambda: pipe.predictor().network_output(torch.ones(1, 8, 32, 32), 1)).flops
     naive = 2 * (2 * 4 + 1) * row + 8 * count(lambda: pipe.decode(torch.ones(1, 8, 32, 32))).flops
@@ -69,8 +69,9 @@ def test_savings_show_in_the_count(pipe, scene):
 
 def test_shapes_alone_give_the_count_of_stable_diffusion():
     """On the meta device, where nothing is computed: 860 M parameters, 0.8 TFLOP per row, 2.5 per decoding."""
-    unet, vae = stable_diffusion.networks(torch.bfloat16, "meta")
-    assert sum(p.numel() for p in unet.parameters()) == 859_520_964
+    pipe = stable_diffusion.pipeline(torch.bfloat16, "meta")
+    vae = pipe.vae
+    assert sum(p.numel() for p in pipe.denoiser.parameters()) == 859_520_964
     assert sum(p.numel() for p in vae.parameters()) == 83_653_863
     published = stable_diffusion.published_settings()
     assert published.features.num_masks == 30 and published.perturbation.modulation_timestep == 281

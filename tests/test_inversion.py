@@ -1,12 +1,13 @@
 """Inversions against closed forms and against diffusers' own samplers."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from diffusers import DDIMScheduler
 
-from emerdiff_lib.conditioning import Conditioning
-from emerdiff_lib.predictor import Predictor
 from emerdiff_lib.inversion import invert_ddim, invert_ddpm, replay
+from emerdiff_lib.predictor import Predictor
 
 from .conftest import seeded
 
@@ -14,29 +15,27 @@ SCHEDULE = dict(num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, be
 SHAPE = (1, 4, 48, 48)
 
 
-class GaussianUNet:
+class GaussianBackbone:
     """The optimal denoiser for data ~ N(0, s²): E[x₀ | xₜ] has a closed form."""
 
-    def __init__(self, scale: float, prediction: str):
-        self.scale, self.prediction = scale, prediction
-        self.alphas = DDIMScheduler(**SCHEDULE).alphas_cumprod
-        self.dtype, self.device = torch.float32, torch.device("cpu")
+    is_flow = False
 
-    def __call__(self, latents, timesteps, encoder_hidden_states):
+    def __init__(self, scale: float, prediction: str):
+        scheduler = DDIMScheduler(**SCHEDULE, prediction_type=prediction)
+        self.scale, self.prediction, self.alphas = scale, prediction, scheduler.alphas_cumprod
+        self.pipe, self.denoiser = SimpleNamespace(scheduler=scheduler), torch.nn.Module()
+        self.denoiser.dtype = torch.float32
+
+    def call(self, latents, timesteps, condition):
         a = self.alphas[timesteps].view(-1, 1, 1, 1)
         clean = a.sqrt() * self.scale**2 / (a * self.scale**2 + 1 - a) * latents
         noise = (latents - a.sqrt() * clean) / (1 - a).sqrt()
-        outputs = {
-            "epsilon": noise,
-            "sample": clean,
-            "v_prediction": a.sqrt() * noise - (1 - a).sqrt() * clean,
-        }
-        return type("Output", (), {"sample": outputs[self.prediction]})
+        velocity = a.sqrt() * noise - (1 - a).sqrt() * clean
+        return {"epsilon": noise, "sample": clean, "v_prediction": velocity}[self.prediction]
 
 
 def gaussian_denoiser(prediction="epsilon", scale=1.0, steps=50):
-    config = DDIMScheduler(**SCHEDULE, prediction_type=prediction).config
-    return Predictor(GaussianUNet(scale, prediction), config, Conditioning(torch.zeros(1, 2, 8)), steps)
+    return Predictor(GaussianBackbone(scale, prediction), {}, steps)
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "sample", "v_prediction"])
@@ -121,7 +120,8 @@ def test_ddim_error_shrinks_with_the_number_of_steps_on_an_exact_denoiser():
     for steps in (10, 50, 250):
         predictor = gaussian_denoiser(scale=0.5, steps=steps)
         errors.append(
-            (replay(predictor, invert_ddim(predictor, clean, predictor.timesteps)) - clean).norm() / clean.norm()
+            (replay(predictor, invert_ddim(predictor, clean, predictor.timesteps)) - clean).norm()
+            / clean.norm()
         )
     assert errors[0] > 2 * errors[1] > 4 * errors[2] > 0
 

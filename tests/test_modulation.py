@@ -6,8 +6,8 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from emerdiff_lib import Toyscapes
-from emerdiff_lib.attention import LockstepAttention, attention_layers, layer_grid, lockstep, shared_attention
 from emerdiff_lib.benchmark import reference
+from emerdiff_lib.interventions import shared_attention
 from emerdiff_lib.modulation import (
     difference_maps,
     modulated_latents,
@@ -93,20 +93,21 @@ def test_chunks_and_lack_of_memory_change_nothing(pipe, trajectory, masks):
 
 
 @pytest.mark.parametrize("error", [RuntimeError("broken"), KeyboardInterrupt()])
-def test_processors_and_hooks_are_taken_out_whatever_happens(pipe, trajectory, masks, error):
-    before = dict(pipe.denoiser.attn_processors)
+def test_hooks_are_taken_off_whatever_happens(pipe, trajectory, masks, error):
+    hooks = lambda: sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in pipe.denoiser.modules())
+    before = hooks()
 
-    def decode(latents):
+    def forward(self, *args):
+        assert hooks() > before
         raise error
 
-    with pytest.raises(type(error)):
-        maps_of(pipe, trajectory, masks[:1], decode=decode)
-    with pytest.raises(type(error)), lockstep(pipe.predictor, injection=True):
-        assert all(isinstance(p, LockstepAttention) for p in pipe.denoiser.attn_processors.values())
-        raise error
-    assert pipe.denoiser.attn_processors == before
-    blocks = [*pipe.denoiser.down_blocks, pipe.denoiser.mid_block, *pipe.denoiser.up_blocks]
-    assert not any(block._forward_pre_hooks for block in blocks)
+    handle = pipe.denoiser.up_blocks[2].register_forward_pre_hook(forward)
+    before = hooks()
+    for call in (maps_of, maps_of):  # a second time: no lock is held either
+        with pytest.raises(type(error)):
+            call(pipe, trajectory, masks[:1])
+    handle.remove()
+    assert hooks() == before - 1
 
 
 def test_layers_are_listed_in_forward_order_with_their_grids(pipe):
@@ -197,15 +198,20 @@ def test_refinement_is_gaussian_first_in_pixels_then_guided_in_cells():
     assert guide_radius_in_pixels(1.5, 8.0) == 12 and guide_radius_in_pixels(0.01, 8.0) == 1
 
 
-@torch.no_grad()
-def test_shared_attention_is_attention_in_blocks_too():
-    query, key = torch.randn(2, 3, 10, 4), torch.randn(2, 3, 10, 4)
-    values = torch.randn(2 * 5, 3, 10, 4)
+@pytest.mark.parametrize("max_bytes", [2**28, 500])
+@pytest.mark.parametrize("kind", ["no mask", "boolean", "additive", "one row"])
+def test_shared_attention_is_attention_in_blocks_too(monkeypatch, max_bytes, kind):
+    monkeypatch.setattr("emerdiff_lib.interventions._MAX_BYTES", max_bytes)
+    query, key, values = (torch.randn(n, 3, 10, 4, generator=seeded(n)) for n in (2, 3, 10))
+    key, mask = key[:2], torch.randn(2, 1, 1 if kind == "one row" else 10, 10, generator=seeded())
+    mask = None if kind == "no mask" else mask < 1 if kind == "boolean" else mask
     expected = torch.nn.functional.scaled_dot_product_attention(
-        query.repeat_interleave(5, 0), key.repeat_interleave(5, 0), values, scale=0.3
+        *(x.repeat_interleave(5, 0) for x in (query, key)),
+        values,
+        None if mask is None else mask.repeat_interleave(5, 0),
+        scale=0.3,
     )
-    for max_bytes in (2**28, 500):
-        torch.testing.assert_close(shared_attention(query, key, values, 0.3, max_bytes), expected)
+    torch.testing.assert_close(shared_attention(query, key, values, 0.3, mask), expected)
 
 
 def test_autocast_keeps_the_labels_nearly(pipe, trajectory, masks):

@@ -158,6 +158,16 @@ def test_fast_mode_is_its_shortcuts_and_they_can_be_overridden(pipe, scene):
     assert enough == 20  # at least as many probe masks as segments
 
 
+@pytest.mark.parametrize("own", [{}, {"modulation_strength": 7.0, "guide_radius": 1.5}, {"mode": "fast"}])
+def test_exact_mode_sets_nothing(pipe, own):
+    """It is a plain call's, unless the checkpoint's own mode is another."""
+    plain = {name: value for name, value in own.items() if name != "mode"}
+    model = EmerDiffPipeline.from_pipe(pipe.pipe, **own)
+    exact = model.resolve(mode="exact")
+    assert exact == EmerDiffPipeline.from_pipe(pipe.pipe, **plain).resolve()
+    assert exact.shortcuts.denoising_steps is None and model.resolve().mode == own.get("mode", "exact")
+
+
 def test_stages_one_by_one_are_the_pipeline(pipe, scene, output):
     generator = seeded()
     coarse = pipe.cluster(scene.image, generator=generator, **QUICK)
@@ -172,7 +182,7 @@ def test_stages_one_by_one_are_the_pipeline(pipe, scene, output):
 
 def test_a_stage_can_be_repeated_with_other_settings_of_its_own_only(pipe, scene):
     coarse = pipe.cluster(scene.image, generator=seeded(), **QUICK)
-    exact, fast = pipe.modulate(coarse), pipe.modulate(coarse, mode="fast")
+    exact, fast = pipe.modulate(coarse), pipe.probe(coarse, mode="fast")
     alone = pipe(scene.image, mode="fast", generator=seeded(), **QUICK)
     assert np.array_equal(pipe.assign(fast), alone.labels) and fast.settings.mode == "fast"
     guided = pipe(scene.image, guide_radius=1.5, generator=seeded(), **QUICK)
@@ -200,6 +210,18 @@ def test_settings_are_recorded_as_what_was_done(pipe, scene):
     record = json.loads(json.dumps(output.settings))
     assert record["modulation_strength"] == 5 and record["num_masks"] == 2
     assert record["denoising_steps"] == 3  # 41, 21, 1
+
+
+def test_probe_masks_and_coarse_masks_are_stages_of_their_own(pipe, scene):
+    coarse = pipe.cluster(scene.image, generator=seeded(), **QUICK)
+    for stage, mode, message in (
+        (pipe.modulate, "fast", r"modulates probe masks \(num_parts=16\); call pipe.probe"),
+        (pipe.probe, "exact", "mode='exact' has no probe masks"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            stage(coarse, mode=mode)
+    assert len(pipe.respond(coarse, mode="fast").parts) == 16
+    assert len(pipe.respond([coarse])[0].difference_maps) == 3
 
 
 def test_a_network_that_breaks_is_an_error_not_a_segmentation(scene):

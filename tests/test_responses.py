@@ -26,7 +26,7 @@ def coarse(pipe, scene):
 
 @pytest.fixture(scope="module")
 def found(pipe, coarse):
-    return pipe.modulate(coarse)
+    return pipe.probe(coarse)
 
 
 def signed(found):
@@ -101,7 +101,7 @@ def test_responses_to_masks_are_sums_of_shares(found):
 def test_sums_are_what_the_network_answers_to_small_pushes(pipe, coarse):
     """Responses add up as long as λ is small: the network, given the union, agrees with the sum."""
     how = {"mode": "pixel", "num_parts": 24, "modulation_strength": 0.3}
-    found = pipe.modulate(coarse, **how)
+    found = pipe.probe(coarse, **how)
     union = torch.stack([found.parts[:4].any(0), found.parts[4:12].any(0)])
     own = pipe.cluster(coarse.trajectory, coarse_masks=union)
     asked = pipe.modulate(own, denoising_steps=2, one_sided=True, modulation_strength=0.3)
@@ -188,7 +188,7 @@ def test_points_beside_the_picture_are_refused(found, point, granularity, messag
 
 def test_a_point_of_a_picture_of_another_size_is_found(pipe, scene):
     large = scene.image.resize((300, 200))
-    responses = pipe.modulate(pipe.cluster(large, 3, mode="fast", generator=seeded()))
+    responses = pipe.probe(pipe.cluster(large, 3, mode="fast", generator=seeded()))
     cut = responses.segment_at((299.9, 199.9), 0.3)
     assert cut.shape == (200, 300) and cut[199, 299]
 
@@ -267,7 +267,7 @@ def test_the_pipeline_s_pixel_mode(pipe, scene):
 
 
 def test_chunks_make_no_difference(pipe, coarse, found):
-    again = pipe.modulate(coarse, mask_batch_size=5)
+    again = pipe.probe(coarse, mask_batch_size=5)
     # codes of the weakest jump: another sum's rounding, under a square root
     one, other = signed(found), signed(again)
     scales = found.scales[:, None, None, None].double()

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from PIL import Image
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
 
-from emerdiff_lib.loading import CLIP_FOLDER
 from emerdiff_lib.datasets import open_dataset
 from emerdiff_lib.evaluation.metrics import class_iou, contingency_table, label_counts
+from emerdiff_lib.loading import CLIP_FOLDER
 from emerdiff_lib.studies.naming import vocabulary_of
 from emerdiff_lib.train import architecture
 from emerdiff_lib.words import (
@@ -173,7 +173,7 @@ def test_places_and_segments_get_their_names(halves):
 
 def test_pixels_take_names_by_their_own_features(pipe, scene):
     coarse = pipe.cluster(scene.image, 6, generator=seeded(), mode="pixel", num_parts=24)
-    responses, vocabulary, words = pipe.modulate(coarse), Vocabulary.of(["blue", "red"]), coloured()
+    responses, vocabulary, words = pipe.probe(coarse), Vocabulary.of(["blue", "red"]), coloured()
     found = name_pixels(words, responses, vocabulary)
     features = responses.features(words.features(scene.image, vocabulary)).numpy()
     assert found.shape == scene.labels.shape
