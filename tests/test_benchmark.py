@@ -6,8 +6,8 @@ import torch
 
 from emerdiff_lib import Toyscapes
 from emerdiff_lib.assignment import assign_bilinear
-from emerdiff_lib.benchmark import front, measure, reference, stable_diffusion
-from emerdiff_lib.benchmark.costs import Cost, Machine, count
+from emerdiff_lib.benchmark import front, reference, stable_diffusion
+from emerdiff_lib.benchmark.costs import Cost, Machine, count, peak_memory, run_times
 from emerdiff_lib.evaluation.metrics import boundary_scores
 from emerdiff_lib.settings import Shortcuts
 from emerdiff_lib.studies.names import (
@@ -102,8 +102,8 @@ def test_exact_mode_equals_the_naive_implementation_on_the_default_layer(pipe, s
 
 def test_memory_is_seen_at_its_peak():
     device = torch.device("cpu")
-    repeated = lambda: measure.run_times(lambda: torch.ones(2**24).sum(), device, repeats=20)
-    assert 0.8 * 2**26 < measure.peak_memory(repeated, device) < 2 * 2**26
+    repeated = lambda: run_times(lambda: torch.ones(2**24).sum(), device, repeats=20)
+    assert 0.8 * 2**26 < peak_memory(repeated, device) < 2 * 2**26
 
 
 # -- the front ----------------------------------------------------------------------------------------------------------
