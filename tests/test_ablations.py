@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import torch
 
 from emerdiff_lib import EmerDiffPipeline, Toyscapes
 from emerdiff_lib.evaluation.metrics import boundary_scores, contingency_table
@@ -27,9 +26,6 @@ def sweeps_of(pipe, **settings):
 def test_every_setting_of_the_paper_is_swept_around_the_defaults(pipe):
     sweeps = sweeps_of(pipe)
     assert {sweep.source for sweep in sweeps.values()} >= {f"Table {n}" for n in range(4, 10)} | {"Fig. 14"}
-    assert list(sweeps["num_masks"].points) == ["8", "12", "16", "24"]
-    assert list(sweeps["modulation_timestep"].points) == ["81", "281", "381", "481", "681"]
-    assert list(sweeps["modulation_strength"].points) == ["1", "3", "10", "30", "100"]
     assert len(sweeps["layer"].points) == 2 * 2 and len(sweeps["placement"].points) == 2 * 2 * 3
     assert set(sweeps["layer"].paper_best) == set(sweeps["layer"].points)
     assert sweeps["mode"].default == "exact" and sweeps["mode"].points["pixel"]["num_parts"] == 64
@@ -95,16 +91,6 @@ def test_what_the_pipeline_does_not_know_changes_the_masks(pipe, change):
         assert other["EmerDiff"] == expected(output, scene, output.labels)
 
 
-def test_positions_weigh_twice_what_the_queries_do():
-    queries = torch.randn(8, 6, 5, generator=seeded())
-    result = ablations.transformed(queries, "with positions")
-    assert result.shape == (8, 6, 7) and result[..., :5].equal(queries)
-    total = lambda part: part.flatten(0, 1).var(0).sum().sqrt().item()
-    assert total(result[..., 5:]) == pytest.approx(2 * total(queries), rel=1e-4)
-    with pytest.raises(ValueError, match="'smoothed', 'with positions'"):
-        ablations.transformed(queries, "sharpened")
-
-
 # -- many scenes ----------------------------------------------------------------------------------------------------
 
 
@@ -131,10 +117,6 @@ def test_sweeps_share_results_and_go_on(pipe, tmp_path, monkeypatch):
     assert calls == [(2, 10, True), (2, 1, True)]
     assert shares[0]["1"][0] == points["1"][0] and shares[1]["1"] == points["1"][1:]
     assert run_sweeps(pipe, {"λ": strength}, range(3), tmp_path)["λ"]["1"][2] == shares[0]["1"][1]
-    # other settings around it get results of their own
-    other = Sweep(usual | {"num_masks": 4}, "λ", {"10": {}})
-    run_sweeps(pipe, {"λ": other}, range(1), tmp_path)
-    assert calls[2:] == [(0, 10, True)]
 
 
 # -- tables ---------------------------------------------------------------------------------------------------------
@@ -185,13 +167,9 @@ CLOSE = {"a": made_up(0.7, 0.71, 0.7, 0.71), "b": made_up(0.71, 0.7, 0.71, 0.7)}
         ({"a": GOOD, "b": BAD}, "a", "holds"),
         ({"a": GOOD, "b": BAD}, "b", "fails"),
         ({"a": GOOD, "b": BAD}, "ab", "fails"),
-        (MIXED, "a", "open"),
-        (MIXED, "b", "open"),
         (MIXED, "ab", "open"),  # a difference that is not measurable may still be large
         (CLOSE, "ab", "holds"),
         ({"a": GOOD[:1], "b": BAD[:1]}, "a", "open"),  # one scene tells nothing
-        ({"a": GOOD[:1], "b": BAD[:1]}, "ab", "open"),
-        (MIXED, "", ""),
         (MIXED, "c", ""),
     ],
 )
