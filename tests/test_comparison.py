@@ -125,20 +125,6 @@ def test_ignored_pixels_are_not_scored(pipe, tmp_path, scene):
         assert np.array(entry["table"]).sum() == 76 * 128
 
 
-def test_methods_and_settings_are_checked(pipe):
-    with pytest.raises(ValueError, match="did you mean 'EmerDiff, fast'"):
-        comparison.check_methods(["EmerDiff fast"], has_backbone=False)
-    assert comparison.check_methods([], True) == comparison.ALL_METHODS
-    assert comparison.check_methods([names.SLIC], True) == [names.SLIC, names.BACKBONE]  # given to take part
-    for wrong, said in (
-        ({"num_masks": 4}, "given twice, as 12 and in settings as 4"),
-        ({"modulation_strength": "ten"}, "modulation_strength='ten'"),
-    ):
-        with pytest.raises(ValueError, match=said):
-            comparison.check_settings(pipe, 12, wrong)
-    assert comparison.check_settings(pipe, None, {"num_masks": 4}) == {"num_masks": 4}
-
-
 def test_the_tables_of_a_single_image_have_no_intervals(pipe, data, tmp_path):
     results = scored(pipe, data, tmp_path, [0], [names.EMERDIFF_FAST, names.BILINEAR, names.SLIC])
     summary = tables.summarise(results, results, draws=20)
