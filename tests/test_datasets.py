@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
-from emerdiff_lib.datasets import DATASETS, LabelledFolder, ToyscapesDataset, open_dataset
-from emerdiff_lib.datasets.images import first_samples, scene_seeds
+from emerdiff_lib.datasets import DATASETS, LabelledFolder, open_dataset
+from emerdiff_lib.datasets.images import first_samples
 from emerdiff_lib.datasets.readers import COCO_STUFF_IDS, NAMES
 
 from .conftest import refusal
@@ -192,24 +192,6 @@ def test_camvid(tmp_path, content):
     assert data.class_names[3] == "road" and data.palette[3].tolist() == [128, 64, 128]  # as in Cityscapes
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (GOOD.encode("utf-16"), "test.txt cannot be read"),
-        ("\n# nothing\n", "has no image of split 'test'"),
-    ],
-)
-def test_lists_that_are_refused(tmp_path, content, message):
-    error = FileNotFoundError if "no image" in message else ValueError
-    assert message in refusal(lambda: camvid(tmp_path, content), error)
-
-
-def test_toyscapes_behind_the_interface():
-    data = ToyscapesDataset(split="validation")
-    assert len(data) == 1000 and len(data.class_names) == 10 == len(data.palette) and data[3].seed == 1003
-    assert len(open_dataset("toyscapes-18").class_names) == 18
-
-
 # -- a folder of one's own --------------------------------------------------------------------------------------------
 
 
@@ -245,7 +227,6 @@ def test_splits_of_a_folder_agree_on_the_classes(tmp_path):
     ("options", "message"),
     [
         (dict(labels=[0, 3]), "has the label 3"),
-        (dict(labels=[0, 300], dtype=np.uint16), "has the label 300"),
         (dict(labels=[0, 70_000], dtype=np.int32, format="TIFF"), "from 0 to 65535"),
         (dict(labels=[255]), "labels no pixel: all are ignored"),
         (dict(size=(9, 6)), "is 8 × 6, its image 9 × 6"),
@@ -334,13 +315,6 @@ def test_the_first_samples_are_those_that_there_are():
         first_samples(data, 0, "num_scenes")
 
 
-def test_scenes_lie_in_their_split():
-    assert scene_seeds(200, 12) == range(200, 212) and scene_seeds(999, 1, 1000) == range(999, 1000)
-    for first, count, said in ((1000, 1, "first_scene"), (990, 11, "1 to 10"), (0, 0, "=0")):
-        with pytest.raises(ValueError, match=said):
-            scene_seeds(first, count, 1000)
-
-
 def test_options_of_a_reader_are_its_own(tmp_path):
     image(tmp_path / "JPEGImages/2008_000002.jpg")
     label_map(tmp_path / "59_context_labels/2008_000002.png", [1, 2])
@@ -348,7 +322,3 @@ def test_options_of_a_reader_are_its_own(tmp_path):
     raw = lambda **options: open_dataset("pascal-context-59", tmp_path, "val", **options)
     usual, alphabetical = (raw(**options)[0].labels for options in ({}, {"class_order": "alphabetical"}))
     assert set(np.unique(alphabetical)) == {0, 1} and set(np.unique(usual)) != {0, 1}
-    with pytest.raises(ValueError, match="class_order='abc' is unknown"):
-        raw(class_order="abc")
-    with pytest.raises(ValueError, match="has no option 'order'"):
-        raw(order=1)
