@@ -1,9 +1,6 @@
 """Figures as files: size, fonts and images inside the PDF, what was plotted beside it, and tables as LaTeX has them."""
 
 import re
-import shutil
-import subprocess
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -12,7 +9,6 @@ import pytest
 from PIL import Image
 
 from emerdiff_lib import plotting
-from emerdiff_lib.runs.manifest import read_manifest
 
 RNG = np.random.default_rng(0)
 
@@ -82,26 +78,3 @@ def test_tables_are_latex_s(tmp_path):
     figures.table("wide", pd.DataFrame(np.ones((2, 12))))
     text = (tmp_path / "wide.tex").read_text("utf-8")
     assert text.count("{table*}") == 2 and text.count("{") == text.count("}")
-
-
-@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex here")
-def test_latex_takes_every_table_of_the_manifests(tmp_path):
-    """All of them in one document, by LaTeX itself, with booktabs and graphicx alone (texlive-latex-recommended)."""
-    figures, folder = plotting.FigureFolder(tmp_path), Path(__file__).parents[1] / "notebooks" / "results"
-    tables = {
-        f"{path.stem}-{number}": (caption, table)
-        for path in sorted(folder.glob("*.json"))
-        if path.stem != "seeds"
-        for number, (caption, table) in enumerate(read_manifest(path)["tables"].items(), start=1)
-    }
-    assert len(tables) > 30
-    for name, (caption, table) in tables.items():
-        figures.table(name, table, caption)
-    lines = [r"\documentclass[twocolumn]{article}", r"\usepackage{booktabs,graphicx}", r"\begin{document}"]
-    lines += [rf"\input{{{name}.tex}}\clearpage" for name in tables]
-    (tmp_path / "all.tex").write_text("\n".join([*lines, r"\end{document}"]), "utf-8")
-    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all.tex"]
-    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace", check=False)
-    assert ran.returncode == 0, ran.stdout[-3000:]
-    log = (tmp_path / "all.log").read_text(errors="replace")
-    assert "Missing character" not in log and "Overfull \\hbox" not in log
