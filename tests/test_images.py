@@ -103,22 +103,6 @@ def test_files_that_are_refused(tmp_path, row):
     assert str(tmp_path / "x.png") in said and message in said
 
 
-@pytest.mark.parametrize(
-    "image",
-    [
-        np.zeros((3, 6, 8), np.uint8),
-        np.full((4, 4), np.nan),
-        np.full((4, 4), 1.5),
-        torch.zeros(1, 3, 6, 8),
-        torch.zeros(6, 8, 3),
-        Image.new("RGB", (0, 5)),
-        Image.fromarray(RAMP.astype(np.int32) * 256),
-    ],
-)
-def test_arrays_tensors_and_pil_images_that_are_none(image):
-    refusal(lambda: load_image(image))
-
-
 # -- files and folders ------------------------------------------------------------------------------------------------
 
 
