@@ -3,17 +3,14 @@
 from dataclasses import replace
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from emerdiff_lib.datasets import open_dataset
 from emerdiff_lib.datasets.images import named
-from emerdiff_lib.evaluation.metrics import AREA_NAMES
 from emerdiff_lib.studies.lost_objects import (
     FOUND,
     STAGES,
     Trace,
-    fates,
     follow,
     object_rows,
     trace,
@@ -89,16 +86,6 @@ def test_void_is_no_object():
     truth[:, :4] = 255
     rows = object_rows(replace(whole(), truth=truth, ignore_index=255))
     assert {row["class_index"] for row in rows} == {0, 1}
-
-
-def test_sizes_and_fates_come_in_order():
-    """Four objects of three sizes: two under 1 % lost at the VAE, one found, one lost last."""
-    sizes = pd.Categorical(["> 20 %", "< 1 %", "5–20 %", "< 1 %"], AREA_NAMES, ordered=True)
-    ends = pd.Categorical([FOUND, "VAE", "argmax", "VAE"], [*STAGES, FOUND], ordered=True)
-    table = fates(pd.DataFrame({"K": 4, "size": sizes, "fate": ends}))
-    assert list(table.loc[4].index) == list(AREA_NAMES) and list(table.columns) == [*STAGES, FOUND, "objects"]
-    assert table.loc[(4, "< 1 %"), "VAE"] == 100 and table.loc[(4, "< 1 %"), "objects"] == 2
-    assert table.loc[(4, "> 20 %"), FOUND] == 100 and table.loc[(4, "1–5 %"), "objects"] == 0
 
 
 def test_a_trace_is_what_the_pipeline_does(pipe):
