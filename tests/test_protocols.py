@@ -77,14 +77,6 @@ def test_traditional_protocol_against_all_matchings(most, monkeypatch):
     assert counts.sum(0)[:, 0].sum() == sum(joint[i, c] for i, c in enumerate(best))
 
 
-def test_weighted_segments_are_pixels():
-    """k-means of segments weighted by pixels finds the pixel-weighted means, not the means of segments."""
-    few = Record(np.array([[1000, 0], [1, 0], [0, 1000]]), np.array([[0.0], [1.0], [10.0]]))
-    assert protocols.traditional([few])[0].tolist() == [[1001] * 3, [1000] * 3]
-    even = Record(np.array([[9, 0], [1, 0], [0, 900]]), np.array([[0.0], [5.0], [9.0]]))
-    assert protocols.traditional([even])[0].tolist() == [[9, 10, 9], [900, 900, 901]]
-
-
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("table", [[[9, 0], [0, 0], [0, 0]], [[9, 0], [0, 9], [0, 0]]])
 def test_too_little_makes_no_clusters(table):
