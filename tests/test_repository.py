@@ -47,14 +47,8 @@ NEVER = {  # beyond the floors: what some rooms must not know, of ours and of ot
     "plotting": {"diffusers", "transformers", "pipeline", "frozen_model", "stages", "toyscapes", "backbones"},
     "toyscapes": {"pipeline", "evaluation"},
 }
-PLOTS = {
-    "plotting",
-    "explorer",
-    "export",
-    "runs",
-    "studies",
-    "benchmark",
-}  # the only rooms that may need the workbook's packages, by way of plotting
+# The only rooms that may need the workbook's packages, by way of plotting
+PLOTS = {"plotting", "explorer", "export", "runs", "studies", "benchmark"}
 
 
 # -- imports ------------------------------------------------------------------------------------------------------------
@@ -154,17 +148,8 @@ def test_every_import_is_declared_and_every_dependency_is_used():
 
 def test_the_library_imports_without_jupyter_and_plots():
     """Everything but plots, in a process where the workbook's packages cannot be found."""
-    blocked = [
-        "matplotlib",
-        "papermill",
-        "IPython",
-        "ipywidgets",
-        "anywidget",
-        "traitlets",
-        "jupyterlab",
-        "nbformat",
-        "pytest",
-    ]
+    blocked = ["matplotlib", "papermill", "IPython", "ipywidgets", "anywidget"]
+    blocked += ["traitlets", "jupyterlab", "nbformat", "pytest"]
     drawing = {name for name in modules() if imports(name)[1] & {"matplotlib"}}
     plots = {name for name in modules() if drawing & needed_by(name)}
     assert {room(name) for name in plots} <= PLOTS
@@ -203,15 +188,12 @@ def test_commands_and_files_of_the_documents_exist():
         text = document.read_text()
         for module in set(re.findall(r"python -m (emerdiff_lib[\w.]*\w)", text)):
             spec = importlib.util.find_spec(module)
-            runs = spec is not None and (spec.submodule_search_locations is None or _has_main(module))
-            assert runs, f"{document.name}: python -m {module}"
+            if spec and spec.submodule_search_locations:
+                spec = importlib.util.find_spec(module + ".__main__")
+            assert spec, f"{document.name}: python -m {module}"
         paths = r"(?<![\w./-])((?:notebooks|emerdiff_lib|tests)/[\w./-]*[\w/])"
         for path in set(re.findall(paths, text)):
             assert (ROOT / path).exists(), f"{document.name} names {path}"
-
-
-def _has_main(package: str) -> bool:
-    return importlib.util.find_spec(package + ".__main__") is not None
 
 
 # -- sizes and shapes ---------------------------------------------------------------------------------------------------
