@@ -416,10 +416,6 @@ def test_one_image_goes_into_the_folder_itself(tmp_path, pipe, scene):
     assert folders == {"a.png": tmp_path / "out"} and (tmp_path / "out" / "labels.png").exists()
     with pytest.raises(ValueError, match="holds the image itself"):
         segment_all(pipe, one, tmp_path / "in", **QUICK)
-    folders, _ = segment_all(pipe, find_images("toyscapes:1500"), tmp_path / "out", **QUICK)
-    assert list(folders.values()) == [tmp_path / "out"]
-    with pytest.raises(ValueError, match="format"):
-        segment_all(pipe, one, tmp_path / "out", formats=["bmp"], **QUICK)
 
 
 def test_results_are_never_input_wherever_they_lie(tmp_path, pipe, scene):
