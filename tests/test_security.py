@@ -3,14 +3,11 @@
 import ast
 import os
 import re
-import stat
 import subprocess
 import sys
 
 import nbformat
 import pytest
-
-from emerdiff_lib.files import write_atomically
 
 from .test_repository import LIBRARY, NOTEBOOKS, ROOT, modules
 
@@ -85,16 +82,6 @@ def test_notebooks_are_python_and_no_shell(path):
 
 
 # -- files and the network ----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("mask", [0o022, 0o077])
-def test_what_is_written_is_as_private_as_the_user_says(tmp_path, mask):
-    before = os.umask(mask)
-    try:
-        write_atomically(tmp_path / "text.txt", "x")
-    finally:
-        os.umask(before)
-    assert stat.S_IMODE((tmp_path / "text.txt").stat().st_mode) == 0o666 & ~mask
 
 
 def test_nobody_is_called():
