@@ -61,11 +61,6 @@ def test_the_number_of_masks_is_found_where_it_is_plain(rule):
     assert best == 5 and set(scores) == {2, 3, 4, 5, 6, 8}
 
 
-def test_impossible_choices_are_named():
-    with pytest.raises(ValueError, match="from 2 to 143"):
-        choose_num_masks(grouped_queries(), [1, 2])
-
-
 def test_grouping_joins_what_is_alike_and_touches():
     stripes = np.stack([np.arange(8)[None].repeat(4, 0) // 2 == k for k in range(4)])
     embeddings = np.array([[0.0], [5.0], [0.1], [5.2]])
