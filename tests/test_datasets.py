@@ -8,7 +8,6 @@ from PIL import Image
 from scipy.io import savemat
 
 from emerdiff_lib.datasets import DATASETS, LabelledFolder, open_dataset
-from emerdiff_lib.datasets.images import first_samples
 from emerdiff_lib.datasets.readers import COCO_STUFF_IDS, NAMES
 
 from .conftest import refusal
@@ -305,14 +304,6 @@ def test_what_is_missing_or_unknown_is_said(tmp_path, name):
             open_dataset(name)
     with pytest.raises(ValueError, match="choose one of"):
         open_dataset("imagenet")
-
-
-def test_the_first_samples_are_those_that_there_are():
-    data = open_dataset("toyscapes", split="test")
-    assert first_samples(data, 2) == {"test-000000": 0, "test-000001": 1}
-    assert len(first_samples(data, 1_000_000)) == 1000
-    with pytest.raises(ValueError, match="num_scenes=0"):
-        first_samples(data, 0, "num_scenes")
 
 
 def test_options_of_a_reader_are_its_own(tmp_path):
