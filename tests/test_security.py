@@ -50,13 +50,10 @@ def dangers(source: str, file: str = "") -> list[str]:
 @pytest.mark.parametrize(
     "line",
     [
-        "eval(text)",
         "import pickle as p; p.load(f)",
         "from torch import load; load('w.pt', weights_only=False)",
         "import numpy as np; np.load('a.npy', allow_pickle=True)",
-        "import subprocess; subprocess.run('ls', shell=True)",
         "from os import system as s; s('ls')",
-        "AutoModel.from_pretrained(name, trust_remote_code=True)",
     ],
 )
 def test_a_danger_is_seen(line):
