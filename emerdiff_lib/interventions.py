@@ -19,6 +19,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
+from diffusers.models.attention_processor import Attention
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
@@ -71,12 +72,18 @@ def attention_modules(denoiser: nn.Module) -> dict[str, nn.Module]:
         for name, module in denoiser.named_modules()
         if all(hasattr(module, projection) for projection in projections)
     }
-    if any(getattr(module, "fused_projections", False) for module in modules.values()):
+    if any(map(_is_fused, modules.values())):
         raise ValueError(
-            "The projections of queries, keys and values are fused, so that none can be read by itself; call "
-            "unfuse_qkv_projections() first."
+            "The projections of queries, keys and values are fused, so that none can be read by itself; undo "
+            "fuse_qkv_projections()."
         )
     return modules
+
+
+def _is_fused(attention: nn.Module) -> bool:
+    """``Attention`` leaves its flag up after ``unfuse_qkv_projections``, and takes another processor."""
+    flag = getattr(attention, "fused_projections", False)
+    return flag and (not isinstance(attention, Attention) or "Fused" in type(attention.processor).__name__)
 
 
 def is_joint(attention: nn.Module) -> bool:
