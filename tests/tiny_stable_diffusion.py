@@ -4,14 +4,11 @@ Everything that code can trip over is Stable Diffusion's: the block types and la
 eighth of the picture's side, 16 cross-attention layers of 8 heads over 77 tokens of 768 numbers, a PNDM scheduler, CLIP's
 byte-level vocabulary files. Only widths, depths and the number of words are small, so that it is made in a second, takes
 less than 60 MB, and segments a picture of 64 × 64 pixels in another.
-
-Run it to have one on disk: ``python tests/tiny_stable_diffusion.py FOLDER``.
 """
 
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import sentencepiece
@@ -40,22 +37,7 @@ from transformers import (
     T5Tokenizer,
 )
 
-WORDS = (
-    "a",
-    "picture",
-    "of",
-    "the",
-    "and",
-    "sky",
-    "mountain",
-    "road",
-    "house",
-    "roof",
-    "tree",
-    "car",
-    "boat",
-    "day",
-)
+TEXT = "a picture of the and sky mountain road house roof tree car boat day"
 WIDTHS = (32, 64, 64, 64)  # Stable Diffusion: 320, 640, 1280, 1280; its norms want multiples of 32
 
 
@@ -65,7 +47,7 @@ def vocabulary() -> tuple[dict[str, int], list[str]]:
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     symbols = [chr(code) for code in printable] + [chr(256 + i) for i in range(256 - len(printable))]
     tokens, merges = symbols + [symbol + "</w>" for symbol in symbols], []
-    for word in WORDS:
+    for word in TEXT.split():
         parts = [*word[:-1], word[-1] + "</w>"]
         while len(parts) > 1:  # left to right: r o a d</w>, ro a d</w>, roa d</w>, road</w>
             joined = parts[0] + parts[1]
@@ -261,7 +243,7 @@ def t5(folder: Path, width: int = 32) -> tuple[T5EncoderModel, T5Tokenizer]:
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "spiece.model").open("wb") as file:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter([" ".join(WORDS)] * 20),
+            sentence_iterator=iter([TEXT] * 20),
             model_writer=file,
             vocab_size=60,
             hard_vocab_limit=False,
@@ -304,68 +286,52 @@ def save(
         **default_settings: EmerDiff's, kept with the checkpoint as a fine-tune would keep its own; published ones have none.
     """
     folder = Path(folder)
+    noise = dict(num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+    noise |= LAYOUTS[layout][1]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         unet, vae, text_encoder = networks(sample_size, layout)
-        second = CLIPTextModelWithProjection(text_config(64))
-        vq = movq()
-    noise = dict(num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
-    noise |= LAYOUTS[layout][1]
-    if layout == "Kandinsky 2.2":
-        KandinskyV22Pipeline(unet, DDPMScheduler(**noise), vq).save_pretrained(folder)
-        return _with_defaults(folder, default_settings)
-    if layout.startswith("3"):
-        _save_transformer(folder, unet, vae, seed, words=layout == "3.5")
-        return _with_defaults(folder, default_settings)
-    if layout == "IF":
-        parts = dict(
-            safety_checker=None, feature_extractor=None, watermarker=None, requires_safety_checker=False
-        )
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            words, t5_tokenizer = t5(folder / "tokenizer")
-        IFPipeline(t5_tokenizer, words, unet, DDPMScheduler(**noise), **parts).save_pretrained(folder)
-        (folder / "tokenizer" / "tokenizer.json").unlink()  # as published: spiece.model alone
-        return _with_defaults(folder, default_settings)
-    scheduler = PNDMScheduler(set_alpha_to_one=False, skip_prk_steps=True, steps_offset=1, **noise)
-    parts = dict(
-        vae=vae,
-        unet=unet,
-        text_encoder=text_encoder,
-        tokenizer=tokenizer(folder / "tokenizer"),
-        scheduler=scheduler,
-        feature_extractor=None,
-    )
-    if unet.config.addition_embed_type:
-        words = tokenizer(folder / "tokenizer_2")
-        StableDiffusionXLPipeline(**parts, text_encoder_2=second, tokenizer_2=words).save_pretrained(folder)
-    else:
-        without = dict(safety_checker=None, requires_safety_checker=False)
-        StableDiffusionPipeline(**parts, **without).save_pretrained(folder)
-    for words in folder.glob("tokenizer*/tokenizer.json"):  # as published: vocab.json and merges.txt alone
-        words.unlink()
-    return _with_defaults(folder, default_settings)
-
-
-def _save_transformer(
-    folder: Path, model: SD3Transformer2DModel, vae: AutoencoderKL, seed: int, words: bool
-) -> None:
-    """``words``: with T5."""
-    with torch.random.fork_rng(devices=[]):
+        second, vq = CLIPTextModelWithProjection(text_config(64)), movq()
         torch.manual_seed(seed)
-        third, tokenizer_3 = t5(folder / "tokenizer_3", 160) if words else (None, None)
-        clips = [CLIPTextModelWithProjection(text_config(64)) for _ in range(2)]
-    StableDiffusion3Pipeline(
-        transformer=model,
-        vae=vae,
-        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
-        text_encoder=clips[0],
-        tokenizer=tokenizer(folder / "tokenizer"),
-        text_encoder_2=clips[1],
-        tokenizer_2=tokenizer(folder / "tokenizer_2"),
-        text_encoder_3=third,
-        tokenizer_3=tokenizer_3,
-    ).save_pretrained(folder)
+        if layout == "Kandinsky 2.2":
+            pipeline = KandinskyV22Pipeline(unet, DDPMScheduler(**noise), vq)
+        elif layout == "IF":
+            words, tokens = t5(folder / "tokenizer")
+            parts = dict(safety_checker=None, feature_extractor=None, watermarker=None)
+            scheduler = DDPMScheduler(**noise)
+            pipeline = IFPipeline(tokens, words, unet, scheduler, **parts, requires_safety_checker=False)
+        elif layout.startswith("3"):
+            third, tokens = t5(folder / "tokenizer_3", 160) if layout == "3.5" else (None, None)
+            pipeline = StableDiffusion3Pipeline(
+                transformer=unet,
+                vae=vae,
+                scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+                text_encoder=CLIPTextModelWithProjection(text_config(64)),
+                tokenizer=tokenizer(folder / "tokenizer"),
+                text_encoder_2=CLIPTextModelWithProjection(text_config(64)),
+                tokenizer_2=tokenizer(folder / "tokenizer_2"),
+                text_encoder_3=third,
+                tokenizer_3=tokens,
+            )
+        else:
+            parts = dict(
+                vae=vae,
+                unet=unet,
+                text_encoder=text_encoder,
+                tokenizer=tokenizer(folder / "tokenizer"),
+                scheduler=PNDMScheduler(set_alpha_to_one=False, skip_prk_steps=True, steps_offset=1, **noise),
+                feature_extractor=None,
+            )
+            if unet.config.addition_embed_type:
+                parts |= dict(text_encoder_2=second, tokenizer_2=tokenizer(folder / "tokenizer_2"))
+                pipeline = StableDiffusionXLPipeline(**parts)
+            else:
+                parts |= dict(safety_checker=None, requires_safety_checker=False)
+                pipeline = StableDiffusionPipeline(**parts)
+    pipeline.save_pretrained(folder)
+    for name in ("tokenizer", "tokenizer_2"):  # as published: vocab.json and merges.txt or spiece.model alone
+        (folder / name / "tokenizer.json").unlink(missing_ok=True)
+    return _with_defaults(folder, default_settings)
 
 
 def _with_defaults(folder: Path, default_settings: dict) -> Path:
@@ -373,7 +339,3 @@ def _with_defaults(folder: Path, default_settings: dict) -> Path:
         index = json.loads((folder / "model_index.json").read_text()) | {"default_settings": default_settings}
         (folder / "model_index.json").write_text(json.dumps(index, indent=2))
     return folder
-
-
-if __name__ == "__main__":
-    print(save(sys.argv[1]))
