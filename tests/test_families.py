@@ -58,7 +58,12 @@ LAYERS = {
     "Sana": (BLOCK(1, "attn2"), BLOCK(2, "attn2")),
     "Qwen-Image": (BLOCK(1, "attn"), BLOCK(2, "attn")),
 }
-MEGAPIXEL = ("FLUX.1", "FLUX.1 schnell", "PixArt-α", "Qwen-Image")  # their own size; here they work at 64 × 64
+MEGAPIXEL = (
+    "FLUX.1",
+    "FLUX.1 schnell",
+    "PixArt-α",
+    "Qwen-Image",
+)  # their own size; here they work at 64 × 64
 
 
 def quick(layout):
@@ -135,7 +140,9 @@ ONCE = {
 def test_the_network_is_called_as_its_own_pipeline_calls_it(model):
     layout, pipe = model
     if layout == "LCM":
-        pytest.skip("a latent consistency model is told the strength of guidance besides, of which there is none here")
+        pytest.skip(
+            "a latent consistency model is told the strength of guidance besides, of which there is none here"
+        )
     calls, side = [], 64 // pipe.vae_scale_factor * pipe.vae_scale_factor
     handle = pipe.denoiser.register_forward_hook(
         lambda module, args, kwargs, output: calls.append((args, kwargs, output[0])), with_kwargs=True
@@ -183,10 +190,14 @@ def test_modulation_is_the_brute_force_s(model, image, placement):
     coarse = pipe.cluster(trajectory, 3, modulation_timestep=301)
     predictor = pipe.predictor(10, "", coarse.settings.inversion.processing_resolution)
     perturbation = coarse.settings.replace(offset_placement=placement).perturbation
-    rows = compare_with_brute_force(predictor, trajectory, coarse.masks, perturbation, linear=layout == "Sana")
+    rows = compare_with_brute_force(
+        predictor, trajectory, coarse.masks, perturbation, linear=layout == "Sana"
+    )
     lost = layout in ("PixArt", "PixArt-α", "Sana") and placement == "after_projection"  # in layer norms
     assert ((rows[1] - rows[0]).abs().max() < 1e-5) == lost
-    assert lost == (layout in ("PixArt", "PixArt-α", "Sana") and placement != pipe.resolve().perturbation.offset_placement)
+    assert lost == (
+        layout in ("PixArt", "PixArt-α", "Sana") and placement != pipe.resolve().perturbation.offset_placement
+    )
 
 
 def compare_with_brute_force(predictor, trajectory, masks, perturbation, linear=False):
@@ -290,7 +301,9 @@ def test_a_flow_is_the_diffusion_that_it_stands_for(tmp_path):
     )
     for timestep, previous in ((601, 301), (101, 1)):
         sigmas = [theirs.sigmas[1000 - t] for t in (timestep, previous)]
-        scales = [((1 - sigma) ** 2 + sigma**2).sqrt() for sigma in sigmas]  # of unit variance here, not there
+        scales = [
+            ((1 - sigma) ** 2 + sigma**2).sqrt() for sigma in sigmas
+        ]  # of unit variance here, not there
         mixed = theirs.scale_noise(clean, (1000 * sigmas[0])[None], noise)
         noisy = predictor.add_noise(clean, noise, timestep)
         torch.testing.assert_close(noisy * scales[0], mixed, atol=1e-4, rtol=1e-4)
@@ -401,7 +414,13 @@ SDXL = dict(
 PIXART = dict(sample_size=128, num_layers=28, caption_channels=4096, use_additional_conditions=False)
 # (class, config, family, millions of weights, layers, queries', modulated, grid for 128 × 96 latents)
 PUBLISHED = {
-    "SD 1.4": ("UNet2DConditionModel", dict(sample_size=64, cross_attention_dim=768), "Stable Diffusion 1.x", 860, 16)
+    "SD 1.4": (
+        "UNet2DConditionModel",
+        dict(sample_size=64, cross_attention_dim=768),
+        "Stable Diffusion 1.x",
+        860,
+        16,
+    )
     + (UP(1, 0, 0), UP(1, 2, 0), (32, 24)),
     "SDXL": ("UNet2DConditionModel", SDXL, "Stable Diffusion XL", 2567, 70)
     + (UP(0, 0, 0), UP(0, 2, 9), (32, 24)),

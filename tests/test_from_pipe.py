@@ -173,6 +173,25 @@ def test_a_lora_changes_labels_and_is_honoured(theirs, scene, expected):
     assert (labels(theirs, scene) == adapted).mean() > 0.99
 
 
+def test_an_ip_adapter_is_given_no_image(theirs, scene, expected):
+    """A random one: switched off it changes nothing, and switched on something."""
+    unet, generator = theirs.unet, seeded()
+    width, random = unet.config.cross_attention_dim, lambda *size: torch.randn(*size, generator=generator)
+    projection = {"proj.weight": random(4 * width, 32), "proj.bias": random(4 * width)}
+    projection |= {"norm.weight": torch.ones(width), "norm.bias": torch.zeros(width)}
+    layers = [n for n in unet.attn_processors if n.endswith("attn2.processor")]
+    heads = {
+        f"{2 * i + 1}.to_{kind}_ip.weight": random(unet.get_submodule(n[:-10]).to_k.out_features, width)
+        for i, n in enumerate(layers)
+        for kind in "kv"
+    }
+    unet._load_ip_adapter_weights([{"image_proj": projection, "ip_adapter": heads}])
+    theirs.set_ip_adapter_scale(0.0)
+    assert np.array_equal(labels(theirs, scene), expected["exact"])
+    theirs.set_ip_adapter_scale(1.0)
+    assert (labels(theirs, scene) != expected["exact"]).any()
+
+
 def test_fused_projections_are_refused_in_one_sentence(theirs, scene, expected):
     theirs.fuse_qkv_projections()
     assert "undo fuse_qkv_projections()" in refusal(lambda: labels(theirs, scene))
