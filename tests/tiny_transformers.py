@@ -39,7 +39,9 @@ from transformers import (
 from .tiny_stable_diffusion import _with_defaults, autoencoder, t5, text_config, tokenizer, vocabulary
 
 SIDE = 16  # of the latents that they claim to be trained on
-SHIFTING = dict(use_dynamic_shifting=True, base_shift=0.5, max_shift=1.15, base_image_seq_len=256, max_image_seq_len=4096)
+SHIFTING = dict(
+    use_dynamic_shifting=True, base_shift=0.5, max_shift=1.15, base_image_seq_len=256, max_image_seq_len=4096
+)
 
 
 def flux(folder: Path, guidance: bool = True) -> DiffusionPipeline:
@@ -58,7 +60,9 @@ def flux(folder: Path, guidance: bool = True) -> DiffusionPipeline:
             axes_dims_rope=(4, 6, 6),
         ),
         vae=autoencoder(SIDE, 16),
-        scheduler=FlowMatchEulerDiscreteScheduler(**(SHIFTING | {"shift": 3.0} if guidance else {"shift": 1.0})),
+        scheduler=FlowMatchEulerDiscreteScheduler(
+            **(SHIFTING | {"shift": 3.0} if guidance else {"shift": 1.0})
+        ),
         text_encoder=CLIPTextModel(text_config(64)),
         tokenizer=tokenizer(folder / "tokenizer"),
         text_encoder_2=words,
@@ -160,7 +164,9 @@ def qwen_image(folder: Path) -> DiffusionPipeline:
             latents_mean=[0.1, 0.2, 0.0, -0.1],
             latents_std=[1.0, 1.5, 2.0, 0.5],
         ),
-        text_encoder=Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(text_config=text, vision_config=vision)),
+        text_encoder=Qwen2_5_VLForConditionalGeneration(
+            Qwen2_5_VLConfig(text_config=text, vision_config=vision)
+        ),
         tokenizer=Qwen2Tokenizer(vocab=ids, merges=[tuple(merge.split()) for merge in merges]),
         transformer=QwenImageTransformer2DModel(
             in_channels=16,
