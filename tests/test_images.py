@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
 
-from emerdiff_lib.images import image_files, load_image, plain_name, processing_size
+from emerdiff_lib.images import image_files, load_image, processing_size
 
 from .conftest import refusal, seeded
 
@@ -112,13 +112,6 @@ def test_what_is_no_regular_file_is_never_waited_for(tmp_path):
         said = refusal(lambda name=name: load_image(tmp_path / name), FileNotFoundError)
         assert "no image file at" in said and repr(name)[1:-1] in said
     assert image_files(tmp_path) == []
-
-
-@pytest.mark.parametrize(
-    ("text", "name"), [("a/b", "a_b"), ("..", "__"), ("...x", "...x"), ("a\nb", "a_b"), ("", "_")]
-)
-def test_names_of_files(text, name):
-    assert plain_name(text) == name
 
 
 def test_links_are_followed_once_and_what_is_left_out_stays_out(tmp_path):

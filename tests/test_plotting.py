@@ -171,14 +171,6 @@ def test_an_overlay_mixes_and_outlines():
     assert np.abs(mixed[:, 21:] - 0.5 * (IMAGE[:, 21:].astype(int) + palette[1])).max() < 1
 
 
-def test_pca_image_of_flat_and_of_few_features():
-    assert np.isfinite(plotting.pca_image(np.ones((4, 4, 5)))).all()
-    assert plotting.pca_image(np.arange(4.0).reshape(1, 2, 2)).shape == (1, 2, 3)
-    plane = np.random.default_rng(0).normal(size=(6, 6, 2)) @ np.random.default_rng(1).normal(size=(2, 9))
-    image = plotting.pca_image(plane)
-    assert image.min() >= 0 and image.max() <= 1 and np.ptp(image[..., 1]) > 0.5
-
-
 # -- charts -------------------------------------------------------------------------------------------------------------
 
 COLUMNS = ("setting", "value", "low", "high", "kind")

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import pickle
 import random
 import shutil
 import signal
@@ -25,7 +26,7 @@ from emerdiff_lib import EmerDiffPipeline, Toyscapes
 from emerdiff_lib.datasets.images import find_images
 from emerdiff_lib.export import load_output
 from emerdiff_lib.runs import keys
-from emerdiff_lib.runs.cached_map import KILLED, cached_map, check_execution
+from emerdiff_lib.runs.cached_map import KILLED, _dumps, cached_map, check_execution
 from emerdiff_lib.runs.keys import model_key, sample_key
 from emerdiff_lib.runs.results import FolderError
 from emerdiff_lib.runs.segment import segment_all
@@ -377,6 +378,16 @@ def test_a_pipeline_travels_by_name_or_not_at_all(pipe, tmp_path):
     changed.model_name = None
     with pytest.raises(ValueError, match="put together by hand"):
         segment_all(changed, samples, tmp_path / "three", **two, **QUICK)
+
+
+def test_a_variant_of_the_weights_travels_with_the_name(tmp_path):
+    pipe = pipeline()
+    pipe.save_pretrained(tmp_path)
+    with nudged(pipe.denoiser):
+        pipe.save_pretrained(tmp_path, variant="fp16")
+    loaded = EmerDiffPipeline.from_pretrained(tmp_path, variant="fp16")
+    assert model_key(loaded) != model_key(EmerDiffPipeline.from_pretrained(tmp_path))
+    assert pickle.loads(_dumps(loaded)).variant == "fp16"  # which raises an error for other weights
 
 
 # -- images -------------------------------------------------------------------------------------------------------------------
