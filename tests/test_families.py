@@ -311,7 +311,7 @@ def test_a_flow_is_the_diffusion_that_it_stands_for(tmp_path):
         (given,), kwargs = calls[-1]
         torch.testing.assert_close(given, mixed, atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(kwargs["timestep"], (1000 * sigmas[0]).expand(2), atol=1e-2, rtol=1e-4)
-        flow = pipe.predictor(mixed, **kwargs).sample
+        flow = pipe.denoiser(mixed, **kwargs).sample
         torch.testing.assert_close(predicted, mixed - sigmas[0] * flow, atol=1e-3, rtol=1e-3)
         mean, std = reverse_mean_and_std(predictor, (predicted, epsilon), timestep, "ddim", previous)
         assert std == 0
