@@ -108,5 +108,5 @@ def test_shifts_are_told_apart(pipe, tmp_path):
                 assert np.array_equal(np.sum(result[kind], 0), np.bincount(truth.ravel(), minlength=11))
     with pytest.raises(ValueError, match="num_mask"):
         run_shifts(pipe, names, seeds, tmp_path, {"num_mask": 4})
-    with pytest.raises(ValueError, match="There is no shift 'fog'"):
+    with pytest.raises(ValueError, match="shift='fog' is unknown"):
         run_shifts(pipe, ["fog"], [3], tmp_path, QUICK)

@@ -15,7 +15,7 @@ EVALUATION, LOST, MASKS = "06_evaluation", "07_small_objects_and_boundaries", "1
         (EVALUATION, {"fit_limit": 0}, "fit_limit=0 is not possible; it is a whole number of at least 1."),
         (EVALUATION, {"methods": ["EmerDif"]}, "method='EmerDif' is unknown (did you mean 'EmerDiff'?); …"),
         (EVALUATION, {"methods": ["backbone k-means"]}, '"backbone k-means" needs a backbone: …'),
-        (EVALUATION, {"dataset": "ade"}, "Data set 'ade' is unknown; choose one of 'toyscapes', …"),
+        (EVALUATION, {"dataset": "ade"}, "dataset='ade' is unknown (did you mean 'ade20k'?); …"),
         (EVALUATION, {"dataset_options": {"order": 1}}, "Data set 'toyscapes' has no option 'order'…"),
         (EVALUATION, {"settings": {"mode": "fast"}}, "settings cannot hold mode='fast', as modes are …"),
         (LOST, {"first_scene": 990, "num_scenes": 24}, "num_scenes=24 is not possible; … from 1 to 10."),

@@ -17,7 +17,7 @@ NUMBERS = range(2, 21)
 
 @pytest.fixture(scope="module")
 def responses(pipe, scene):
-    return pipe.modulate(pipe.cluster(scene.image, 6, generator=seeded(), num_parts=24, mode="pixel"))
+    return pipe.probe(pipe.cluster(scene.image, 6, generator=seeded(), num_parts=24, mode="pixel"))
 
 
 def test_the_payload_is_the_responses(responses):

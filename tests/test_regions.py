@@ -36,13 +36,6 @@ def test_cells_are_cut_as_torch_cuts_them(grid):
     assert np.array_equal(np.unique(cells)[masks.argmax(0)], cells) and (masks.sum(0) == 1).all()
 
 
-def test_inner_cells_are_the_best_covered():
-    mask = np.zeros((32, 32), bool)
-    mask[3:20, 8:32] = True  # covers cells (0 … 2, 1 … 3) of 8 pixels: rows by 5/8, 1 and 4/8
-    cells = regions.inner_cells(mask, (4, 4), share=1 / 3)
-    assert np.argwhere(cells).tolist() == [[1, 1], [1, 2], [1, 3]]
-
-
 @pytest.mark.parametrize("size", [(5, 9), (24, 30), (61, 17)])
 def test_labels_are_sampled_at_the_centres_of_pixels(size):
     labels = RNG.integers(0, 99, (24, 30)).astype(np.float32)

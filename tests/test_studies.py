@@ -7,7 +7,7 @@ import torch
 
 from emerdiff_lib import Toyscapes, load_pipeline, words
 from emerdiff_lib.backbones import TextTokens
-from emerdiff_lib.evaluation.regions import cell_shares, find_regions, inner_cells
+from emerdiff_lib.evaluation.regions import cell_shares, find_regions
 from emerdiff_lib.plotting import diagrams
 from emerdiff_lib.studies import features
 
@@ -134,7 +134,7 @@ def test_competing_regions_hold_every_cell(cells_of_03, scene):
 
 def test_responses_to_cells_are_the_pipelines_difference_maps(pipe, cells_of_03, scene):
     region = find_regions(scene.coarse_labels, 0.015, 0.2)[0]
-    cells = inner_cells(region.mask, (16, 16))[None]
+    cells = cells_of_03["inner_cells"](region.mask, (16, 16))[None]
     trajectory = cells_of_03["inverted"](scene.image, [41])
     assert cells_of_03["grid_of"](trajectory) == (16, 16)
     settings = {"modulation_timestep": 41, "modulation_strength": 10.0}

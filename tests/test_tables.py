@@ -119,8 +119,6 @@ def test_differences_are_paired_and_the_reference_is_the_first_method():
         pair = [rows[rows.method == method][column].to_numpy() for method in METHODS]
         (p,) = paired.loc[paired.measure == measure, "p (Wilcoxon)"]
         assert p == pytest.approx(wilcoxon(*pair).pvalue)
-    turned = tables.summarise(RESULTS, FIT, reference="the other", draws=50)["paired"]
-    np.testing.assert_allclose(turned["points"], -paired["points"])
     with pytest.raises(ValueError, match="no results"):
         tables.summarise([], FIT)
 
@@ -142,8 +140,8 @@ def test_objects_are_averaged_by_size_from_small_to_large():
     small = [100 * o["recall"] for o in rows if 0.01 <= o["area"] < 0.05]
     assert table.loc["the other", ("recall", "1–5 %")] == pytest.approx(np.mean(small))
     assert list(table) == [(kind, area) for kind in ("recall", "IoU") for area in metrics.AREA_NAMES[:3]]
-    sizes = pd.Series([metrics.area_bin(a) for a in (0.2, 0.001, 0.05, 0.01)]).astype(tables.AREA_TYPE)
-    assert sizes.sort_values().tolist() == list(metrics.AREA_NAMES)
+    sizes = [metrics.area_bin(area) for area in (0.001, 0.01, 0.05, 0.2)]
+    assert sizes == list(metrics.AREA_NAMES)
 
 
 @pytest.mark.filterwarnings("error")

@@ -42,7 +42,7 @@ def test_it_shows_what_the_pipeline_computes_and_computes_nothing_twice(bench, o
     assert "left: ImageResponses" in computed(bench)
     settings = {"mode": "fast", "num_masks": 5, "modulation_timestep": 41, "feature_timestep": 181}
     image = Toyscapes.from_seed(7).image
-    responses = own.modulate(own.cluster(image, generator=seeded(), **settings), mask_batch_size=8)
+    responses = own.probe(own.cluster(image, generator=seeded(), **settings), mask_batch_size=8)
     left = bench.explorers["left"].data
     assert left == payload(responses) and f"λ = {strength:g} at t = 41" in bench.captions["left"].value
     assert bench.bar.value == 1 and not bench.run.disabled and bench.cancel.disabled

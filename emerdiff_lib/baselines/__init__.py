@@ -4,29 +4,9 @@ The refiners are the exception, as they are no segmentors: they bring EmerDiff's
 coarse features.
 """
 
-from .activations import kmeans_activations
-from .backbones import Backbone, kmeans_backbone
 from .diffcut import diffcut
 from .diffseg import diffseg
-from .kmeans import kmeans_cells, kmeans_pixels
-from .refiners import guided_masks, pixel_adaptive_masks, random_walk
+from .image_alone import felzenszwalb, kmeans_cells, kmeans_pixels, slic
+from .other_features import Backbone, kmeans_activations, kmeans_backbone
 from .segmentation import Segmentation
-from .superpixels import felzenszwalb, slic
-from .upsamplers import cluster_upsampled
-
-__all__ = [
-    "Backbone",
-    "Segmentation",
-    "cluster_upsampled",
-    "diffcut",
-    "diffseg",
-    "felzenszwalb",
-    "guided_masks",
-    "kmeans_activations",
-    "kmeans_backbone",
-    "kmeans_cells",
-    "kmeans_pixels",
-    "pixel_adaptive_masks",
-    "random_walk",
-    "slic",
-]
+from .upsamplers import cluster_upsampled, guided_masks, pixel_adaptive_masks, random_walk

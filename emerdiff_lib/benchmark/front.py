@@ -17,9 +17,10 @@ from ..evaluation.metrics import boundary_scores, contingency_table, mean_iou
 from ..evaluation.protocols import oracle
 from ..pipeline import EmerDiffPipeline
 from ..runs.cached_map import cached_map
-from ..runs.keys import model_key, scene_key, versions
-from ..settings import MODES, check_known
+from ..runs.keys import scene_key
+from ..settings import MODES
 from ..studies import names
+from ..studies.mapping import common_key
 from ..timing import timed
 from ..toyscapes import Scene, Toyscapes
 
@@ -50,16 +51,6 @@ KINDS = ("no denoising", "difference maps", "difference maps, then guided filter
 NETWORK_FREE = (names.BILINEAR, names.BILINEAR_GUIDED, names.PIXELS_GUIDED)
 
 
-def choose(variants: Iterable[str] = ()) -> dict[str, dict[str, Any]]:
-    """Variants by name, all of them for no name; exact mode, which the others are compared with, is always among them.
-
-    Raises:
-        ValueError: an unknown name.
-    """
-    chosen = [check_known("variant", name, VARIANTS) for name in variants] or list(VARIANTS)
-    return {name: VARIANTS[name] for name in dict.fromkeys([names.EMERDIFF, *chosen])}
-
-
 def evaluate(
     pipe: EmerDiffPipeline,
     seeds: Iterable[int],
@@ -73,12 +64,14 @@ def evaluate(
         "variants": {
             name: pipe.resolve(**settings | variant).to_dict() for name, variant in variants.items()
         },
-        "model": model_key(pipe),
-        "versions": versions(),
     }
     evaluate_one = lambda seed: evaluate_scene(pipe, Toyscapes.from_seed(seed), variants, **settings)
     scenes = {f"{seed:06}": seed for seed in seeds}
-    return [row for rows in cached_map(evaluate_one, scenes, output_dir, key, scene_key) for row in rows]
+    return [
+        row
+        for rows in cached_map(evaluate_one, scenes, output_dir, key | common_key(pipe), scene_key)
+        for row in rows
+    ]
 
 
 def evaluate_scene(

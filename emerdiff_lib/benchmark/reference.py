@@ -7,12 +7,13 @@ here, so that its probabilities can be kept.
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
 from ..inversion import Trajectory, reverse_step
-from ..modulation import Decode
 from ..pipeline import EmerDiffPipeline
 from ..predictor import Predictor
 from ..stages import CoarseMasks, Responses
@@ -92,38 +93,21 @@ def modulated_latents(
     return latents
 
 
-def difference_maps(
-    predictor: Predictor,
-    decode: Decode,
-    trajectory: Trajectory,
-    masks: torch.Tensor,
-    layer: str,
-    timestep: int,
-    strength: float,
-) -> torch.Tensor:
-    """(K, H, W) ‖I⁻ᵏ − I⁺ᵏ‖₂, every run and every decoding on its own. The trajectory needs its noise maps."""
-    maps = stored_maps(predictor, trajectory, timestep)
-    differences = []
-    for mask in masks:
-        plus, minus = (
-            decode(modulated_latents(predictor, trajectory, maps, mask, sign * strength, layer, timestep))
-            for sign in (1, -1)
-        )
-        differences.append(torch.linalg.vector_norm(minus - plus, dim=1)[0].cpu())
-    return torch.stack(differences)
-
-
 @torch.no_grad()
 def modulate(pipe: EmerDiffPipeline, coarse: CoarseMasks) -> Responses:
-    """As ``pipe.modulate(coarse)`` in exact mode; ``coarse`` is of a trajectory with noise maps (``pipe.invert``)."""
+    """As ``pipe.modulate(coarse)`` in exact mode, every run and every decoding on its own: (K, H, W) ‖I⁻ᵏ − I⁺ᵏ‖₂.
+
+    ``coarse`` is of a trajectory with noise maps (``pipe.invert``).
+    """
     inversion, perturbation = coarse.settings.inversion, coarse.settings.perturbation
-    maps = difference_maps(
-        pipe.predictor(inversion.num_inference_steps, inversion.prompt, inversion.processing_resolution),
-        pipe.decode,
-        coarse.trajectory,
-        coarse.masks,
-        perturbation.modulation_layer,
-        perturbation.modulation_timestep,
-        perturbation.modulation_strength,
+    predictor = pipe.predictor(
+        inversion.num_inference_steps, inversion.prompt, inversion.processing_resolution
     )
-    return Responses(coarse, maps, coarse.settings)
+    layer, timestep = perturbation.modulation_layer, perturbation.modulation_timestep
+    strength = perturbation.modulation_strength
+    maps, differences = stored_maps(predictor, coarse.trajectory, timestep), []
+    for mask in coarse.masks:
+        run = partial(modulated_latents, predictor, coarse.trajectory, maps, mask)
+        plus, minus = (pipe.decode(run(sign * strength, layer, timestep)) for sign in (1, -1))
+        differences.append(torch.linalg.vector_norm(minus - plus, dim=1)[0].cpu())
+    return Responses(coarse, torch.stack(differences), coarse.settings)

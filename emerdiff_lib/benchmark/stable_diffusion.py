@@ -45,11 +45,6 @@ def pipeline(dtype: torch.dtype, device: str | torch.device = "cpu") -> EmerDiff
     )
 
 
-def published_settings() -> Settings:
-    """The paper's for this architecture: K = 30, t_m = 281 …"""
-    return pipeline(torch.bfloat16, "meta").resolve()
-
-
 @torch.no_grad()
 def modulation(settings: Settings, dtype: torch.dtype, device: str | torch.device) -> Callable[[], object]:
     """Modulated denoising and decoding at 512 × 512 of all masks in one batch, to be run; masks are bands of rows.

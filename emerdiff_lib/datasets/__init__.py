@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ..settings import check_known
 from .base import LabelledDataset, Resized, Sample
 from .readers import (
     ADE20K,
@@ -44,8 +45,7 @@ def open_dataset(
         ValueError: for an unknown name, split or option, or a data set that needs a ``root`` and got none.
         FileNotFoundError: if its files are not there, saying which are expected and where to get them.
     """
-    if name not in DATASETS:
-        raise ValueError(f"Data set {name!r} is unknown; choose one of {', '.join(map(repr, DATASETS))}.")
+    check_known("dataset", name, DATASETS)
     if not root and not name.startswith("toyscapes"):
         raise ValueError(f"Data set {name!r} needs a root: the folder that holds its official layout.")
     if unknown := options.keys() - inspect.signature(DATASETS[name]).parameters:
@@ -54,14 +54,3 @@ def open_dataset(
     data = DATASETS[name](folder, split, **options)
     data.root = str(folder) if root else ""
     return data
-
-
-__all__ = [
-    "DATASETS",
-    "LabelledDataset",
-    "LabelledFolder",
-    "Resized",
-    "Sample",
-    "ToyscapesDataset",
-    "open_dataset",
-]

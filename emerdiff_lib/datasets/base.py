@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from zlib import crc32
@@ -14,7 +14,7 @@ from PIL import Image
 from scipy.io import loadmat
 
 from ..images import image_files, load_image, open_image, plain_name, reading, shown
-from ..settings import whole
+from ..settings import check_known, whole
 
 IGNORE = 255
 UNKNOWN = -1  # in a table: the data set has no such number
@@ -38,7 +38,7 @@ class Sample:
 
 
 class LabelledDataset(ABC):
-    """Images with label maps: ``len(data)``, ``data[i]`` is a :class:`Sample`.
+    """Images with label maps: ``len(data)``, ``data[i]`` is a :class:`Sample`, an IndexError beyond the last.
 
     Attributes:
         class_names: one per class index.
@@ -69,20 +69,14 @@ class LabelledDataset(ABC):
         bits = np.arange(1, len(self.class_names) + 1)[:, None, None] >> (3 * place + np.arange(3)) & 1
         return (bits << (7 - place)).sum(1).astype(np.uint8)
 
-    def __iter__(self) -> Iterator[Sample]:
-        return (self[index] for index in range(len(self)))
-
     def __repr__(self) -> str:
         facts = f"{len(self):,} images, {len(self.class_names)} classes, split {self.split!r}"
         return f"{type(self).__name__}: {facts}" + (f", {self.note}" if self.note else "")
 
     def check_split(self, split: str | None) -> str:
         """``split``, or the first for None; raises ValueError listing those there are for one that is unknown."""
-        if split is not None and split not in self.splits:
-            raise ValueError(
-                f"split={split!r} is unknown to {type(self).__name__}; choose one of {', '.join(map(repr, self.splits))}."
-            )
-        return self.splits[0] if split is None else split
+        name = f"{type(self).__name__}: split"
+        return self.splits[0] if split is None else check_known(name, split, self.splits)
 
 
 class Resized(LabelledDataset):

@@ -112,12 +112,6 @@ def boundary_scores(
     return precision, recall, 2 * precision * recall / max(precision + recall, 1e-12)
 
 
-def share_inside(response: np.ndarray, mask: np.ndarray) -> float:
-    """Share of a non-negative response map's total that falls inside ``mask``, in [0, 1]; 0 without any response."""
-    total = float(response.sum())
-    return float(response[mask].sum()) / total if total > 0 else 0.0
-
-
 def boundary_iou(
     predicted: np.ndarray, truth: np.ndarray, num_classes: int, ignore_index: int | None = None
 ) -> np.ndarray:
@@ -197,7 +191,7 @@ def object_scores(
 
 
 def area_bin(area: float) -> str:
-    """The name of an object's size class by its share of the image. ``tables.AREA_TYPE`` sorts these names by size."""
+    """The name of an object's size class by its share of the image."""
     return AREA_NAMES[int(np.searchsorted(AREA_BINS[1:-1], area, side="right"))]
 
 

@@ -88,15 +88,6 @@ def cell_shares(mask: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
     return rows @ mask @ columns.T / np.outer(rows.sum(1), columns.sum(1))
 
 
-def inner_cells(mask: np.ndarray, grid: tuple[int, int], share: float = 0.5) -> np.ndarray:
-    """(h, w) bool: the ``share`` of a region's cells (at least one) that it covers best, a sub-region of it."""
-    covered = cell_shares(mask, grid)
-    count = max(1, round(share * float((covered >= 0.5).sum())))
-    cells = np.zeros(covered.size, bool)
-    cells[np.argsort(-covered.ravel(), kind="stable")[:count]] = True
-    return cells.reshape(grid)
-
-
 def cell_labels(labels: np.ndarray, grid: tuple[int, int], num_classes: int) -> np.ndarray:
     """(h, w) class of 0 to C − 1 that covers most of every cell; 0 where none covers any."""
     return np.stack([cell_shares(labels == index, grid) for index in range(num_classes)]).argmax(0)

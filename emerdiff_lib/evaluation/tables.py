@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from ..files import replacing, write_atomically
 from . import metrics, protocols
 from .intervals import level_table, paired_table, paired_test
 from .protocols import Record
@@ -27,7 +24,6 @@ SCORES = (
     *metrics.PARTITION_SCORES,
 )
 RESAMPLED = ("oracle", "modified")  # protocols with bootstrap intervals
-AREA_TYPE = pd.CategoricalDtype(metrics.AREA_NAMES, ordered=True)  # sizes.astype(AREA_TYPE) sorts by size
 TABLE = {
     "oracle": "oracle mIoU",
     "traditional": "traditional mIoU",
@@ -102,22 +98,18 @@ def per_image_rows(results: Iterable[dict[str, Any]]) -> pd.DataFrame:
 
 
 def summarise(
-    results: Iterable[dict[str, Any]],
-    fit: Iterable[dict[str, Any]] = (),
-    reference: str | None = None,
-    draws: int = 1000,
+    results: Iterable[dict[str, Any]], fit: Iterable[dict[str, Any]] = (), draws: int = 1000
 ) -> dict[str, pd.DataFrame]:
     """All tables of an evaluation. The (K, d) embeddings of every image and method are held in memory.
 
     Args:
         results, fit: the split that is reported and the one that class prototypes are fitted on (may be empty): a dictionary
             per image, "name" and "methods", {method: :func:`score`}, the same methods for all.
-        reference: the method that others are compared with; the first by default.
         draws: bootstrap samples.
 
     Returns:
         "scores": a row per method, percent except where the column says otherwise; "intervals": 95 % bootstrap intervals of
-        mIoU and boundary F; "paired": differences of the reference to every other method, with intervals and, for scores per
+        mIoU and boundary F; "paired": differences of the first method to every other, with intervals and, for scores per
         image (accuracy for the protocols), the p-value of Wilcoxon's test; "objects": recall and IoU by area, small to
         large; "classes": IoU per class (oracle). How the intervals were drawn is in ``attrs["bootstrap"]`` of both tables.
         Prototypes of "modified" and "modified_cosine" come from ``fit``, and without it both are left out; those of
@@ -135,7 +127,7 @@ def summarise(
         | {"boundary_f": np.array([entry["boundary_f"] for entry in some])}
         for method, some in entries.items()
     }
-    reference = reference or next(iter(entries))
+    reference = next(iter(entries))
     others = [(reference, method) for method in entries if method != reference]
     paired = paired_table(per_image, others, draws)
     values = lambda scores: scores if scores.ndim == 1 else metrics.pixel_accuracy(scores)
@@ -154,20 +146,6 @@ def summarise(
     for name in ("intervals", "paired"):
         tables[name].attrs["bootstrap"] = f"{draws} samples, images drawn with replacement"
     return tables
-
-
-def write_tables(
-    tables: dict[str, pd.DataFrame], rows: pd.DataFrame, settings: dict[str, Any], folder: Path
-) -> None:
-    """``results.parquet`` (:func:`per_image_rows`) and ``summary.json`` (all settings, every table of :func:`summarise`)."""
-    with replacing(folder / "results.parquet") as file:
-        rows.to_parquet(file, index=False)
-    plain = {
-        name: json.loads(table.reset_index().to_json(orient="split", double_precision=10)) | table.attrs
-        for name, table in tables.items()
-    }
-    summary = json.dumps({"settings": settings} | plain, indent=1, ensure_ascii=False) + "\n"
-    write_atomically(folder / "summary.json", summary)
 
 
 def _by_method(results: Iterable[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:

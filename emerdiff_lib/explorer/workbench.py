@@ -23,8 +23,7 @@ from ..datasets.images import one_image
 from ..images import ImageInput, load_image
 from ..pipeline import EmerDiffPipeline
 from ..responses import ImageResponses
-from .payload import payload
-from .widget import Explorer
+from .widget import Explorer, payload
 
 KEPT = 16  # results
 SIDES = ("left", "right")

@@ -1,16 +1,4 @@
 """Segmentations as files: this library's own, and those that others read."""
 
-from .files import load_output, save_output
-from .formats import FORMATS, check_formats, write_formats
+from .files import FORMATS, check_formats, load_output, save_output, write_formats
 from .shapes import polygons, prompts, segment_table
-
-__all__ = [
-    "FORMATS",
-    "check_formats",
-    "load_output",
-    "polygons",
-    "prompts",
-    "save_output",
-    "segment_table",
-    "write_formats",
-]

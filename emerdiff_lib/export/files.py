@@ -1,17 +1,29 @@
-"""A segmentation as files: label map, overlay, masks, embeddings, and a JSON of settings and timings."""
+"""A segmentation as files: this library's own, and those that others read.
+
+Theirs are palette PNGs, COCO, polygons, tables, cut-outs, arrays and prompts.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from zipfile import ZipFile, ZipInfo
 
 import numpy as np
+import zarr
 from PIL import Image
+from pycocotools import mask as coco_masks
 from safetensors.numpy import load, save
 
 from .._version import CITATION
+from ..images import ImageInput, load_image
 from ..plotting import colourise, overlay, segment_palette
+from ..settings import check_known
 from ..stages import EmerDiffOutput
+from .shapes import boxes, polygons, prompts, segment_table
+
+PALETTE_SIZE = 256  # of an 8-bit PNG
 
 
 def save_output(output: EmerDiffOutput, image: Image.Image, folder: str | Path) -> list[Path]:
@@ -82,3 +94,132 @@ def load_output(folder: str | Path) -> EmerDiffOutput:
         settings=record["settings"],
         timings={},
     )
+
+
+# -- for others ---------------------------------------------------------------------------------------------------------
+
+
+def _palette_png(output: EmerDiffOutput, image: np.ndarray, folder: Path) -> None:
+    """``labels_palette.png``: 8-bit, pixel value = segment, that viewers show in colours."""
+    count = len(output.coarse_masks)
+    labels = Image.fromarray(output.labels.astype(np.uint8))
+    labels.putpalette(segment_palette(count).tobytes())
+    labels.save(folder / "labels_palette.png")
+
+
+def _coco(output: EmerDiffOutput, image: np.ndarray, folder: Path) -> None:
+    """``coco.json``: COCO's object annotations with run-length masks, one category per segment; ``panoptic.png`` and
+    ``panoptic.json``: COCO's panoptic format."""
+    (height, width), areas = output.labels.shape, np.bincount(output.labels.ravel())
+    categories, annotations, segments = [], [], []
+    for segment, box in boxes(output.labels).items():
+        name = {"name": f"segment {segment}", "supercategory": "segment", "isthing": 0}
+        categories.append({"id": segment + 1} | name)
+        known = {"id": segment + 1, "category_id": segment + 1, "bbox": list(box)}
+        known |= {"area": int(areas[segment]), "iscrowd": 0}
+        runs = coco_masks.encode(np.asfortranarray(output.labels == segment, dtype=np.uint8))
+        runs = {"size": [int(side) for side in runs["size"]], "counts": runs["counts"].decode("ascii")}
+        annotations.append(known | {"image_id": 1, "segmentation": runs})
+        segments.append(known)
+    image_record = {"id": 1, "file_name": "image.png", "height": height, "width": width}
+    shared = {"images": [image_record], "categories": categories}
+    panoptic = {"image_id": 1, "file_name": "panoptic.png", "segments_info": segments}
+    for name, records in (("coco", annotations), ("panoptic", [panoptic])):
+        (folder / f"{name}.json").write_text(json.dumps(shared | {"annotations": records}) + "\n")
+    ids = (output.labels + 1).astype(np.uint32)  # 0 is void; id = R + 256 G + 256² B
+    channels = np.stack([ids >> shift & 255 for shift in (0, 8, 16)], -1).astype(np.uint8)
+    Image.fromarray(channels).save(folder / "panoptic.png")
+
+
+def _polygons(output: EmerDiffOutput, image: np.ndarray, folder: Path) -> None:
+    """``polygons.geojson``: :func:`~.shapes.polygons`."""
+    (folder / "polygons.geojson").write_text(json.dumps(polygons(output.labels)) + "\n")
+
+
+def _table(output: EmerDiffOutput, image: np.ndarray, folder: Path) -> None:
+    """``segments.csv`` and ``segments.parquet``: :func:`~.shapes.segment_table`."""
+    table = segment_table(output, image)
+    table.to_csv(folder / "segments.csv")
+    table.to_parquet(folder / "segments.parquet")
+
+
+def _crops(output: EmerDiffOutput, image: np.ndarray, folder: Path) -> None:
+    """``crop_0000.png`` …: every segment cut out of the picture, transparent around it."""
+    for segment, (x, y, width, height) in boxes(output.labels).items():
+        window = slice(y, y + height), slice(x, x + width)
+        alpha = np.where(output.labels[window] == segment, 255, 0).astype(np.uint8)
+        crop = np.concatenate([image[window], alpha[..., None]], -1)
+        Image.fromarray(crop).save(folder / f"crop_{segment:04}.png")
+
+
+def _arrays(output: EmerDiffOutput) -> dict[str, np.ndarray]:
+    names = ("labels", "baseline_labels", "coarse_masks", "mask_embeddings", "difference_maps")
+    return {name: getattr(output, name) for name in names if getattr(output, name) is not None}
+
+
+def _npz(output: EmerDiffOutput, image: np.ndarray, folder: Path) -> None:
+    """``arrays.npz``: every array of the output, compressed."""
+    np.savez_compressed(folder / "arrays.npz", **_arrays(output))  # type: ignore[arg-type]
+
+
+def _zarr(output: EmerDiffOutput, image: np.ndarray, folder: Path) -> None:
+    """``arrays.zarr.zip``: the same as a zipped Zarr group, which can be read in pieces."""
+    members: dict = {}
+    group = zarr.open_group(zarr.storage.MemoryStore(members), mode="w")
+    for name, array in _arrays(output).items():
+        group.create_array(name, data=array)
+    with ZipFile(folder / "arrays.zarr.zip", "w") as archive:
+        for name in sorted(members):  # ZipInfo: without the hour, so that equal arrays make equal files
+            archive.writestr(ZipInfo(name), members[name].to_bytes())
+
+
+def _prompts(output: EmerDiffOutput, image: np.ndarray, folder: Path) -> None:
+    """``prompts.json``: points and boxes for SAM and its like, :func:`~.shapes.prompts`."""
+    (folder / "prompts.json").write_text(json.dumps(prompts(output.labels)) + "\n")
+
+
+FORMATS: dict[str, Callable[[EmerDiffOutput, np.ndarray, Path], None]] = {
+    "palette": _palette_png,
+    "coco": _coco,
+    "polygons": _polygons,
+    "table": _table,
+    "crops": _crops,
+    "npz": _npz,
+    "zarr": _zarr,
+    "prompts": _prompts,
+}
+
+
+def check_formats(formats: Iterable[str]) -> list[str]:
+    """Names of :data:`FORMATS`, each once; raises a ValueError for any other."""
+    if isinstance(formats, str):
+        raise ValueError(
+            f"formats={formats!r} is one string; give a list of {', '.join(map(repr, FORMATS))}."
+        )
+    return list(dict.fromkeys(check_known("format", name, FORMATS) for name in formats))
+
+
+def write_formats(
+    output: EmerDiffOutput, image: ImageInput, folder: Path | str, formats: Iterable[str]
+) -> None:
+    """Write a segmentation into ``folder`` (made if missing) in each of the ``formats``.
+
+    Args:
+        image: the one that was segmented, at its own size.
+
+    Raises:
+        ValueError: an unknown format, an image of another size, or more segments than a format can hold.
+    """
+    names, folder, pixels = check_formats(formats), Path(folder).expanduser(), np.asarray(load_image(image))
+    if pixels.shape[:2] != output.labels.shape:
+        raise ValueError(
+            f"The image is {pixels.shape[:2]}, the labels are {output.labels.shape}; pass the one that was segmented."
+        )
+    if "palette" in names and len(output.coarse_masks) > PALETTE_SIZE:
+        count = len(output.coarse_masks)
+        raise ValueError(
+            f"A palette has {PALETTE_SIZE} colours, and there are {count} segments; leave 'palette' out."
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        FORMATS[name](output, pixels, folder)

@@ -18,15 +18,9 @@ from ..stages import EmerDiffOutput
 def boxes(labels: np.ndarray) -> dict[int, tuple[int, int, int, int]]:
     """{segment: (x, y, width, height)} of the segments that there are."""
     places = {}
-    for segment, window in enumerate(find_objects(labels.astype(np.int32) + 1)):
-        if window is not None:
-            rows, columns = window
-            places[segment] = (
-                columns.start,
-                rows.start,
-                columns.stop - columns.start,
-                rows.stop - rows.start,
-            )
+    for region in regionprops(labels.astype(np.int32) + 1):
+        top, left, bottom, right = region.bbox
+        places[region.label - 1] = left, top, right - left, bottom - top
     return places
 
 

@@ -19,35 +19,4 @@ from .diagrams import overview
 from .folder import FigureFolder
 from .images import attention_overlay, colourise, gallery, grid_of_maps, overlay, pca_image, show
 from .style import CHART_COLOURS, FOUND, NEUTRAL, figsize, looks, save_figure, segment_palette, use_style
-from .text import full_text, literal, plain_markdown
-
-__all__ = [
-    "CHART_COLOURS",
-    "FOUND",
-    "NEUTRAL",
-    "FigureFolder",
-    "attention_overlay",
-    "class_legend",
-    "colourise",
-    "fate_bars",
-    "figsize",
-    "front",
-    "full_text",
-    "gallery",
-    "grid_of_maps",
-    "heatmap",
-    "intervals",
-    "label_points",
-    "line_with_bands",
-    "literal",
-    "looks",
-    "overlay",
-    "overview",
-    "pca_image",
-    "plain_markdown",
-    "save_figure",
-    "segment_palette",
-    "shared_legend",
-    "show",
-    "use_style",
-]
+from .text import full_text

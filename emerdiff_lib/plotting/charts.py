@@ -11,11 +11,12 @@ import seaborn as sns
 import textalloc
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap, to_hex, to_rgb
+from matplotlib.colors import LinearSegmentedColormap, to_hex
 from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, NullLocator
+from seaborn.utils import relative_luminance
 
 from .folder import keep
 from .style import CHART_COLOURS, FOUND, LINE, LOST, POINTS, SMALL, looks
@@ -135,7 +136,8 @@ def fate_bars(ax: Axes, table: pd.DataFrame, found: str = "found", names: bool =
     table.plot.barh(ax=ax, stacked=True, width=0.75, color=colours, edgecolor="white", legend=False)
     for bars, colour in zip(ax.containers, colours, strict=True):
         number = lambda share: f"{share:.0f}" if share >= 7 else ""  # narrower parts have no room
-        ax.bar_label(bars, fmt=number, label_type="center", fontsize=SMALL, color=_ink(to_rgb(colour)))
+        ink = "black" if relative_luminance(colour) > 0.179 else "white"  # WCAG: what stands out more
+        ax.bar_label(bars, fmt=number, label_type="center", fontsize=SMALL, color=ink)
     _name_rows(ax, table.index, names)
     ax.set_xlim(0, 100)
     ax.grid(False)
@@ -259,9 +261,3 @@ def _name_rows(ax: Axes, rows: Sequence, names: bool) -> None:
     labels = [wrap(str(row), 1.5, SMALL) if names else "" for row in rows]
     ax.set_yticks(range(len(labels)), labels, linespacing=1.0)
     ax.set_ylim(len(labels) - 0.5, -0.5)
-
-
-def _ink(colour: tuple[float, ...]) -> str:
-    """Black or white, whichever stands out more from a colour (WCAG's contrast ratio)."""
-    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour[:3]]
-    return "black" if np.dot(linear, (0.2126, 0.7152, 0.0722)) > 0.179 else "white"

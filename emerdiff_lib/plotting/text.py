@@ -45,16 +45,6 @@ def _wrap_line(text: str, width: float, size: float) -> str:
     return "\n".join(line for line in lines if line)
 
 
-def literal(text: str) -> str:
-    """Text from outside, such as an image's name, as it stands in a title: its $ begin no mathematics, all of it is text."""
-    return text.encode("utf-8", "backslashreplace").decode().replace("$", r"\$")
-
-
-def plain_markdown(text: str) -> str:
-    """Text from outside that is to be shown as Markdown: nothing in it is a link, a tag or a formula."""
-    return "".join(c if c.isalnum() or c == " " else f"&#{ord(c)};" for c in text)
-
-
 class FullText:
     """A table that shows whole strings, in HTML and as text, with ``precision`` digits after the point of floats."""
 

@@ -173,12 +173,8 @@ class ObjectPainter:
         if self.light.words == "at night":
             glass = np.array((1, 0.85, 0.4), np.float32)
         number = self.mention(f"a {colour_name(*wall_words)} house with a {colour_name(*roof_words)} roof")
-        eaves, rise, gable, dx = (
-            w * u(0.05, 0.15),
-            h * u(0.4, 0.8),
-            self.draw.chance(0.65),
-            x + w * u(0.15, 0.65),
-        )
+        eaves, rise = w * u(0.05, 0.15), h * u(0.4, 0.8)
+        gable, dx = self.draw.chance(0.65), x + w * u(0.15, 0.65)
         edge = x + w * (
             u(0.62, 0.8) if self.sun_side > 0 else u(0.2, 0.38)
         )  # corner between the lit and the dark side
@@ -218,10 +214,8 @@ class ObjectPainter:
         hue = self.draw.pick((u(0.2, 0.42), u(0.05, 0.14)), (0.7, 0.3))
         words, leaf = self.colour((hue, hue), (0.4, 0.8), (0.35, 0.68))
         _, bark = self.colour((0.05, 0.1), (0.3, 0.6), (0.2, 0.45))
-        kind, number = (
-            self.draw.pick(("round", "pine", "tall")),
-            self.mention(f"a {colour_name(*words)} tree"),
-        )
+        kind = self.draw.pick(("round", "pine", "tall"))
+        number = self.mention(f"a {colour_name(*words)} tree")
         foot = y - trunk_height
         if kind == "round":
             crown = ellipse(x, foot - 0.32 * size, 0.22 * size, 0.22 * size)
@@ -315,10 +309,8 @@ class ObjectPainter:
         _, skin = self.colour((0.04, 0.09), (0.25, 0.6), (0.4, 0.95))
         words, shirt = self.colour(self.paint_hue(), (0.3, 0.9), (0.3, 0.95))
         _, trousers = self.colour(self.paint_hue(), (0.1, 0.6), (0.15, 0.5))
-        number, hair = (
-            self.mention(f"a person in {colour_name(*words)}"),
-            self.lit(hsv(0.07, 0.5, self.draw.uniform(0.1, 0.5))),
-        )
+        number = self.mention(f"a person in {colour_name(*words)}")
+        hair = self.lit(hsv(0.07, 0.5, self.draw.uniform(0.1, 0.5)))
 
         def paint():
             self.cast_shadow(x, y, 0.2 * size)

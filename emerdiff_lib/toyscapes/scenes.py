@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 
+from ..settings import check_known
 from .objects import CLASS_NAMES, COARSE_CLASS_NAMES, COARSE_PALETTE, FINE_TO_COARSE, PALETTE
-from .shifts import COARSE_UNSEEN, SHIFTS, Shift
+from .shifts import COARSE_UNSEEN, SHIFTS
 from .world import draw_scene
 
 # Seeds of each split. The seeds from 900 000 on belong to nobody.
@@ -53,12 +53,8 @@ class Toyscapes:
     coarse_palette = COARSE_PALETTE
 
     def __init__(self, split: str = "train", shift: str = "as trained"):
-        if split not in SPLITS:
-            raise ValueError(
-                f"Toyscapes has no split {split!r}; choose one of {', '.join(map(repr, SPLITS))}."
-            )
-        _find(shift)
-        self.split, self.seeds, self.shift = split, SPLITS[split], shift
+        self.split, self.shift = check_known("split", split, SPLITS), check_known("shift", shift, SHIFTS)
+        self.seeds = SPLITS[split]
 
     def __len__(self) -> int:
         return len(self.seeds)
@@ -75,18 +71,9 @@ class Toyscapes:
     @staticmethod
     def from_seed(seed: int, shift: str = "as trained") -> Scene:
         """The scene of any seed, whatever split it belongs to, under a domain shift if one is named (ValueError: unknown)."""
-        image, labels, caption = draw_scene(seed, _find(shift))
+        image, labels, caption = draw_scene(seed, SHIFTS[check_known("shift", shift, SHIFTS)])
         coarse = np.append(FINE_TO_COARSE, np.uint8(COARSE_UNSEEN))[labels]
         return Scene(Image.fromarray(image), labels, coarse, caption, seed)
 
-    def __iter__(self) -> Iterator[Scene]:
-        return (self[index] for index in range(len(self)))
-
     def __repr__(self) -> str:
         return f"Toyscapes({self.split!r}): {len(self):,} scenes"
-
-
-def _find(shift: str) -> Shift:
-    if shift not in SHIFTS:
-        raise ValueError(f"There is no shift {shift!r}; choose one of {', '.join(map(repr, SHIFTS))}.")
-    return SHIFTS[shift]

@@ -26,7 +26,6 @@ class Shift:
 
     Attributes:
         description: in a few words.
-        keeps_labels: whether the labels are those of the unchanged scene.
         disguises: {class name: the class whose texture it wears}.
         unseen_objects: a balloon, a lighthouse or a snowman, two per scene, are put in; labels :data:`UNSEEN`.
         lines: a line drawing, dark lines on white paper where classes or objects meet.
@@ -36,7 +35,6 @@ class Shift:
     """
 
     description: str
-    keeps_labels: bool = True
     disguises: dict[str, str] = field(default_factory=dict)
     unseen_objects: bool = False
     lines: bool = False
@@ -89,80 +87,56 @@ def paint_unseen_objects(canvas: Canvas, draw: Draw, horizon: float) -> None:
     """Put two objects of kinds that no training image shows in front of the scene."""
     left, right, bottom = float(canvas.x[0, 0]), float(canvas.x[0, -1]), float(canvas.y[-1, 0])
     side = right - left
-    kinds = [_balloon, _lighthouse, _snowman]
-    kinds.remove(draw.pick(kinds))
-    for place, paint in enumerate(kinds):
+    kinds = {_balloon: 254, _lighthouse: 255, _snowman: 253}  # and their object numbers
+    kinds.pop(draw.pick(list(kinds)))
+    for place, (parts_of, number) in enumerate(kinds.items()):
         x = left + side * (draw.uniform(0.15, 0.4) + 0.45 * place)
         foot = draw.uniform(
             max(horizon + 0.05, bottom - 0.5 * side), max(horizon + 0.06, bottom - 0.08 * side)
         )
-        paint(canvas, draw, x, foot, side * draw.uniform(0.18, 0.3))
+        for shape, colour in parts_of(draw, x, foot, side * draw.uniform(0.18, 0.3)):
+            canvas.paint(shape, colour, UNSEEN, number)
 
 
-def _balloon(canvas: Canvas, draw: Draw, x: float, foot: float, size: float):
+def _balloon(draw: Draw, x: float, foot: float, size: float) -> list:
+    """(shape, colour) of its parts, back to front."""
     y, hue, stripes = foot - 1.6 * size, draw.uniform(0, 1), draw.uniform(8, 14) / size
     first, second = hsv(hue, 0.7, 0.9), hsv(hue + 0.4, 0.5, 0.95)
     cloth = lambda px, py: (
         np.where((np.floor((px - x) * stripes / 2) % 2 < 1)[..., None], first, second) + 0 * py[..., None]
     )
-    canvas.paint(
-        box(x - 0.12 * size, y + 0.62 * size, x + 0.12 * size, y + 0.85 * size),
-        (0.45, 0.3, 0.15),
-        UNSEEN,
-        254,
-    )
-    canvas.paint(
-        convex((x - 0.3 * size, y + 0.3 * size), (x + 0.3 * size, y + 0.3 * size), (x, y + 0.75 * size)),
-        second,
-        UNSEEN,
-        254,
-    )
-    canvas.paint(ellipse(x, y, 0.45 * size, 0.5 * size), cloth, UNSEEN, 254)
+    basket = box(x - 0.12 * size, y + 0.62 * size, x + 0.12 * size, y + 0.85 * size)
+    ropes = convex((x - 0.3 * size, y + 0.3 * size), (x + 0.3 * size, y + 0.3 * size), (x, y + 0.75 * size))
+    return [(basket, (0.45, 0.3, 0.15)), (ropes, second), (ellipse(x, y, 0.45 * size, 0.5 * size), cloth)]
 
 
-def _lighthouse(canvas: Canvas, draw: Draw, x: float, foot: float, size: float):
+def _lighthouse(draw: Draw, x: float, foot: float, size: float) -> list:
     stripe = hsv(draw.uniform(0, 1), 0.8, 0.75)
     height = 1.7 * size
     bands = lambda px, py: (
         np.where((np.floor((foot - py) / height * 5) % 2 < 1)[..., None], stripe, np.float32(0.93))
         + 0 * px[..., None]
     )
-    canvas.paint(
-        convex(
-            (x - 0.2 * size, foot),
-            (x - 0.13 * size, foot - height),
-            (x + 0.13 * size, foot - height),
-            (x + 0.2 * size, foot),
-        ),
-        bands,
-        UNSEEN,
-        255,
+    top = foot - height
+    tower = convex(
+        (x - 0.2 * size, foot), (x - 0.13 * size, top), (x + 0.13 * size, top), (x + 0.2 * size, foot)
     )
-    canvas.paint(
-        box(x - 0.1 * size, foot - height - 0.2 * size, x + 0.1 * size, foot - height),
-        (1, 0.95, 0.6),
-        UNSEEN,
-        255,
-    )
-    canvas.paint(
-        ellipse(x, foot - height - 0.2 * size, 0.14 * size, 0.1 * size), (0.3, 0.1, 0.1), UNSEEN, 255
-    )
+    lamp = box(x - 0.1 * size, top - 0.2 * size, x + 0.1 * size, top)
+    dome = ellipse(x, top - 0.2 * size, 0.14 * size, 0.1 * size)
+    return [(tower, bands), (lamp, (1, 0.95, 0.6)), (dome, (0.3, 0.1, 0.1))]
 
 
-def _snowman(canvas: Canvas, draw: Draw, x: float, foot: float, size: float):
+def _snowman(draw: Draw, x: float, foot: float, size: float) -> list:
+    parts = []
     for share, up in ((0.36, 0.34), (0.27, 0.85), (0.19, 1.22)):
         y, r = foot - up * size, share * size
         ball = lambda px, py, y=y, r=r: (
             np.float32(0.96) - 0.25 * np.clip((py - y) / r, 0, 1)[..., None] * np.ones(3) + 0 * px[..., None]
         )
-        canvas.paint(ellipse(x, y, r, r), ball, UNSEEN, 253)
-    canvas.paint(
-        box(x - 0.15 * size, foot - 1.6 * size, x + 0.15 * size, foot - 1.36 * size),
-        (0.1, 0.1, 0.12),
-        UNSEEN,
-        253,
-    )
-    canvas.paint(ellipse(x, foot - 1.2 * size, 0.05 * size, 0.05 * size), (0.95, 0.5, 0.1), UNSEEN, 253)
+        parts.append((ellipse(x, y, r, r), ball))
+    hat = box(x - 0.15 * size, foot - 1.6 * size, x + 0.15 * size, foot - 1.36 * size)
+    nose = ellipse(x, foot - 1.2 * size, 0.05 * size, 0.05 * size)
+    return [*parts, (hat, (0.1, 0.1, 0.12)), (nose, (0.95, 0.5, 0.1))]
 
 
 _SWAPPED = ("mountain", "water", "grass", "wall", "road", "crown", "roof", "hull", "person", "trunk", "door")
@@ -173,7 +147,7 @@ SHIFTS = {
         "each class wears another's texture",
         disguises=dict(zip(_SWAPPED, _SWAPPED[1:] + _SWAPPED[:1], strict=True)),
     ),
-    "unseen objects": Shift("two objects of kinds that the world does not have", False, unseen_objects=True),
+    "unseen objects": Shift("two objects of kinds that the world does not have", unseen_objects=True),
     "line drawing": Shift("lines on white paper", lines=True),
     "blur, 1 px": Shift("Gaussian blur", spoil=blur(1)),
     "blur, 3 px": Shift("Gaussian blur", spoil=blur(3)),
@@ -187,6 +161,6 @@ SHIFTS = {
     "red light": Shift(
         "a strong colour cast", light=lambda x, y: 0 * (x + y)[..., None] + np.array((1.15, 0.5, 0.35))
     ),
-    "twice as near": Shift("half the window", False, window=0.5),
-    "farther": Shift("one and a half times the window", False, window=1.5),
+    "twice as near": Shift("half the window", window=0.5),
+    "farther": Shift("one and a half times the window", window=1.5),
 }

@@ -130,10 +130,8 @@ class Painter(ObjectPainter):
         u, ground = self.draw.uniform, 1 - self.horizon
         _, colour = self.colour((0.48, 0.62), (0.35, 0.8), (0.35, 0.68))
         colour = colour * 0.62 + self.sky_bottom * 0.33
-        deep, glitter = (
-            self.draw.uniform(0.6, 0.9),
-            self.light.words in ("at sunset", "at day") and self.draw.chance(0.6),
-        )
+        deep = self.draw.uniform(0.6, 0.9)
+        glitter = self.light.words in ("at sunset", "at day") and self.draw.chance(0.6)
 
         if layout == "lake":
             top = self.horizon + u(0.05, 0.2) * ground
@@ -240,10 +238,8 @@ def draw_scene(seed: int, shift: Shift = AS_TRAINED) -> tuple[np.ndarray, np.nda
     """
     draw, aside = Draw(seed), Draw(seed + 2**32)
     horizon, extent = draw.uniform(0.2, 0.75), draw.uniform(0.55, 1.0)
-    highest, lowest = (
-        max(horizon - 0.66 * extent, 0.0),
-        min(horizon - 0.12 * extent, 1 - extent),
-    )  # horizon stays in view
+    highest = max(horizon - 0.66 * extent, 0.0)
+    lowest = min(horizon - 0.12 * extent, 1 - extent)  # the horizon stays in view
     window = draw.uniform(0, 1 - extent), draw.uniform(highest, lowest), extent
     canvas = Canvas(2 * SIZE, *(window if shift.window == 1 else zoomed(*window, shift.window)))
     painter = Painter(draw, canvas, horizon, disguises=shift.disguises, aside=aside)

@@ -17,13 +17,11 @@ from accelerate import Accelerator
 
 from ..files import write_atomically
 from . import architecture
-from .autoencoder import latents_of, train_autoencoder
 from .backbones import BACKBONES
-from .card import write_card
 from .config import Config, flag, parse
-from .denoiser import train_denoiser
-from .packaging import export, load_weights
+from .packaging import export, load_weights, write_card
 from .sources import folder_crops, toyscapes
+from .stages import latents_of, train_autoencoder, train_denoiser
 
 # What a run that goes on must have in common with its beginning
 FIXED = (

@@ -1,4 +1,4 @@
-"""k-means of vision backbones that are no diffusion models."""
+"""k-means of other features: of the same network's encoder, and of vision backbones that are no diffusion models."""
 
 from __future__ import annotations
 
@@ -8,7 +8,26 @@ import torch.nn.functional as F
 from transformers import AutoModel, PreTrainedModel
 from transformers.image_processing_base import ImageProcessingMixin
 
+from ..features import extract_activations, noise_ensemble
+from ..pipeline import EmerDiffPipeline
 from .segmentation import Segmentation, cluster_features
+
+
+@torch.no_grad()
+def kmeans_activations(
+    image: np.ndarray, pipe: EmerDiffPipeline, num_segments: int, seed: int = 0
+) -> Segmentation:
+    """k-means of :meth:`.Backbone.encoder_module`'s output, upsampled bilinearly: EmerDiff's coarse masks with other features.
+
+    The image is (H, W, 3) uint8; timestep and number of noise draws are those of the checkpoint's queries.
+    """
+    defaults, module = pipe.default_settings(), pipe.backbone.encoder_module()
+    timestep, size = defaults["feature_timestep"], defaults["noise_ensemble_size"]
+    generator, predictor = torch.Generator().manual_seed(seed), pipe.predictor()
+    trajectory = pipe.invert(image, start_timestep=timestep, generator=generator, noise_maps=False)
+    noisy = noise_ensemble(predictor, trajectory, timestep, size, generator)
+    features = extract_activations(predictor, noisy, timestep, [module])[module]
+    return cluster_features(features, image.shape[:2], num_segments, seed)
 
 
 class Backbone:
@@ -45,8 +64,6 @@ class Backbone:
         return tokens[0, -h * w :].float().cpu().unflatten(0, (h, w))
 
 
-def kmeans_backbone(
-    image: np.ndarray, backbone: Backbone, num_segments: int = 12, *, resolution: int = 518, seed: int = 0
-) -> Segmentation:
-    """k-means of a vision backbone's patch features, upsampled bilinearly: the rival that is no diffusion model."""
-    return cluster_features(backbone(image, resolution), image.shape[:2], num_segments, seed)
+def kmeans_backbone(image: np.ndarray, backbone: Backbone, num_segments: int, seed: int = 0) -> Segmentation:
+    """k-means of a vision backbone's patch features, upsampled bilinearly: the baseline that is no diffusion model."""
+    return cluster_features(backbone(image), image.shape[:2], num_segments, seed)
