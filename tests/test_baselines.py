@@ -272,8 +272,3 @@ def test_pixel_adaptive_by_brute_force():
             expected[:, y, x] = sum(w * former[:, p[0], p[1]] for w, p in near)
     refined = pixel_adaptive(torch.from_numpy(scores), to_guide(image), iterations, dilations)
     np.testing.assert_allclose(refined.numpy(), expected, atol=1e-5)
-
-
-def test_kmeans_names_an_impossible_number(image):
-    with pytest.raises(ValueError, match="num_segments=5 is not possible for 2 × 2 places; choose 1 to 4"):
-        baselines.kmeans_cells(image, 5, (2, 2))

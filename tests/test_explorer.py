@@ -49,7 +49,7 @@ def test_the_widget_shows_the_page_where_there_is_no_kernel(pipe, scene, respons
     content = page(responses, NUMBERS, "A <scene>")
     assert len(content) < 2e6 and "http://" not in content and "https://" not in content
     assert "<title>A &lt;scene&gt;</title>" in content
-    with pytest.raises(ValueError, match="choose 'pixel' or 'fast'"):
+    with pytest.raises(ValueError, match='choose mode="pixel" or "fast"'):
         explore(pipe, scene.image, mode="exact", num_masks=2, modulation_timestep=41, noise_ensemble_size=1)
 
 

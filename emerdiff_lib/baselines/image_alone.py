@@ -41,10 +41,6 @@ def _clustered(
 ) -> tuple[np.ndarray, np.ndarray]:
     """(h, w) labels of (h, w, 3) colours, and what the segments' embeddings are means of, (h, w, 3) or (h, w, 2)."""
     height, width, _ = colours.shape
-    if not 1 <= num_segments <= height * width:
-        raise ValueError(
-            f"num_segments={num_segments} is not possible for {height} × {width} places; choose 1 to {height * width}."
-        )
     positions = np.stack(np.mgrid[:height, :width], -1) / max(height, width)
     features = np.concatenate([colour_weight * colours, position_weight * positions], -1)
     clusters = KMeans(num_segments, n_init=2, random_state=0).fit_predict(features.reshape(-1, 5))

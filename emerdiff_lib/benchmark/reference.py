@@ -18,9 +18,8 @@ from ..pipeline import EmerDiffPipeline
 from ..predictor import Predictor
 from ..stages import CoarseMasks, Responses
 
-Maps = dict[
-    int, list[torch.Tensor]
-]  # of every timestep, each layer's probabilities in the order of the network
+# Of every timestep, each layer's probabilities in the order of the network
+Maps = dict[int, list[torch.Tensor]]
 
 
 class WrittenOutAttention(TorchFunctionMode):

@@ -11,15 +11,7 @@ from PIL import Image
 from ..images import image_files, reading, shown
 from ..settings import check_known
 from ..toyscapes import Toyscapes
-from .base import (
-    IGNORE,
-    FileDataset,
-    LabelledDataset,
-    Sample,
-    lookup_table,
-    stored_numbers,
-    text_lines,
-)
+from .base import IGNORE, FileDataset, LabelledDataset, Sample, lookup_table, stored_numbers, text_lines
 
 # In the order of their indices or ids; of coco-stuff-27, {group: its names in coco-stuff}
 NAMES = json.loads(Path(__file__).with_name("class_names.json").read_text(encoding="utf-8"))
@@ -104,9 +96,8 @@ class ADE20K(FileDataset):
 
 
 COCO_STUFF_IDS = NAMES["coco-stuff"]  # cocostuff's labels.txt, ids 1 to 182, which are one less in files
-_USED = [
-    i for i in range(182) if i + 1 not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83, 91)
-]  # the others never occur
+_NEVER = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83, 91)  # ids that do not occur
+_USED = [number for number in range(182) if number + 1 not in _NEVER]
 
 
 class COCOStuff(FileDataset):

@@ -13,11 +13,8 @@ from matplotlib.figure import Figure
 
 # Everything that matplotlib calls a style, for ``with matplotlib.rc_context(STYLE):`` too
 STYLE = mpl.rc_params_from_file(Path(__file__).with_name("paper.mplstyle"), use_default_template=False)
-WIDTHS = {
-    1: 3.25,
-    1.5: 5.0,
-    2: 6.75,
-}  # inches of so many columns of a two-column paper, with the gutter between them
+# Inches of so many columns of a two-column paper, with the gutter between them
+WIDTHS = {1: 3.25, 1.5: 5.0, 2: 6.75}
 TEXT, SMALL = 8.0, 7.0  # points: titles and axes; ticks, legends and labels inside
 LINE = 1.35  # height of a line of text, in font sizes
 POINTS = 72.0  # per inch

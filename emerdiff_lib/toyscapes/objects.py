@@ -111,13 +111,9 @@ class ObjectPainter:
     draw: Draw
     canvas: Canvas
     horizon: float
-    words: list[tuple[int, str]] = field(
-        default_factory=list
-    )  # (object number, description), in drawing order
+    words: list[tuple[int, str]] = field(default_factory=list)  # (object number, description), as drawn
     standing: list = field(default_factory=list)  # (y of the foot, callable): drawn later, far to near
-    disguises: dict[str, str] = field(
-        default_factory=dict
-    )  # class → class whose texture it wears, see shifts.py
+    disguises: dict[str, str] = field(default_factory=dict)  # class → that whose texture it wears (shifts.py)
     aside: Draw | None = None  # random numbers for the disguises
 
     # -- helpers
@@ -175,9 +171,8 @@ class ObjectPainter:
         number = self.mention(f"a {colour_name(*wall_words)} house with a {colour_name(*roof_words)} roof")
         eaves, rise = w * u(0.05, 0.15), h * u(0.4, 0.8)
         gable, dx = self.draw.chance(0.65), x + w * u(0.15, 0.65)
-        edge = x + w * (
-            u(0.62, 0.8) if self.sun_side > 0 else u(0.2, 0.38)
-        )  # corner between the lit and the dark side
+        # corner between the lit and the dark side
+        edge = x + w * (u(0.62, 0.8) if self.sun_side > 0 else u(0.2, 0.38))
         two_sided, chimney = self.draw.chance(0.6), self.draw.chance(0.3)
 
         def paint():
@@ -189,9 +184,8 @@ class ObjectPainter:
                 )
             )
             if chimney:
-                self.paint(
-                    box(x + w * 0.7, y - h - rise * 0.9, x + w * 0.8, y - h), wall * 0.8, "wall", number
-                )
+                stack = box(x + w * 0.7, y - h - rise * 0.9, x + w * 0.8, y - h)
+                self.paint(stack, wall * 0.8, "wall", number)
             self.paint(box(x, y - h, x + w, y), shaded(wall), "wall", number)
             if gable:
                 top = convex((x - eaves, y - h), (x + w / 2, y - h - rise), (x + w + eaves, y - h))
@@ -257,9 +251,8 @@ class ObjectPainter:
 
         def paint():
             self.cast_shadow(x + size / 2, y, 0.55 * size)
-            self.paint(
-                convex(at(0.16, 0.95), at(0.29, 1.75), at(0.7, 1.75), at(0.86, 0.95)), roof, "car", number
-            )
+            cabin = convex(at(0.16, 0.95), at(0.29, 1.75), at(0.7, 1.75), at(0.86, 0.95))
+            self.paint(cabin, roof, "car", number)
             for pane in (
                 convex(at(0.26, 1), at(0.34, 1.6), at(0.47, 1.6), at(0.47, 1)),
                 convex(at(0.52, 1), at(0.52, 1.6), at(0.66, 1.6), at(0.76, 1)),
@@ -295,12 +288,8 @@ class ObjectPainter:
             self.canvas.shade(ellipse(x + size / 2, y + 0.01, 0.5 * size, 0.06 * size), 0.75)
             self.paint(convex(at(0, 0.2), at(1, 0.2), at(0.8, 0), at(0.2, 0)), hull, "hull", number)
             self.paint(convex(at(0.52, 1.05), at(0.95, 0.25), at(0.52, 0.25)), cloth, "sail", number)
-            self.paint(
-                convex(at(0.46, 0.9), at(0.46, 0.25), at(0.12, 0.25)),
-                lambda px, py: 0.86 * cloth(px, py),
-                "sail",
-                number,
-            )
+            jib = convex(at(0.46, 0.9), at(0.46, 0.25), at(0.12, 0.25))
+            self.paint(jib, lambda px, py: 0.86 * cloth(px, py), "sail", number)
 
         self.standing.append((y, paint))
 
@@ -316,9 +305,8 @@ class ObjectPainter:
             self.cast_shadow(x, y, 0.2 * size)
             self.paint(box(x - w, y - size * 0.45, x - w * 0.15, y), trousers, "person", number)
             self.paint(box(x + w * 0.15, y - size * 0.45, x + w, y), trousers, "person", number)
-            self.paint(
-                box(x - w * 1.25, y - size * 0.8, x + w * 1.25, y - size * 0.42), shirt, "person", number
-            )
+            torso = box(x - w * 1.25, y - size * 0.8, x + w * 1.25, y - size * 0.42)
+            self.paint(torso, shirt, "person", number)
             self.paint(ellipse(x, y - size * 0.9, size * 0.12, size * 0.12), skin, "person", number)
             self.paint(ellipse(x, y - size * 0.97, size * 0.12, size * 0.07), hair, "person", number)
 

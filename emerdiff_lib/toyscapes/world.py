@@ -107,9 +107,8 @@ class Painter(ObjectPainter):
             cap = (y < snow + 0.04 * jag(x, y))[..., None]
             return np.clip(np.where(cap, self.lit((0.95, 0.96, 1)) * np.minimum(shine, 1), rocky), 0, 1)
 
-        self.paint(
-            below(xs, ys, self.horizon), faces, "mountain", self.mention(colour_name(*triple) + " mountains")
-        )
+        number = self.mention(colour_name(*triple) + " mountains")
+        self.paint(below(xs, ys, self.horizon), faces, "mountain", number)
 
     def paint_ground(self):
         u = self.draw.uniform
@@ -166,12 +165,8 @@ class Painter(ObjectPainter):
             self.paint(box(-1, top, 2, bottom), colour, "road", number)
             middle = (top + bottom) / 2
             for i in range(7):
-                self.paint(
-                    box(i * 0.16, middle - 0.006, i * 0.16 + 0.08, middle + 0.006),
-                    np.clip(colour * 2, 0, 1),
-                    "road",
-                    number,
-                )
+                dash = box(i * 0.16, middle - 0.006, i * 0.16 + 0.08, middle + 0.006)
+                self.paint(dash, np.clip(colour * 2, 0, 1), "road", number)
             return top, bottom
         vanish, left, width = u(0.3, 0.7), u(0.1, 0.6), u(0.3, 0.5)
         verge = convex(
@@ -189,9 +184,8 @@ class Painter(ObjectPainter):
             self.on_ground(self.add_tree, 0.18, 0.5, nearest)
         if road is not None:
             for _ in range(pick((1, 2), (0.6, 0.4))):
-                self.add_car(
-                    self.draw.uniform((road[0] + road[1]) / 2, road[1]), self.draw.uniform(0.2, 0.36)
-                )
+                y = self.draw.uniform((road[0] + road[1]) / 2, road[1])
+                self.add_car(y, self.draw.uniform(0.2, 0.36))
         elif layout != "sea" and self.draw.chance(0.3):
             self.on_ground(self.add_car, 0.16, 0.38, 0.3)
         if water is not None:
@@ -223,9 +217,8 @@ class Painter(ObjectPainter):
 
     def caption(self) -> str:
         """Names every object of which at least 0.2 % of the picture is visible, far to near, and the light."""
-        visible = (
-            np.bincount(self.canvas.objects.ravel(), minlength=len(self.words) + 1) / self.canvas.objects.size
-        )
+        objects = self.canvas.objects.ravel()
+        visible = np.bincount(objects, minlength=len(self.words) + 1) / objects.size
         seen = [description for number, description in self.words if visible[number] >= 0.002]
         unique = list(dict.fromkeys(seen))
         return f"a picture of {' and '.join(unique) if unique else 'a field'} {self.light.words}"
