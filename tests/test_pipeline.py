@@ -195,9 +195,6 @@ def test_a_stage_can_be_repeated_with_other_settings_of_its_own_only(pipe, scene
     ):
         with pytest.raises(ValueError, match=message):
             stage(**options)
-    other = pipe.cluster(scene.image, generator=seeded(), **QUICK | {"modulation_timestep": 21})
-    with pytest.raises(ValueError, match="share their shape and settings"):
-        pipe.modulate([coarse, other])
 
 
 def test_settings_are_recorded_as_what_was_done(pipe, scene):
@@ -221,7 +218,7 @@ def test_probe_masks_and_coarse_masks_are_stages_of_their_own(pipe, scene):
         with pytest.raises(ValueError, match=message):
             stage(coarse, mode=mode)
     assert len(pipe.respond(coarse, mode="fast").parts) == 16
-    assert len(pipe.respond([coarse])[0].difference_maps) == 3
+    assert len(pipe.respond(coarse).difference_maps) == 3
 
 
 def test_a_network_that_breaks_is_an_error_not_a_segmentation(scene):
