@@ -311,7 +311,10 @@ def test_an_unknown_parameter_is_named_by_every_notebook(name):
             r"modulation_strength='ten' is not possible; it is a finite number .*",
         ),
         ({"attention_injection": "no"}, r"attention_injection='no' is not possible; it is True or False\."),
-        ({"settings": "fast"}, r"settings='fast' is not possible; it is a mapping, as in papermill's -y .*"),
+        (
+            {"settings": "fast"},
+            r"settings='fast' is not possible; it is a dict, as .* -y 'settings: {\"guide_radius\": 1.5}'\.",
+        ),
         (
             {"settings": {"one_side": True}},
             r"setting='one_side' is unknown \(did you mean 'one_sided'\?\); .*",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import difflib
+import json
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
@@ -141,7 +142,9 @@ def _check(name: str, kind: str, value: Any, default: Any) -> None:
     if kind in _CHECKS:
         _CHECKS[kind](name, value)
     elif type(value).__name__ != kind or (default and not value):
-        example = default or {"list": ["…"], "dict": {"guide_radius": 1.5}}[kind]
+        example = json.dumps(
+            default or {"list": ["…"], "dict": {"guide_radius": 1.5}}[kind], ensure_ascii=False
+        )
         raise ValueError(
             f"{name}={value!r} is not possible; it is a {kind}, as in papermill's -y '{name}: {example}'."
         )
