@@ -24,7 +24,7 @@ from emerdiff_lib.images import to_tensor
 from emerdiff_lib.inversion import reverse_mean_and_std
 from emerdiff_lib.modulation import modulated_latents, signed_offsets
 from emerdiff_lib.runs.keys import model_key
-from emerdiff_lib.words import Vocabulary, WordAttention, word_positions
+from emerdiff_lib.words import Vocabulary, WordAttention, word_attention, word_positions
 
 from . import tiny_stable_diffusion, tiny_transformers
 from .conftest import seeded
@@ -263,6 +263,28 @@ def tensors(condition):
             yield from tensors(value)
         elif isinstance(value, torch.Tensor):
             yield value
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("layout", ["3", "FLUX.1", "Qwen-Image"])
+def test_attention_is_told_apart_by_its_tokens(tmp_path, image, layout):
+    """Where the keys of text tokens are made to win or to lose, all of the attention goes to text, or none of it."""
+    pipe = tiny(tmp_path, layout)
+    latents, layer = pipe.encode(image, 64), pipe.backbone.layers()[0]
+    attention, predictor = pipe.denoiser.get_submodule(layer), pipe.predictor(prompt="a tree")
+    shares = {}
+    for name, module in (("text", attention.add_k_proj), ("image", attention.to_k)):
+        others = attention.to_k if name == "text" else attention.add_k_proj
+        hook = others.register_forward_hook(lambda module, args, output: torch.zeros_like(output))
+        queries = attention.add_q_proj, attention.to_q
+        hooks = [
+            q.register_forward_hook(lambda module, args, output: torch.ones_like(output)) for q in queries
+        ]
+        hooks += [module.register_forward_hook(lambda module, args, output: torch.full_like(output, 50.0))]
+        shares[name] = word_attention(predictor, latents, 281, [layer])[layer].sum(-1)
+        for one in (hook, *hooks):
+            one.remove()
+    assert shares["text"].mean() > shares["image"].mean() + 0.3
 
 
 def test_long_prompts_warn_and_say_what_is_read(tmp_path):

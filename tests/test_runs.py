@@ -27,7 +27,7 @@ from emerdiff_lib.datasets.images import find_images
 from emerdiff_lib.export import load_output
 from emerdiff_lib.runs import keys
 from emerdiff_lib.runs.cached_map import KILLED, _dumps, cached_map, check_execution
-from emerdiff_lib.runs.keys import model_key, sample_key
+from emerdiff_lib.runs.keys import array_digest, model_key, sample_key
 from emerdiff_lib.runs.results import FolderError
 from emerdiff_lib.runs.segment import segment_all
 
@@ -108,6 +108,14 @@ def nudged(network):
     weight[first] += 0.01
     yield
     weight[first] = before
+
+
+def test_other_arrays_have_other_digests():
+    array = np.arange(6)
+    others = (array + 1, array.reshape(2, 3), array.astype(np.int32), array[::-1])
+    assert len({array_digest(one) for one in (array, *others)}) == 5 and array_digest(
+        array.copy()
+    ) == array_digest(array)
 
 
 def test_every_part_of_a_model_is_part_of_its_key():
