@@ -190,9 +190,3 @@ def test_objects_against_scipys_components(image):
     rows = metrics.object_scores(segments, named, truth, ignore)
     ours = [(r["class_index"], r["area"], r["recall"], r["iou"]) for r in rows]
     np.testing.assert_allclose(np.array(sorted(ours)), np.array(sorted(expected)))
-
-
-def test_share_inside():
-    response, mask = np.ones((4, 4)), np.zeros((4, 4), bool)
-    mask[:2] = True
-    assert metrics.share_inside(response, mask) == 0.5 and metrics.share_inside(response * 0, mask) == 0
