@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from scipy.ndimage import binary_dilation
 from sklearn.cluster import KMeans
 from sklearn.metrics import silhouette_score
@@ -65,6 +66,13 @@ def mask_embeddings(features: torch.Tensor, masks: torch.Tensor) -> torch.Tensor
     weights = masks.float()
     totals = torch.einsum("khw,hwd->kd", weights, features.float())
     return totals / weights.sum((1, 2)).clamp(min=1e-12)[:, None]
+
+
+def shares_of_cells(masks: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+    """(K, height, width) masks at any resolution → (K, h, w) float32: the share of every cell that lies in each."""
+    if tuple(masks.shape[1:]) == tuple(grid):
+        return masks.float()
+    return F.interpolate(masks[:, None].float(), size=grid, mode="area")[:, 0]
 
 
 def choose_num_masks(

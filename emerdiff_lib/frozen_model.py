@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,8 +20,7 @@ from .inversion import Trajectory, draw_noise
 from .loading import load_diffusers_pipeline
 from .memory import affordable_rows
 from .predictor import Predictor
-from .settings import REQUIRED, Settings, Shortcuts, check_known, check_names, layered, whole
-from .stages import CoarseMasks
+from .settings import REQUIRED, Settings, check_known, check_names, layered
 
 
 class FrozenModel:
@@ -166,12 +164,11 @@ class FrozenModel:
                 f"This model does not say what it is used with, so pass {', '.join(missing)} yourself, or once for all: "
                 "EmerDiffPipeline.from_pipe(pipe, …)."
             )
-        settings = Settings.from_dict(flat)
+        settings = Settings(**flat)
         predictor = self._schedule(settings)
         visited = predictor.timesteps if trajectory is None else trajectory.timesteps
-        flat = settings.to_dict()
         moved = {
-            name: min(visited, key=lambda t: abs(t - flat[name]))
+            name: min(visited, key=lambda t: abs(t - getattr(settings, name)))
             for name in ("feature_timestep", "modulation_timestep")
             if given.get(name) is None
         }
@@ -180,12 +177,9 @@ class FrozenModel:
     def checked(self, settings: Settings, trajectory: Trajectory | None = None) -> Settings:
         """Returns settings that this model, and this trajectory, can be used with, else raises a ValueError."""
         predictor, layers = self._schedule(settings), self.backbone.layers()
-        check_known("feature_layer", settings.features.feature_layer, layers)
-        check_known("modulation_layer", settings.perturbation.modulation_layer, layers)
-        timesteps = {
-            "feature_timestep": settings.features.feature_timestep,
-            "modulation_timestep": settings.perturbation.modulation_timestep,
-        }
+        check_known("feature_layer", settings.feature_layer, layers)
+        check_known("modulation_layer", settings.modulation_layer, layers)
+        timesteps = {name: getattr(settings, name) for name in ("feature_timestep", "modulation_timestep")}
         for name, timestep in timesteps.items():
             predictor.check_timestep(name, timestep)
             if trajectory is not None and timestep not in trajectory.latents:
@@ -193,13 +187,13 @@ class FrozenModel:
                     f"The trajectory starts at {trajectory.start} and does not reach {name}={timestep}; invert with "
                     f"start_timestep={max(timesteps.values())}."
                 )
-        steps = settings.shortcuts.denoising_steps
+        steps = settings.denoising_steps
         if steps is not None:  # no more than there are from t_m on
             visited = [t for t in predictor.timesteps if t <= timesteps["modulation_timestep"]]
             settings = settings.replace(denoising_steps=min(steps, len(visited)))
-        parts = settings.assignment.num_parts
+        parts = settings.num_parts
         if parts is not None:  # fewer than segments would leave nothing to tell some of them apart
-            settings = settings.replace(num_parts=max(parts, settings.features.num_masks))
+            settings = settings.replace(num_parts=max(parts, settings.num_masks))
         return settings
 
     # -- images, latents, predictions -------------------------------------------------------------------------------
@@ -211,7 +205,7 @@ class FrozenModel:
         The image is processed at about ``processing_resolution`` squared pixels; by default, at the size the model was made for.
         """
         image = image_io.load_image(image)
-        resolution = self.resolve(processing_resolution=processing_resolution).inversion.processing_resolution
+        resolution = self.resolve(processing_resolution=processing_resolution).processing_resolution
         size = image_io.processing_size((image.height, image.width), resolution, self.backbone.size_multiple)
         with ChannelsLast():
             return self.backbone.encode(image_io.to_tensor(image, size).to(self.backbone.device))
@@ -238,15 +232,14 @@ class FrozenModel:
     ) -> Predictor:
         """The network with this prompt and N inference steps (default: the checkpoint's); without one, only its schedule."""
         if num_inference_steps is None or processing_resolution is None:
-            inversion = self.resolve().inversion
-            num_inference_steps = num_inference_steps or inversion.num_inference_steps
-            processing_resolution = processing_resolution or inversion.processing_resolution
+            usual = self.resolve()
+            num_inference_steps = num_inference_steps or usual.num_inference_steps
+            processing_resolution = processing_resolution or usual.processing_resolution
         condition = None if prompt is None else self.condition(prompt)
         return Predictor(self.backbone, condition, num_inference_steps, processing_resolution)
 
     def _schedule(self, settings: Settings) -> Predictor:
-        inversion = settings.inversion
-        return Predictor(self.backbone, None, inversion.num_inference_steps, inversion.processing_resolution)
+        return Predictor(self.backbone, None, settings.num_inference_steps, settings.processing_resolution)
 
     @torch.no_grad()
     def condition(self, prompt: str) -> Mapping[str, Any]:
@@ -300,35 +293,15 @@ class FrozenModel:
 
     # -- memory -----------------------------------------------------------------------------------------------------
 
-    def default_mask_batch_size(self, trajectory: Trajectory, shortcuts: Shortcuts) -> int:
+    def default_mask_batch_size(self, latents: torch.Tensor, one_sided: bool = False) -> int:
         """Masks whose rows fit into free memory together."""
-        return max(
-            1, (self.affordable_rows(trajectory.clean_latents) - 1) // (1 if shortcuts.one_sided else 2)
-        )
+        return max(1, (self.affordable_rows(latents) - 1) // (1 if one_sided else 2))
 
-    def affordable_rows(self, latents: torch.Tensor, most: int = 64) -> int:
+    def affordable_rows(self, latents: torch.Tensor) -> int:
         """Rows like these latents that the network can be called with at once."""
-        widest = self.backbone.widest_maps(*latents.shape[2:])
-        return affordable_rows(self.backbone.device, self.dtype, *widest, most=most)
-
-    def images_per_batch(self, coarse: CoarseMasks) -> int:
-        """How many images like this one can be modulated in one batch, with all their masks; at least 1."""
-        most = 64 if self.backbone.device.type == "cpu" else 256
-        rows = self.affordable_rows(coarse.trajectory.clean_latents, most)
-        masks = coarse.settings.assignment.num_parts or len(coarse.masks)
-        return max(1, rows // (1 + masks * (1 if coarse.settings.shortcuts.one_sided else 2)))
-
-    def batches(
-        self, stages: Iterable[CoarseMasks], mask_batch_size: int | None = None
-    ) -> Iterator[list[CoarseMasks]]:
-        """Neighbours of one shape, as many as can be modulated together; one by one if masks are batched by hand."""
-        whole(1, optional=True)("mask_batch_size", mask_batch_size)
-        remaining = iter(stages)
-        while first := next(remaining, None):
-            room = 1 if mask_batch_size is not None else self.images_per_batch(first)
-            several = [first, *itertools.islice(remaining, room - 1)]
-            for _, alike in itertools.groupby(several, key=CoarseMasks.shape):
-                yield list(alike)
+        return affordable_rows(
+            self.backbone.device, self.dtype, *self.backbone.widest_maps(*latents.shape[2:])
+        )
 
     # -- progress ---------------------------------------------------------------------------------------------------
 

@@ -1,10 +1,10 @@
 """Interventions inside a frozen network (paper, Sec. 3) as hooks that always come off again: injection, modulation, capture.
 
-Attention probabilities are a function of queries and keys alone. All trajectories run in lockstep, the unmodulated one as the
-first row of every image's rows, so *injection* only lets these first rows into the projections of queries and keys and hands
-the result to all rows: whatever norm, rotary position and kernel follow, every row then attends exactly as the unmodulated
-one, and only its values are its own. Cross-attention has values of the prompt, which rows share; the whole layer is computed
-for first rows. *Modulation* and *capture* are hooks on the projections of outputs and queries.
+Attention probabilities are a function of queries and keys alone. All trajectories run in lockstep as the rows of a batch,
+the unmodulated one first, so *injection* only lets the first row into the projections of queries and keys and hands the
+result to all rows: whatever norm, rotary position and kernel follow, every row then attends exactly as the unmodulated one,
+and only its values are its own. Cross-attention has values of the prompt, which rows share; the whole layer is computed for
+the first row. *Modulation* and *capture* are hooks on the projections of outputs and queries.
 
 None of this knows an architecture: a layer is a module with ``to_q``, ``to_k`` and ``to_v``, as all of diffusers' are.
 """
@@ -100,12 +100,8 @@ def is_cross(attention: nn.Module) -> bool:
 
 
 @contextmanager
-def injecting(denoiser: nn.Module, images: int, rows: int) -> Iterator[None]:
-    """Within the context, every row has the attention probabilities of its image's first row.
-
-    Args:
-        images, rows: a call has images · rows rows, those of the first image, then those of the second …
-    """
+def injecting(denoiser: nn.Module, rows: int) -> Iterator[None]:
+    """Within the context, every row of a call of so many has the attention probabilities of the first."""
     shared: list[nn.Module] = []
     for attention in attention_modules(denoiser).values():
         if is_cross(attention):
@@ -113,38 +109,36 @@ def injecting(denoiser: nn.Module, images: int, rows: int) -> Iterator[None]:
         else:
             names = ("to_q", "to_k", "add_q_proj", "add_k_proj")
             shared += [p for name in names if (p := getattr(attention, name, None)) is not None]
-    with sharing(shared, images, rows), SharedSoftmax(images, rows):
+    with sharing(shared, rows), SharedSoftmax(rows):
         yield
 
 
 @contextmanager
-def sharing(modules: Iterable[nn.Module], images: int, rows: int) -> Iterator[None]:
-    """Within the context, these modules compute the first row of every image and return it for all of its rows.
+def sharing(modules: Iterable[nn.Module], rows: int) -> Iterator[None]:
+    """Within the context, these modules compute the first row of a call of so many and return it for all.
 
-    One that is inside another is given first rows alone, and leaves them as they are.
+    One that is inside another is given the first row alone, and leaves it as it is.
     """
     reduced: list[bool] = []  # of the calls that are under way
 
-    def first_rows(tensor: torch.Tensor) -> torch.Tensor:
-        if len(tensor) != images * rows:
+    def first_row(tensor: torch.Tensor) -> torch.Tensor:
+        if len(tensor) != rows:
             return tensor
         reduced[-1] = True
-        return tensor[::rows]
+        return tensor[:1]
 
     def all_rows(tensor: torch.Tensor) -> torch.Tensor:
-        if len(tensor) != images:
+        if len(tensor) != 1:
             return tensor
-        if images > 1:
-            return tensor.repeat_interleave(rows, 0)
         repeated = tensor.expand(
             rows, *tensor.shape[1:]
-        )  # takes no memory, but convolutions and norms want their order
+        )  # takes no memory; convolutions and norms want their order
         return repeated.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else repeated
 
     def before(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         reduced.append(False)
         positions = {name: value for name, value in kwargs.items() if "rotary" in name}  # have no rows
-        return _nested(first_rows, args), _nested(first_rows, kwargs) | positions
+        return _nested(first_row, args), _nested(first_row, kwargs) | positions
 
     def after(module: nn.Module, args: Any, output: Any) -> Any:
         return _nested(all_rows, output) if reduced.pop() else output
@@ -169,15 +163,15 @@ def _nested(function: Callable[[torch.Tensor], torch.Tensor], value: Any) -> Any
 
 
 class SharedSoftmax(TorchFunctionMode):
-    """Where all rows of an image attend alike, one softmax serves them: a single product with all values side by side.
+    """Where all rows attend alike, one softmax serves them: a single product with all values side by side.
 
     Half the arithmetic of attending row by row. Other kernels than ``F.scaled_dot_product_attention`` stay as they are, and
     so do masks that are no additive bias, grouped queries and dropout: nothing is gained there, and nothing changes.
     """
 
-    def __init__(self, images: int, rows: int):
+    def __init__(self, rows: int):
         super().__init__()
-        self.images, self.rows = images, rows
+        self.rows = rows
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if function is not F.scaled_dot_product_attention:
@@ -186,11 +180,11 @@ class SharedSoftmax(TorchFunctionMode):
         given: dict[str, Any] = dict(zip(names, args, strict=False)) | (kwargs or {})
         query, key, values, mask = given["query"], given["key"], given["value"], given.get("attn_mask")
         plain = not given.get("dropout_p") and not given.get("is_causal") and query.shape[1] == key.shape[1]
-        if self.rows == 1 or len(query) != self.images * self.rows or not plain:
+        if self.rows == 1 or len(query) != self.rows or not plain:
             return function(**given)
-        if mask is not None and len(mask) == len(query):
-            mask = mask[:: self.rows]
-        return shared_attention(query[:: self.rows], key[:: self.rows], values, given.get("scale"), mask)
+        return shared_attention(
+            query[:1], key[:1], values, given.get("scale"), None if mask is None else mask[:1]
+        )
 
 
 def shared_attention(
@@ -203,18 +197,18 @@ def shared_attention(
     """softmax(QKᵀ/√d)·V for many V that share one softmax. The probabilities exist for one block of queries at a time.
 
     Args:
-        query, key: (G, heads, tokens, d), one per image.
-        values: (G·R, heads, tokens, d), R rows of every image.
+        query, key: (1, heads, tokens, d).
+        values: (R, heads, tokens, d).
         scale: 1/√d unless given.
-        mask: (G or 1, …, tokens or 1, tokens), as ``F.scaled_dot_product_attention`` takes it.
+        mask: (1, …, tokens or 1, tokens), as ``F.scaled_dot_product_attention`` takes it.
 
     Returns:
-        (G·R, heads, tokens, d).
+        (R, heads, tokens, d).
     """
     scale = query.shape[-1] ** -0.5 if scale is None else scale
-    wide = values.unflatten(0, (len(query), -1)).permute(0, 2, 3, 1, 4).flatten(3)  # (G, heads, tokens, R·d)
+    wide = values.permute(1, 2, 0, 3).flatten(2)[None]  # (1, heads, tokens, R·d)
     transposed = key.transpose(-2, -1)
-    row = transposed.shape[0] * transposed.shape[1] * transposed.shape[3] * transposed.element_size()
+    row = transposed.shape[1] * transposed.shape[3] * transposed.element_size()
     block, parts = max(1, _MAX_BYTES // max(1, row)), []
     for start in range(0, query.shape[2], block):
         scores = query[:, :, start : start + block] * scale @ transposed
@@ -223,7 +217,7 @@ def shared_attention(
             scores = scores.masked_fill(~some, -torch.inf) if some.dtype == torch.bool else scores + some
         parts.append(torch.softmax(scores, dim=-1).to(wide.dtype) @ wide)
     output = torch.cat(parts, dim=2) if len(parts) > 1 else parts[0]
-    return output.unflatten(-1, (-1, values.shape[-1])).permute(0, 3, 1, 2, 4).flatten(0, 1)
+    return output[0].unflatten(-1, (-1, values.shape[-1])).permute(2, 0, 1, 3)
 
 
 # -- modulation -----------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 
 from . import images as image_io
 from .assignment import assign_bilinear, assign_pixels
-from .clustering import cluster_queries, mask_embeddings, part_masks
+from .clustering import cluster_queries, mask_embeddings, part_masks, shares_of_cells
 from .features import extract_queries, noise_ensemble
 from .frozen_model import FrozenModel
 from .inversion import Trajectory, draw_latents, invert_ddim, invert_ddpm, replay
@@ -19,17 +20,7 @@ from .modulation import difference_maps, signed_responses
 from .predictor import Predictor
 from .refinement import refine, resize_maps
 from .responses import ImageResponses, gather
-from .settings import (
-    Assignment,
-    InversionSettings,
-    Perturbation,
-    Refinement,
-    Settings,
-    Shortcuts,
-    check_generator,
-    check_only,
-    whole,
-)
+from .settings import ASSIGNED, MODULATED, Settings, check_generator, check_only, whole
 from .stages import CoarseMasks, EmerDiffOutput, Responses, check_masks
 from .timing import stopwatch
 
@@ -86,15 +77,12 @@ class EmerDiffPipeline(FrozenModel):
         settings["num_masks"] = num_masks
         self.resolve(trajectory, **settings)  # refuses what cannot be used before any work is done
 
-        stages = (
-            self.cluster(one, coarse_masks=coarse_masks, generator=generator, **settings) for one in images
-        )
         outputs = []
-        for together in self.batches(stages, mask_batch_size):
-            common = self._common_settings(together, {})
-            for responses in self._modulate(together, common, mask_batch_size):
-                labels = self.assign(responses)
-                outputs.append(self.output(responses, labels, generator, output_difference_maps))
+        for one in images:
+            coarse = self.cluster(one, coarse_masks=coarse_masks, generator=generator, **settings)
+            responses = self.respond(coarse, mask_batch_size=mask_batch_size)
+            labels = self.assign(responses)
+            outputs.append(self.output(responses, labels, generator, output_difference_maps))
         self.maybe_free_model_hooks()
         return outputs if isinstance(image, list | tuple) else outputs[0]
 
@@ -125,11 +113,11 @@ class EmerDiffPipeline(FrozenModel):
             prompt=prompt,
             processing_resolution=processing_resolution,
         )
-        predictor = self._predictor(settings.inversion)
-        start = settings.perturbation.modulation_timestep if start_timestep is None else start_timestep
+        predictor = self._predictor(settings)
+        start = settings.modulation_timestep if start_timestep is None else start_timestep
         predictor.check_timestep("start_timestep", start)
         seconds: dict[str, float] = {}
-        image, resolution = image_io.load_image(image), settings.inversion.processing_resolution
+        image, resolution = image_io.load_image(image), settings.processing_resolution
         with stopwatch(seconds, "encode"):
             latents = self.encode(image, resolution)
             self.warn_of_prediction_type(latents, predictor)
@@ -167,41 +155,35 @@ class EmerDiffPipeline(FrozenModel):
         given = image if isinstance(image, Trajectory) else None
         resolved = self.resolve(given, num_masks=num_masks, **settings)
         own_masks = None if coarse_masks is None else check_masks(coarse_masks)
-        inversion, features = resolved.inversion, resolved.features
         if isinstance(image, Trajectory):
             trajectory = image
         else:
             trajectory = self.invert(
                 image,
-                inversion.inversion,
-                max(features.feature_timestep, resolved.perturbation.modulation_timestep),
-                inversion.num_inference_steps,
-                inversion.prompt,
-                inversion.processing_resolution,
+                resolved.inversion,
+                max(resolved.feature_timestep, resolved.modulation_timestep),
+                resolved.num_inference_steps,
+                resolved.prompt,
+                resolved.processing_resolution,
                 generator,
                 noise_maps=False,
             )
-        predictor = self._predictor(inversion)
+        predictor = self._predictor(resolved)
         seconds = dict(trajectory.seconds)
         with stopwatch(seconds, "queries"):
-            t_f, layer = features.feature_timestep, features.feature_layer
-            noisy = noise_ensemble(predictor, trajectory, t_f, features.noise_ensemble_size, generator)
+            t_f, layer = resolved.feature_timestep, resolved.feature_layer
+            noisy = noise_ensemble(predictor, trajectory, t_f, resolved.noise_ensemble_size, generator)
             queries = extract_queries(predictor, noisy, t_f, [layer])[layer]
         with stopwatch(seconds, "cluster"):
             device = generator.device if generator is not None else torch.device("cpu")
             random_state = int(torch.randint(2**31 - 1, (), generator=generator, device=device))
             masks = own_masks
             if masks is None:
-                masks = cluster_queries(queries, features.num_masks, random_state)
-            if queries.shape[:2] != masks.shape[1:]:
-                queries = resize_maps(queries.permute(2, 0, 1), (masks.shape[1], masks.shape[2])).permute(
-                    1, 2, 0
-                )
-            embeddings = mask_embeddings(queries, masks)
+                masks = cluster_queries(queries, resolved.num_masks, random_state)
+            embeddings = mask_embeddings(queries, shares_of_cells(masks, (queries.shape[0], queries.shape[1])))
         resolved = resolved.replace(num_masks=len(masks))
         return CoarseMasks(trajectory, queries, masks, embeddings, resolved, own_masks is not None, seconds)
 
-    @torch.no_grad()
     def modulate(
         self, coarse: CoarseMasks, *, mask_batch_size: int | None = None, **settings: Any
     ) -> Responses:
@@ -210,21 +192,22 @@ class EmerDiffPipeline(FrozenModel):
         Args:
             coarse: :meth:`cluster`'s result.
             mask_batch_size: masks per batch; by default what free memory allows.
-            **settings: of :class:`~.settings.Perturbation`, :class:`~.settings.Shortcuts` and
-                :class:`~.settings.Assignment`, and ``mode``, over those that ``coarse`` was made with.
+            **settings: of :data:`~.settings.MODULATED`, over those that ``coarse`` was made with.
 
         Raises:
             ValueError: a setting that is not possible, or one that asks for probe masks (:meth:`probe`).
         """
-        common = self._common_settings([coarse], settings)
-        if common.assignment.num_parts is not None:
+        resolved = self._later_settings(coarse, settings)
+        if resolved.num_parts is not None:
             raise ValueError(
-                f"mode={common.mode!r} modulates probe masks (num_parts={common.assignment.num_parts}); call pipe.probe, "
+                f"mode={resolved.mode!r} modulates probe masks (num_parts={resolved.num_parts}); call pipe.probe, "
                 "or choose mode='exact'."
             )
-        return self._modulate([coarse], common, mask_batch_size)[0]
+        seconds = dict(coarse.seconds)
+        with stopwatch(seconds, "modulate"):
+            maps = difference_maps(self._signed_responses(coarse, coarse.masks, resolved, mask_batch_size))
+        return Responses(coarse, maps, resolved, seconds)
 
-    @torch.no_grad()
     def probe(
         self, coarse: CoarseMasks, *, mask_batch_size: int | None = None, **settings: Any
     ) -> ImageResponses:
@@ -233,81 +216,67 @@ class EmerDiffPipeline(FrozenModel):
         Arguments are those of :meth:`modulate`.
 
         Raises:
-            ValueError: a setting that is not possible, ``num_parts`` is None, or masks are the caller's own.
+            ValueError: a setting that is not possible, or ``num_parts`` is None.
         """
-        common = self._common_settings([coarse], settings)
-        if common.assignment.num_parts is None:
+        resolved = self._later_settings(coarse, settings)
+        if resolved.num_parts is None:
             raise ValueError(
-                f'mode={common.mode!r} has no probe masks; choose mode="pixel" or "fast", or pass num_parts.'
+                f'mode={resolved.mode!r} has no probe masks; choose mode="pixel" or "fast", or pass num_parts.'
             )
-        return self._modulate([coarse], common, mask_batch_size)[0]
+        parts, seconds = part_masks(coarse.queries, resolved.num_parts), dict(coarse.seconds)
+        with stopwatch(seconds, "modulate"):
+            chunks = self._signed_responses(coarse, parts, resolved, mask_batch_size)
+            responses = gather(chunks, coarse, parts, resolved, self.vae_scale_factor)
+        responses.seconds = seconds
+        return responses
+
+    def respond(
+        self, coarse: CoarseMasks, *, mask_batch_size: int | None = None, **settings: Any
+    ) -> Responses | ImageResponses:
+        """:meth:`modulate`, or :meth:`probe` where the settings ask for probe masks, for code that runs in any mode."""
+        probes = self._later_settings(coarse, settings).num_parts is not None
+        return (self.probe if probes else self.modulate)(coarse, mask_batch_size=mask_batch_size, **settings)
+
+    def _later_settings(self, coarse: CoarseMasks, given: dict[str, Any]) -> Settings:
+        check_only("modulate", given, MODULATED)
+        return self.resolve(coarse.trajectory, **coarse.settings.changed(given))
 
     @torch.no_grad()
-    def respond(self, coarse: CoarseMasks, *, mask_batch_size: int | None = None, **settings: Any) -> Any:
-        """:meth:`modulate`, or :meth:`probe` where the settings ask for probe masks, for code that runs in any mode."""
-        return self._modulate([coarse], self._common_settings([coarse], settings), mask_batch_size)[0]
-
-    def _common_settings(self, stages: list[CoarseMasks], given: dict[str, Any]) -> Settings:
-        check_only("modulate", given, Perturbation, Shortcuts, Assignment)
-        resolved = [self.resolve(s.trajectory, **s.settings.changed(given)) for s in stages]
-        if len({(stage.shape(), each) for stage, each in zip(stages, resolved, strict=True)}) != 1:
-            raise ValueError("Images that are modulated together share their shape and settings.")
-        return resolved[0]
-
-    def _modulate(self, stages: list[CoarseMasks], common: Settings, size: int | None) -> list[Any]:
-        """:class:`Responses`, or :class:`ImageResponses` of probe masks, of images of one shape in lockstep."""
+    def _signed_responses(
+        self, coarse: CoarseMasks, masks: torch.Tensor, settings: Settings, size: int | None
+    ) -> Iterator[torch.Tensor]:
         whole(1, optional=True)("mask_batch_size", size)
-        num_parts = common.assignment.num_parts
-        seconds: dict[str, float] = {}
-        if num_parts is not None and any(stage.own_masks for stage in stages):
-            raise ValueError(
-                "Masks of your own are modulated as they are, which num_parts (mode='pixel') does not do; use mode='exact'."
-            )
-        masks = [s.masks if num_parts is None else part_masks(s.queries, num_parts) for s in stages]
-        with stopwatch(seconds, "modulate"):
-            chunks = signed_responses(
-                self._predictor(common.inversion),
-                self.decode,
-                [stage.trajectory for stage in stages],
-                masks,
-                common.perturbation,
-                common.shortcuts,
-                size or self.default_mask_batch_size(stages[0].trajectory, common.shortcuts),
-                self.progress_bar,
-            )
-            results: list[Any]
-            if num_parts is None:
-                maps = difference_maps(chunks)
-                results = [Responses(s, m, common) for s, m in zip(stages, maps, strict=True)]
-            else:
-                results = gather(chunks, stages, masks, common, self.vae_scale_factor)
-        for stage, result in zip(stages, results, strict=True):
-            result.seconds = stage.seconds | {"modulate": round(seconds["modulate"] / len(stages), 4)}
-        return results
-
-    def _predictor(self, inversion: InversionSettings) -> Predictor:
-        return self.predictor(
-            inversion.num_inference_steps, inversion.prompt, inversion.processing_resolution
+        size = size or self.default_mask_batch_size(coarse.trajectory.clean_latents, settings.one_sided)
+        predictor = self._predictor(settings)
+        return signed_responses(
+            predictor, self.decode, coarse.trajectory, masks, settings, size, self.progress_bar
         )
+
+    def _predictor(self, settings: Settings) -> Predictor:
+        return self.predictor(settings.num_inference_steps, settings.prompt, settings.processing_resolution)
 
     @torch.no_grad()
     def assign(self, responses: Responses | ImageResponses, **settings: Any) -> np.ndarray:
         """Labels (H, W) int32: for each pixel the mask with the largest response, in refined difference maps (Eq. 5).
 
-        Of :class:`ImageResponses`, K segments of pixels' own features instead. ``settings`` of :class:`~.settings.Refinement`
-        over those that ``responses`` were made with.
+        Of :class:`ImageResponses`, K segments of pixels' own features instead, unless masks are the caller's. ``settings``
+        of :data:`~.settings.ASSIGNED` over those that ``responses`` were made with.
         """
-        check_only("assign", settings, Refinement)
+        check_only("assign", settings, ASSIGNED)
         resolved = responses.settings.replace(**settings)
         responses.seconds.pop("assign", None)  # of another assignment of the same responses
         with stopwatch(responses.seconds, "assign"):
-            if isinstance(responses, ImageResponses):
-                return responses.segments(resolved.features.num_masks, resolved.refinement.guide_radius)
-            coarse = responses.coarse
-            guide = coarse.guide(self.vae_scale_factor)
-            cell = guide.shape[1] / coarse.masks.shape[1]
+            if isinstance(responses, Responses):
+                coarse, maps = responses.coarse, responses.difference_maps
+                guide, size = coarse.guide(self.vae_scale_factor), coarse.size
+                cell = guide.shape[1] / coarse.masks.shape[1]
+            elif responses.own_masks is None:
+                return responses.segments(resolved.num_masks, resolved.guide_radius)
+            else:
+                maps = responses.difference_maps(responses.own_masks)
+                guide, size, cell = responses.guide, responses.size, responses.cell
             return assign_pixels(
-                refine(responses.difference_maps, resolved.refinement, guide, cell), coarse.size
+                refine(maps, guide, cell, resolved.filter_sigma, resolved.guide_radius), size
             )
 
     def output(
@@ -320,7 +289,12 @@ class EmerDiffPipeline(FrozenModel):
         """Everything about one image, with the settings that led there."""
         if isinstance(responses, ImageResponses):
             masks, embeddings = responses.cells_of(labels)
-            own_masks, size = False, responses.processing_size
+            if (own := responses.own_masks) is not None:
+                masks, embeddings = (
+                    own,
+                    mask_embeddings(responses.queries, shares_of_cells(own, responses.grid)),
+                )
+            own_masks, size = own is not None, responses.processing_size
             maps = responses.difference_maps(masks if difference_maps else masks[:0])
         else:
             coarse = responses.coarse
@@ -335,7 +309,7 @@ class EmerDiffPipeline(FrozenModel):
             settings={
                 "model": self.model_name or self.pipe.name_or_path or type(self.pipe).__name__,
                 **responses.settings.to_dict(),
-                "prompt_read": self.prompt_read(responses.settings.inversion.prompt),
+                "prompt_read": self.prompt_read(responses.settings.prompt),
                 "own_masks": own_masks,
                 "seed": None if generator is None else generator.initial_seed(),
                 "image_size": list(labels.shape),

@@ -10,28 +10,26 @@ import torch
 import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter
 
-from .settings import Refinement
 
-
-def refine(maps: torch.Tensor, refinement: Refinement, guide: torch.Tensor, cell: float) -> torch.Tensor:
+def refine(
+    maps: torch.Tensor, guide: torch.Tensor, cell: float, filter_sigma: float, guide_radius: float
+) -> torch.Tensor:
     """Maps brought to the guide's size (bilinear), then the Gaussian filter, then the guided filter.
 
     Args:
         maps: (K, h, w) float: difference maps, or coarse masks.
-        refinement: both filters' widths; 0 leaves one out.
         guide: (3, H, W) float RGB in [0, 1], the image at its processing size.
         cell: height of a coarse cell in pixels of the guide, the unit of ``guide_radius``.
+        filter_sigma, guide_radius: both filters' widths; 0 leaves one out.
 
     Returns:
         (K, H, W) float32 on the CPU.
     """
     maps = resize_maps(maps.float().cpu(), (guide.shape[1], guide.shape[2]))
-    if refinement.filter_sigma > 0:
-        maps = torch.stack(
-            [torch.from_numpy(gaussian_filter(m.numpy(), refinement.filter_sigma)) for m in maps]
-        )
-    if refinement.guide_radius > 0:
-        maps = guided_filter(maps, guide, guide_radius_in_pixels(refinement.guide_radius, cell))
+    if filter_sigma > 0:
+        maps = torch.stack([torch.from_numpy(gaussian_filter(m.numpy(), filter_sigma)) for m in maps])
+    if guide_radius > 0:
+        maps = guided_filter(maps, guide, guide_radius_in_pixels(guide_radius, cell))
     return maps
 
 

@@ -8,7 +8,7 @@ pixel which cells it hangs on: with those shares as weights it gets a feature of
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 
 from .assignment import assign_bilinear
-from .clustering import mask_embeddings
+from .clustering import mask_embeddings, shares_of_cells
 from .files import write_atomically
 from .images import to_tensor
 from .pixels import ADAPTIVE, COLOUR, DIMENSIONS, FLOOR, Superpixels, feature_superpixels, label_shares
@@ -47,6 +47,7 @@ class ImageResponses:
         queries: (h, w, d) float32, the features that pixels get shares of unless others are given.
         image: the picture, at its own size; ``processing_size``: (H, W) of its pixels below.
         settings: all settings.
+        own_masks: (K, h', w') bool masks of the caller's, to which pixels are assigned; None: segments are made of features.
         seconds: spent in each stage so far.
     """
 
@@ -57,6 +58,7 @@ class ImageResponses:
     image: Image.Image
     processing_size: tuple[int, int]
     settings: Settings
+    own_masks: torch.Tensor | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     _superpixels: dict[float, Superpixels] = field(default_factory=dict, compare=False)
 
@@ -98,10 +100,8 @@ class ImageResponses:
         masks = torch.as_tensor(masks).float()
         if masks.ndim != 3:
             raise ValueError(f"masks have shape (K, h, w), not {tuple(masks.shape)}.")
-        if masks.shape[1:] != self.grid:
-            masks = F.interpolate(masks[:, None], size=self.grid, mode="area")[:, 0]
         parts = self.parts.float().flatten(1)
-        shares = masks.flatten(1) @ parts.T / parts.sum(1)
+        shares = shares_of_cells(masks, self.grid).flatten(1) @ parts.T / parts.sum(1)
         moved = [torch.einsum("kp,pcn->kcn", shares, some) for some in self.decoded()]
         return torch.cat(moved, 2).unflatten(2, self.codes.shape[2:])
 
@@ -146,14 +146,12 @@ class ImageResponses:
         """(P, d): mean of coarse features (h, w, d) over each part's cells."""
         if values.ndim != 3:
             raise ValueError(f"values have shape (h, w, d), not {tuple(values.shape)}.")
-        if values.shape[:2] != self.grid:
-            planes = F.interpolate(values.permute(2, 0, 1)[None], size=self.grid, mode="area")[0]
-            values = planes.permute(1, 2, 0)
-        return mask_embeddings(values, self.parts)
+        planes = shares_of_cells(values.permute(2, 0, 1), self.grid)
+        return mask_embeddings(planes.permute(1, 2, 0), self.parts)
 
     def _spread(self, values: torch.Tensor, guide_radius: float | None = None) -> torch.Tensor:
         """(P, d) values of parts → (H, W, d) of pixels."""
-        radius = self.settings.refinement.guide_radius if guide_radius is None else guide_radius
+        radius = self.settings.guide_radius if guide_radius is None else guide_radius
         planes = self._pixels(torch.cat([values.T @ some for some in self.weights()], 1))
         if radius > 0:
             planes = guided_filter(planes, self.guide, guide_radius_in_pixels(radius, self.cell))
@@ -165,7 +163,7 @@ class ImageResponses:
         Args:
             guide_radius: of the filter of the features; by default the settings'.
         """
-        radius = self.settings.refinement.guide_radius if guide_radius is None else guide_radius
+        radius = self.settings.guide_radius if guide_radius is None else guide_radius
         if radius not in self._superpixels:
             values = self.part_features(self.queries)
             centred = values - values.mean(0)
@@ -242,6 +240,8 @@ class ImageResponses:
             "queries": self.queries.float(),
             "image": torch.from_numpy(np.array(self.image)),
         }
+        if self.own_masks is not None:
+            tensors["own_masks"] = self.own_masks.to(torch.uint8)
         metadata = {
             "settings": json.dumps(self.settings.to_dict()),
             "processing_size": json.dumps(self.processing_size),
@@ -271,30 +271,24 @@ class ImageResponses:
             image = Image.fromarray(found["image"].numpy())
             parts = found["parts"].bool()
             rest = found["codes"], found["scales"], found["queries"]
+            own_masks = found["own_masks"].bool() if "own_masks" in found else None
+            return cls(parts, *rest, image, tuple(size), Settings(**settings), own_masks)
         except Exception as error:  # safetensors has an error of its own for what it cannot parse
             raise ValueError(f"{path} holds no responses, or is damaged; make it again.") from error
-        return cls(parts, *rest, image, tuple(size), Settings.from_dict(settings))
 
 
 def gather(
-    chunks: Iterable[list[torch.Tensor]],
-    stages: Sequence[CoarseMasks],
-    parts: Sequence[torch.Tensor],
+    responses: Iterable[torch.Tensor],
+    coarse: CoarseMasks,
+    parts: torch.Tensor,
     settings: Settings,
     vae_scale_factor: int,
-) -> list[ImageResponses]:
-    """Quantised as they come: what :func:`~.modulation.signed_responses` yields of images that are modulated together.
-
-    Args:
-        parts: (P, h, w) bool of each image, which were pushed.
-    """
-    coded = [[quantise(some) for some in chunk] for chunk in chunks]
-    found = []
-    for coarse, own, each in zip(stages, parts, zip(*coded, strict=True), strict=True):
-        codes, scales = map(torch.cat, zip(*each, strict=True))
-        size = coarse.processing_size(vae_scale_factor)
-        found.append(ImageResponses(own, codes, scales, coarse.queries, coarse.image, size, settings))
-    return found
+) -> ImageResponses:
+    """Quantised as they come: what :func:`~.modulation.signed_responses` yields for (P, h, w) probe masks."""
+    codes, scales = map(torch.cat, zip(*map(quantise, responses), strict=True))
+    size = coarse.processing_size(vae_scale_factor)
+    own_masks = coarse.masks if coarse.own_masks else None
+    return ImageResponses(parts, codes, scales, coarse.queries, coarse.image, size, settings, own_masks)
 
 
 def quantise(responses: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,4 +1,4 @@
-"""Everything one can set, as small frozen values that check themselves, go to JSON and back, and resolve in one place."""
+"""Everything one can set, as one frozen value that checks itself, goes to JSON and back, and is resolved in one place."""
 
 import dataclasses
 import difflib
@@ -84,173 +84,100 @@ def one_of(*valid: str) -> Callable[[str, Any], str]:
     return partial(check_known, valid=valid)
 
 
-class _Checked:
-    """Runs the check that each field's type is annotated with when a value is made, and keeps what it returns."""
-
-    def __post_init__(self) -> None:
-        for each in fields(self):  # type: ignore[arg-type]
-            (check,) = each.type.__metadata__  # type: ignore[union-attr]
-            object.__setattr__(self, each.name, check(each.name, getattr(self, each.name)))
-
-
 # -- the values -----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class InversionSettings(_Checked):
-    """How the image gets into the noise space (Sec. 3, step 1).
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Every setting of the method. The names are the keywords of the pipeline, the keys of its outputs' ``settings`` and the
+    parameters of the notebooks; a field's annotation is the check that its value passes.
 
     Attributes:
+        mode: "exact" (the paper's), "pixel" or "fast"; what it sets stands in :data:`MODES`.
+        num_masks: K, the number of coarse masks (Sec. 3.1).
+        feature_layer: cross-attention layer whose queries are clustered.
+        feature_timestep: t_f, at which queries are extracted.
+        noise_ensemble_size: number of noise draws over which they are averaged.
         processing_resolution: images are processed at about this number squared of pixels, at their aspect ratio.
-        inversion: "ddpm" (edit-friendly) or "ddim".
+        inversion: "ddpm" (edit-friendly) or "ddim": how the image gets into the noise space.
         num_inference_steps: N, on the full noise schedule.
         prompt: text condition of every network call; empty in the paper.
-    """
-
-    processing_resolution: Annotated[int, whole(1, 16384)]
-    inversion: Annotated[str, one_of("ddpm", "ddim")] = "ddpm"
-    num_inference_steps: Annotated[int, whole(1)] = 50
-    prompt: Annotated[str, text] = ""
-
-
-@dataclass(frozen=True)
-class FeatureSettings(_Checked):
-    """Which queries are clustered, and into how many masks (Sec. 3.1).
-
-    Attributes:
-        num_masks: K, the number of coarse masks.
-        feature_layer: cross-attention layer whose queries are clustered.
-        feature_timestep: t_f, at which they are extracted.
-        noise_ensemble_size: number of noise draws over which they are averaged.
-    """
-
-    num_masks: Annotated[int, whole(1)]
-    feature_layer: Annotated[str, text]
-    feature_timestep: Annotated[int, whole(0)] = 1
-    noise_ensemble_size: Annotated[int, whole(1)] = 1
-
-
-@dataclass(frozen=True)
-class Perturbation(_Checked):
-    """What is done to the network while it denoises (Sec. 3.2).
-
-    Attributes:
-        modulation_layer: cross-attention layer whose output is modulated.
-        modulation_timestep: t_m, the only timestep at which that is done; denoising starts there.
+        modulation_layer: cross-attention layer whose output is modulated (Sec. 3.2).
+        modulation_timestep: t_m, the only timestep at which the output is modulated; denoising starts there.
         modulation_strength: λ > 0, added to and subtracted from every channel of the layer's output inside a mask.
         offset_placement: "after_projection" of the layer's output (paper) or "before_projection" (its Fig. 14).
         attention_injection: hold all attention maps at their unmodulated values while denoising.
-    """
-
-    modulation_layer: Annotated[str, text]
-    modulation_timestep: Annotated[int, whole(0)] = 281
-    modulation_strength: Annotated[float, real(0, above=True)] = 10.0
-    offset_placement: Annotated[str, one_of("after_projection", "before_projection")] = "after_projection"
-    attention_injection: Annotated[bool, flag] = True
-
-
-@dataclass(frozen=True)
-class Shortcuts(_Checked):
-    """What modulated denoising leaves out: details of pixel and fast mode. Notebook 09 measures their prices.
-
-    Attributes:
         denoising_steps: network evaluations from t_m to x₀, evenly spread; 1 reads x̂₀ right after the modulated one.
             λ is scaled so that the first, larger step moves the latents as far as a step of the full trajectory would.
             None keeps every inference step.
         one_sided: compare −λ with the unmodulated image instead of with +λ: half of the rows.
         readout: "image" decodes every row; "latents" compares latents: no decoding at all.
-    """
-
-    denoising_steps: Annotated[int | None, whole(1, optional=True)] = None
-    one_sided: Annotated[bool, flag] = False
-    readout: Annotated[str, one_of("image", "latents")] = "image"
-
-
-@dataclass(frozen=True)
-class Refinement(_Checked):
-    """What is done to the difference maps before the argmax, in this order, at the processing size.
-
-    Attributes:
-        filter_sigma: standard deviation of the paper's Gaussian filter, in pixels at the processing size; 0 for none.
-        guide_radius: of pixel and fast mode, radius of a guided filter with the image as guide, in heights of a coarse
-            cell; 0 for none.
-    """
-
-    filter_sigma: Annotated[float, real(0, 100)] = 1.0
-    guide_radius: Annotated[float, real(0, 100)] = 0.0
-
-
-@dataclass(frozen=True)
-class Assignment(_Checked):
-    """How responses become segments.
-
-    Attributes:
         num_parts: P, at least K: every pixel gets a feature of its own, its share in each of P probe masks times their
             features, and K segments are made of those (:mod:`emerdiff_lib.pixels`); refinement is then of features.
             None: every pixel takes the mask with the largest response (paper).
+        filter_sigma: standard deviation of the paper's Gaussian filter, in pixels at the processing size; 0 for none.
+        guide_radius: of pixel and fast mode, radius of a guided filter with the image as guide, in heights of a coarse
+            cell; 0 for none.
+
+    Raises:
+        ValueError: one sentence about a value that is not possible, or about two that do not go together.
     """
 
+    mode: Annotated[str, one_of(*MODES)] = "exact"
+    num_masks: Annotated[int, whole(1)]
+    feature_layer: Annotated[str, text]
+    feature_timestep: Annotated[int, whole(0)] = 1
+    noise_ensemble_size: Annotated[int, whole(1)] = 1
+    processing_resolution: Annotated[int, whole(1, 16384)]
+    inversion: Annotated[str, one_of("ddpm", "ddim")] = "ddpm"
+    num_inference_steps: Annotated[int, whole(1)] = 50
+    prompt: Annotated[str, text] = ""
+    modulation_layer: Annotated[str, text]
+    modulation_timestep: Annotated[int, whole(0)] = 281
+    modulation_strength: Annotated[float, real(0, above=True)] = 10.0
+    offset_placement: Annotated[str, one_of("after_projection", "before_projection")] = "after_projection"
+    attention_injection: Annotated[bool, flag] = True
+    denoising_steps: Annotated[int | None, whole(1, optional=True)] = None
+    one_sided: Annotated[bool, flag] = False
+    readout: Annotated[str, one_of("image", "latents")] = "image"
     num_parts: Annotated[int | None, whole(2, optional=True)] = None
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Every setting of the method, in six groups. Flat names (:data:`NAMES`) are unique: they are the keywords of the
-    pipeline, the keys of its outputs' ``settings`` and the parameters of the notebooks."""
-
-    features: FeatureSettings
-    inversion: InversionSettings
-    perturbation: Perturbation
-    shortcuts: Shortcuts
-    refinement: Refinement
-    assignment: Assignment
-    mode: str = "exact"
+    filter_sigma: Annotated[float, real(0, 100)] = 1.0
+    guide_radius: Annotated[float, real(0, 100)] = 0.0
 
     def __post_init__(self) -> None:
-        check_known("mode", self.mode, MODES)
-        if self.shortcuts.denoising_steps is not None and self.inversion.inversion != "ddpm":
+        for each in fields(self):
+            (check,) = each.type.__metadata__  # type: ignore[union-attr]
+            object.__setattr__(self, each.name, check(each.name, getattr(self, each.name)))
+        if self.denoising_steps is not None and self.inversion != "ddpm":
             raise ValueError(
                 "denoising_steps needs inversion='ddpm': larger steps are exact only with recorded noise; leave one of "
                 "the two out."
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """All settings by their flat names, ready for JSON."""
-        return {"mode": self.mode} | {e.name: getattr(getattr(self, group), e.name) for group, e in _FIELDS}
+        """All settings by name, ready for JSON."""
+        return dataclasses.asdict(self)
 
-    @classmethod
-    def from_dict(cls, flat: Mapping[str, Any]) -> Self:
-        """The inverse of :meth:`to_dict`; those of :data:`REQUIRED` must be there.
-
-        Raises:
-            ValueError: an unknown name, or a value that is not possible.
-        """
-        check_names(flat)
-        values = {
-            group: kind(**{each.name: flat[each.name] for each in fields(kind) if each.name in flat})
-            for group, kind in _GROUPS.items()
-        }
-        return cls(**values, mode=flat.get("mode", "exact"))
-
-    def replace(self, **flat: Any) -> Self:
-        """These settings with some changed, by flat name; None leaves a setting as it is.
+    def replace(self, **given: Any) -> Self:
+        """These settings with some changed; None leaves a setting as it is.
 
         Another ``mode`` sets what it sets, and what the mode before it had set has the paper's values again.
         """
-        return type(self).from_dict(self.changed(flat))
+        return type(self)(**self.changed(given))
 
-    def changed(self, flat: Mapping[str, Any]) -> dict[str, Any]:
-        """``flat`` settings over these, without what this mode sets if they name another one: a default has its place again."""
+    def changed(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """``given`` over these, without what this mode sets if they name another one: a default has its place again."""
         kept = self.to_dict()
-        if flat.get("mode") not in (None, self.mode):
+        if given.get("mode") not in (None, self.mode):
             kept = {name: value for name, value in kept.items() if name not in MODES[self.mode]}
-        return layered(flat, kept)
+        return layered(given, kept)
 
 
-_GROUPS: dict[str, Any] = {each.name: each.type for each in fields(Settings) if each.name != "mode"}
-_FIELDS = [(group, each) for group, kind in _GROUPS.items() for each in fields(kind)]
-NAMES = ("mode", *(each.name for _, each in _FIELDS))
-REQUIRED = tuple(each.name for _, each in _FIELDS if each.default is dataclasses.MISSING)
+NAMES = tuple(each.name for each in fields(Settings))
+REQUIRED = tuple(each.name for each in fields(Settings) if each.default is dataclasses.MISSING)
+# What can still be told otherwise at later stages
+MODULATED = ("mode", *NAMES[NAMES.index("modulation_layer") : NAMES.index("filter_sigma")])
+ASSIGNED = ("mode", "filter_sigma", "guide_radius")
 
 
 def layered(*layers: Mapping[str, Any]) -> dict[str, Any]:
@@ -274,9 +201,8 @@ def check_names(names: Iterable[str]) -> None:
         check_known("setting", name, NAMES)
 
 
-def check_only(step: str, given: Iterable[str], *kinds: type) -> None:
-    """Raises a ValueError for the first name that belongs to none of these groups (nor is ``mode``)."""
-    allowed = ["mode", *(each.name for kind in kinds for each in fields(kind))]
+def check_only(step: str, given: Iterable[str], allowed: Iterable[str]) -> None:
+    """Raises a ValueError for the first name that a stage does not take."""
     check_names(given)
     if wrong := [name for name in given if name not in allowed]:
         raise ValueError(

@@ -49,14 +49,6 @@ class CoarseMasks:
         """(height, width) of the picture, and of its labels."""
         return self.image.height, self.image.width
 
-    def shape(self) -> tuple[Any, ...]:
-        """What images must share to be modulated together."""
-        return (
-            tuple(self.trajectory.clean_latents.shape),
-            tuple(self.masks.shape),
-            self.trajectory.timesteps[0],
-        )
-
     def processing_size(self, vae_scale_factor: int) -> tuple[int, int]:
         """(height, width) at which the picture was encoded."""
         height, width = self.trajectory.clean_latents.shape[2:]
@@ -90,7 +82,7 @@ class Responses:
 
     def __repr__(self) -> str:
         count, height, width = self.difference_maps.shape
-        p = self.settings.perturbation
+        p = self.settings
         return f"Responses({count} maps of {height} × {width}, λ = {p.modulation_strength:g} at t = {p.modulation_timestep})"
 
 

@@ -237,7 +237,7 @@ class WordAttention(TextAligned):
         """(h, w, words): each word's attention on the finest grid that attends to words."""
         clean, backbone = self.pipe.encode(image), self.pipe.backbone
         layers = backbone.layers()
-        usual = self.pipe.resolve().features.feature_timestep
+        usual = self.pipe.resolve().feature_timestep
         timestep = usual if self.timestep is None else self.timestep
         noise = draw_noise(clean, self.draws, torch.Generator().manual_seed(self.seed))
         noisy = self.pipe.predictor(prompt=None).add_noise(clean, noise, timestep)

@@ -9,7 +9,6 @@ from emerdiff_lib.assignment import assign_bilinear
 from emerdiff_lib.benchmark import front, reference, stable_diffusion
 from emerdiff_lib.benchmark.costs import Cost, Machine, count, peak_memory, run_times
 from emerdiff_lib.evaluation.metrics import boundary_scores
-from emerdiff_lib.settings import Shortcuts
 from emerdiff_lib.studies.names import (
     BILINEAR,
     BILINEAR_GUIDED,
@@ -74,7 +73,7 @@ def test_shapes_alone_give_the_count_of_stable_diffusion():
     assert sum(p.numel() for p in pipe.denoiser.parameters()) == 859_520_964
     assert sum(p.numel() for p in vae.parameters()) == 83_653_863
     published = stable_diffusion.pipeline(torch.bfloat16, "meta").resolve()
-    assert published.features.num_masks == 30 and published.perturbation.modulation_timestep == 281
+    assert published.num_masks == 30 and published.modulation_timestep == 281
     small = published.replace(num_masks=2, modulation_timestep=21)
     flops = count(stable_diffusion.modulation(small, torch.bfloat16, "meta")).flops
     decoding = count(lambda: vae.decode(torch.empty(1, 4, 64, 64, dtype=torch.bfloat16, device="meta"))).flops
@@ -90,10 +89,10 @@ def test_shapes_alone_give_the_count_of_stable_diffusion():
 def test_exact_mode_equals_the_naive_implementation_on_the_default_layer(pipe, scene):
     """Maps and labels, with the checkpoint's own settings but for a short t_m, from the same coarse masks."""
     coarse = coarse_of(pipe, scene, num_masks=4, modulation_timestep=61)
-    usual, perturbation = pipe.default_settings(), coarse.settings.perturbation
-    assert perturbation.modulation_layer == usual["modulation_layer"] == usual["feature_layer"]
+    usual, settings = pipe.default_settings(), coarse.settings
+    assert settings.modulation_layer == usual["modulation_layer"] == usual["feature_layer"]
     naive, exact = reference.modulate(pipe, coarse), pipe.modulate(coarse)
-    assert naive.difference_maps.amax() > 0.05 and exact.settings.shortcuts == Shortcuts()
+    assert naive.difference_maps.amax() > 0.05 and exact.settings.denoising_steps is None
     torch.testing.assert_close(exact.difference_maps, naive.difference_maps, rtol=1e-3, atol=1e-4)
     labels = pipe.assign(exact, filter_sigma=0.0)
     assert (labels == naive.difference_maps.argmax(0).numpy()).mean() > 0.999

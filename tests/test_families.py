@@ -94,13 +94,13 @@ def test_the_layout_is_recognised(model):
     layout, pipe = model
     assert pipe.backbone.name == NAMES.get(layout, "Stable Diffusion 1.x")
     settings = pipe.resolve()
-    layers = settings.features.feature_layer, settings.perturbation.modulation_layer
+    layers = settings.feature_layer, settings.modulation_layer
     assert layers == LAYERS.get(layout, (UP(1, 0, 0), UP(1, 2, 0)))
-    t_m = settings.perturbation.modulation_timestep
-    assert settings.features.num_masks == 30
+    t_m = settings.modulation_timestep
+    assert settings.num_masks == 30
     assert t_m == (441 if "schnell" in layout else 201 if pipe.backbone.is_flow else 281)  # of like noise
     side = 128 if layout in MEGAPIXEL else 16
-    assert settings.inversion.processing_resolution == side * pipe.vae_scale_factor
+    assert settings.processing_resolution == side * pipe.vae_scale_factor
 
 
 def test_it_segments_an_image_that_is_not_square(model, image):
@@ -188,20 +188,16 @@ def test_modulation_is_the_brute_force_s(model, image, placement):
     layout, pipe = model
     trajectory = pipe.invert(image, start_timestep=301, generator=seeded(), **quick(layout))
     coarse = pipe.cluster(trajectory, 3, modulation_timestep=301)
-    predictor = pipe.predictor(10, "", coarse.settings.inversion.processing_resolution)
-    perturbation = coarse.settings.replace(offset_placement=placement).perturbation
-    rows = compare_with_brute_force(
-        predictor, trajectory, coarse.masks, perturbation, linear=layout == "Sana"
-    )
+    predictor = pipe.predictor(10, "", coarse.settings.processing_resolution)
+    settings = coarse.settings.replace(offset_placement=placement)
+    rows = compare_with_brute_force(predictor, trajectory, coarse.masks, settings, linear=layout == "Sana")
     lost = layout in ("PixArt", "PixArt-α", "Sana") and placement == "after_projection"  # in layer norms
     assert ((rows[1] - rows[0]).abs().max() < 1e-5) == lost
-    assert lost == (
-        layout in ("PixArt", "PixArt-α", "Sana") and placement != pipe.resolve().perturbation.offset_placement
-    )
+    assert lost == (layout in ("PixArt", "PixArt-α", "Sana") and placement != pipe.resolve().offset_placement)
 
 
-def compare_with_brute_force(predictor, trajectory, masks, perturbation, linear=False):
-    rows = modulated_latents(predictor, [trajectory], signed_offsets(masks[:1], 10.0), perturbation)
+def compare_with_brute_force(predictor, trajectory, masks, settings, linear=False):
+    rows = modulated_latents(predictor, trajectory, signed_offsets(masks[:1], 10.0), settings)
     with StoredLinearAttention() if linear else nullcontext() as kept:
         maps = reference.stored_maps(predictor, trajectory, 301)
     for row, strength in ((1, 10.0), (2, -10.0)):
@@ -212,9 +208,9 @@ def compare_with_brute_force(predictor, trajectory, masks, perturbation, linear=
                 maps,
                 masks[0],
                 strength,
-                perturbation.modulation_layer,
+                settings.modulation_layer,
                 301,
-                perturbation.offset_placement,
+                settings.offset_placement,
             )
         torch.testing.assert_close(rows[row : row + 1], alone, atol=1e-3, rtol=1e-3)
     return rows
@@ -304,7 +300,7 @@ def test_a_flow_s_defaults_have_the_paper_s_noise(tmp_path):
         pipe = tiny(tmp_path / layout, layout)
         settings, predictor = pipe.resolve(), pipe.predictor(prompt=None)
         ratio = lambda t, p=predictor: (p.alpha_bar(t) / (1 - p.alpha_bar(t))).sqrt().item()
-        timesteps = settings.perturbation.modulation_timestep, settings.features.feature_timestep
+        timesteps = settings.modulation_timestep, settings.feature_timestep
         ratios[layout] = [ratio(t) for t in timesteps]
     visited = [t for t in predictor.timesteps if t <= 501]
     assert [min(visited, key=lambda t: abs(ratio(t) / r - 1)) for r in ratios["1.x"]] == [201, 21]
@@ -364,11 +360,11 @@ def test_text_tokens_carry_a_modulation_on(tmp_path, image):
     handle = last.register_forward_pre_hook(
         lambda _, args, kwargs: seen.append(kwargs["encoder_hidden_states"]), with_kwargs=True
     )
-    predictor, perturbation = pipe.predictor(10), coarse.settings.perturbation
-    modulated_latents(predictor, [trajectory], signed_offsets(coarse.masks[:1], 10.0), perturbation)
+    predictor, settings = pipe.predictor(10), coarse.settings
+    modulated_latents(predictor, trajectory, signed_offsets(coarse.masks[:1], 10.0), settings)
     handle.remove()
     assert len(seen[0]) == 3 and (seen[0][1] - seen[0][0]).abs().max() > 1e-3
-    compare_with_brute_force(predictor, trajectory, coarse.masks, perturbation)
+    compare_with_brute_force(predictor, trajectory, coarse.masks, settings)
 
 
 @torch.no_grad()

@@ -154,7 +154,7 @@ def test_fast_mode_is_its_shortcuts_and_they_can_be_overridden(pipe, scene):
     options = dict(mode="fast", readout="image", output_difference_maps=True)
     decoded = pipe(scene.image, generator=seeded(), **options, **quick)
     assert decoded.settings["readout"] == "image" and decoded.difference_maps.shape == (3, 128, 128)
-    enough = pipe.resolve(num_masks=20, mode="fast").assignment.num_parts
+    enough = pipe.resolve(num_masks=20, mode="fast").num_parts
     assert enough == 20  # at least as many probe masks as segments
 
 
@@ -165,7 +165,7 @@ def test_exact_mode_sets_nothing(pipe, own):
     model = EmerDiffPipeline.from_pipe(pipe.pipe, **own)
     exact = model.resolve(mode="exact")
     assert exact == EmerDiffPipeline.from_pipe(pipe.pipe, **plain).resolve()
-    assert exact.shortcuts.denoising_steps is None and model.resolve().mode == own.get("mode", "exact")
+    assert exact.denoising_steps is None and model.resolve().mode == own.get("mode", "exact")
 
 
 def test_stages_one_by_one_are_the_pipeline(pipe, scene, output):

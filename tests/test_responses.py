@@ -276,8 +276,18 @@ def test_chunks_make_no_difference(pipe, coarse, found):
     assert (pipe.assign(again) == pipe.assign(found)).mean() > 0.99
 
 
-def test_masks_of_one_s_own_are_refused(pipe, scene, coarse):
-    with pytest.raises(ValueError, match="Masks of your own"):
-        pipe(scene.image, coarse_masks=coarse.masks, mode="pixel", generator=seeded())
+def test_masks_of_one_s_own_take_what_their_probes_say(pipe, scene, coarse, tmp_path):
+    halves = torch.zeros(2, 40, 40, dtype=torch.bool)
+    halves[0, :, :15], halves[1, :, 15:] = True, True
+    settings = {"mode": "pixel", "num_parts": 16, "guide_radius": 0.0, "filter_sigma": 0.0}
+    out = pipe(scene.image, coarse_masks=halves, **settings, generator=seeded(), output_difference_maps=True)
+    assert np.array_equal(out.labels, out.difference_maps.argmax(0)) and out.settings["own_masks"]
+    assert np.array_equal(out.coarse_masks, halves.numpy()) and out.settings["num_masks"] == 2
+    responses = pipe.probe(pipe.cluster(scene.image, coarse_masks=halves, generator=seeded(), **settings))
+    shares = torch.nn.functional.adaptive_avg_pool2d(halves.float(), (16, 16))  # 2.5 cells each
+    expected = torch.einsum("khw,hwd->kd", shares, responses.queries) / shares.sum((1, 2))[:, None]
+    np.testing.assert_allclose(out.mask_embeddings, expected, rtol=1e-4)
+    again = ImageResponses.load(responses.save(tmp_path / "own.safetensors"))
+    assert np.array_equal(pipe.assign(again), out.labels)
     with pytest.raises(ValueError, match="num_parts=1 "):
         pipe(scene.image, num_parts=1)

@@ -62,9 +62,9 @@ def test_an_unknown_unet_gets_the_block_whose_grid_is_nearest_to_the_paper_s(pip
     feature, modulation = (f"up_blocks.2.attentions.{i}.transformer_blocks.0.attn2" for i in (0, 2))
     with pytest.warns(UserWarning, match=f"no family .* Queries are taken from {feature}, and {modulation}"):
         settings = EmerDiffPipeline.from_pipe(strange).resolve()
-    layers = settings.features.feature_layer, settings.perturbation.modulation_layer
+    layers = settings.feature_layer, settings.modulation_layer
     assert layers == (feature, modulation)
-    assert settings.features.num_masks == 30 and settings.inversion.processing_resolution == 4 * 64
+    assert settings.num_masks == 30 and settings.processing_resolution == 4 * 64
     with warnings.catch_warnings():  # layers of one's own need no warning
         warnings.simplefilter("error", UserWarning)
         EmerDiffPipeline.from_pipe(strange, feature_layer=feature, modulation_layer=feature)

@@ -36,7 +36,7 @@ def computed(bench):
 
 
 def test_it_shows_what_the_pipeline_computes_and_computes_nothing_twice(bench, own, monkeypatch):
-    strength = own.resolve(mode="fast").perturbation.modulation_strength
+    strength = own.resolve(mode="fast").modulation_strength
     assert bench.inputs["modulation_strength"].value == strength
     bench.inputs["num_masks"].value, bench.inputs["feature_timestep"].value = 5, 181
     assert "left: ImageResponses" in computed(bench)

@@ -98,12 +98,13 @@ def modulate(pipe: EmerDiffPipeline, coarse: CoarseMasks) -> Responses:
 
     ``coarse`` is of a trajectory with noise maps (``pipe.invert``).
     """
-    inversion, perturbation = coarse.settings.inversion, coarse.settings.perturbation
-    predictor = pipe.predictor(
-        inversion.num_inference_steps, inversion.prompt, inversion.processing_resolution
+    settings = coarse.settings
+    predictor = pipe.predictor(settings.num_inference_steps, settings.prompt, settings.processing_resolution)
+    layer, timestep, strength = (
+        settings.modulation_layer,
+        settings.modulation_timestep,
+        settings.modulation_strength,
     )
-    layer, timestep = perturbation.modulation_layer, perturbation.modulation_timestep
-    strength = perturbation.modulation_strength
     maps, differences = stored_maps(predictor, coarse.trajectory, timestep), []
     for mask in coarse.masks:
         run = partial(modulated_latents, predictor, coarse.trajectory, maps, mask)

@@ -52,21 +52,21 @@ def modulation(settings: Settings, dtype: torch.dtype, device: str | torch.devic
     Images are decoded one at a time: one alone fills a CPU's caches many times over.
     """
     pipe = pipeline(dtype, device)
-    config, perturbation = pipe.denoiser.config, settings.perturbation
-    side, device = config.sample_size, pipe.backbone.device
+    config, device = pipe.denoiser.config, pipe.backbone.device
+    side, t_m = config.sample_size, settings.modulation_timestep
     prompt = torch.randn(1, 77, config.cross_attention_dim, dtype=dtype, device=device)
     predictor = Predictor(pipe.backbone, {"encoder_hidden_states": prompt}, 50)
     clean = torch.randn(1, config.in_channels, side, side, device=device)
-    steps = [t for t in predictor.timesteps if t <= perturbation.modulation_timestep]
+    steps = [t for t in predictor.timesteps if t <= t_m]
     trajectory = Trajectory("ddpm", steps, dict.fromkeys(steps, clean), clean, len(predictor.timesteps))
-    visited = shortened(steps, perturbation.modulation_timestep, settings.shortcuts.denoising_steps)
-    masks = settings.assignment.num_parts or settings.features.num_masks
-    grid = pipe.backbone.grid(settings.features.feature_layer, side, side)
+    visited = shortened(steps, t_m, settings.denoising_steps)
+    masks = settings.num_parts or settings.num_masks
+    grid = pipe.backbone.grid(settings.feature_layer, side, side)
     bands = torch.arange(grid[0], device=device)[:, None].expand(grid) % masks
     offsets = signed_offsets(
         bands == torch.arange(masks, device=device)[:, None, None],
-        perturbation.modulation_strength,
-        settings.shortcuts.one_sided,
+        settings.modulation_strength,
+        settings.one_sided,
     )
 
     def decode(rows: torch.Tensor) -> torch.Tensor:
@@ -74,7 +74,7 @@ def modulation(settings: Settings, dtype: torch.dtype, device: str | torch.devic
 
     @torch.no_grad()
     def run():
-        rows = modulated_latents(predictor, [trajectory], offsets, perturbation, visited)
-        return image_differences(rows, decode, settings.shortcuts)
+        latents = modulated_latents(predictor, trajectory, offsets, settings, visited)
+        return image_differences(latents, decode, settings)
 
     return run

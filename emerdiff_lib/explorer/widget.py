@@ -55,7 +55,7 @@ def payload(responses: ImageResponses, numbers: Iterable[int] | None = None) -> 
     superpixels = responses.superpixels()
     first = np.unique(superpixels.labels, return_index=True)[1]  # a pixel of each superpixel
     groups = [superpixels.segments(k).ravel()[first] for k in numbers]
-    usual = responses.settings.features.num_masks
+    usual = responses.settings.num_masks
     arrays = {
         "codes": codes.numpy(),
         "scales": scales.numpy(),

@@ -63,7 +63,6 @@ class Workbench(widgets.VBox):
 
     def _build(self, image: str) -> None:
         settings = self.pipe.resolve(mode="pixel")
-        p, f = settings.perturbation, settings.features
         look = {"style": {"description_width": "8rem"}, "layout": widgets.Layout(width="24rem")}
         wide = lambda description: {"description": description, **look}
         timesteps = sorted(int(t) for t in self.pipe.predictor(prompt=None).timesteps)
@@ -72,16 +71,18 @@ class Workbench(widgets.VBox):
         strength = {"min": 0.01, "max": 1000, **wide("Strength, λ")}
         self.inputs = {
             "mode": widgets.Dropdown(options=["pixel", "fast"], **wide("Mode")),
-            "num_masks": widgets.BoundedIntText(f.num_masks, min=2, max=40, **wide("Segments, K")),
-            "modulation_strength": widgets.BoundedFloatText(p.modulation_strength, **strength),
+            "num_masks": widgets.BoundedIntText(settings.num_masks, min=2, max=40, **wide("Segments, K")),
+            "modulation_strength": widgets.BoundedFloatText(settings.modulation_strength, **strength),
             "modulation_timestep": widgets.SelectionSlider(
-                value=p.modulation_timestep, **steps, **wide("Modulate at t_m")
+                value=settings.modulation_timestep, **steps, **wide("Modulate at t_m")
             ),
             "feature_timestep": widgets.SelectionSlider(
-                value=f.feature_timestep, **steps, **wide("Queries at t_f")
+                value=settings.feature_timestep, **steps, **wide("Queries at t_f")
             ),
-            "feature_layer": widgets.Dropdown(value=f.feature_layer, **layers, **wide("Queries of")),
-            "modulation_layer": widgets.Dropdown(value=p.modulation_layer, **layers, **wide("Modulate in")),
+            "feature_layer": widgets.Dropdown(value=settings.feature_layer, **layers, **wide("Queries of")),
+            "modulation_layer": widgets.Dropdown(
+                value=settings.modulation_layer, **layers, **wide("Modulate in")
+            ),
         }
         self.image_name = widgets.Text(image, tooltip="toyscapes:SEED, or a file", **wide("Image"))
         self.upload = widgets.FileUpload(accept="image/*", description="Upload an image")
@@ -104,7 +105,7 @@ class Workbench(widgets.VBox):
 
     def _follow_mode(self, change: Any) -> None:
         """A mode brings its own strength."""
-        strength = self.pipe.resolve(mode=change["new"]).perturbation.modulation_strength
+        strength = self.pipe.resolve(mode=change["new"]).modulation_strength
         self.inputs["modulation_strength"].value = strength
 
     def _take_upload(self, change: Any) -> None:
@@ -161,7 +162,7 @@ class Workbench(widgets.VBox):
             generator = torch.Generator().manual_seed(self.seed)
             with torch.no_grad(), self.pipe.watched(partial(_Bar, self)):
                 coarse = self.pipe.cluster(image, generator=generator, **settings)
-                rows = self.pipe.default_mask_batch_size(coarse.trajectory, coarse.settings.shortcuts)
+                rows = self.pipe.default_mask_batch_size(coarse.trajectory.clean_latents, one_sided=True)
                 # few at once, so that a stop is soon heard
                 self.results[key] = self.pipe.respond(coarse, mask_batch_size=min(rows, 8))
             while len(self.results) > KEPT:
@@ -171,10 +172,10 @@ class Workbench(widgets.VBox):
         return self.results[key]
 
     def _show(self, side: str, responses: ImageResponses) -> None:
-        p, f = responses.settings.perturbation, responses.settings.features
+        settings = responses.settings
         caption = (
-            f"<b>{html.escape(self.image_name.value)}</b>, {responses.settings.mode}: λ = {p.modulation_strength:g} at "
-            f"t = {p.modulation_timestep}, queries at t = {f.feature_timestep}"
+            f"<b>{html.escape(self.image_name.value)}</b>, {settings.mode}: λ = {settings.modulation_strength:g} at "
+            f"t = {settings.modulation_timestep}, queries at t = {settings.feature_timestep}"
         )
         if side in self.explorers:
             shown = self.explorers[side]

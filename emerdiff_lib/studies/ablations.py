@@ -19,7 +19,7 @@ from ..evaluation.protocols import Record, concept_embeddings, modified, oracle
 from ..inversion import Trajectory
 from ..pipeline import EmerDiffPipeline
 from ..runs.keys import digest, scene_key
-from ..settings import check_known
+from ..settings import ASSIGNED, MODULATED, NAMES, check_known
 from ..stages import CoarseMasks
 from ..toyscapes import Scene, Toyscapes
 from .mapping import map_scenes
@@ -162,7 +162,8 @@ def coarse_masks(pipe: EmerDiffPipeline, inverted: InvertedScene, settings: dict
     if given["prompt"] == CAPTION:
         given["prompt"] = inverted.scene.caption
     resolved, usual = pipe.resolve(**given), inverted.coarse.settings
-    if kind is None and (resolved.features, resolved.inversion) == (usual.features, usual.inversion):
+    differing = {name for name in NAMES if getattr(resolved, name) != getattr(usual, name)}
+    if kind is None and differing <= {*MODULATED, *ASSIGNED}:
         return replace(inverted.coarse, settings=resolved)
     trajectory = replace(inverted.trajectory, prompt=given["prompt"])  # its latents do not depend on the text
     generator = torch.Generator()
@@ -171,7 +172,7 @@ def coarse_masks(pipe: EmerDiffPipeline, inverted: InvertedScene, settings: dict
     if kind is None:
         return coarse
     queries = transformed(coarse.queries, kind)
-    masks = cluster_queries(queries, resolved.features.num_masks, inverted.scene.seed)
+    masks = cluster_queries(queries, resolved.num_masks, inverted.scene.seed)
     return replace(coarse, queries=queries, masks=masks, embeddings=mask_embeddings(queries, masks))
 
 

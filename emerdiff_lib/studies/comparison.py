@@ -7,7 +7,7 @@ image.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from ..responses import ImageResponses
 from ..runs.cached_map import Results
 from ..runs.keys import network_digest
 from ..runs.notebook import merged_settings
-from ..settings import MODES, Assignment, Perturbation, Shortcuts, check_known
+from ..settings import MODES, MODULATED, check_known
 from ..stages import CoarseMasks
 from ..timing import timed
 from . import names
@@ -161,15 +161,14 @@ def segment_image(
 def _emerdiffs(
     pipe: EmerDiffPipeline, coarse: CoarseMasks, methods: Sequence[str], settings: Mapping[str, Any]
 ) -> dict[str, Result]:
-    kinds = (Perturbation, Shortcuts, Assignment)
-    given = {one.name: settings[one.name] for kind in kinds for one in fields(kind) if one.name in settings}
+    given = {name: settings[name] for name in MODULATED if name in settings}
     radius = {"guide_radius": settings["guide_radius"]} if "guide_radius" in settings else {}
     results = {}
     for mode, rows in EMERDIFFS.items():
         if not any(name in methods for name in rows):
             continue
         # the reader's settings, which win over the mode's, are in the coarse masks already, but for the mode
-        responses = pipe.respond(coarse, **({} if mode == "exact" else {"mode": mode} | given))
+        responses = pipe.respond(coarse, **({} if mode == "exact" else given | {"mode": mode}))
         for name, refinement in rows.items():
             labels = pipe.assign(responses, **(refinement | radius))
             embeddings = coarse.embeddings

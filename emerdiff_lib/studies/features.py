@@ -18,7 +18,7 @@ from ..evaluation.protocols import oracle
 from ..features import extract_queries
 from ..inversion import draw_noise
 from ..pipeline import EmerDiffPipeline
-from ..settings import InversionSettings
+from ..settings import Settings
 
 
 def nearest(timesteps: Iterable[int], wanted: int) -> int:
@@ -45,13 +45,13 @@ def image_queries(
     layers: Sequence[str],
     draws: int = 1,
     seed: int = 0,
-    inversion: InversionSettings | None = None,
+    settings: Settings | None = None,
 ) -> dict[str, torch.Tensor]:
     """Queries of an image at one timestep, averaged over ``draws`` noises, {layer: (h, w, d) float32}.
 
-    ``inversion`` has the prompt and the size of the image; by default the checkpoint's.
+    ``settings`` have the prompt and the size of the image; by default the checkpoint's.
     """
-    settings = inversion or pipe.resolve().inversion
+    settings = settings or pipe.resolve()
     predictor = pipe.predictor(settings.num_inference_steps, settings.prompt)
     clean = pipe.encode(image, settings.processing_resolution)
     noise = draw_noise(clean, draws, torch.Generator().manual_seed(seed))

@@ -72,7 +72,7 @@ def name_pixels_of(
             "this out."
         )
     settings = {"mode": "fast"} | dict(settings)
-    if (resolved := pipe.resolve(**settings)).assignment.num_parts is None:
+    if (resolved := pipe.resolve(**settings)).num_parts is None:
         raise ValueError(
             f'mode={resolved.mode!r} has no responses of small masks, which words are spread by; use "pixel" or "fast".'
         )
