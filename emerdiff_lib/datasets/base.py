@@ -96,8 +96,6 @@ class Resized(LabelledDataset):
         self.data, self.width = data, whole(8)("width", width)
         self.class_names, self.ignore_index, self.splits = data.class_names, data.ignore_index, data.splits
         self.root, self.split = data.root, data.split
-        if hasattr(data, "scenes"):  # drawn ones have captions of their own
-            self.scenes = data.scenes
         self.note = ", ".join(filter(None, [data.note, f"{width} pixels wide"]))
 
     @property
