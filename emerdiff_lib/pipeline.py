@@ -180,7 +180,9 @@ class EmerDiffPipeline(FrozenModel):
             masks = own_masks
             if masks is None:
                 masks = cluster_queries(queries, resolved.num_masks, random_state)
-            embeddings = mask_embeddings(queries, shares_of_cells(masks, (queries.shape[0], queries.shape[1])))
+            embeddings = mask_embeddings(
+                queries, shares_of_cells(masks, (queries.shape[0], queries.shape[1]))
+            )
         resolved = resolved.replace(num_masks=len(masks))
         return CoarseMasks(trajectory, queries, masks, embeddings, resolved, own_masks is not None, seconds)
 

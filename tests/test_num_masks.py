@@ -5,9 +5,11 @@ from functools import partial
 
 import numpy as np
 import pytest
+import torch
+from scipy.cluster.hierarchy import fcluster, linkage
 from sklearn.metrics import adjusted_rand_score
 
-from emerdiff_lib.clustering import RULES, choose_num_masks, cluster_queries
+from emerdiff_lib.clustering import cluster_queries
 from emerdiff_lib.datasets import open_dataset
 from emerdiff_lib.studies.mapping import source_of
 
@@ -25,7 +27,8 @@ def data():
 @pytest.fixture(scope="module")
 def cells(pipe):
     given = {"pipe": pipe, "settings": QUICK, "given": QUICK | {"num_masks": 4}, "K": 4}
-    return run_cells("14_how_many_masks", given | {"numbers": CANDIDATES}, "import numpy", "def segment")
+    names = ("import numpy", "def silhouette", "def rule_scores", "def group(", "def segment")
+    return run_cells("14_how_many_masks", given | {"numbers": CANDIDATES}, *names)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +43,26 @@ def test_every_candidate_is_what_the_pipeline_makes_of_the_same_masks(pipe, cell
         masks = cluster_queries(coarse.queries, k, sample.seed)
         output = pipe(sample.image, trajectory=coarse.trajectory, coarse_masks=masks, **QUICK)
         assert np.array_equal(labels[cells["DIRECT"]][k], output.labels)
-    assert picks == {rule: choose_num_masks(coarse.queries, CANDIDATES, rule)[0] for rule in RULES}
+    scores = cells["rule_scores"](coarse.queries)
+    assert picks == {rule: max(CANDIDATES, key=scores[rule].get) for rule in scores}
+
+
+def test_the_number_of_masks_is_found_where_it_is_plain(cells):
+    centres = torch.randn(4, 6, generator=seeded(3)) * 3
+    plain = centres[torch.arange(12) // 3][:, None] + 0.05 * torch.randn(12, 12, 6, generator=seeded(4))
+    for rule, scores in cells["rule_scores"](plain).items():
+        assert max(scores, key=scores.get) == 4, rule
+
+
+def test_grouping_is_ward_clustering_of_what_touches_or_of_everything(cells):
+    stripes = np.stack([np.arange(8)[None].repeat(4, 0) // 2 == k for k in range(4)])
+    embeddings = np.array([[0.0], [5.0], [0.1], [5.2]])
+    anywhere, touching = (cells["group"](embeddings, stripes, k, t) for k, t in ((2, False), (3, True)))
+    assert anywhere[0] == anywhere[2] != anywhere[1] == anywhere[3]
+    assert len(set(touching)) == 3 and touching[0] != touching[2]  # alike, but apart
+    embeddings = np.random.default_rng(0).normal(size=(9, 3))
+    ours = cells["group"](embeddings, np.eye(9, dtype=bool).reshape(9, 3, 3), 4, False)
+    assert adjusted_rand_score(ours, fcluster(linkage(embeddings, "ward"), 4, "maxclust")) == 1
 
 
 def test_groups_are_unions_of_masks(cells, segmented):

@@ -1,21 +1,12 @@
-"""Clustering, choice of K, grouping, assignment and protocols against brute force and other libraries."""
+"""Clustering, assignment and colour baselines against brute force and other libraries."""
 
 import numpy as np
 import pytest
 import torch
-from scipy.cluster.hierarchy import fcluster, linkage
-from sklearn.metrics import adjusted_rand_score
 
 from emerdiff_lib.assignment import assign_bilinear, assign_pixels
 from emerdiff_lib.baselines import kmeans_cells, kmeans_pixels
-from emerdiff_lib.clustering import (
-    RULES,
-    choose_num_masks,
-    cluster_queries,
-    group_masks,
-    mask_adjacency,
-    mask_embeddings,
-)
+from emerdiff_lib.clustering import cluster_queries, mask_embeddings
 
 RNG = np.random.default_rng(0)
 
@@ -47,36 +38,6 @@ def test_as_many_masks_as_there_are_distinct_vectors():
     assert len(cluster_queries(torch.ones(4, 4, 2), 3)) == 1
     with pytest.raises(ValueError, match="choose 1 to 16"):
         cluster_queries(torch.ones(4, 4, 2), 17)
-
-
-def grouped_queries(groups=5, size=12, noise=0.05):
-    centres = torch.randn(groups, 6, generator=torch.Generator().manual_seed(3)) * 3
-    which = (torch.arange(size)[:, None] * groups // size).expand(size, size)
-    return centres[which] + noise * torch.randn(size, size, 6, generator=torch.Generator().manual_seed(4))
-
-
-@pytest.mark.parametrize("rule", RULES)
-def test_the_number_of_masks_is_found_where_it_is_plain(rule):
-    best, scores = choose_num_masks(grouped_queries(5), [2, 3, 4, 5, 6, 8], rule)
-    assert best == 5 and set(scores) == {2, 3, 4, 5, 6, 8}
-
-
-def test_grouping_joins_what_is_alike_and_touches():
-    stripes = np.stack([np.arange(8)[None].repeat(4, 0) // 2 == k for k in range(4)])
-    embeddings = np.array([[0.0], [5.0], [0.1], [5.2]])
-    assert mask_adjacency(stripes).tolist() == [[abs(i - j) == 1 for j in range(4)] for i in range(4)]
-    anywhere = group_masks(embeddings, stripes, 2, adjacent_only=False)
-    assert anywhere[0] == anywhere[2] != anywhere[1] == anywhere[3]
-    touching = group_masks(embeddings, stripes, 3)
-    assert len(set(touching)) == 3 and touching[0] != touching[2]  # alike, but apart
-    assert set(group_masks(embeddings, stripes, 1)) == {0}
-
-
-def test_grouping_is_ward_clustering_when_anything_may_join():
-    embeddings = RNG.normal(size=(9, 3))
-    ours = group_masks(embeddings, np.eye(9, dtype=bool).reshape(9, 3, 3), 4, adjacent_only=False)
-    scipys = fcluster(linkage(embeddings, "ward"), 4, "maxclust")
-    assert adjusted_rand_score(ours, scipys) == 1
 
 
 def test_assignment_is_the_argmax_of_the_maps_at_the_pictures_size():
