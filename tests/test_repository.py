@@ -232,9 +232,11 @@ def test_modules_are_read_in_one_sitting():
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_cells_fit_a_screen(path):
+def test_cells_fit_a_screen_and_are_python(path):
     for number, cell in enumerate(nbformat.read(path, 4).cells):
         if cell.cell_type == "code":
+            ast.parse(cell.source)  # ! and % are no Python, and could start a shell
+            assert "get_ipython" not in cell.source
             lines = cell.source.splitlines()
             most = 30 if "parameters" in cell.metadata.get("tags", []) else 25
             assert len(lines) <= most, f"cell {number} has {len(lines)} lines: {lines[0]}"
