@@ -83,17 +83,6 @@ def browser():
         started.close()
 
 
-@pytest.fixture
-def screenshot(request):
-    """Keeps what a tab shows, if SCREENSHOTS names a folder: ``screenshot(tab)``."""
-
-    def keep(tab, name=""):
-        if folder := os.environ.get("SCREENSHOTS"):
-            tab.screenshot(path=Path(folder) / f"{request.node.name}{name}.png")
-
-    return keep
-
-
 @contextmanager
 def serving(module, *options, folder, ready, **environment):
     """The address of a server, ``python -m MODULE``, that runs in ``folder``, from when it answers at ``ready``."""

@@ -1,11 +1,9 @@
-"""The book: it builds without a warning, every link leads somewhere, and it works in a browser without a network."""
+"""The book: it builds without a warning, and it works in a browser without a network."""
 
 import re
 import subprocess
 import sys
-from html.parser import HTMLParser
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 import pytest
 
@@ -21,36 +19,9 @@ def site(tmp_path_factory):
     return folder
 
 
-class Links(HTMLParser):
-    """Where a page links to, and the anchors that it has."""
-
-    def __init__(self, page):
-        super().__init__()
-        self.links, self.anchors = [], set()
-        self.feed(page.read_text("utf-8"))
-
-    def handle_starttag(self, tag, attrs):
-        attrs = dict(attrs)
-        self.anchors |= {attrs[name] for name in ("id", "name") if attrs.get(name)}
-        self.links += [attrs[name] for name in ("href", "src") if attrs.get(name)]
-
-
-def test_every_page_is_there_and_every_link_leads_somewhere(site):
-    pages = {page: Links(page) for page in site.rglob("*.html") if "_static" not in page.parts}
-    for notebook in NOTEBOOKS.glob("*.ipynb"):
-        assert site / f"{notebook.stem}.html" in pages
-    broken = []
-    for page, found in pages.items():
-        for link in found.links:
-            parts = urlsplit(link)
-            if parts.scheme or parts.netloc or link.startswith("#") and len(link) < 2:
-                continue
-            target = (page.parent / unquote(parts.path)).resolve() if parts.path else page
-            if not target.exists():
-                broken.append(f"{page.name}: {link}")
-            elif parts.fragment and target in pages and unquote(parts.fragment) not in pages[target].anchors:
-                broken.append(f"{page.name}: {link} has no such anchor")
-    assert not broken
+def test_every_notebook_is_a_page(site):
+    """Broken links between pages are warnings, which end the building."""
+    assert {path.stem for path in NOTEBOOKS.glob("*.ipynb")} < {path.stem for path in site.glob("*.html")}
 
 
 def test_functions_name_the_notebooks_that_use_them(site):
@@ -71,7 +42,7 @@ def tab(browser):
     assert not errors
 
 
-def test_it_is_read_in_the_dark_on_phones_and_without_a_network(site, tab, screenshot):
+def test_it_is_read_in_the_dark_on_phones_and_without_a_network(site, tab):
     page = (site / "03_difference_maps.html").as_uri()
     tab.goto(page)
     formulas = "[...document.querySelectorAll('mjx-container')].filter(f => f.offsetWidth > 100).length"
@@ -81,15 +52,13 @@ def test_it_is_read_in_the_dark_on_phones_and_without_a_network(site, tab, scree
     tab.locator("button.theme-switch-button").first.click()
     tab.locator(".theme-change-button[data-mode=dark]").first.click()
     assert light == "rgb(255, 255, 255)" and sum(map(int, re.findall(r"\d+", paper()))) < 120
-    screenshot(tab, "-dark")
     for name in ("index", "03_difference_maps", "13_pixel_features", "api/emerdiff_lib.responses"):
         tab.set_viewport_size({"width": 390, "height": 800})
         tab.goto((site / f"{name}.html").as_uri())
         assert tab.evaluate("document.documentElement.scrollWidth") <= 390, name
-    screenshot(tab, "-phone")
 
 
-def test_the_explorer_answers_a_click_inside_the_book(site, tab, screenshot):
+def test_the_explorer_answers_a_click_inside_the_book(site, tab):
     tab.goto((site / "13_pixel_features.html").as_uri(), wait_until="domcontentloaded")
     frame = tab.frame_locator("iframe[title='EmerDiff explorer']")
     frame.locator("[data-drawn]").wait_for()
@@ -98,4 +67,3 @@ def test_the_explorer_answers_a_click_inside_the_book(site, tab, screenshot):
     box = canvas.bounding_box()
     canvas.click(position={"x": 10.5 * box["width"] / 128, "y": 20.5 * box["height"] / 128})
     frame.get_by_text("Pixel (10, 20), in segment").wait_for()
-    screenshot(tab)

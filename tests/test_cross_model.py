@@ -1,19 +1,16 @@
 """Models held against each other: tables against direct means, and the untrained control."""
 
-from pathlib import Path
-
-import numpy as np
 import pytest
 import torch
 
 from emerdiff_lib.evaluation.metrics import mean_iou
-from emerdiff_lib.loading import VARIANTS, locate
+from emerdiff_lib.loading import VARIANTS
 from emerdiff_lib.pipeline import load_pipeline
 from emerdiff_lib.studies import two_stages
 
 from .conftest import run_cells
 
-QUICK = {"num_masks": 4, "modulation_timestep": 41, "noise_ensemble_size": 1}
+QUICK = {"num_masks": 4, "modulation_timestep": 41, "noise_ensemble_size": 1, "denoising_steps": 1}
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +20,7 @@ def control(pipe):
 
 @pytest.fixture(scope="module")
 def cells(pipe, control, tmp_path_factory):
-    given = {"given": QUICK, "seeds": range(1000, 1003), "output_dir": tmp_path_factory.mktemp("models")}
+    given = {"given": QUICK, "seeds": range(1000, 1002), "output_dir": tmp_path_factory.mktemp("models")}
     given |= {"pipes": {"toyscapes": pipe, two_stages.UNTRAINED: control}}
     given["nb"] = type("Notebook", (), {"execution": {}})
     texts = ("import numpy", "def statistic", "def table_of", "table = table_of(results)")
@@ -38,27 +35,16 @@ def test_the_control_has_the_architecture_and_none_of_the_knowledge(pipe, contro
     assert control.default_settings() == pipe.default_settings() and control.vae is pipe.vae
     value, features = cells["table"]["value"].unstack(), cells["FEATURES"]
     assert value.loc["toyscapes", features] > value.loc[two_stages.UNTRAINED, features] + 5
+    score = lambda kind: mean_iou(two_stages.class_counts(cells["results"]["toyscapes"], kind).sum(0))
+    gained = score("own cells") - score("position cells")
+    assert value.loc["toyscapes", features] == pytest.approx(100 * gained)
     # a filter of the picture knows nothing of the model
     assert value[cells["CONTROL"]].nunique() == 1
     assert cells["table"].loc["toyscapes", "− first"].tolist() == [0.0] * 4
 
 
-def test_the_table_is_of_sums_and_means(cells):
-    for name, results in cells["results"].items():
-        row = cells["table"]["value"].loc[name]
-        own, nothing, whole = (
-            mean_iou(two_stages.class_counts(results, kind).sum(0))
-            for kind in ("own cells", "position cells", "own")
-        )
-        assert row[cells["FEATURES"]] == pytest.approx(100 * (own - nothing))
-        assert row[cells["WHOLE"]] == pytest.approx(100 * whole)
-        gains = [r["boundary F"]["modulated"] - r["boundary F"]["bilinear"] for r in results]
-        assert row[cells["CORRESPONDENCE"]] == pytest.approx(100 * np.mean(gains))
-
-
 def test_relatives_differ_from_the_reference_in_what_their_names_say(pipe):
     pipes = {name: load_pipeline(name) for name in VARIANTS}
-    reference = pipes["toyscapes-reference"]
     table = run_cells("10_cross_model", {"pipes": pipes, "given": {}}, "import numpy", "million")["overview"]
     different = {"toyscapes-v-prediction": "v_prediction", "toyscapes-transformer": "flow"}
     assert set(table["predicts"].drop(list(different))) == {"epsilon"}
@@ -70,13 +56,8 @@ def test_relatives_differ_from_the_reference_in_what_their_names_say(pipe):
     for name, other in pipes.items():
         for a, b in zip(pipe.vae.parameters(), other.vae.parameters(), strict=True):
             assert torch.equal(a, b), name  # one autoencoder for all
-        megabytes = sum(f.stat().st_size for f in Path(locate(name)).rglob("*.safetensors")) / 1e6
-        assert megabytes < 4.3
-        if name == "toyscapes-transformer":
-            assert other.denoiser.config.num_layers == 5
-        elif other is not reference:
-            pairs = zip(reference.denoiser.parameters(), other.denoiser.parameters(), strict=True)
-            assert not all(a.shape == b.shape and torch.equal(a, b) for a, b in pairs)
+    sums = {float(other.denoiser.state_dict().popitem()[1].double().sum()) for other in pipes.values()}
+    assert len(sums) == len(pipes)  # each with weights of its own
 
 
 @pytest.mark.parametrize(

@@ -99,8 +99,8 @@ def test_the_stages_are_measured_apart(pipe):
 
 
 def test_shifts_are_told_apart(pipe, tmp_path):
-    names, seeds = ["as trained", "unseen objects"], [3, 4]
-    results = run_shifts(pipe, names, seeds, tmp_path, QUICK)
+    names, seeds = ["as trained", "unseen objects"], [3]
+    results = run_shifts(pipe, names, seeds, tmp_path, QUICK | {"denoising_steps": 1})
     for name, scenes in results.items():
         for seed, result in zip(seeds, scenes, strict=True):
             truth = Toyscapes.from_seed(seed, name).coarse_labels

@@ -15,14 +15,6 @@ def draws_of(statistic, count, draws):
     return statistic(np.arange(count)), *np.percentile([statistic(row) for row in rows], (2.5, 97.5))
 
 
-def test_the_interval_of_a_mean_is_the_textbooks():
-    values = RNG.normal(3, 2, 400)
-    value, low, high = interval(values, draws=2000)
-    half = 1.96 * values.std() / 20
-    assert value == pytest.approx(values.mean())
-    assert (low, high) == pytest.approx((value - half, value + half), abs=0.03)
-
-
 def test_differences_draw_the_same_images_for_both():
     ours, theirs = RNG.integers(0, 50, (2, 12, 3, 3))
     ours, theirs = (

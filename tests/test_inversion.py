@@ -53,10 +53,6 @@ def test_prediction_types_invert_alike_and_replay_exactly(prediction):
     assert (restored - clean).norm() / clean.norm() < 1e-5
 
 
-def test_timesteps_are_stable_diffusions():
-    assert gaussian_denoiser().timesteps == list(range(981, 0, -20))
-
-
 def test_noise_maps_of_a_markov_path_are_standard_normal():
     """With the optimal denoiser of Gaussian data, the reverse step is the true posterior, so zₜ ~ N(0, 1)."""
     predictor = gaussian_denoiser(scale=1.0)

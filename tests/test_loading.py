@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 import shutil
 import sys
 import warnings
@@ -53,7 +54,7 @@ def test_bundled_models_carry_their_family_s_defaults(model):
     assert pipe.own_settings.items() <= pipe.default_settings().items()
 
 
-def test_own_settings_win_and_are_saved_and_read(pipe, scene, tmp_path):
+def test_own_settings_are_checked_win_and_are_saved(pipe, scene, tmp_path):
     own = {"num_masks": 5, "modulation_timestep": 41, "modulation_strength": 7.0}
     EmerDiffPipeline.from_pipe(pipe.pipe, **own).save_pretrained(tmp_path)
     again = load_pipeline(tmp_path)
@@ -62,13 +63,10 @@ def test_own_settings_win_and_are_saved_and_read(pipe, scene, tmp_path):
     quick = {"generator": seeded(), "noise_ensemble_size": 1}
     assert own.items() <= again(scene.image, **quick).settings.items()
     assert again(scene.image, 2, **quick).settings["num_masks"] == 2  # the call over both
-    exact = again.modulate(again.cluster(scene.image, mode="fast", **quick), mode="exact")
-    assert exact.settings == again.resolve(noise_ensemble_size=1)
-
-
-def test_own_settings_are_checked(pipe):
     message = refusal(lambda: EmerDiffPipeline.from_pipe(pipe.pipe, num_mask=5))
     assert "did you mean 'num_masks'" in message
+    exact = again.modulate(again.cluster(scene.image, mode="fast", **quick), mode="exact")
+    assert exact.settings == again.resolve(noise_ensemble_size=1)
 
 
 @pytest.mark.parametrize("part", ["vae", "text_encoder", "tokenizer", "scheduler", "unet"])
@@ -129,9 +127,7 @@ def test_a_folder_of_one_variant_loads(folder, pipe):
         again = EmerDiffPipeline.from_pretrained(folder, **options)
         assert all(map(torch.equal, again.denoiser.parameters(), pipe.denoiser.parameters()))
     assert load_pipeline(folder, variant="fp16").dtype == torch.float32
-    assert "No such file" in refused(folder, variant="bf16") or "no file named" in refused(
-        folder, variant="bf16"
-    )
+    assert re.search("No such file|no file named", refused(folder, variant="bf16"))
 
 
 def test_a_single_file_is_read(folder, tmp_path, pipe):
@@ -154,16 +150,15 @@ def test_an_autoencoder_that_overflows_is_upcast_while_it_runs(tmp_path, scene):
     assert seen == [torch.float32] and (pipe.vae.dtype, pipe.dtype) == (torch.float16, torch.float16)
 
 
-@pytest.mark.parametrize("switch", [logging.disable_progress_bar, logging.enable_progress_bar])
-def test_what_the_user_turned_on_or_off_stays_so(switch):
-    before = logging.is_progress_bar_enabled()
+def test_loading_leaves_the_user_s_progress_bars_as_they_were():
+    logging.disable_progress_bar()
     try:
-        switch()
-        wanted = logging.is_progress_bar_enabled()
         load_pipeline()
-        assert logging.is_progress_bar_enabled() == wanted
+        assert not logging.is_progress_bar_enabled()
     finally:
-        (logging.enable_progress_bar if before else logging.disable_progress_bar)()
+        logging.enable_progress_bar()
+    load_pipeline()
+    assert logging.is_progress_bar_enabled()
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -174,9 +169,7 @@ def test_weights_that_are_missing_or_no_numbers_are_named(folder, name):
     weights[key].view(-1)[-1] = torch.inf
     save_file(weights, file, metadata={"format": "pt"})
     message = refused(folder)
-    assert (
-        f"The {name} of" in message and "NaN or infinite values" in message and key.split(".")[-2] in message
-    )
+    assert re.search(f"The {name} of .* has NaN or infinite values in .*{key.split('.')[-2]}", message)
     save_file(dict(sorted(weights.items())[3:]), file, metadata={"format": "pt"})
     assert "is short of 3 tensors" in refused(folder)
 
@@ -194,14 +187,13 @@ def test_files_that_are_missing_or_no_weights(folder, name, content):
 @pytest.mark.parametrize("content", ["", "[]", None])
 @pytest.mark.parametrize("name", [*CONFIGS, "."])
 def test_broken_or_missing_configurations_name_their_part(folder, name, content):
-    if name == ".":
-        (folder / "model_index.json").write_text(content or "{}")
+    if content is None and name != ".":
+        shutil.rmtree(folder / name)
     else:
-        shutil.rmtree(folder / name) if content is None else (folder / name / CONFIGS[name]).write_text(
-            content
+        (folder / name / CONFIGS.get(name, "model_index.json")).write_text(
+            "{}" if content is None else content
         )
-    message = refused(folder)
-    assert name == "." or f"The {name} of" in message
+    assert ("" if name == "." else f"The {name} of") in refused(folder)
 
 
 @pytest.mark.parametrize(("name", "ending"), [("unet", "bin"), ("vae", "ckpt"), ("text_encoder", "bin")])
@@ -212,17 +204,14 @@ def test_pickles_are_never_read(folder, tmp_path, name, ending):
     file.unlink()
     message = refused(folder)
     assert f"The {name} of" in message and "safetensors" in message and not trace.exists()
-    pickle.loads(file.with_suffix(f".{ending}").read_bytes()).close()
-    assert trace.exists()  # so it would have
 
 
 @pytest.mark.parametrize("shard", ["weights.dat", "../x.safetensors", "/x.safetensors", "1.safetensors"])
 def test_shards_are_safetensors_of_the_folder(folder, shard, pipe):
     file = folder / "unet" / UNET
     weights = dict.fromkeys(load_file(file), shard)
-    file.with_suffix(".safetensors.index.json").write_text(
-        json.dumps({"metadata": {}, "weight_map": weights})
-    )
+    index = json.dumps({"metadata": {}, "weight_map": weights})
+    file.with_suffix(".safetensors.index.json").write_text(index)
     file.rename(folder / "unet" / "1.safetensors")
     if shard == "1.safetensors":
         again = EmerDiffPipeline.from_pretrained(folder)

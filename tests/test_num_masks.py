@@ -2,8 +2,10 @@
 
 import linecache
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from scipy.cluster.hierarchy import fcluster, linkage
@@ -15,7 +17,7 @@ from emerdiff_lib.studies.mapping import source_of
 
 from .conftest import run_cells, seeded
 
-QUICK = {"modulation_timestep": 41, "noise_ensemble_size": 1}
+QUICK = {"modulation_timestep": 41, "noise_ensemble_size": 1, "denoising_steps": 1}
 CANDIDATES = [2, 4, 6]
 
 
@@ -75,58 +77,37 @@ def test_groups_are_unions_of_masks(cells, segmented):
         assert len(np.unique(labels[way][2])) == 2 and pairs(labels[way][2]) == len(np.unique(many))
 
 
-def made_up(agreements: dict[str, dict[int, list[float]]], picks: dict[str, list[int]]) -> list[dict]:
-    """Results as the notebook keeps them, from {way: {K: ARI per picture}} and {rule: K per picture}."""
-    results = []
-    for i in range(len(next(iter(picks.values())))):
-        scores = [
-            {"image": f"{i}", "way": way, "K": k, "ARI": values[i], "boundary F": values[i] / 2}
-            | {"counts": [[k, k + 1, k + 1], [k, k + 1, k + 1]]}
-            for way, by_number in agreements.items()
-            for k, values in by_number.items()
-        ]
-        results.append({"name": f"{i}", "picks": {r: ks[i] for r, ks in picks.items()}, "scores": scores})
-    return results
+def frame(*scores):
+    """Scores as the notebook keeps them, from (way, K, ARI per picture)."""
+    columns = ["image", "way", "K", "ARI", "boundary F"]
+    rows = [(f"{i}", way, k, ari, ari / 2) for way, k, values in scores for i, ari in enumerate(values)]
+    return pd.DataFrame(rows, columns=columns)
 
 
-@pytest.fixture(scope="module")
-def tables(pipe, cells):
-    """The cells from the scores on, on two pictures, and on one of the other split."""
-    direct, anywhere, touching = cells["WAYS"]
-    grouped = {2: [30, 50], 4: [60, 60]}
-    ways = {direct: {2: [20, 60], 4: [50, 50], 6: [40, 30]}, anywhere: grouped, touching: grouped}
-    picks = {"silhouette": [2, 2], "eigengap": [4, 2], "bic": [6, 6]}
-    others = {direct: {2: [10], 4: [20], 6: [90]}, anywhere: {2: [90], 4: [10]}}
-    parts = [made_up(ways, picks), made_up(others, dict.fromkeys(picks, [2]))]
-    given = cells | {"map_images": lambda *_, **__: parts.pop(0), "data": None, "fit_data": None}
-    given |= {"samples": {}, "fit_samples": {}, "output_dir": "", "used": pipe.resolve(), "display": print}
-    given["nb"] = type("Notebook", (), {"execution": {}, "show": lambda self, *_, **__: None})()
-    return run_cells(
-        "14_how_many_masks",
-        given,
-        "def score",
-        "grouped = rows",
-        "def choices",
-        "by_clustering, by_",
-        "gains =",
-    )
-
-
-def test_the_fixed_number_comes_from_other_pictures(cells, tables):
-    table = tables["by_clustering"]
-    assert tables["best_fixed"](cells["DIRECT"]) == 6
+def test_the_fixed_number_comes_from_other_pictures(cells):
+    direct, anywhere, _ = cells["WAYS"]
+    by_clustering = (direct, 2, [20, 60]), (direct, 4, [50, 50]), (direct, 6, [40, 30])
+    given = {"rows": frame(*by_clustering, (anywhere, 2, [30, 50]), (anywhere, 4, [60, 60]))}
+    given["fit_rows"] = frame((direct, 2, [10]), (direct, 4, [20]), (direct, 6, [90]), (anywhere, 2, [90]))
+    picks = [{"silhouette": 2, "eigengap": 4, "bic": 6}, {"silhouette": 2, "eigengap": 2, "bic": 6}]
+    given["results"] = [{"name": f"{i}", "picks": picked} for i, picked in enumerate(picks)]
+    tables = run_cells("14_how_many_masks", cells | given, "def choices")
+    table = tables["choices"](direct)
     assert table.loc["always 6", "ARI"] == pytest.approx(35) and table.loc["always 6", "minus fixed"] == 0
     assert table.loc["silhouette", "ARI"] == pytest.approx(40)
     assert table.loc["silhouette", "minus fixed"] == pytest.approx(5)
     assert table.loc["eigengap", ["ARI", "boundary F", "median K"]].tolist() == pytest.approx([55, 27.5, 3])
     assert table.loc[tables["HINDSIGHT"], "ARI"] == pytest.approx(55)
     # rules that pick more groups than there are masks get all of them
-    assert tables["by_grouping"].loc["bic", ["median K", "ARI"]].tolist() == pytest.approx([4, 60])
+    assert tables["choices"](anywhere).loc["bic", ["median K", "ARI"]].tolist() == pytest.approx([4, 60])
 
 
-def test_an_image_is_scored_as_others_score_it(tables, data, segmented):
+def test_an_image_is_scored_as_others_score_it(pipe, cells, data, segmented):
     (labels, picks), truth = segmented, data[7].labels.ravel()
-    result = tables["score"](data, 7)
+    given = dict.fromkeys(("data", "samples", "fit_data", "fit_samples", "output_dir"), "")
+    given |= {"map_images": lambda *_, **__: None, "used": pipe.resolve()}
+    given["nb"] = SimpleNamespace(execution={})
+    result = run_cells("14_how_many_masks", cells | given, "def score")["score"](data, 7)
     assert result["picks"] == picks and len(result["scores"]) == 7
     for one in result["scores"]:
         expected = adjusted_rand_score(truth, labels[one["way"]][one["K"]].ravel())

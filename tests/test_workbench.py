@@ -108,7 +108,7 @@ def compare(tab):
     tab.get_by_text("λ = 8 at").wait_for()
 
 
-def test_it_works_in_jupyterlab(screenshot, lab):
+def test_it_works_in_jupyterlab(lab):
     """A pixel that is clicked and a slider that is moved answer on the new side, in the lab itself."""
     tab, errors = lab(
         "from emerdiff_lib import load_pipeline\nfrom emerdiff_lib.explorer import Workbench\n"
@@ -120,12 +120,11 @@ def test_it_works_in_jupyterlab(screenshot, lab):
     second.get_by_text("Pixel (").wait_for()
     second.locator("input[type=range]").first.fill("15")
     second.get_by_text("of 15").first.wait_for()
-    screenshot(tab)
     tab.close()
     assert not errors
 
 
-def test_it_works_as_an_application(browser, screenshot, tmp_path):
+def test_it_works_as_an_application(browser, tmp_path):
     """Voilà serves it alone."""
     Toyscapes.from_seed(7).image.save(tmp_path / "mine.png")
     options, ready = ("--image", "mine.png"), "voila/static/voila.js"
@@ -135,6 +134,5 @@ def test_it_works_as_an_application(browser, screenshot, tmp_path):
         tab.set_default_timeout(600_000)
         tab.goto(address, wait_until="domcontentloaded")
         compare(tab)
-        screenshot(tab)
         tab.close()
         assert not errors

@@ -328,14 +328,9 @@ def save(
             else:
                 parts |= dict(safety_checker=None, requires_safety_checker=False)
                 pipeline = StableDiffusionPipeline(**parts)
+    if default_settings:
+        pipeline.register_to_config(default_settings=default_settings)
     pipeline.save_pretrained(folder)
     for name in ("tokenizer", "tokenizer_2"):  # as published: vocab.json and merges.txt or spiece.model alone
         (folder / name / "tokenizer.json").unlink(missing_ok=True)
-    return _with_defaults(folder, default_settings)
-
-
-def _with_defaults(folder: Path, default_settings: dict) -> Path:
-    if default_settings:
-        index = json.loads((folder / "model_index.json").read_text()) | {"default_settings": default_settings}
-        (folder / "model_index.json").write_text(json.dumps(index, indent=2))
     return folder

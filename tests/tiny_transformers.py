@@ -1,12 +1,10 @@
 """Tiny random checkpoints of the published layouts of FLUX.1, PixArt, Sana and Qwen-Image, saved by their own pipelines.
 
 Block types, token layouts, encoders and schedulers are the published ones'; widths, depths and numbers of words are small.
-Run it to have one on disk: ``python -m tests.tiny_transformers "FLUX.1" FOLDER``.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,7 +34,7 @@ from transformers import (
     Qwen2Tokenizer,
 )
 
-from .tiny_stable_diffusion import _with_defaults, autoencoder, t5, text_config, tokenizer, vocabulary
+from .tiny_stable_diffusion import autoencoder, t5, text_config, tokenizer, vocabulary
 
 SIDE = 16  # of the latents that they claim to be trained on
 SHIFTING = dict(
@@ -198,9 +196,8 @@ def save(folder: Path | str, layout: str, seed: int = 0, **default_settings) -> 
     folder = Path(folder)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        LAYOUTS[layout](folder).save_pretrained(folder)
-    return _with_defaults(folder, default_settings)
-
-
-if __name__ == "__main__":
-    print(save(sys.argv[2], sys.argv[1]))
+        pipeline = LAYOUTS[layout](folder)
+    if default_settings:
+        pipeline.register_to_config(default_settings=default_settings)
+    pipeline.save_pretrained(folder)
+    return folder
