@@ -81,97 +81,74 @@ XL = dict(  # no attention on the finest grid, deep attention on the others; tol
     up_block_types=("CrossAttnUpBlock2D",) * 2 + ("UpBlock2D",),
 )
 JOINT = dict(
+    cross_attention_dim=64,
+    attention_head_dim=16,
+    resnet_time_scale_shift="scale_shift",
     down_block_types=("ResnetDownsampleBlock2D",) + ("SimpleCrossAttnDownBlock2D",) * 3,
     mid_block_type="UNetMidBlock2DSimpleCrossAttn",
     up_block_types=("SimpleCrossAttnUpBlock2D",) * 3 + ("ResnetUpsampleBlock2D",),
 )
-# What relatives of Stable Diffusion 1.x have otherwise: (the U-Net, the scheduler, numbers in a text's embedding)
-LAYOUTS: dict[str, tuple[dict, dict, int]] = {
-    "1.x": ({}, {}, 768),
-    "2.x": (  # linear projections, heads by level; predicts v in the 768-pixel model
-        dict(use_linear_projection=True, attention_head_dim=(1, 2, 4, 4), cross_attention_dim=1024),
-        dict(prediction_type="v_prediction"),
-        1024,
+# What the U-Nets of relatives of Stable Diffusion 1.x, and 3's transformers, have otherwise
+LAYOUTS: dict[str, dict] = {
+    "1.x": {},
+    # linear projections, heads by level; predicts v in the 768-pixel model
+    "2.x": dict(use_linear_projection=True, attention_head_dim=(1, 2, 4, 4), cross_attention_dim=1024),
+    "tiny-sd": dict(  # distilled: three levels of one layer, and no middle
+        block_out_channels=WIDTHS[:3],
+        layers_per_block=1,
+        mid_block_type=None,
+        down_block_types=("CrossAttnDownBlock2D",) * 3,
+        up_block_types=("CrossAttnUpBlock2D",) * 3,
     ),
-    "tiny-sd": (  # distilled: three levels of one layer, and no middle
-        dict(
-            block_out_channels=WIDTHS[:3],
-            layers_per_block=1,
-            mid_block_type=None,
-            down_block_types=("CrossAttnDownBlock2D",) * 3,
-            up_block_types=("CrossAttnUpBlock2D",) * 3,
-        ),
-        {},
-        768,
+    "XL": XL,
+    "SSD-1B": XL  # distilled from XL: depths of every attention, up and down alike no more, none in the middle
+    | dict(
+        transformer_layers_per_block=(1, (2, 2), (3, 3)),
+        reverse_transformer_layers_per_block=((3, 3, 4), (2, 1, 1), 1),
+        mid_block_type="UNetMidBlock2D",
     ),
-    "XL": (XL, {}, 64),
-    "SSD-1B": (  # distilled from XL: depths of every attention, up and down alike no more, none in the middle
-        XL
-        | dict(
-            transformer_layers_per_block=(1, (2, 2), (3, 3)),
-            reverse_transformer_layers_per_block=((3, 3, 4), (2, 1, 1), 1),
-            mid_block_type="UNetMidBlock2D",
-        ),
-        {},
-        64,
+    "Kandinsky 2.2": JOINT  # unCLIP: joint attention to places and an image's tokens; learns variances besides
+    | dict(
+        out_channels=8,
+        encoder_hid_dim=48,
+        encoder_hid_dim_type="image_proj",
+        addition_embed_type="image",
     ),
-    "Kandinsky 2.2": (  # unCLIP: joint attention to places and an image's tokens; learns variances besides
-        dict(
-            out_channels=8,
-            cross_attention_dim=64,
-            attention_head_dim=16,
-            encoder_hid_dim=48,
-            encoder_hid_dim_type="image_proj",
-            addition_embed_type="image",
-            resnet_time_scale_shift="scale_shift",
-            **JOINT,
-        ),
-        dict(beta_schedule="linear", variance_type="learned_range"),
-        0,
+    "IF": JOINT  # of pixels: no autoencoder, T5's words
+    | dict(
+        in_channels=3,
+        out_channels=6,
+        cross_attention_norm="group_norm",
+        encoder_hid_dim=32,
+        encoder_hid_dim_type="text_proj",
+        addition_embed_type="text",
+        addition_embed_type_num_heads=4,
+        act_fn="gelu",
     ),
-    "IF": (  # of pixels: no autoencoder, T5's words
-        dict(
-            in_channels=3,
-            out_channels=6,
-            cross_attention_dim=64,
-            cross_attention_norm="group_norm",
-            attention_head_dim=16,
-            encoder_hid_dim=32,
-            encoder_hid_dim_type="text_proj",
-            addition_embed_type="text",
-            addition_embed_type_num_heads=4,
-            act_fn="gelu",
-            resnet_time_scale_shift="scale_shift",
-            **JOINT,
-        ),
-        dict(beta_schedule="squaredcos_cap_v2", variance_type="learned_range"),
-        0,
+    # a transformer with joint attention; without T5, as many run it
+    "3": dict(num_layers=4, attention_head_dim=16, num_attention_heads=4),
+    "3.5": dict(  # norms of queries and keys, self-attention besides in the first blocks, T5's words
+        num_layers=5,
+        attention_head_dim=16,
+        num_attention_heads=4,
+        qk_norm="rms_norm",
+        dual_attention_layers=(0, 1),
     ),
-    "3": (  # a transformer with joint attention; without T5, as many run it
-        dict(num_layers=4, attention_head_dim=16, num_attention_heads=4),
-        {},
-        64,
-    ),
-    "3.5": (  # norms of queries and keys, self-attention besides in the first blocks, T5's words
-        dict(
-            num_layers=5,
-            attention_head_dim=16,
-            num_attention_heads=4,
-            qk_norm="rms_norm",
-            dual_attention_layers=(0, 1),
-        ),
-        {},
-        64,
-    ),
-    "LCM": (dict(time_cond_proj_dim=16), {}, 768),  # knows the strength of guidance, if it is told
+    "LCM": dict(time_cond_proj_dim=16),  # knows the strength of guidance, if it is told
 }
+NOISE = {  # of their schedulers
+    "2.x": dict(prediction_type="v_prediction"),
+    "Kandinsky 2.2": dict(beta_schedule="linear", variance_type="learned_range"),
+    "IF": dict(beta_schedule="squaredcos_cap_v2", variance_type="learned_range"),
+}
+TEXT_WIDTHS = {"2.x": 1024, "XL": 64, "SSD-1B": 64, "Kandinsky 2.2": 0, "IF": 0}  # of a token; otherwise 768
 
 
 def networks(
     sample_size: int = 32, layout: str = "1.x"
 ) -> tuple[UNet2DConditionModel | SD3Transformer2DModel, AutoencoderKL, CLIPTextModel | None]:
     """U-Net, VAE and text encoder in the default dtype, from torch's present random state."""
-    other, _, width = LAYOUTS[layout]
+    other, width = LAYOUTS[layout], TEXT_WIDTHS.get(layout, 768)
     if layout.startswith("3"):
         return transformer(sample_size, **other), autoencoder(sample_size, 16), None
     unet = UNet2DConditionModel(
@@ -287,7 +264,7 @@ def save(
     """
     folder = Path(folder)
     noise = dict(num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
-    noise |= LAYOUTS[layout][1]
+    noise |= NOISE.get(layout, {})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         unet, vae, text_encoder = networks(sample_size, layout)
