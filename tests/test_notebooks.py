@@ -175,7 +175,7 @@ def test_a_folder_with_bad_images_is_reported_to_the_end(tmp_path, tiny):
     for name in ("a.png", "<b>.jpg"):
         (folder / name).write_bytes(b"nothing")
     Image.effect_noise((64, 48), 100).save(folder / "c.png")
-    given = {"model": str(tiny), "modulation_timestep": 101, "num_masks": 4, "workers": 2, "shard": "0/1"}
+    given = {"model": str(tiny), "modulation_timestep": 101, "num_masks": 4, "shard": "0/1"}
     said = printed(run("04_segmentation", tmp_path, image=str(folder), **given))
     assert "3 images: 0 kept, 1 computed, 2 failed" in said and "3 image(s), of which 2 failed" in said
     assert set(json.loads((results / "failures-0-of-1.json").read_text())) == {"a.png", "<b>.jpg"}
