@@ -22,7 +22,7 @@ import pandas as pd
 from emerdiff_lib import EmerDiffPipeline
 from emerdiff_lib._version import CITATION
 from emerdiff_lib.files import write_atomically
-from emerdiff_lib.runs.manifest import parse_seeds, read_manifest
+from emerdiff_lib.runs.manifest import read_manifest
 
 ROOT = Path(__file__).parents[1]
 
@@ -55,6 +55,15 @@ def read_folder(folder: Path | str) -> tuple[dict[str, dict[str, Any]], list[dic
         path.stem: read_manifest(path) for path in sorted(folder.glob("*.json")) if path.name != LEDGER
     }
     return manifests, json.loads((folder / LEDGER).read_text(encoding="utf-8"))
+
+
+def parse_seeds(text: str) -> list[int]:
+    """The seeds of ``"0-99, 200"``; ValueError for text of another form."""
+    seeds: list[int] = []
+    for part in filter(None, text.split(", ")):
+        first, _, last = part.partition("-")
+        seeds.extend(range(int(first), int(last or first) + 1))
+    return seeds
 
 
 def unlisted_seeds(

@@ -6,7 +6,7 @@ import pytest
 from emerdiff_lib import EmerDiffPipeline, Toyscapes
 from emerdiff_lib.evaluation.metrics import boundary_scores, contingency_table
 from emerdiff_lib.studies import ablations
-from emerdiff_lib.studies.ablations import CAPTION, Sweep, evaluate, invert_scene, run_sweeps
+from emerdiff_lib.studies.ablations import CAPTION, evaluate, invert_scene, run_sweeps
 
 from .conftest import run_cells, seeded
 from .tiny_stable_diffusion import save
@@ -19,7 +19,15 @@ QUICK = {"num_masks": 3, "modulation_timestep": 21, "feature_timestep": 21, "noi
 
 def sweeps_of(pipe, **settings):
     given = {"pipe": pipe, "settings": settings, "usual": pipe.resolve(**settings).to_dict()}
-    texts = ("import numpy", "def each", "# cross-attention", '"num_masks": new', "t_m_best = ", "sweeps |=")
+    texts = (
+        "import numpy",
+        "class Sweep",
+        "def each",
+        "# cross-attention",
+        '"num_masks": Sweep',
+        "t_m_best = ",
+        "sweeps |=",
+    )
     return run_cells("05_ablations", given, *texts)["sweeps"]
 
 
@@ -103,9 +111,9 @@ def test_sweeps_share_results_and_go_on(pipe, tmp_path, monkeypatch):
 
     monkeypatch.setattr(ablations, "evaluate", counted)
     usual = pipe.resolve(**QUICK).to_dict()
-    strength = Sweep(usual, "λ", {"10": {"modulation_strength": 10.0}, "1": {"modulation_strength": 1.0}})
-    injection = Sweep(usual, "", {"with": {}, "without": {"attention_injection": False}})
-    results = run_sweeps(pipe, {"strength": strength, "injection": injection}, range(2), tmp_path)
+    strength = {"10": {"modulation_strength": 10.0}, "1": {"modulation_strength": 1.0}}
+    injection = {"with": {}, "without": {"attention_injection": False}}
+    results = run_sweeps(pipe, {"strength": strength, "injection": injection}, usual, range(2), tmp_path)
     assert calls == [(seed, *rest) for seed in (0, 1) for rest in ((10, True), (1, True), (10, False))]
     assert results["strength"]["10"] == results["injection"]["with"] != results["injection"]["without"]
     points = results["strength"]
@@ -113,7 +121,7 @@ def test_sweeps_share_results_and_go_on(pipe, tmp_path, monkeypatch):
     assert points["10"][0]["EmerDiff"] != points["1"][0]["EmerDiff"]
     # with one scene more, goes on from what is on disk
     calls.clear()
-    more = run_sweeps(pipe, {"λ": strength}, range(3), tmp_path)["λ"]
+    more = run_sweeps(pipe, {"λ": strength}, usual, range(3), tmp_path)["λ"]
     assert calls == [(2, 10, True), (2, 1, True)] and more["1"][:2] == points["1"]
 
 
@@ -130,28 +138,37 @@ def made_up(*accuracies, edges=0.5):
     return rows
 
 
+@pytest.fixture(scope="module")
+def cells():
+    """Functions of notebook 05's tables."""
+    return run_cells(
+        "05_ablations", {}, "import numpy", "class Sweep", "def scores", "def compare", "def agreement"
+    )
+
+
 GOOD, BAD = made_up(0.8, 0.8, 0.8), made_up(0.6, 0.6, 0.6, edges=0.25)
 
 
-def letters(default="a", **others):
-    return Sweep({"x": default}, "letters", {"b": {"x": "b"}, "a": {"x": "a"}}, **others)
+def letters(cells, default="a", **others):
+    cells["usual"] = {"x": default}
+    return cells["Sweep"]("letters", {"b": {"x": "b"}, "a": {"x": "a"}}, **others)
 
 
-def test_levels_and_differences_by_hand():
+def test_levels_and_differences_by_hand(cells):
     """80 of 100 right in both classes is an IoU of 80 / 120."""
     points = {"b": BAD, "a": GOOD}
-    levels = ablations.levels(points)
+    levels = cells["levels_of"](points)
     assert len(levels) == 2 * 2 * 3 and (levels.low <= levels.high).all()
     good = levels[(levels.setting == "a") & (levels.method == "EmerDiff")].set_index("measure")["value"]
     assert good.tolist() == pytest.approx([100 * 80 / 120, 100 * 80 / 120, 50])
-    best_is_default = ablations.comparison(points, levels, letters())
+    best_is_default = cells["compare"](points, levels, letters(cells))
     assert best_is_default["against"].tolist() == ["b"] * 3 and best_is_default["measurable"].all()
-    row = ablations.comparison(points, levels, letters("b")).loc["oracle mIoU"]
+    row = cells["compare"](points, levels, letters(cells, "b")).loc["oracle mIoU"]
     assert (row["best"], row["worst"], row["against"]) == ("a", "b", "b")
     assert row["difference"] == "+23.8 [+23.8, +23.8]"  # 80 / 120 − 60 / 140
     assert row["lowest"] == pytest.approx(100 * 60 / 140)
     alone = {label: results[:1] for label, results in points.items()}
-    row = ablations.comparison(alone, ablations.levels(alone), letters()).loc["boundary F"]
+    row = cells["compare"](alone, cells["levels_of"](alone), letters(cells)).loc["boundary F"]
     assert row["difference"] == "+25.0" and not row["measurable"]  # one scene has no interval
 
 
@@ -171,8 +188,9 @@ CLOSE = {"a": made_up(0.7, 0.71, 0.7, 0.71), "b": made_up(0.71, 0.7, 0.71, 0.7)}
         (MIXED, "c", ""),
     ],
 )
-def test_whether_the_papers_finding_holds(points, best, word):
-    given, difference = ablations.agreement(points, ablations.levels(points), letters(paper_best=tuple(best)))
+def test_whether_the_papers_finding_holds(cells, points, best, word):
+    agreement, levels = cells["agreement"], cells["levels_of"](points)
+    given, difference = agreement(points, levels, letters(cells, paper_best=tuple(best)))
     assert given == word
     if points.get("a") is GOOD:
         assert difference == "a − b: +23.8 [+23.8, +23.8]"

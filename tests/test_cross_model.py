@@ -69,5 +69,6 @@ def test_relatives_differ_from_the_reference_in_what_their_names_say(pipe):
     ],
 )
 def test_lists_that_make_no_comparison_are_refused(names, message):
+    given = {"models": names, "device": "", "dtype": "float32", "variant": ""}
     with pytest.raises(ValueError, match=message):
-        two_stages.load_models(names)
+        run_cells("10_cross_model", given, "import numpy", "pipes = {}")

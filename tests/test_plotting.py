@@ -16,6 +16,8 @@ from emerdiff_lib.plotting.diagrams import unet_diagram
 from emerdiff_lib.plotting.style import LOST
 from emerdiff_lib.plotting.text import text_width, wrap
 
+from .conftest import run_cells
+
 # Machado et al. 2009, severity 1, on linear RGB: no dyschromatopsia, no L, no M, no S cones
 VISIONS = [
     np.eye(3),
@@ -237,11 +239,12 @@ def test_names_on_a_front_cover_neither_each_other_nor_the_points():
         {"s": seconds, "F": scores, "kind": ["guided", "plain", "plain", "plain"] * 4}, names
     )
     figure, ax = plt.subplots(figsize=plotting.figsize(2, 0.5))
-    plotting.front(ax, table, "s", "F", "kind")
+    cells = run_cells("09_efficiency", {"plotting": plotting, "np": np}, "def draw_front", "def name_points")
+    cells["draw_front"](ax, table, "s", "F")
     line = ax.lines[0].get_xydata().tolist()
     assert line == [[0.13, 53.3], [0.17, 76.9], [0.77, 77.3], [1.15, 81.4], [6.37, 83.3]]  # unbeaten
     plotting.shared_legend(figure)
-    plotting.label_points(ax, table, "s", "F")
+    cells["name_points"](ax, table, "s", "F")
     boxes = boxes_of(ax.texts, figure)
     assert {text.get_text().replace("\n", " ") for text in ax.texts} == {name.strip() for name in names}
     points, (area,) = ax.transData.transform(table[["s", "F"]]), boxes_of([ax], figure)
@@ -267,14 +270,3 @@ def test_a_unet_shows_its_levels_and_where_attention_sits():
     assert not collide(boxes) and all(box.x0 >= 0 and box.x1 <= figure.bbox.x1 for box in boxes)
     expected = {"32 × 24 cells\n640 channels", "up_blocks.2\n3 attention layers"}
     assert expected < {text.get_text() for text in texts}
-
-
-def test_the_overview_shows_the_largest_masks_and_collides_with_nothing():
-    masks = np.eye(4, dtype=bool)[np.sort(np.random.default_rng(1).integers(0, 4, (6, 8)))].transpose(2, 0, 1)
-    maps = np.random.default_rng(0).random((4, 32, 40))
-    figure = plotting.overview(IMAGE, np.random.default_rng(0).random((6, 8, 5)), masks, maps, maps.argmax(0))
-    largest = np.argsort(-masks.sum((1, 2)))[:3]
-    titles = {ax.get_title(): ax for ax in figure.axes}
-    assert figure.get_figwidth() == 6.75 and {f"mask {k}" for k in largest} < set(titles)
-    assert all(np.array_equal(titles[f"mask {k}"].images[0].get_array(), maps[k]) for k in largest)
-    assert not collide(boxes_of([*figure.axes, *(ax.title for ax in figure.axes)], figure))

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from emerdiff_lib.files import replacing, write_atomically
-from emerdiff_lib.runs.manifest import format_seeds, parse_seeds, read_manifest, write_manifest
+from emerdiff_lib.runs.manifest import format_seeds, read_manifest, write_manifest
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "notebooks" / "results"
@@ -68,7 +68,7 @@ def test_a_manifest_reads_back_and_writes_the_same_bytes(tmp_path, study):
     for name, table in study["tables"].items():
         pd.testing.assert_frame_equal(back["tables"][name], table, check_dtype=False, rtol=1e-5)
     assert back["seeds"] == {"test": "0-99", "concepts": "3, 7-8"}
-    back["seeds"] = {name: parse_seeds(text) for name, text in back["seeds"].items()}
+    back["seeds"] = {name: script.parse_seeds(text) for name, text in back["seeds"].items()}
     assert back["settings"] == {"model": "toyscapes", "num_masks": 12, "filter_sigma": 0.25}
     assert write_manifest(tmp_path / "again.json", **back).read_bytes() == path.read_bytes()
     assert '    ["EmerDiff", 64.1235, 12, 6.44],\n' in path.read_text()  # a line for a row
@@ -86,7 +86,7 @@ def test_what_is_no_manifest_is_neither_written_nor_read(tmp_path, study):
 
 @pytest.mark.parametrize("given, text", [(range(3), "0-2"), ([9, 1, 2, 1], "1-2, 9"), ([7], "7"), ([], "")])
 def test_seeds_have_one_spelling(given, text):
-    assert format_seeds(given) == text and format_seeds(parse_seeds(text)) == text
+    assert format_seeds(given) == text and format_seeds(script.parse_seeds(text)) == text
 
 
 # -- RESULTS.md ---------------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
 from threading import RLock
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
@@ -29,12 +30,22 @@ from emerdiff_lib.runs import keys
 from emerdiff_lib.runs.cached_map import KILLED, _dumps, cached_map, check_execution
 from emerdiff_lib.runs.keys import array_digest, model_key, sample_key
 from emerdiff_lib.runs.results import FolderError
-from emerdiff_lib.runs.segment import segment_all
 
-from .conftest import seeded
+from .conftest import run_cells, seeded
 
 ROOT = Path(__file__).parents[1]
 QUICK = {"num_masks": 2, "modulation_timestep": 21, "noise_ensemble_size": 1}
+
+
+def segment_all(
+    pipe, samples, output_dir, seed=0, formats=(), difference_maps=False, execution=None, **chosen
+):
+    """Notebook 04's: ({name: folder}, results)."""
+    given = {"__name__": "__main__", "pipe": pipe, "samples": samples, "chosen": chosen, "seed": seed}
+    given |= {"output_dir": output_dir, "output_difference_maps": difference_maps, "mask_batch_size": None}
+    given |= {"formats": formats, "show": 0, "nb": SimpleNamespace(execution=execution or {})}
+    cells = run_cells("04_segmentation", given, "import numpy", "def segment_all", "timed(segment_all)")
+    return cells["folders"], cells["results"]
 
 
 @pytest.fixture
@@ -175,7 +186,7 @@ def test_settings_and_versions_are_part_of_a_segmentation(tmp_path, pipe, monkey
         pipe, find_images(spec), tmp_path / "out", **QUICK | more
     )[1]
     assert counts(look()) == (0, 2, 0) and counts(look()) == (2, 0, 0)
-    changes = {"seed": 1, "output_difference_maps": True, "modulation_strength": 9.0, "formats": ["npz"]}
+    changes = {"seed": 1, "difference_maps": True, "modulation_strength": 9.0, "formats": ["npz"]}
     for change in ({name: value} for name, value in changes.items()):
         assert counts(look(**change)) == (0, 2, 0), change
     assert list((tmp_path / "out").glob("*/arrays.npz"))
@@ -437,4 +448,4 @@ def test_one_image_goes_into_the_folder_itself(tmp_path, pipe, scene):
     folders, _ = segment_all(pipe, one, tmp_path / "out", **QUICK)
     assert folders == {"a.png": tmp_path / "out"} and (tmp_path / "out" / "labels.png").exists()
     with pytest.raises(ValueError, match="holds the image itself"):
-        segment_all(pipe, one, tmp_path / "in", **QUICK)
+        find_images(tmp_path / "in" / "a.png", exclude=tmp_path / "in")

@@ -28,8 +28,6 @@ def diffcut(
     image: np.ndarray,
     pipe: EmerDiffPipeline,
     num_segments: int | None = None,
-    *,
-    limit: float | None = None,
     seed: int = 0,
 ) -> Segmentation:
     """DiffCut as its authors run it: α = 10, t = 50, one noise draw, the image at twice the model's own size.
@@ -40,14 +38,13 @@ def diffcut(
 
     Args:
         image: (H, W, 3) uint8.
-        num_segments: cut into this many instead of by ``limit``.
-        limit: τ, the normalised cut value from which on parts stay whole; by default its family's, or the paper's.
+        num_segments: cut into this many; by default parts stay whole from the family's τ of the normalised cut value on.
         seed: of the noise.
 
     Returns:
         Segments, with mean (unit) features as embeddings.
     """
-    limit = FAMILY_LIMITS.get(pipe.backbone.name, LIMIT) if limit is None else limit
+    limit = FAMILY_LIMITS.get(pipe.backbone.name, LIMIT)
     predictor, layer = pipe.predictor(), pipe.backbone.encoder_attention()
     enlarged = 2 if layer.startswith("down_blocks") else 1
     clean = pipe.encode(image, enlarged * pipe.default_settings()["processing_resolution"])

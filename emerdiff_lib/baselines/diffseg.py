@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from ..interventions import AttentionCapture, exclusive
 from ..pipeline import EmerDiffPipeline
 from ..predictor import Predictor
-from ..settings import real
 from .segmentation import Segmentation, bisected, with_embeddings
 
 TIMESTEP = 300  # what the network is conditioned on
@@ -22,21 +21,15 @@ FAMILY_THRESHOLDS = {"Toyscapes": 0.25}
 
 
 @torch.no_grad()
-def diffseg(
-    image: np.ndarray,
-    pipe: EmerDiffPipeline,
-    num_segments: int | None = None,
-    *,
-    threshold: float | None = None,
-) -> Segmentation:
+def diffseg(image: np.ndarray, pipe: EmerDiffPipeline, num_segments: int | None = None) -> Segmentation:
     """DiffSeg as its authors run it: one network call with the *clean* latents at t = 300 and the empty prompt; no randomness.
 
     The k-means that their code offers as a last step is off in their benchmark, and left out here.
 
     Args:
         image: (H, W, 3) uint8.
-        num_segments: search τ for this many segments instead of using ``threshold``.
-        threshold: τ of the merging, which depends on how sharply a model attends; by default its family's, or the paper's.
+        num_segments: search τ of the merging for this many segments; by default it is the family's, as it depends on how
+            sharply a model attends, or the paper's.
 
     Returns:
         Segments, with the mean attention map of each as embedding.
@@ -44,8 +37,7 @@ def diffseg(
     attention = aggregated_attention(pipe.predictor(), pipe.encode(image))
     distances = anchor_distances(attention)
     if num_segments is None:
-        threshold = FAMILY_THRESHOLDS.get(pipe.backbone.name, THRESHOLD) if threshold is None else threshold
-        proposals = merge(attention, distances, real(0, above=True)("threshold", threshold))
+        proposals = merge(attention, distances, FAMILY_THRESHOLDS.get(pipe.backbone.name, THRESHOLD))
     else:
         tried = bisected(lambda tau: merge(attention, distances, tau), len, num_segments, 0.0, 10.0, steps=16)
         proposals = min(tried, key=lambda proposals: abs(len(proposals) - num_segments))

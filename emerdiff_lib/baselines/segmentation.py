@@ -19,10 +19,12 @@ Tried = TypeVar("Tried")
 
 @dataclass
 class Segmentation:
-    """labels: (H, W) int32 segments 0 … K−1, every one of them present; embeddings: (K, d) float32, one per segment."""
+    """labels: (H, W) int32 segments 0 … K−1, every one of them present; embeddings: (K, d) float32, one per segment; seconds
+    that they took, where somebody measured that."""
 
     labels: np.ndarray
     embeddings: np.ndarray
+    seconds: float = 0.0
 
 
 def with_embeddings(labels: np.ndarray, features: np.ndarray) -> Segmentation:

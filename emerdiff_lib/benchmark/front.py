@@ -7,13 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 
 from ..assignment import assign_bilinear
 from ..baselines import guided_masks, upsamplers
-from ..evaluation.intervals import interval
-from ..evaluation.metrics import boundary_scores, contingency_table, mean_iou
+from ..evaluation.metrics import boundary_scores, contingency_table
 from ..evaluation.protocols import oracle
 from ..pipeline import EmerDiffPipeline
 from ..runs.cached_map import cached_map
@@ -116,43 +114,8 @@ def evaluate_scene(
     return rows
 
 
-def front(results: list[dict]) -> pd.DataFrame:
-    """Rows of :func:`evaluate` as one table, slowest first.
-
-    Columns: "s / image" (median), "times faster" than exact, oracle "mIoU" and "boundary F" in points, the "gain" in mIoU
-    over bilinear with its 95 % bootstrap interval ("low", "high"), that gain as a "share of gain" of the exact one's (NaN
-    where exact gains nothing), the share of labels "as exact" mode's, and the variant's "kind".
-    """
-    columns, scores = {}, scores_of(results)
-    for name, some in pd.DataFrame(results).groupby("variant", sort=False):
-        counts = scores[name]["mIoU"]
-        ends = interval(counts, scores[names.BILINEAR]["mIoU"])
-        columns[name] = {
-            "s / image": some["seconds"].median(),
-            "mIoU": 100 * float(mean_iou(counts.sum(0))),
-            "boundary F": 100 * some["boundary F"].mean(),
-            **dict(zip(("gain", "low", "high"), (100 * end for end in ends), strict=True)),
-            "as exact": some["as exact"].mean(),
-        }
-    table = pd.DataFrame(columns).T.rename_axis("variant")
-    table.insert(1, "times faster", table.loc[names.EMERDIFF, "s / image"] / table["s / image"])
-    whole = table.loc[names.EMERDIFF, "gain"]
-    table["share of gain"] = table["gain"] / whole if whole > 0 else np.nan
-    table["kind"] = [kind_of(name) for name in table.index]
-    return table.sort_values("s / image", ascending=False, kind="stable")
-
-
-def scores_of(results: list[dict]) -> dict[str, dict[str, np.ndarray]]:
-    """{variant: {"mIoU": (N, C, 3) class counts, "boundary F": (N,)}} over N scenes, for
-    :func:`~emerdiff_lib.evaluation.intervals.paired_table`."""
-    return {
-        name: {"mIoU": np.array(some["counts"].tolist()), "boundary F": some["boundary F"].to_numpy()}
-        for name, some in pd.DataFrame(results).groupby("variant", sort=False)
-    }
-
-
 def kind_of(variant: str) -> str:
-    """Which of :data:`KINDS` a row of :func:`front` is."""
+    """Which of :data:`KINDS` a variant is."""
     if variant in NETWORK_FREE:
         return KINDS[0]
     changes = VARIANTS.get(variant, {})

@@ -51,13 +51,13 @@ def find_images(spec: str | Path, exclude: str | Path | None = None) -> list[Ima
     """What ``spec`` names: an image file, a folder (every image below it), or "toyscapes:7" / "toyscapes:0-9" by seed.
 
     Args:
-        exclude: a folder whose images are left out. Images that a ``request.json`` beside them lists are left out too:
-            results are not read as input, wherever they lie.
+        exclude: a folder for results, whose images are left out. Images that a ``request.json`` beside them lists are left
+            out too: results are not read as input, wherever they lie.
 
     Raises:
         FileNotFoundError: nothing is there, or the folder holds no image.
         PermissionError: a folder below it cannot be read.
-        ValueError: a Toyscapes range that is empty or leaves the world's seeds.
+        ValueError: a Toyscapes range that is empty or leaves the world's seeds; the one image lies in ``exclude``.
     """
     if match := _TOYSCAPES.fullmatch(str(spec)):
         first, last = int(match[1]), int(match[2] or match[1])
@@ -68,13 +68,15 @@ def find_images(spec: str | Path, exclude: str | Path | None = None) -> list[Ima
         names = {f"toyscapes-{seed:06}": seed for seed in range(first, last + 1)}
         return [ImageSample(name, name if first < last else "", seed=seed) for name, seed in names.items()]
     path = folder_path("image", spec)
+    output = None if exclude is None else folder_path("output_dir", exclude)
     if os.path.isfile(path):
+        if output and os.path.realpath(path.parent) == os.path.realpath(output):
+            raise ValueError(f"output_dir={str(exclude)!r} holds the image itself; choose another folder.")
         return [ImageSample(path.name, "", path)]
     if not os.path.isdir(path):
         raise FileNotFoundError(
             f"There is no image at {spec}; give a file, a folder or toyscapes:SEED (from {Path.cwd()})."
         )
-    output = None if exclude is None else folder_path("output_dir", exclude)
     files = [file for file in image_files(path, output) if ".partial" not in file.relative_to(path).parts]
     results = {folder: result_files(folder) for folder in {file.parent for file in files}}
     names = {f.relative_to(path).as_posix(): f for f in files if f.name not in results[f.parent]}

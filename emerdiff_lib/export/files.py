@@ -26,7 +26,7 @@ from .shapes import boxes, polygons, prompts, segment_table
 PALETTE_SIZE = 256  # of an 8-bit PNG
 
 
-def save_output(output: EmerDiffOutput, image: Image.Image, folder: str | Path) -> list[Path]:
+def save_output(output: EmerDiffOutput, image: Image.Image, folder: str | Path) -> None:
     """Write one image's segmentation into ``folder`` (made if missing; files of an earlier run are replaced).
 
     ============================  ===================================================================================
@@ -40,9 +40,6 @@ def save_output(output: EmerDiffOutput, image: Image.Image, folder: str | Path) 
     ============================  ===================================================================================
 
     Equal segmentations give equal files: seconds, which differ every time, are in none of them.
-
-    Returns:
-        the paths written.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -55,9 +52,8 @@ def save_output(output: EmerDiffOutput, image: Image.Image, folder: str | Path) 
         "overlay": overlay(np.asarray(image), output.labels, palette),
         "baseline_labels": output.baseline_labels.astype(depth),
     }
-    paths = [folder / f"{name}.png" for name in images]
-    for path, pixels in zip(paths, images.values(), strict=True):
-        Image.fromarray(pixels).save(path)
+    for name, pixels in images.items():
+        Image.fromarray(pixels).save(folder / f"{name}.png")
     masks = output.coarse_masks.astype(np.uint8)
     tensors = {"coarse_masks": masks, "mask_embeddings": output.mask_embeddings}
     if output.difference_maps is not None:
@@ -68,7 +64,6 @@ def save_output(output: EmerDiffOutput, image: Image.Image, folder: str | Path) 
     areas = np.bincount(output.labels.ravel(), minlength=count).tolist()
     record = {"settings": output.settings, "pixels_per_mask": areas, "citation": CITATION}
     (folder / "settings.json").write_text(json.dumps(record, indent=2) + "\n")
-    return [*paths, folder / "masks.safetensors", folder / "settings.json"]
 
 
 def load_output(folder: str | Path) -> EmerDiffOutput:

@@ -8,14 +8,11 @@ or ``FigureFolder(folder).show(name)`` for all of a notebook's, with what was pl
 from .charts import (
     class_legend,
     fate_bars,
-    front,
     heatmap,
     intervals,
-    label_points,
     line_with_bands,
     shared_legend,
 )
-from .diagrams import overview
 from .folder import FigureFolder
 from .images import attention_overlay, colourise, gallery, grid_of_maps, overlay, pca_image, show
 from .style import CHART_COLOURS, FOUND, NEUTRAL, figsize, looks, save_figure, segment_palette, use_style

@@ -8,7 +8,6 @@ from itertools import cycle
 import numpy as np
 import pandas as pd
 import seaborn as sns
-import textalloc
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, to_hex
@@ -24,15 +23,7 @@ from .text import text_width, wrap
 
 DODGE = 0.24  # of the distance of two rows, between the series in one
 HANDLE = 26.0  # points that a legend's handle and the space around an entry take
-LABEL = 1.1  # inches that a line of a point's name may take
 VOID = "0.92"  # cells without a value
-# of names around their points: margins and distances in axes' sizes; no leader crosses another or a name
-PLACES = {"margin": 0.008, "min_distance": 0.01, "max_distance": 0.8, "nbr_candidates": 2000}
-PLACES |= {
-    "avoid_label_lines_overlap": True,
-    "avoid_crossing_label_lines": True,
-    "priority_strategy": "largest",
-}
 
 
 def line_with_bands(
@@ -142,43 +133,6 @@ def fate_bars(ax: Axes, table: pd.DataFrame, found: str = "found", names: bool =
     ax.set_xlim(0, 100)
     ax.grid(False)
     return ax
-
-
-def front(ax: Axes, table: pd.DataFrame, x: str, y: str, kind: str) -> Axes:
-    """A point per row, and a line through those that no other beats in both; :func:`label_points` names them.
-
-    Args:
-        x: column with what is better small, such as seconds, on a logarithmic axis; ``y``: with what is better large.
-        kind: column that groups the points by colour and marker.
-    """
-    keep(ax, table[[kind, x, y]].reset_index())
-    _plain_log_axis(ax)
-    best = _unbeaten(table, x, y)
-    ax.plot(best[x], best[y], color="0.75", linewidth=1, zorder=1)
-    for name, rows, look in _series(table, kind):
-        look = look | {"linestyle": "none", "markeredgecolor": "white"}
-        ax.plot(rows[x], rows[y], zorder=3, label=name, **look)
-    ax.margins(0.1)
-    ax.set(xlabel=x, ylabel=y)
-    return ax
-
-
-def label_points(ax: Axes, table: pd.DataFrame, x: str, y: str) -> None:
-    """The names of a :func:`front`'s points, the table's index, where they cover neither each other nor points nor the line.
-
-    Call it last, once legends and titles are there: the places are for the size that the axes have then.
-    """
-    ax.axis(ax.axis())  # leaders do not move the limits
-    names = [wrap(str(name), LABEL, SMALL) for name in table.index]
-    points, line = (frame[[x, y]].to_numpy(float).T for frame in (table, _unbeaten(table, x, y)))
-    avoid = {"x_scatter": points[0], "y_scatter": points[1], "x_lines": [line[0]], "y_lines": [line[1]]}
-    look = {"textsize": SMALL, "linespacing": 1.0, "linecolor": "0.5", "linewidth": 0.5}
-    textalloc.allocate(ax, *points, names, **avoid, **look, **PLACES)
-
-
-def _unbeaten(table: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
-    best = table.sort_values([x, y], ascending=[True, False], kind="stable")
-    return best[best[y] > best[y].cummax().shift(fill_value=-np.inf)]
 
 
 def legend_below(figure: Figure, handles: Sequence[Artist], names: Sequence[str], title: str = "") -> Legend:

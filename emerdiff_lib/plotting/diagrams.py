@@ -1,19 +1,15 @@
-"""Diagrams, from plain data: networks, and the method's path from an image to its segments."""
+"""Diagrams of networks, from plain data."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib.pyplot as plt
-import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.patches import ConnectionPatch, FancyBboxPatch, Patch
+from matplotlib.patches import FancyBboxPatch, Patch
 
 from .charts import legend_below
-from .images import overlay, pca_image, show
-from .style import SMALL, figsize, segment_palette
+from .style import SMALL
 
 PLAIN, ATTENTIVE = "#EDEDED", "#A6D2EC"  # without and with attention: light and less light in grey, too
 ARROW = {"arrowstyle": "-|>", "color": "0.45", "linewidth": 0.8, "mutation_scale": 7}
@@ -81,39 +77,6 @@ def transformer_diagram(
     ax.set(xlim=(-0.6, blocks - 0.4), ylim=(-1.8, 0.6))
     ax.set_axis_off()
     return ax
-
-
-def overview(
-    image: np.ndarray, queries: np.ndarray, masks: np.ndarray, maps: np.ndarray, labels: np.ndarray
-) -> Figure:
-    """The paper's Figure 2: from the image by queries and k-means to coarse masks, by modulated denoising to difference maps
-    and labels.
-
-    Args:
-        image: (H, W, 3) uint8; ``queries``: (h, w, d); ``masks``: (K, h, w) bool; ``maps``: their difference maps (K, H', W'),
-            of which those of the three largest masks are shown; ``labels``: (H, W).
-    """
-    figure, axes = plt.subplot_mosaic("abcde;abcfe;abcge", figsize=figsize(2, height=2.3))
-    figure.get_layout_engine().set(wspace=0.2)
-    show(axes["a"], image, "image")
-    show(axes["b"], pca_image(queries), "queries, PCA")
-    show(axes["c"], segment_palette(len(masks))[masks.argmax(0)], "coarse masks")
-    show(axes["e"], overlay(image, labels), "segments")
-    largest = np.argsort(-masks.sum((1, 2)), kind="stable")[:3]
-    for name, k in zip("dfg", largest, strict=False):
-        show(axes[name], maps[k], f"mask {k}")
-    for start, end in ("ab", "bc", "cd", "cf", "cg", "de", "fe", "ge"):
-        ends = {"axesA": axes[start], "axesB": axes[end], "arrowstyle": "->", "color": "0.4"}
-        arrow = ConnectionPatch((1.03, 0.5), (-0.03, 0.5), "axes fraction", "axes fraction", **ends)
-        figure.add_artist(arrow)
-    for name, x, text in (
-        ("b", -0.3, "$t_f$"),
-        ("c", -0.3, "k-means"),
-        ("f", -0.35, "±λ"),
-        ("f", 1.4, "argmax"),
-    ):
-        axes[name].text(x, 0.56, text, ha="center", fontsize=SMALL, transform=axes[name].transAxes)
-    return figure
 
 
 def _block(ax: Axes, x: float, y: float, text: str, width: float, height: float, colour: str) -> None:

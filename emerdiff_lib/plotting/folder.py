@@ -81,7 +81,7 @@ class FigureFolder:
                 np.savez_compressed(path.with_suffix(".npz"), **arrays)
         plt.show()
 
-    def table(self, name: str, table: pd.DataFrame, caption: str = "", digits: int = 1) -> None:
+    def table(self, name: str, table: pd.DataFrame, caption: str = "") -> None:
         """Keep a table as ``NAME.tex`` (booktabs; "tab:NAME" is its label) and ``NAME.csv``; one that is wider than the column
         is brought to its width (graphicx), and one of many columns spans both."""
         if self.folder is None:
@@ -90,7 +90,7 @@ class FigureFolder:
         table.to_csv(path.with_suffix(".csv"))
         text = table.to_latex(
             escape=True,
-            float_format=f"%.{digits}f",
+            float_format="%.1f",
             na_rep="--",
             caption=re.sub(r"([&%$#_{}])", r"\\\1", caption) or None,
             label=f"tab:{name}",

@@ -17,6 +17,7 @@ import re
 import signal
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from ..files import folder_path, write_atomically
 from ..pipeline import EmerDiffPipeline, load_pipeline
 from ..settings import check_known, whole
 from .keys import digest, model_key
-from .results import FolderError, Results, only_run, read_json, writing
+from .results import FolderError, Results, only_run, writing
 
 ENGINES = ("local", "ray")
 KEPT, COMPUTED, FAILED, STOPPED = "kept", "computed", "failed", "stopped"
@@ -112,13 +113,10 @@ def check_execution(workers: int = 1, engine: str = "local", shard: str = "") ->
         raise ValueError(
             f'shard={shard!r} is not possible; write "0/4" to "3/4" for the four parts of a run.'
         )
-    if engine == "ray":
-        try:
-            import ray  # noqa: F401
-        except ImportError:
-            raise ValueError(
-                "engine='ray' needs Ray: pip install 'emerdiff-workbook[ray]'; or use engine='local'."
-            ) from None
+    if engine == "ray" and find_spec("ray") is None:
+        raise ValueError(
+            "engine='ray' needs Ray: pip install 'emerdiff-workbook[ray]'; or use engine='local'."
+        )
 
 
 def _write_failures(path: Path, failures: Mapping[str, str]) -> None:
@@ -126,8 +124,8 @@ def _write_failures(path: Path, failures: Mapping[str, str]) -> None:
     with writing(path):
         if failures:
             write_atomically(path, json.dumps(failures, indent=1) + "\n")
-        elif isinstance(read_json(path), dict):
-            path.unlink()
+        else:
+            path.unlink(missing_ok=True)
 
 
 # -- one sample -----------------------------------------------------------------------------------------------------------
@@ -186,18 +184,17 @@ def _outcomes(
                 yield running.pop(future), outcome
 
 
-Started = tuple[
-    Callable[[str, Any], Future], type[Exception]
-]  # to submit a sample; what is raised if its process dies
+# To submit a sample, and what is raised if its process dies
+Started = tuple[Callable[[str, Any], Future], type[Exception]]
 
 
 @contextlib.contextmanager
 def _by_processes(job: bytes, threads: int, workers: int) -> Iterator[Started]:
     context = multiprocessing.get_context("spawn")  # forked processes would inherit threads that do not run
-    setup = job, threads, context.Value("i", 0)
-    pool = ProcessPool(workers, context=context, initializer=_start_worker, initargs=setup)
+    number = context.Value("i", 0)
+    pool = ProcessPool(workers, context=context, initializer=_start_worker, initargs=(number,))
     try:
-        yield lambda *sample: pool.schedule(_work, sample), ProcessExpired
+        yield lambda *sample: pool.schedule(_work_on, (job, threads, *sample)), ProcessExpired
     finally:
         pool.stop()
         pool.join()
@@ -223,23 +220,13 @@ def _by_ray(job: bytes, threads: int, workers: int) -> Iterator[Started]:
             ray.shutdown()
 
 
-class _Worker:
-    """What this process does, and which of several on this machine it is."""
-
-    setup: tuple[bytes, int] = (b"", 1)
-    number: int | None = None
-
-
-def _start_worker(job: bytes, threads: int, number: Any) -> None:
+def _start_worker(number: Any) -> None:
     # Ctrl-C is for the process that started the run; it ends the others
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with number.get_lock():
-        _Worker.setup, _Worker.number = (job, threads), number.value
+        if (count := torch.cuda.device_count()) > 1:  # each works on the next GPU
+            torch.cuda.set_device(number.value % count)
         number.value += 1
-
-
-def _work(name: str, sample: Any) -> Outcome:
-    return _work_on(*_Worker.setup, name, sample)
 
 
 def _work_on(job: bytes, threads: int, name: str, sample: Any) -> Outcome:
@@ -276,7 +263,7 @@ class _Pickler(cloudpickle.Pickler):
                 "save_pretrained and load the folder."
             )
         dtype = str(value.dtype).removeprefix("torch.")
-        return _load_same, (value.model_name, str(value.device), dtype, value.variant, model_key(value))
+        return _load_same, (value.model_name, value.device.type, dtype, value.variant, model_key(value))
 
 
 def _dumps(job: Callable) -> bytes:
@@ -286,10 +273,7 @@ def _dumps(job: Callable) -> bytes:
 
 
 def _load_same(name: str, device: str, dtype: str, variant: str, key: dict[str, Any]) -> EmerDiffPipeline:
-    """The pipeline on this worker's share of the devices; raises ValueError if the name stands for something else now."""
-    count = torch.cuda.device_count() if device.startswith("cuda") else 0
-    if _Worker.number is not None and count > 1:
-        device = f"cuda:{_Worker.number % count}"
+    """The pipeline on this worker's GPU, if on any; raises ValueError if the name stands for something else now."""
     pipe = load_pipeline(name, device, dtype, variant=variant)
     if model_key(pipe) != key:
         raise ValueError(

@@ -68,15 +68,6 @@ def read_manifest(path: Path | str) -> dict[str, Any]:
     return {**content, "tables": tables}
 
 
-def parse_seeds(text: str) -> list[int]:
-    """The seeds of ``"0-99, 200"``; ValueError for text of another form."""
-    seeds: list[int] = []
-    for part in filter(None, text.split(", ")):
-        first, _, last = part.partition("-")
-        seeds.extend(range(int(first), int(last or first) + 1))
-    return seeds
-
-
 def format_seeds(seeds: Iterable[int]) -> str:
     """``"0-99, 200"`` from any seeds."""
     runs: list[list[int]] = []

@@ -104,17 +104,10 @@ class Results:
 
 def _whole_request(folder: Path) -> dict[str, Any] | None:
     """A folder's ``request.json``, or None unless all files that it lists are what was written."""
-    request = read_json(folder / REQUEST)
-    with suppress(OSError, TypeError, KeyError, AttributeError):
+    with suppress(OSError, ValueError, RecursionError, TypeError, KeyError, AttributeError):
+        request = json.loads((folder / REQUEST).read_text(encoding="utf-8"))
         if all(file_digest(folder / file) == checksum for file, checksum in request["files"].items()):
             return request if "key" in request else None
-    return None
-
-
-def read_json(path: Path) -> Any:
-    """The content, or None for what is no JSON or cannot be read."""
-    with suppress(OSError, ValueError, RecursionError):
-        return json.loads(path.read_text(encoding="utf-8"))
     return None
 
 

@@ -8,14 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from scipy.ndimage import gaussian_filter
 
 from ..clustering import cluster_queries, mask_embeddings
-from ..evaluation.intervals import Interval, interval, level_table, with_interval
 from ..evaluation.metrics import boundary_scores, contingency_table
-from ..evaluation.protocols import Record, concept_embeddings, modified, oracle
 from ..inversion import Trajectory
 from ..pipeline import EmerDiffPipeline
 from ..runs.keys import digest, scene_key
@@ -27,56 +24,25 @@ from .names import BILINEAR, EMERDIFF
 
 CAPTION = "the scene's caption"  # as a prompt: each scene's own
 FEATURES = ("smoothed", "with positions")
-MEASURES = ("oracle mIoU", "modified mIoU", "boundary F")
-METHODS = (EMERDIFF, BILINEAR)
-ALIKE = 3.0  # points; settings that differ by less, measurably, are alike
-DRAWS = 500
-Points = dict[str, list[dict[str, Any]]]  # {label of a sweep's point: results, scene by scene}
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """One thing changed, in several ways.
-
-    Attributes:
-        usual: settings that are swept around, flat and complete.
-        title: what is changed.
-        points: {label: settings of the pipeline, by flat name}. Two things are known here alone: the setting "features" (one of
-            :data:`FEATURES`) and the prompt :data:`CAPTION`.
-        source: where the paper shows it; ``paper``: what it finds; "" for nothing.
-        paper_best: labels that are best according to it; all of them where it finds no difference.
-        measure: the score that ``paper`` is compared with.
-        logarithmic: whether numbers are best drawn on a logarithmic axis.
-    """
-
-    usual: dict[str, Any]
-    title: str
-    points: dict[str, dict[str, Any]]
-    source: str = ""
-    paper: str = ""
-    paper_best: Iterable[str] = ()
-    measure: str = "oracle mIoU"
-    logarithmic: bool = False
-
-    @property
-    def default(self) -> str | None:
-        """Label of the first point that changes nothing, None if no point does."""
-        unchanged = (label for label, point in self.points.items() if point.items() <= self.usual.items())
-        return next(unchanged, None)
 
 
 def run_sweeps(
     pipe: EmerDiffPipeline,
-    sweeps: Mapping[str, Sweep],
+    sweeps: Mapping[str, Mapping[str, dict[str, Any]]],
+    usual: dict[str, Any],
     seeds: Iterable[int],
     output_dir: Path | str,
     **execution: Any,
-) -> dict[str, Points]:
+) -> dict[str, dict[str, list[dict[str, Any]]]]:
     """{sweep: {label: :func:`evaluate`'s results, scene by scene}}, by :func:`~.mapping.map_scenes`.
 
     Results are kept by scene and settings: sweeps around the same settings share what they have in common.
+
+    Args:
+        sweeps: {name: {label: settings of the pipeline, by flat name}}. Two things are known here alone: the setting "features"
+            (one of :data:`FEATURES`) and the prompt :data:`CAPTION`.
+        usual: settings that are swept around, flat and complete.
     """
-    usual = next(iter(sweeps.values())).usual
     name = lambda point: digest(usual | point)
     inverted: dict[int, InvertedScene] = {}  # the last scene, for all its points
 
@@ -89,7 +55,7 @@ def run_sweeps(
     results = map_scenes(
         trial,
         seeds,
-        {name(point): usual | point for sweep in sweeps.values() for point in sweep.points.values()},
+        {name(point): usual | point for points in sweeps.values() for point in points.values()},
         output_dir,
         pipe,
         key={"study": "ablations", "settings": usual},
@@ -97,8 +63,8 @@ def run_sweeps(
         **execution,
     )
     return {
-        title: {label: results[name(point)] for label, point in sweep.points.items()}
-        for title, sweep in sweeps.items()
+        title: {label: results[name(point)] for label, point in points.items()}
+        for title, points in sweeps.items()
     }
 
 
@@ -189,78 +155,3 @@ def transformed(queries: torch.Tensor, kind: str) -> torch.Tensor:
     positions = torch.stack([y, x], -1) / torch.stack([y, x], -1).flatten(0, 1).std(0)
     total = queries.flatten(0, 1).var(0).sum().sqrt()
     return torch.cat([queries, positions * (2 * total / 2**0.5)], -1)
-
-
-# -- tables: levels with intervals, paired differences to the default, and whether the paper's finding holds ------------
-
-
-def scores(results: list[dict], method: str = EMERDIFF) -> dict[str, np.ndarray]:
-    """{measure: what is summed or averaged over scenes}: (N, C, 3) class counts for an mIoU, (N,) boundary F in [0, 1].
-
-    The prototypes of "modified mIoU" are those of the same scenes.
-    """
-    records = [Record(np.array(r[method]["table"]), np.array(r["embeddings"])) for r in results]
-    prototypes = concept_embeddings(records)
-    return {
-        "oracle mIoU": np.stack([oracle(record.table) for record in records]),
-        "modified mIoU": np.stack([modified(record, prototypes) for record in records]),
-        "boundary F": np.array([result[method]["boundary_f"] for result in results]),
-    }
-
-
-def levels(points: Points) -> pd.DataFrame:
-    """A row per setting, method and measure: "value", "low", "high" in points, with 95 % bootstrap intervals over scenes."""
-    tables = {
-        label: level_table({method: scores(results, method) for method in METHODS}, DRAWS)
-        for label, results in points.items()
-    }
-    return pd.concat(tables, names=["setting", None]).reset_index("setting").reset_index(drop=True)
-
-
-def paired(points: Points, first: str, second: str, measure: str) -> Interval:
-    """(first − second, low, high) in points on the same scenes."""
-    value, low, high = interval(scores(points[first])[measure], scores(points[second])[measure], DRAWS)
-    return 100 * value, 100 * low, 100 * high
-
-
-def comparison(points: Points, levels: pd.DataFrame, sweep: Sweep) -> pd.DataFrame:
-    """The best setting against the default on the same scenes, by measure.
-
-    Returns:
-        a row per measure: the "lowest" and the "highest" level of a setting, in points, and which these are ("worst", "best");
-        "against" which the best is compared: the default, or the worst where the default is the best or no point of the sweep;
-        "difference": best − against in points with its interval, and whether it is "measurable": the interval is above 0.
-    """
-    values = levels[levels["method"] == EMERDIFF].pivot(index="setting", columns="measure", values="value")
-    rows = {}
-    for measure, column in values.loc[list(points), list(MEASURES)].items():
-        best, worst = column.idxmax(), column.idxmin()
-        against = worst if sweep.default in (None, best) else sweep.default
-        difference = paired(points, best, against, measure)
-        row = (column[worst], worst, column[best], best, against)
-        rows[measure] = (*row, with_interval(*difference), difference[1] > 0)
-    columns = ["lowest", "worst", "highest", "best", "against", "difference", "measurable"]
-    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("measure")
-
-
-def agreement(points: Points, levels: pd.DataFrame, sweep: Sweep) -> tuple[str, str]:
-    """Whether the paper's finding holds here, and the comparison that says so; ("", "") where the paper says nothing.
-
-    A paper's best "holds" where the best of its points beats all others measurably, and "fails" where another one beats it so.
-    That all are alike "fails" where the best beats the worst measurably, and "holds" where even the interval's upper end is
-    below :data:`ALIKE` points. All else is "open". Picking the best of several by the same scenes favours its winning.
-    """
-    expected = [label for label in sweep.paper_best if label in points]
-    if not expected:
-        return "", ""
-    rows = levels[(levels["method"] == EMERDIFF) & (levels["measure"] == sweep.measure)]
-    values = rows.set_index("setting")["value"].loc[list(points)]
-    others, best = values.drop(expected), values.idxmax()
-    strongest = (values[expected] if best in others else others).idxmax
-    against = values.idxmin() if others.empty else strongest()
-    difference = paired(points, best, against, sweep.measure)
-    if difference[1] > 0:
-        word = "fails" if others.empty or best in others else "holds"
-    else:
-        word = "holds" if others.empty and difference[2] < ALIKE else "open"
-    return word, f"{best} − {against}: {with_interval(*difference)}"

@@ -7,7 +7,7 @@ image.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -88,15 +88,6 @@ KINDS: dict[str, Iterable[str]] = {
 ALL_METHODS = [name for methods in KINDS.values() for name in methods]
 
 
-@dataclass
-class Result:
-    """labels (H, W) int32 in 0 … K−1; embeddings (K, d) float32; seconds for this image from start to end."""
-
-    labels: np.ndarray
-    embeddings: np.ndarray
-    seconds: float
-
-
 def check_methods(methods: Sequence[str], has_backbone: bool) -> list[str]:
     """The methods, or for none given all that are possible; a backbone that is there takes part in any case.
 
@@ -138,7 +129,7 @@ def segment_image(
     methods: Sequence[str],
     settings: Mapping[str, Any],
     backbone: baselines.Backbone | None = None,
-) -> dict[str, Result]:
+) -> dict[str, Segmentation]:
     """One image by every method, in the order of ``methods``.
 
     All of them are given as many segments as there are coarse masks, except those with their own number. Seeds come from the
@@ -154,13 +145,13 @@ def segment_image(
     for name in (name for name in methods if name not in results):
         segmentation, seconds = timed(partial(_segment, name, pipe, coarse, sample, backbone))
         before = 0.0 if name in BY_THEMSELVES else sum(coarse.seconds.values())
-        results[name] = Result(segmentation.labels, segmentation.embeddings, before + seconds)
+        results[name] = replace(segmentation, seconds=before + seconds)
     return {name: results[name] for name in methods}
 
 
 def _emerdiffs(
     pipe: EmerDiffPipeline, coarse: CoarseMasks, methods: Sequence[str], settings: Mapping[str, Any]
-) -> dict[str, Result]:
+) -> dict[str, Segmentation]:
     given = {name: settings[name] for name in MODULATED if name in settings}
     radius = {"guide_radius": settings["guide_radius"]} if "guide_radius" in settings else {}
     results = {}
@@ -174,7 +165,7 @@ def _emerdiffs(
             embeddings = coarse.embeddings
             if isinstance(responses, ImageResponses):
                 _, embeddings = responses.cells_of(labels)
-            results[name] = Result(labels, embeddings.cpu().numpy(), sum(responses.seconds.values()))
+            results[name] = Segmentation(labels, embeddings.cpu().numpy(), sum(responses.seconds.values()))
     return results
 
 

@@ -23,7 +23,7 @@ from ..evaluation.metrics import boundary_scores, contingency_table, mean_iou
 from ..evaluation.protocols import oracle
 from ..evaluation.regions import cell_labels, true_masks
 from ..loading import quietly
-from ..pipeline import EmerDiffPipeline, load_pipeline
+from ..pipeline import EmerDiffPipeline
 from ..runs.keys import scene_key
 from ..stages import CoarseMasks
 from ..toyscapes import Scene, Toyscapes
@@ -136,27 +136,3 @@ def untrained(pipe: EmerDiffPipeline, seed: int = 0) -> EmerDiffPipeline:
     other = EmerDiffPipeline(other, pipe.own_settings)
     other.set_progress_bar_config(disable=True)
     return other
-
-
-def load_models(
-    models: Iterable[str], device: str = "", dtype: str = "float32", variant: str = ""
-) -> dict[str, EmerDiffPipeline]:
-    """{short name: pipeline}; :data:`UNTRAINED` is the first one's control.
-
-    Raises:
-        ValueError: no model, one named twice, or a control without anything to control.
-    """
-    models = list(models)
-    if not models or models[0] == UNTRAINED:
-        raise ValueError(
-            f"models={models!r} is not possible; give a list whose first is a model, not {UNTRAINED!r}."
-        )
-    pipes: dict[str, EmerDiffPipeline] = {}
-    for name in models:
-        short = Path(name).name
-        if short in pipes:
-            raise ValueError(f"Model {short!r} is named twice; give folders of different names.")
-        first = next(iter(pipes.values()), None)
-        is_control = name == UNTRAINED
-        pipes[short] = untrained(first) if is_control else load_pipeline(name, device, dtype, variant=variant)
-    return pipes
