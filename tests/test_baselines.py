@@ -93,11 +93,13 @@ def test_the_encoder_is_where_the_layout_has_it():
         find_backbone(SimpleNamespace(unet=unet)).encoder_module()
 
 
-def test_diffseg_and_diffcut_find_several_segments_by_themselves(image, pipe):
+@pytest.mark.parametrize("name, families", [("diffseg", "FAMILY_THRESHOLDS"), ("diffcut", "FAMILY_LIMITS")])
+def test_diffseg_and_diffcut_find_several_segments_by_themselves(image, pipe, monkeypatch, name, families):
     """At Stable Diffusion's thresholds, hardly anything of a Toyscapes scene comes apart."""
-    for baseline, given in ((baselines.diffseg, {"threshold": 1.1}), (baselines.diffcut, {"limit": 0.5})):
-        assert 4 <= len(baseline(image, pipe).embeddings) <= 20
-        assert len(baseline(image, pipe, **given).embeddings) <= 3
+    module, baseline = sys.modules[f"emerdiff_lib.baselines.{name}"], getattr(baselines, name)
+    assert 4 <= len(baseline(image, pipe).embeddings) <= 20
+    monkeypatch.setattr(module, families, {})
+    assert len(baseline(image, pipe).embeddings) <= 3
 
 
 # -- DiffSeg ------------------------------------------------------------------------------------------------------------

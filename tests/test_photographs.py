@@ -5,9 +5,10 @@ import pytest
 from PIL import Image
 
 from emerdiff_lib import load_pipeline, loading
-from emerdiff_lib.datasets import Resized, open_dataset
+from emerdiff_lib.datasets import LabelledDataset, Sample, open_dataset
+from emerdiff_lib.settings import whole
 
-from .conftest import seeded
+from .conftest import run_cells, seeded
 
 # -- the model
 
@@ -38,6 +39,9 @@ def test_a_package_may_leave_the_streets_model_out(monkeypatch, tmp_path):
 
 
 def test_resized_pictures_keep_their_classes_names_and_seeds():
+    given = {"np": np, "whole": whole, "LabelledDataset": LabelledDataset, "Sample": Sample}
+    given["__name__"] = "__main__"
+    Resized = run_cells("15_photographs", given, "class Resized")["Resized"]
     data = open_dataset("toyscapes", split="test")
     small = Resized(data, 64)
     first, before = small[0], data[0]

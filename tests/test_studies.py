@@ -22,7 +22,7 @@ LAYER = "up_blocks.2.attentions.0.transformer_blocks.0.attn2"
 
 def drawn(backbone, height, width, roles):
     """The axes of notebook 01's diagram."""
-    cells = run_cells("01_inversion", {}, "import numpy", "def draw_network")
+    cells = run_cells("01_inversion", {}, "import numpy", "def draw_blocks", "def draw_network")
     _, ax = plt.subplots()
     cells["draw_network"](ax, backbone, (height, width), roles)
     plt.close()

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..settings import check_known
-from .base import LabelledDataset, Resized, Sample
+from .base import LabelledDataset, Sample
 from .readers import (
     ADE20K,
     CamVid,

@@ -14,7 +14,7 @@ from PIL import Image
 from scipy.io import loadmat
 
 from ..images import image_files, load_image, open_image, plain_name, reading, shown
-from ..settings import check_known, whole
+from ..settings import check_known
 
 IGNORE = 255
 UNKNOWN = -1  # in a table: the data set has no such number
@@ -77,40 +77,6 @@ class LabelledDataset(ABC):
         """``split``, or the first for None; raises ValueError listing those there are for one that is unknown."""
         name = f"{type(self).__name__}: split"
         return self.splits[0] if split is None else check_known(name, split, self.splits)
-
-
-class Resized(LabelledDataset):
-    """Images (Lanczos) and label maps (nearest) of a data set at one width, each at its own aspect.
-
-    Scores are of that size then: what a boundary's two pixels are, and which objects are small, follows it.
-
-    Args:
-        data: any data set; it is read when it is asked for.
-        width: in pixels.
-
-    Raises:
-        ValueError: for a width that is no whole number from 8 on.
-    """
-
-    def __init__(self, data: LabelledDataset, width: int):
-        self.data, self.width = data, whole(8)("width", width)
-        self.class_names, self.ignore_index, self.splits = data.class_names, data.ignore_index, data.splits
-        self.root, self.split = data.root, data.split
-        self.note = ", ".join(filter(None, [data.note, f"{width} pixels wide"]))
-
-    @property
-    def palette(self) -> np.ndarray:
-        return self.data.palette
-
-    def __len__(self) -> int:
-        return len(self.data)
-
-    def __getitem__(self, index: int) -> Sample:
-        sample = self.data[index]
-        size = self.width, max(1, round(self.width * sample.image.height / sample.image.width))
-        labels = Image.fromarray(sample.labels).resize(size, Image.Resampling.NEAREST)
-        image = sample.image.resize(size, Image.Resampling.LANCZOS)
-        return Sample(sample.name, image, np.asarray(labels).astype(sample.labels.dtype), sample.seed)
 
 
 class FileDataset(LabelledDataset):

@@ -1,4 +1,4 @@
-"""Diagrams of networks, from plain data."""
+"""A network's diagram, from plain data."""
 
 from __future__ import annotations
 
@@ -57,37 +57,12 @@ def unet_diagram(ax: Axes, levels: Sequence[Mapping[str, Any]], middle: Mapping[
     return ax
 
 
-def transformer_diagram(
-    ax: Axes, blocks: int, grid: tuple[int, int], channels: int, notes: Mapping[int, str]
-) -> Axes:
-    """A transformer's blocks from the first, left, to the last: all on one grid, all with attention.
-
-    Args:
-        blocks: how many; ``grid``: (rows, columns) of tokens; ``channels``: of each.
-        notes: {block, from 0: a word on what is done there}, written below it.
-    """
-    for i in range(blocks):
-        _block(ax, i, 0, str(i), 0.8, 0.8, ATTENTIVE)
-    for i, note in notes.items():
-        _arrow(ax, (i, -1.1), (i, -0.4))
-        _text(ax, i, -1.15, note, va="top")
-    rows, columns = grid
-    title = f"{blocks} transformer_blocks on {rows} × {columns} tokens of {channels} channels"
-    ax.set_title(title, fontsize=SMALL)
-    ax.set(xlim=(-0.6, blocks - 0.4), ylim=(-1.8, 0.6))
-    ax.set_axis_off()
-    return ax
-
-
-def _block(ax: Axes, x: float, y: float, text: str, width: float, height: float, colour: str) -> None:
-    look = {"boxstyle": "round,pad=0,rounding_size=0.08", "facecolor": colour, "edgecolor": "0.4"}
-    ax.add_patch(FancyBboxPatch((x - width / 2, y - height / 2), width, height, **look))
-    _text(ax, x, y, text)
-
-
 def _unet_block(ax: Axes, x: float, y: float, name: str, attention: int) -> None:
     layers = f"\n{attention} attention layer{'s' if attention > 1 else ''}" if attention else ""
-    _block(ax, x, y, name + layers, WIDTH, HEIGHT, ATTENTIVE if attention else PLAIN)
+    look = {"boxstyle": "round,pad=0,rounding_size=0.08", "facecolor": ATTENTIVE if attention else PLAIN}
+    corner = x - WIDTH / 2, y - HEIGHT / 2
+    ax.add_patch(FancyBboxPatch(corner, WIDTH, HEIGHT, edgecolor="0.4", **look))
+    _text(ax, x, y, name + layers)
 
 
 def _text(ax: Axes, x: float, y: float, text: str, **look: Any) -> None:
