@@ -73,10 +73,6 @@ def load_output(folder: str | Path) -> EmerDiffOutput:
         FileNotFoundError: if the folder holds no such files.
     """
     folder = Path(folder)
-    if not (folder / "settings.json").exists():
-        raise FileNotFoundError(
-            f"{folder} holds no segmentation (no settings.json); run one with save_output first."
-        )
     tensors = load((folder / "masks.safetensors").read_bytes())
     record = json.loads((folder / "settings.json").read_text())
     read = lambda name: np.array(Image.open(folder / f"{name}.png")).astype(np.int32)

@@ -56,8 +56,6 @@ def figsize(columns: float = 1, aspect: float = 0.62, height: float | None = Non
     Args:
         aspect: height over width, unless a ``height`` in inches is given.
     """
-    if columns not in WIDTHS:
-        raise ValueError(f"columns={columns!r} is no width of a figure; choose one of 1, 1.5, 2.")
     return WIDTHS[columns], height or aspect * WIDTHS[columns]
 
 
