@@ -27,6 +27,7 @@ from diffusers import (
     UNet2DConditionModel,
     VQModel,
 )
+from tokenizers.pre_tokenizers import ByteLevel
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
@@ -43,9 +44,7 @@ WIDTHS = (32, 64, 64, 64)  # Stable Diffusion: 320, 640, 1280, 1280; its norms w
 
 def vocabulary() -> tuple[dict[str, int], list[str]]:
     """Token ids and merges of a byte-level BPE, as CLIP's: bytes, bytes that end a word, merges, two special tokens."""
-    # CLIP's table of printable stand-ins for the 256 bytes: printable Latin-1 first, the others from 256 on
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    symbols = [chr(code) for code in printable] + [chr(256 + i) for i in range(256 - len(printable))]
+    symbols = sorted(ByteLevel.alphabet())  # printable stand-ins for the 256 bytes
     tokens, merges = symbols + [symbol + "</w>" for symbol in symbols], []
     for word in TEXT.split():
         parts = [*word[:-1], word[-1] + "</w>"]
