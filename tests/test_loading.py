@@ -6,6 +6,7 @@ import re
 import shutil
 import sys
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -29,6 +30,7 @@ CONFIGS = dict.fromkeys(("unet", "vae", "text_encoder"), "config.json") | {
     "scheduler": "scheduler_config.json",
 }
 UNET = NETWORKS["unet"]
+FILES = [f"{name}/{file}" for files in (NETWORKS, CONFIGS) for name, file in files.items()]
 
 
 @pytest.fixture
@@ -174,26 +176,16 @@ def test_weights_that_are_missing_or_no_numbers_are_named(folder, name):
     assert "is short of 3 tensors" in refused(folder)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("content", [b"", 1000, b"version https://git-lfs.github.com/spec/v1\n", None])
-def test_files_that_are_missing_or_no_weights(folder, name, content):
-    file = folder / name / NETWORKS[name]
-    content = file.read_bytes()[:content] if content == 1000 else content
-    file.unlink() if content is None else file.write_bytes(content)
-    message = refused(folder)
-    assert f"The {name} of" in message and f"download the folder {name}/ again" in message
-
-
-@pytest.mark.parametrize("content", ["", "[]", None])
-@pytest.mark.parametrize("name", [*CONFIGS, "."])
-def test_broken_or_missing_configurations_name_their_part(folder, name, content):
-    if content is None and name != ".":
-        shutil.rmtree(folder / name)
+@pytest.mark.parametrize("content", [b"", b"[]", "half", None])
+@pytest.mark.parametrize("file", ["model_index.json", *FILES], ids=str)
+def test_files_that_are_broken_or_missing_name_their_part(folder, file, content):
+    path, part = folder / file, Path(file).parent.name
+    if content is None:
+        path.unlink() if path.suffix == ".safetensors" or not part else shutil.rmtree(path.parent)
     else:
-        (folder / name / CONFIGS.get(name, "model_index.json")).write_text(
-            "{}" if content is None else content
-        )
-    assert ("" if name == "." else f"The {name} of") in refused(folder)
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2] if content == "half" else content)
+    message = refused(folder, FileNotFoundError if content is None and not part else ValueError)
+    assert not part or (f"The {part} of" in message and f"download the folder {part}/ again" in message)
 
 
 @pytest.mark.parametrize(("name", "ending"), [("unet", "bin"), ("vae", "ckpt"), ("text_encoder", "bin")])
