@@ -97,6 +97,7 @@ def test_files_that_are_refused(tmp_path, row):
 @pytest.mark.parametrize(
     ("array", "message"),
     [
+        (np.zeros(4), "not (4,)"),
         (np.zeros((0, 3)), "not (0, 3)"),
         (np.zeros((4, 4, 2)), "not (4, 4, 2)"),
         (np.zeros((4, 4), object), "values of type object"),
