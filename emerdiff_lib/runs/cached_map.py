@@ -191,10 +191,10 @@ Started = tuple[Callable[[str, Any], Future], type[Exception]]
 @contextlib.contextmanager
 def _by_processes(job: bytes, threads: int, workers: int) -> Iterator[Started]:
     context = multiprocessing.get_context("spawn")  # forked processes would inherit threads that do not run
-    number = context.Value("i", 0)
-    pool = ProcessPool(workers, context=context, initializer=_start_worker, initargs=(number,))
+    setup = job, threads, context.Value("i", 0)
+    pool = ProcessPool(workers, context=context, initializer=_start_worker, initargs=setup)
     try:
-        yield lambda *sample: pool.schedule(_work_on, (job, threads, *sample)), ProcessExpired
+        yield lambda *sample: pool.schedule(_work, sample), ProcessExpired
     finally:
         pool.stop()
         pool.join()
@@ -220,13 +220,24 @@ def _by_ray(job: bytes, threads: int, workers: int) -> Iterator[Started]:
             ray.shutdown()
 
 
-def _start_worker(number: Any) -> None:
+class _Worker:
+    """What this process does: sent once, as a job may hold a network of many megabytes."""
+
+    setup: tuple[bytes, int] = (b"", 1)
+
+
+def _start_worker(job: bytes, threads: int, number: Any) -> None:
+    _Worker.setup = job, threads
     # Ctrl-C is for the process that started the run; it ends the others
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with number.get_lock():
         if (count := torch.cuda.device_count()) > 1:  # each works on the next GPU
             torch.cuda.set_device(number.value % count)
         number.value += 1
+
+
+def _work(name: str, sample: Any) -> Outcome:
+    return _work_on(*_Worker.setup, name, sample)
 
 
 def _work_on(job: bytes, threads: int, name: str, sample: Any) -> Outcome:
