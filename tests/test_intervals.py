@@ -17,9 +17,8 @@ def draws_of(statistic, count, draws):
 
 def test_differences_draw_the_same_images_for_both():
     ours, theirs = RNG.integers(0, 50, (2, 12, 3, 3))
-    ours, theirs = (
-        counts + counts[..., :1] * [0, 1, 1] for counts in (ours, theirs)
-    )  # no more right than there is
+    # no more right than there is
+    ours, theirs = (counts + counts[..., :1] * [0, 1, 1] for counts in (ours, theirs))
     theirs[:, 2] = 0  # a class that does not occur for them
 
     def miou(counts):

@@ -129,11 +129,8 @@ def test_a_transformer_is_trained_by_the_same_command(trained, tmp_path):
     image = theirs("a boat", num_inference_steps=2, max_sequence_length=0, output_type="np").images[0]
     assert image.shape == (128, 128, 3) and np.isfinite(image).all()
     boat, tree = pipe.condition("a boat"), pipe.condition("a tree")
-    assert boat["encoder_hidden_states"].shape == (
-        1,
-        64,
-        96,
-    )  # no zeros for a third text encoder, as it was trained
+    # no zeros for a third text encoder, as it was trained
+    assert boat["encoder_hidden_states"].shape == (1, 64, 96)
     assert (boat["pooled_projections"] - tree["pooled_projections"]).abs().max() > 1e-4
     assert pipe.default_settings()["feature_layer"] == "transformer_blocks.1.attn"
     card = (folder / "README.md").read_text()
