@@ -3,18 +3,33 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import skimage.data
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
+from sklearn.datasets import load_sample_image
+
+from .settings import check_known
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 # Formats that are decoded here and now: among Pillow's others are some that start programs (EPS) or accept any bytes (TGA)
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "AVIF", "JPEG2000")
 ImageInput = str | Path | Image.Image | np.ndarray | torch.Tensor
+# Photographs that come with scikit-learn and scikit-image, and who took them; "sample:temple" is an image wherever one is taken
+SAMPLES: dict[str, tuple[Callable[[], np.ndarray], str]] = {
+    "temple": (partial(load_sample_image, "china.jpg"), "danielbuechele, CC BY 2.0"),
+    "flower": (partial(load_sample_image, "flower.jpg"), "vultilion, CC BY 2.0"),
+    "coffee": (skimage.data.coffee, "Rachel Michetti, CC0"),
+    "rocket": (skimage.data.rocket, "SpaceX, public domain"),
+    "cat": (skimage.data.chelsea, "Stéfan van der Walt, CC0"),
+    "astronaut": (skimage.data.astronaut, "NASA, public domain"),
+}
+SAMPLE = "sample:"
 
 
 # -- files ----------------------------------------------------------------------------------------------------------
@@ -107,7 +122,7 @@ def load_image(image: ImageInput, upright: bool = True) -> Image.Image:
     """Turn an image of any kind into an upright 8-bit RGB :class:`PIL.Image.Image`.
 
     Args:
-        image: a path; a PIL image of any mode; an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4); or a tensor
+        image: a path, or "sample:temple" (:data:`SAMPLES`); a PIL image of any mode; an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4); or a tensor
             (C, H, W). Values are 0–65535 where the type is uint16, in either byte order, and 0–255 in every other integer
             type, PIL's 32-bit mode "I" among them; floating-point values lie in [0, 1].
         upright: False leaves the EXIF rotation out, for pixels that have to stay where a label map has them.
@@ -122,6 +137,9 @@ def load_image(image: ImageInput, upright: bool = True) -> Image.Image:
         ValueError: the file is no readable image or too large, or the image has a shape, type or range that none has.
         TypeError: ``image`` is none of the above.
     """
+    if isinstance(image, str) and image.startswith(SAMPLE):
+        photograph, _ = SAMPLES[check_known("sample", image.removeprefix(SAMPLE), SAMPLES)]
+        return Image.fromarray(photograph())
     if isinstance(image, str | Path):
         with open_image(image) as opened:
             return _to_rgb(opened, shown(image), upright)

@@ -13,8 +13,8 @@ from pathlib import Path
 from PIL import Image
 
 from ..files import folder_path
-from ..images import IMAGE_SUFFIXES, image_files, load_image
-from ..settings import whole
+from ..images import IMAGE_SUFFIXES, SAMPLE, SAMPLES, image_files, load_image
+from ..settings import check_known, whole
 from ..toyscapes import Scene, Toyscapes
 from .base import FileDataset, LabelledDataset
 
@@ -24,7 +24,7 @@ _TOYSCAPES = re.compile(r"toyscapes:(\d{1,9})(?:-(\d{1,9}))?")
 
 @dataclass(frozen=True)
 class ImageSample:
-    """An image by name: a file, or a Toyscapes scene (by seed) with its ground truth.
+    """An image by name: a file, a sample photograph, or a Toyscapes scene (by seed) with its ground truth.
 
     Attributes:
         name: unique among the images found together; of a file below a folder, its path from there.
@@ -35,20 +35,31 @@ class ImageSample:
     record: str
     path: Path | None = None
     seed: int | None = None
+    photograph: str = ""
 
     @property
     def scene(self) -> Scene | None:
-        """The scene with its ground truth, or None for a file."""
+        """The scene with its ground truth, or None for a photograph."""
         return None if self.seed is None else Toyscapes.from_seed(self.seed)
 
     @property
     def image(self) -> Image.Image:
         """The image; raises as :func:`~emerdiff_lib.images.load_image` does."""
-        return load_image(self.path) if self.path is not None else Toyscapes.from_seed(self.seed).image
+        return (
+            Toyscapes.from_seed(self.seed).image
+            if self.seed is not None
+            else load_image(self.photograph or self.path)
+        )
+
+    @property
+    def credit(self) -> str:
+        """Who took a sample photograph, and its licence; "" for any other image."""
+        return SAMPLES[self.name][1] if self.photograph else ""
 
 
 def find_images(spec: str | Path, exclude: str | Path | None = None) -> list[ImageSample]:
-    """What ``spec`` names: an image file, a folder (every image below it), or "toyscapes:7" / "toyscapes:0-9" by seed.
+    """What ``spec`` names: an image file, a folder (every image below it), "sample:temple" (:data:`~emerdiff_lib.images.SAMPLES`)
+    or "sample:all", or "toyscapes:7" / "toyscapes:0-9" by seed.
 
     Args:
         exclude: a folder for results, whose images are left out. Images that a ``request.json`` beside them lists are left
@@ -67,6 +78,11 @@ def find_images(spec: str | Path, exclude: str | Path | None = None) -> list[Ima
             )
         names = {f"toyscapes-{seed:06}": seed for seed in range(first, last + 1)}
         return [ImageSample(name, name if first < last else "", seed=seed) for name, seed in names.items()]
+    if str(spec).startswith(SAMPLE):
+        name = str(spec).removeprefix(SAMPLE)
+        if name == "all":
+            return [ImageSample(each, each, photograph=SAMPLE + each) for each in SAMPLES]
+        return [ImageSample(check_known("sample", name, [*SAMPLES, "all"]), "", photograph=str(spec))]
     path = folder_path("image", spec)
     output = None if exclude is None else folder_path("output_dir", exclude)
     if os.path.isfile(path):
@@ -75,7 +91,7 @@ def find_images(spec: str | Path, exclude: str | Path | None = None) -> list[Ima
         return [ImageSample(path.name, "", path)]
     if not os.path.isdir(path):
         raise FileNotFoundError(
-            f"There is no image at {spec}; give a file, a folder or toyscapes:SEED (from {Path.cwd()})."
+            f"There is no image at {spec}; give a file, a folder, sample:NAME or toyscapes:SEED (from {Path.cwd()})."
         )
     files = [file for file in image_files(path, output) if ".partial" not in file.relative_to(path).parts]
     results = {folder: result_files(folder) for folder in {file.parent for file in files}}

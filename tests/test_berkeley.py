@@ -1,0 +1,85 @@
+"""The region benchmark of Berkeley's photographs against other libraries and by hand, and the data set's layout."""
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy.io import savemat
+from skimage.metrics import variation_of_information
+from sklearn.metrics import rand_score
+
+from emerdiff_lib.datasets.berkeley import BSDS500
+from emerdiff_lib.evaluation.berkeley import connected, ods_and_ois, region_scores
+
+RNG = np.random.default_rng(0)
+
+
+def test_scores_are_those_of_other_libraries():
+    labels, people = RNG.integers(0, 5, (20, 30)), [RNG.integers(0, k, (20, 30)) for k in (3, 8)]
+    for regions, (covering, rand, variation) in zip(people, region_scores(labels, people), strict=True):
+        best = []
+        for region in range(regions.max() + 1):
+            inside = regions == region
+            iou = [(inside & (labels == s)).sum() / (inside | (labels == s)).sum() for s in range(5)]
+            best.append(inside.sum() * max(iou))
+        assert covering == pytest.approx(sum(best) / labels.size)
+        assert rand == pytest.approx(rand_score(regions.ravel(), labels.ravel()))
+        assert variation == pytest.approx(sum(variation_of_information(regions, labels)))
+
+
+def test_scores_by_hand():
+    halves, thirds = np.repeat([[0, 0, 0, 1, 1, 1]], 4, 0), np.repeat([[0, 0, 1, 1, 2, 2]], 4, 0)
+    ((covering, rand, variation),) = region_scores(halves, [thirds])
+    assert covering == pytest.approx((8 * 2 / 3 + 8 * 1 / 4 + 8 * 2 / 3) / 24)
+    # apart in one and together in the other: 2 · 8 · 4 pairs of one half, 4 · 4 pairs of the middle third
+    assert rand == pytest.approx(1 - (2 * 8 * 4 + 4 * 4) / (24 * 23 / 2))
+    assert variation == pytest.approx(1 / 3 + np.log2(3) - 2 / 3)
+    np.testing.assert_allclose(region_scores(thirds, [thirds]), [[1, 1, 0]], atol=1e-12)
+
+
+def test_a_segment_in_two_places_is_two_regions():
+    stripes = np.repeat([[0, 1, 0]], 2, 0)
+    assert connected(stripes).tolist() == [[0, 1, 2], [0, 1, 2]]
+    corners = np.array([[0, 1], [1, 0]])
+    assert len(np.unique(connected(corners))) == 4
+
+
+def test_one_parameter_for_all_and_one_for_each():
+    person = lambda *rows: np.array(rows, float)
+    first = {2: person([0.9, 0.5, 1.0]), 5: person([0.5, 0.9, 3.0])}
+    second = {2: person([0.2, 0.6, 4.0], [0.2, 0.6, 4.0]), 5: person([0.8, 0.7, 1.0], [0.6, 0.7, 3.0])}
+    table = ods_and_ois([first, second])
+    # covering: pairs of an image and a person count alike; the others: images do
+    assert table.loc["covering"].tolist() == pytest.approx([(0.5 + 2 * 0.7) / 3, 5, (0.9 + 2 * 0.7) / 3])
+    assert table.loc["PRI"].tolist() == pytest.approx([0.8, 5, 0.8])
+    assert table.loc["VI"].tolist() == pytest.approx([2.5, 2, 1.5])
+
+
+@pytest.fixture
+def root(tmp_path):
+    for folder in ("images", "groundTruth"):
+        (tmp_path / "BSDS500" / "data" / folder / "val").mkdir(parents=True)
+    data = tmp_path / "BSDS500" / "data"
+    Image.fromarray(RNG.integers(0, 255, (8, 12, 3), dtype=np.uint8)).save(data / "images/val/101.jpg")
+    people = np.empty((1, 2), object)
+    for i in range(2):
+        people[0, i] = {"Segmentation": np.repeat([[1] * 6 + [i + 1] * 6], 8, 0).astype(np.uint16)}
+    savemat(data / "groundTruth/val/101.mat", {"groundTruth": people})
+    return tmp_path / "BSDS500"
+
+
+def test_the_official_layout_is_read(root):
+    for place in (root, root / "data"):
+        (one,) = BSDS500(place, "val")
+        assert one.name == "101" and one.image.size == (12, 8)
+        assert [regions.max() for regions in one.annotations] == [0, 1] and one.annotations[0].min() == 0
+    with pytest.raises(FileNotFoundError, match="which is missing. Expected: data/images"):
+        BSDS500(root)
+    with pytest.raises(ValueError, match="split='validation' is unknown"):
+        BSDS500(root, "validation")
+
+
+def test_a_broken_annotation_is_named(root):
+    file = root / "data/groundTruth/val/101.mat"
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(ValueError, match="101.mat cannot be read"):
+        BSDS500(root, "val")[0]
