@@ -122,9 +122,9 @@ def load_image(image: ImageInput, upright: bool = True) -> Image.Image:
     """Turn an image of any kind into an upright 8-bit RGB :class:`PIL.Image.Image`.
 
     Args:
-        image: a path, or "sample:temple" (:data:`SAMPLES`); a PIL image of any mode; an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4); or a tensor
-            (C, H, W). Values are 0–65535 where the type is uint16, in either byte order, and 0–255 in every other integer
-            type, PIL's 32-bit mode "I" among them; floating-point values lie in [0, 1].
+        image: a path, or "sample:temple" (:data:`SAMPLES`); a PIL image of any mode; an array (H, W), (H, W, 1), (H, W, 3)
+            or (H, W, 4); or a tensor (C, H, W). Values are 0–65535 where the type is uint16, in either byte order, and
+            0–255 in every other integer type, PIL's 32-bit mode "I" among them; floating-point values lie in [0, 1].
         upright: False leaves the EXIF rotation out, for pixels that have to stay where a label map has them.
 
     EXIF rotation is applied, transparency is laid over white, grey is spread to three channels, 16 bits become 8. Of an
