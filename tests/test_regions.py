@@ -13,12 +13,12 @@ RNG = np.random.default_rng(2)
 
 def test_regions_are_the_connected_components_of_every_class():
     labels = RNG.integers(0, 3, (12, 12)).repeat(4, 0).repeat(4, 1).astype(np.uint8)
-    some = regions.find_regions(labels, 0.01, 0.2)
+    some = regions.find_regions(labels, 0.01, 0.05)
     expected = set()
     for c in range(3):
         components, count = scipy_components(labels == c)
         masks = [components == i for i in range(1, count + 1)]
-        expected |= {(c, m.tobytes()) for m in masks if 0.01 <= m.mean() <= 0.2}
+        expected |= {(c, m.tobytes()) for m in masks if 0.01 <= m.mean() <= 0.05}
     assert {(r.class_index, r.mask.tobytes()) for r in some} == expected and len(some) == len(expected)
     assert [r.area for r in some] == sorted((r.mask.mean() for r in some), reverse=True)
     assert {r.class_index for r in regions.find_regions(labels, 0, 1, ignore_index=2)} == {0, 1}
