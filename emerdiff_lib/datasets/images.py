@@ -52,6 +52,11 @@ class ImageSample:
         )
 
     @property
+    def model(self) -> str:
+        """The bundled model that knows such images best."""
+        return "streets" if self.seed is None else "toyscapes"
+
+    @property
     def credit(self) -> str:
         """Who took a sample photograph, and its licence; "" for any other image."""
         return SAMPLES[self.name][1] if self.photograph else ""
