@@ -119,10 +119,10 @@ def test_a_linear_probe_finds_a_line_and_nothing_in_noise():
 
 
 @pytest.fixture(scope="module")
-def cells_of_03(pipe):
-    settings = pipe.resolve()
-    given = {"pipe": pipe, "seed": 0, "settings": settings, "perturbation": settings.perturbation}
-    return run_cells("03_difference_maps", given, "import numpy", "def enlarge", "def competing_regions")
+def cells_of_03():
+    return run_cells(
+        "03_difference_maps", {"seed": 0}, "import numpy", "def enlarge", "def competing_regions"
+    )
 
 
 def test_competing_regions_hold_every_cell(cells_of_03, scene):
@@ -135,10 +135,10 @@ def test_competing_regions_hold_every_cell(cells_of_03, scene):
 def test_responses_to_cells_are_the_pipelines_difference_maps(pipe, cells_of_03, scene):
     region = find_regions(scene.coarse_labels, 0.015, 0.2)[0]
     cells = cells_of_03["inner_cells"](region.mask, (16, 16))[None]
-    trajectory = cells_of_03["inverted"](scene.image, [41])
-    assert cells_of_03["grid_of"](trajectory) == (16, 16)
+    trajectory = cells_of_03["inverted"](pipe, scene.image, [41])
+    assert cells_of_03["grid_of"](pipe, trajectory) == (16, 16)
     settings = {"modulation_timestep": 41, "modulation_strength": 10.0}
-    (response,) = cells_of_03["responses_to"](trajectory, cells, **settings)
+    (response,) = cells_of_03["responses_to"](pipe, trajectory, cells, **settings)
     out = pipe(
         scene.image, trajectory=trajectory, coarse_masks=cells, output_difference_maps=True, **settings
     )
