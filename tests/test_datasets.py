@@ -66,6 +66,18 @@ OFFICIAL = {  # image, label map, {number in the file: class}, numbers that mean
         {0: "person", 1: "vehicle", 12: "outdoor", 91: "textile", 181: "solid", 255: None},
         [182, 256],
     ),
+    "coco-object": (
+        "images/val2017/000000000139.jpg",
+        "annotations/val2017/000000000139.png",
+        {0: "person", 12: "stop sign", 89: "toothbrush", 91: "background", 255: "background"},
+        [11, 182, 256],
+    ),
+    "cityscapes-27": (
+        "leftImg8bit/val/x/x_000000_000294_leftImg8bit.png",
+        "gtFine/val/x/x_000000_000294_gtFine_labelIds.png",
+        {0: None, 6: None, 7: "road", 9: "parking", 18: "polegroup", 33: "bicycle"},
+        [34, 256],
+    ),
     "cityscapes": (
         "leftImg8bit/val/x/x_000000_000294_leftImg8bit.png",
         "gtFine/val/x/x_000000_000294_gtFine_labelIds.png",
@@ -74,6 +86,7 @@ OFFICIAL = {  # image, label map, {number in the file: class}, numbers that mean
     ),
 }
 NUMBER_OF_CLASSES = {"ade20k": 150, "coco-stuff-171": 171, "coco-stuff-27": 27, "cityscapes": 19}
+NUMBER_OF_CLASSES |= {"coco-object": 81, "cityscapes-27": 27}
 
 
 @pytest.mark.parametrize("name", OFFICIAL)
@@ -88,6 +101,16 @@ def test_official_layouts_and_numbers(tmp_path, name):
     for number in unknown:
         label_map(tmp_path / label_file, [7, number], dtype=np.uint16)
         assert f"{label_file} has the label {number}; " in refusal(lambda: data[0])
+
+
+def test_voc_2012_is_read_by_its_lists(tmp_path):
+    for name in ("2007_000033", "2007_000042"):
+        image(tmp_path / f"JPEGImages/{name}.jpg")
+        raw = label_map(tmp_path / f"SegmentationClass/{name}.png", [0, 1, 20, 255])
+    listing(tmp_path / "ImageSets/Segmentation/val.txt", "2007_000042\n")
+    data = open_dataset("voc-2012", tmp_path)
+    assert [sample.name for sample in data] == ["2007_000042"] and len(data.class_names) == 21
+    assert named(data, raw, [0, 1, 20, 255]) == {0: "background", 1: "aeroplane", 20: "tvmonitor", 255: None}
 
 
 def test_coco_groups_are_sensible():

@@ -9,8 +9,11 @@ from ..settings import check_known
 from .base import LabelledDataset, Sample
 from .readers import (
     ADE20K,
+    VOC2012,
     CamVid,
     Cityscapes,
+    Cityscapes27,
+    COCOObject,
     COCOStuff,
     COCOStuff27,
     LabelledFolder,
@@ -24,9 +27,12 @@ DATASETS = {
     "ade20k": ADE20K,
     "coco-stuff-171": COCOStuff,
     "coco-stuff-27": COCOStuff27,
+    "coco-object": COCOObject,
+    "voc-2012": VOC2012,
     "pascal-context-59": PascalContext,
     "pascal-context-459": partial(PascalContext, all_classes=True),
     "cityscapes": Cityscapes,
+    "cityscapes-27": Cityscapes27,
     "camvid": CamVid,
     "folder": LabelledFolder,
 }

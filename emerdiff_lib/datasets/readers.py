@@ -113,6 +113,19 @@ class COCOStuff(FileDataset):
     table = lookup_table({number: index for index, number in enumerate(_USED)}, ignored=[IGNORE])
 
 
+class COCOObject(COCOStuff):
+    """The same files as COCO-Object: 80 things and background, which is everything else, unlabelled pixels among it.
+
+    Of stuffthingmaps, where the instances that COCO-Object is drawn from are.
+    """
+
+    _THINGS = tuple(number for number in _USED if number < 91)
+    class_names = ("background", *(COCO_STUFF_IDS[number] for number in _THINGS))
+    table = lookup_table(
+        dict.fromkeys((*_USED, IGNORE), 0) | {number: index for index, number in enumerate(_THINGS, start=1)}
+    )
+
+
 class COCOStuff27(COCOStuff):
     """COCO-Stuff in the 27 groups of IIC, PiCIE and STEGO (12 of things, 15 of stuff), on their images or on all.
 
@@ -176,6 +189,13 @@ class Cityscapes(FileDataset):
         return pairs
 
 
+class Cityscapes27(Cityscapes):
+    """The 27 classes of PiCIE, STEGO, DiffSeg and DiffCut: ids 7 to 33."""
+
+    class_names = tuple(NAMES["cityscapes-27"])
+    table = lookup_table({number: number - 7 for number in range(7, 34)}, ignored=range(7))
+
+
 class CamVid(FileDataset):
     """The SegNet tutorial's layout: a list names an image and its annotation per line, 480 × 360; label 11 is void.
 
@@ -202,6 +222,23 @@ class CamVid(FileDataset):
     def palette(self) -> np.ndarray:
         colours = "808080 800000 c0c080 804080 3c28de 808000 c08080 404080 400080 404000 0080c0"
         return np.array([list(bytes.fromhex(colour)) for colour in colours.split()], np.uint8)
+
+
+class VOC2012(FileDataset):
+    """PASCAL VOC 2012: 20 objects and background; 255, their outlines, is ignored."""
+
+    class_names = tuple(NAMES["voc-2012"])
+    splits = ("val", "train", "trainval")
+    source = (
+        "Expected: JPEGImages/*.jpg, SegmentationClass/*.png and ImageSets/Segmentation/{val,train,trainval}.txt, the folder "
+        "VOCdevkit/VOC2012 of VOCtrainval_11-May-2012.tar, at host.robots.ox.ac.uk/pascal/VOC/voc2012."
+    )
+    table = lookup_table({number: number for number in range(21)}, ignored=[IGNORE])
+
+    def find_pairs(self, root: Path) -> list[tuple[str, Path, Path]]:
+        names = text_lines(self.expect(root / "ImageSets" / "Segmentation" / f"{self.split}.txt"))
+        images, labels = root / "JPEGImages", root / "SegmentationClass"
+        return [(name, images / f"{name}.jpg", labels / f"{name}.png") for name in names]
 
 
 _VOC_FIRST = NAMES["pascal-context"]  # the authors' 59_labels.txt, which FCN and what follows it use
