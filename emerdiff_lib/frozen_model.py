@@ -51,7 +51,7 @@ class FrozenModel:
         self.model_name, self.variant = model_name, variant
         check_names(self.own_settings)
         self._watch: Callable[..., Any] | None = None
-        self._looked_at_prediction_type = False
+        self.looked_at_prediction_type = False
         self._require("vae", "movq", "scheduler")
         config = pipe.scheduler.config
         is_flow = config.get("use_flow_sigmas") or ("shift" in config and config.get("beta_schedule") is None)
@@ -273,9 +273,9 @@ class FrozenModel:
 
     def warn_of_prediction_type(self, clean: torch.Tensor, predictor: Predictor) -> None:
         """Once: at the highest noise level, ε-prediction gives the noise, and v- and x₀-prediction hardly any of it."""
-        if self._looked_at_prediction_type or self.backbone.is_flow:
+        if self.looked_at_prediction_type or self.backbone.is_flow:
             return
-        self._looked_at_prediction_type = True
+        self.looked_at_prediction_type = True
         noise, config = (
             draw_noise(clean, 1, torch.Generator(clean.device).manual_seed(0)),
             predictor.scheduler.config,

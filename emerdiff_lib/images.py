@@ -28,6 +28,9 @@ SAMPLES: dict[str, tuple[Callable[[], np.ndarray], str]] = {
     "rocket": (skimage.data.rocket, "SpaceX, public domain"),
     "cat": (skimage.data.chelsea, "Stéfan van der Walt, CC0"),
     "astronaut": (skimage.data.astronaut, "NASA, public domain"),
+    "motorcycle": (lambda: skimage.data.stereo_motorcycle()[0], "Daniel Scharstein, CC0"),
+    "camera": (skimage.data.camera, "Lav Varshney, CC0"),
+    "coins": (skimage.data.coins, "Brooklyn Museum, no known restrictions"),
 }
 SAMPLE = "sample:"
 
@@ -139,7 +142,7 @@ def load_image(image: ImageInput, upright: bool = True) -> Image.Image:
     """
     if isinstance(image, str) and image.startswith(SAMPLE):
         photograph, _ = SAMPLES[check_known("sample", image.removeprefix(SAMPLE), SAMPLES)]
-        return Image.fromarray(photograph())
+        return _from_array(photograph(), image)
     if isinstance(image, str | Path):
         with open_image(image) as opened:
             return _to_rgb(opened, shown(image), upright)

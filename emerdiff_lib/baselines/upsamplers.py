@@ -20,7 +20,7 @@ from torch import nn
 from ..clustering import mask_embeddings
 from ..images import to_guide
 from ..pipeline import EmerDiffPipeline
-from ..pixels import DIMENSIONS, feature_superpixels, label_shares
+from ..pixels import DIMENSIONS, Superpixels, feature_superpixels, label_shares
 from ..refinement import guide_radius_in_pixels, guided_filter, pixel_adaptive, resize_maps
 from .diffseg import aggregated_attention
 from .segmentation import Segmentation
@@ -149,21 +149,23 @@ def optimised(
         return torch.stack([net(line) for line in inputs]) * spread + centre
 
 
-def cluster_upsampled(
-    features: torch.Tensor, image: np.ndarray, upsample: Upsampler, num_segments: int
-) -> Segmentation:
-    """Any upsampler's features made into segments as pixel mode makes them, so that only the upsampler differs.
+def upsampled_superpixels(features: torch.Tensor, image: np.ndarray, upsample: Upsampler) -> Superpixels:
+    """Any upsampler's features made into superpixels as pixel mode makes them, so that only the upsampler differs.
 
     Args:
         features: (h, w, d) float; ``image``: (H, W, 3) uint8.
-
-    Returns:
-        Segments, with the mean coarse feature of each as embedding.
     """
     flat = features.flatten(0, 1)
     axes = torch.linalg.svd(flat - flat.mean(0), full_matrices=False)[2][:DIMENSIONS]
     pixels = upsample((features - flat.mean(0)) @ axes.T, image)
-    labels = feature_superpixels(pixels, image.shape[0] / features.shape[0]).segments(num_segments)
+    return feature_superpixels(pixels, image.shape[0] / features.shape[0])
+
+
+def cluster_upsampled(
+    features: torch.Tensor, image: np.ndarray, upsample: Upsampler, num_segments: int
+) -> Segmentation:
+    """Segments of :func:`upsampled_superpixels`, with the mean coarse feature of each as embedding."""
+    labels = upsampled_superpixels(features, image, upsample).segments(num_segments)
     shares = label_shares(labels, (features.shape[0], features.shape[1]))
     return Segmentation(labels, mask_embeddings(features, shares).numpy())
 

@@ -230,8 +230,8 @@ class VOC2012(FileDataset):
     class_names = tuple(NAMES["voc-2012"])
     splits = ("val", "train", "trainval")
     source = (
-        "Expected: JPEGImages/*.jpg, SegmentationClass/*.png and ImageSets/Segmentation/{val,train,trainval}.txt, the folder "
-        "VOCdevkit/VOC2012 of VOCtrainval_11-May-2012.tar, at host.robots.ox.ac.uk/pascal/VOC/voc2012."
+        "Expected: JPEGImages/*.jpg, SegmentationClass/*.png and ImageSets/Segmentation/{val,train,trainval}.txt, as in "
+        "VOCdevkit/VOC2012. VOCtrainval_11-May-2012.tar is at host.robots.ox.ac.uk/pascal/VOC/voc2012."
     )
     table = lookup_table({number: number for number in range(21)}, ignored=[IGNORE])
 

@@ -11,6 +11,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from ..datasets.images import one_image
+
 WORDS = """# EmerDiff explorer
 
 Pick an image and settings, press *Compute*, then click, drag and paint: segments, the cells behind a pixel, the pixels behind
@@ -36,8 +38,12 @@ def main(argv: list[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--model", default="toyscapes", help="name, diffusers folder or hub id")
-    parser.add_argument("--image", default="toyscapes:7", help="what is shown first")
+    parser.add_argument(
+        "--model",
+        default="",
+        help="a diffusers folder or hub id; empty: the bundled one that suits the image",
+    )
+    parser.add_argument("--image", default="sample:temple", help="what is shown first")
     parser.add_argument("--device", default="", help="empty: a GPU if there is one")
     parser.add_argument("--dtype", default="float32", help="float32, bfloat16 or float16")
     parser.add_argument("--port", type=int, default=8866)
@@ -47,6 +53,10 @@ def main(argv: list[str] | None = None) -> int:
         sys.exit(
             "The application is served by Voilà, which is not installed: pip install 'emerdiff-workbook[app]'."
         )
+    try:
+        args.model = args.model or one_image(args.image).model
+    except (OSError, ValueError) as error:
+        sys.exit(str(error))
     for name in ("model", "image"):  # Voilà runs the notebook where it lies
         if (path := Path(getattr(args, name)).expanduser()).exists():
             setattr(args, name, str(path.absolute()))

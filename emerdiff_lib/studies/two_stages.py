@@ -131,8 +131,10 @@ def untrained(pipe: EmerDiffPipeline, seed: int = 0) -> EmerDiffPipeline:
     with torch.random.fork_rng(devices=[]), quietly():
         torch.manual_seed(seed)
         network = type(pipe.denoiser).from_config(pipe.denoiser.config)
+        network = network.to(pipe.backbone.device, pipe.dtype).eval()
     other = copy.copy(pipe.pipe)
-    setattr(other, pipe.backbone.network, network.to(pipe.backbone.device, pipe.dtype).eval())
+    setattr(other, pipe.backbone.network, network)
     other = EmerDiffPipeline(other, pipe.own_settings)
+    other.looked_at_prediction_type = True  # it predicts nothing
     other.set_progress_bar_config(disable=True)
     return other
