@@ -164,6 +164,9 @@ class FrozenModel:
                 f"This model does not say what it is used with, so pass {', '.join(missing)} yourself, or once for all: "
                 "EmerDiffPipeline.from_pipe(pipe, …)."
             )
+        modes = given.get("mode"), given.get("denoising_steps")
+        if flat.get("inversion") == "ddim" and modes in ((None, None), ("exact", None)):
+            flat["denoising_steps"] = None  # of a checkpoint's own, which only DDPM has
         settings = Settings(**flat)
         predictor = self._schedule(settings)
         visited = predictor.timesteps if trajectory is None else trajectory.timesteps

@@ -20,8 +20,11 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # a process for each core
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import nbformat
+import numpy as np
 import pytest
 import torch
+from PIL import Image
+from scipy.io import savemat
 
 from emerdiff_lib import EmerDiffPipeline, Toyscapes
 
@@ -138,3 +141,18 @@ def _run_in_lab(browser, folder, address, source):
     )
     tab.locator(".emerdiff-explorer[data-drawn]").first.wait_for()
     return tab, errors
+
+
+@pytest.fixture
+def berkeley(tmp_path) -> Path:
+    """BSDS500 in its official layout, of one validation image that two people have segmented."""
+    data = tmp_path / "BSDS500" / "data"
+    for folder in ("images", "groundTruth"):
+        (data / folder / "val").mkdir(parents=True)
+    image = np.random.default_rng(0).integers(0, 255, (32, 48, 3), dtype=np.uint8)
+    Image.fromarray(image).save(data / "images/val/101.jpg")
+    people = np.empty((1, 2), object)
+    for i in range(2):
+        people[0, i] = {"Segmentation": np.repeat([[1] * 24 + [i + 1] * 24], 32, 0).astype(np.uint16)}
+    savemat(data / "groundTruth/val/101.mat", {"groundTruth": people})
+    return tmp_path / "BSDS500"

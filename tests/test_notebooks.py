@@ -144,8 +144,10 @@ def tiny(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "04_segmentation"])
-def test_runs_with_a_stable_diffusion(name, tiny, tmp_path):
+def test_runs_with_a_stable_diffusion(name, tiny, tmp_path, berkeley):
     given = small_parameters(name, tiny) | ({"num_scenes": 0} if name == "01_inversion" else {})
+    if name == "15_photographs":
+        given |= {"berkeley": str(berkeley)}
     if "models" in given:  # whose layers are gone through is the first with joint attention
         given["models"] += ["toyscapes-transformer", "untrained"]
         given["settings"] = {"noise_ensemble_size": 1, "denoising_steps": 2}
@@ -154,6 +156,8 @@ def test_runs_with_a_stable_diffusion(name, tiny, tmp_path):
         given |= {"figure": str(overview), "figures_dir": str(figures)}
     out = run(name, tmp_path, **given)
     assert "up_blocks.2" not in printed(out)  # no name of Toyscapes' layers
+    if name == "15_photographs":
+        assert "Covering of EmerDiff-Pixel at one K, minus that of …, on 1 photographs" in printed(out)
     if name == "00_start_here":
         assert Image.open(overview).width > 1000 and list(figures.glob("00-*.pdf"))
 
@@ -323,6 +327,7 @@ def test_what_an_image_parameter_may_name(tmp_path):
     assert mine.scene is None and mine.name == "mine.png" and mine.image.size == (5, 4)
     (tmp_path / "empty").mkdir()
     for spec, said in (
+        ("sample:all", "names 9 images and this notebook looks at one"),
         ("toyscapes:7-9", "names 3 images and this notebook looks at one"),
         (tmp_path / "nothing", "There is no image at"),
         ("toyscapes:9-3", "names no scenes"),
