@@ -110,3 +110,18 @@ def test_per_image_matching_against_all_matchings(num_segments, size):
     for c in range(4):
         mine = (segments == best[c]) & known if c in best else np.zeros_like(known)
         assert counts[c].tolist() == [(mine & (truth == c)).sum(), (truth == c).sum(), mine.sum()]
+
+
+def test_segments_that_match_no_class_are_one_background():
+    """Class 0 is everything else: the four segments in its place count as one, which takes what no class takes."""
+    truth = np.zeros((128, 128), int)
+    truth[:32, :32], truth[96:, 96:] = 1, 3  # class 2 does not occur
+    segments = truth.copy()
+    segments[64:, :64], segments[:64, 64:], segments[64:, 64:] = 4, 5, np.where(truth[64:, 64:] == 3, 3, 2)
+    segments[:32, 16:32] = 6  # the half of class 1
+    one = protocols.per_image_matching(segments, truth, 4, background=0)
+    assert one[0].tolist() == [(truth == 0).sum(), (truth == 0).sum(), (truth == 0).sum() + 512]
+    assert one[1].tolist() == [512, 1024, 512] and one[3].tolist() == [1024] * 3
+    assert one[2, :2].tolist() == [0, 0]
+    apart = protocols.per_image_matching(segments, truth, 4)
+    assert apart[0, 0] < one[0, 0] and apart[3].tolist() == [1024] * 3

@@ -42,7 +42,7 @@ class LabelledDataset(ABC):
 
     Attributes:
         class_names: one per class index.
-        ignore_index: label of pixels that belong to no class, or None.
+        ignore_index: label of pixels that belong to no class, or None; ``background``: the class that is everything else.
         palette: (C, 3) uint8 colours.
         splits: the names that ``split`` can have, the one that papers report first.
         root: the folder that it was opened in, "" for none.
@@ -51,6 +51,7 @@ class LabelledDataset(ABC):
 
     class_names: tuple[str, ...]
     ignore_index: int | None = IGNORE
+    background: int | None = None
     splits: tuple[str, ...]
     root: str | Path = ""
     split: str

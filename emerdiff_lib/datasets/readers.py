@@ -120,6 +120,7 @@ class COCOObject(COCOStuff):
     """
 
     _THINGS = tuple(number for number in _USED if number < 91)
+    background = 0
     class_names = ("background", *(COCO_STUFF_IDS[number] for number in _THINGS))
     table = lookup_table(
         dict.fromkeys((*_USED, IGNORE), 0) | {number: index for index, number in enumerate(_THINGS, start=1)}
@@ -227,7 +228,7 @@ class CamVid(FileDataset):
 class VOC2012(FileDataset):
     """PASCAL VOC 2012: 20 objects and background; 255, their outlines, is ignored."""
 
-    class_names = tuple(NAMES["voc-2012"])
+    class_names, background = tuple(NAMES["voc-2012"]), 0
     splits = ("val", "train", "trainval")
     source = (
         "Expected: JPEGImages/*.jpg, SegmentationClass/*.png and ImageSets/Segmentation/{val,train,trainval}.txt, as in "

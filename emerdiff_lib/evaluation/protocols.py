@@ -92,7 +92,11 @@ def traditional(records: Sequence[Record]) -> np.ndarray | None:
 
 
 def per_image_matching(
-    segments: np.ndarray, truth: np.ndarray, num_classes: int, ignore_index: int | None = None
+    segments: np.ndarray,
+    truth: np.ndarray,
+    num_classes: int,
+    ignore_index: int | None = None,
+    background: int | None = None,
 ) -> np.ndarray:
     """The protocol of DiffSeg (Tian et al., CVPR 2024) and DiffCut (Couairon et al., NeurIPS 2024): matched image by image.
 
@@ -100,18 +104,24 @@ def per_image_matching(
     misses of the classes below them and false alarms of none; a class that does not occur may be given one of them, as the
     solver's ties have it. Their mIoU sums these counts over images and averages all classes that occur or are predicted:
     ``mean_iou(total, skip_absent=False)``. Matching anew in every image, it is no measure of classes known across images: its
-    values do not compare with those of the other protocols. (For data with a background, DiffCut joins all unmatched
-    segments to one first; that is left to the caller.)
+    values do not compare with those of the other protocols.
 
     Args:
         segments: (H, W) segment indices from 0; ``truth``: (H, W) classes. Both are compared at 128 × 128, as in DiffCut's
             tables.
+        background: a class that is everything else: as DiffCut has it, segments are matched to the other classes first, and
+            those that are left become one.
 
     Returns:
         (C, 3) int64 pixels of each class that are right, in the truth, and in the segment matched to it.
     """
     segments, truth = sample_labels(segments, (128, 128)), sample_labels(truth, (128, 128))
     table = contingency_table(segments, truth, None, num_classes, ignore_index)
+    if background is not None:
+        others = np.delete(table, background, axis=1)
+        matched, classes = linear_sum_assignment(others, maximize=True)
+        kept = matched[others.sum(0)[classes] > 0]  # matched to a class that occurs
+        table = np.concatenate([table[kept], np.delete(table, kept, axis=0).sum(0, keepdims=True)])
     spare = max(0, num_classes - len(table))  # empty segments, for classes that get none
     table = np.pad(table.T, ((0, 0), (0, spare)))
     classes, matched = linear_sum_assignment(table, maximize=True)

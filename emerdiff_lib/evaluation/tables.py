@@ -52,12 +52,13 @@ def score(
     seconds: float,
     num_classes: int,
     ignore_index: int | None = None,
+    background: int | None = None,
 ) -> dict[str, Any]:
     """Everything that is kept of one image under one method: plain numbers and lists, for JSON.
 
     Args:
         labels: (h, w) segment indices, 0 to K − 1; at another size than the truth's they are sampled (nearest).
-        truth: (H, W) classes, 0 to C − 1, or ``ignore_index``.
+        truth: (H, W) classes, 0 to C − 1, or ``ignore_index``; ``background``: the class that is everything else, if any.
         embeddings: (K, d), one per segment.
         seconds: what the segments took.
 
@@ -77,7 +78,9 @@ def score(
         "boundary_f_diagonal": metrics.boundary_scores(labels, truth, near, ignore_index)[2],
         **metrics.partition_scores(table),
         "boundary_iou": metrics.boundary_iou(named[labels], truth, num_classes, ignore_index).tolist(),
-        "matched": protocols.per_image_matching(labels, truth, num_classes, ignore_index).tolist(),
+        "matched": protocols.per_image_matching(
+            labels, truth, num_classes, ignore_index, background
+        ).tolist(),
         "objects": metrics.object_scores(labels, named, truth, ignore_index),
         "table": table.tolist(),
         "embeddings": np.round(embeddings.astype(float), 5).tolist(),

@@ -211,7 +211,7 @@ def score_images(
     """
 
     def score_image(position: int) -> dict[str, Any]:
-        sample, rest = data[position], (len(data.class_names), data.ignore_index)
+        sample, rest = data[position], (len(data.class_names), data.ignore_index, data.background)
         results = segment_image(pipe, sample, methods, settings, backbone)
         scores = {
             name: score(one.labels, sample.labels, one.embeddings, one.seconds, *rest)
