@@ -20,7 +20,7 @@ MEASURES = ("covering", "PRI", "VI")
 def region_scores(labels: np.ndarray, annotations: Sequence[np.ndarray]) -> np.ndarray:
     """(people, 3): covering and probabilistic Rand index in [0, 1], and variation of information in bits.
 
-    Covering of a person's regions R by segments: Σ |R| max IoU(R, ·) / Σ |R|.
+    Covering of a person's regions by segments: the mean, weighted by area, of each region's best IoU with a segment.
 
     Args:
         labels: (H, W) segments 0 … K−1; a segment may lie in several places.
