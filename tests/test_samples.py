@@ -15,6 +15,7 @@ def test_a_photograph_by_name():
     sample = one_image("sample:coffee")
     assert np.array_equal(sample.image, skimage.data.coffee()) and sample.credit == "Rachel Michetti, CC0"
     assert sample.record == "" and sample.scene is None and one_image("toyscapes:3").credit == ""
+    assert (sample.model, one_image("toyscapes:3").model) == ("streets", "toyscapes")
 
 
 def test_all_of_them():
