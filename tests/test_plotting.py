@@ -12,7 +12,6 @@ from matplotlib.colors import to_rgb
 from skimage.color import deltaE_ciede2000, rgb2lab
 
 from emerdiff_lib import plotting
-from emerdiff_lib.plotting.diagrams import unet_diagram
 from emerdiff_lib.plotting.style import LOST
 from emerdiff_lib.plotting.text import text_width, wrap
 
@@ -248,23 +247,3 @@ def test_names_on_a_front_cover_neither_each_other_nor_the_points():
     points, (area,) = ax.transData.transform(table[["s", "F"]]), boxes_of([ax], figure)
     assert not collide(boxes) and not any(box.contains(*point) for box in boxes for point in points)
     assert all(area.x0 - 1 <= box.x0 and box.x1 <= area.x1 + 1 for box in boxes)
-
-
-# -- diagrams -----------------------------------------------------------------------------------------------------------
-
-
-def test_a_unet_shows_its_levels_and_where_attention_sits():
-    attention = [(2, 3), (2, 3), (2, 3), (0, 0)]
-    levels = [
-        {"grid": (64 >> i, 48 >> i), "channels": 320 * (i + 1), "down": f"down_blocks.{i}"}
-        | {"up": f"up_blocks.{3 - i}", "note": "queries read here" if i == 1 else ""}
-        | dict(zip(("down_attention", "up_attention"), attention[i], strict=True))
-        for i in range(4)
-    ]
-    figure, ax = plt.subplots(figsize=plotting.figsize(2, 0.4))
-    unet_diagram(ax, levels, {"name": "mid_block", "attention": 1})
-    texts = [text for text in ax.texts if text.get_text()]
-    boxes = boxes_of(texts, figure)
-    assert not collide(boxes) and all(box.x0 >= 0 and box.x1 <= figure.bbox.x1 for box in boxes)
-    expected = {"32 × 24 cells\n640 channels", "up_blocks.2\n3 attention layers"}
-    assert expected < {text.get_text() for text in texts}

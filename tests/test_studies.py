@@ -1,5 +1,7 @@
 """The studies behind notebooks 01 to 03: each against something that does not use their code."""
 
+import re
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -8,7 +10,6 @@ import torch
 from emerdiff_lib import Toyscapes, load_pipeline, words
 from emerdiff_lib.backbones import TextTokens
 from emerdiff_lib.evaluation.regions import cell_shares, find_regions
-from emerdiff_lib.plotting import diagrams
 from emerdiff_lib.studies import features
 
 from . import tiny_stable_diffusion
@@ -22,35 +23,30 @@ LAYER = "up_blocks.2.attentions.0.transformer_blocks.0.attn2"
 
 def drawn(backbone, height, width, roles):
     """The axes of notebook 01's diagram."""
-    cells = run_cells("01_inversion", {}, "import numpy", "def draw_blocks", "def draw_network")
+    cells = run_cells("01_inversion", {}, "import numpy", "def draw_network")
     _, ax = plt.subplots()
     cells["draw_network"](ax, backbone, (height, width), roles)
     plt.close()
     return ax
 
 
-def test_every_cross_attention_layer_of_a_u_net_is_counted_once(pipe, monkeypatch):
-    kept = []
-    monkeypatch.setattr(diagrams, "unet_diagram", lambda ax, *drawn: kept.extend(drawn))
-    drawn(pipe.backbone, 32, 24, {"queries": LAYER})
-    levels, middle = kept
-    assert [level["grid"] for level in levels] == [(32, 24), (16, 12), (8, 6), (4, 3)]
-    assert [level["channels"] for level in levels] == list(pipe.denoiser.config.block_out_channels)
-    counted = (
-        sum(level[f"{way}_attention"] for level in levels for way in ("down", "up")) + middle["attention"]
-    )
+def test_every_cross_attention_layer_of_a_u_net_is_counted_once(pipe):
+    ax = drawn(pipe.backbone, 32, 24, {"queries": LAYER})
+    texts = [text.get_text() for text in ax.texts]
+    grids = [re.search(r"(\d+) × (\d+) cells", text).groups() for text in texts]
+    way_down = [("32", "24"), ("16", "12"), ("8", "6"), ("4", "3")]
+    assert grids == [*way_down, way_down[-1], *way_down[::-1]]
+    counted = sum(int(match[1]) for text in texts if (match := re.search(r"(\d+) attention", text)))
     assert counted == sum(name.endswith("attn2") for name, _ in pipe.denoiser.named_modules())
-    for level in levels:
-        assert ("queries" in level["note"]) == LAYER.startswith(level["up"] + ".")
-        assert pipe.denoiser.get_submodule(level["down"]) is not pipe.denoiser.get_submodule(level["up"])
+    (block,) = (text.split("\n")[0] for text in texts if "queries" in text)
+    assert LAYER.startswith(f"{block}.")
 
 
 def test_a_transformer_is_drawn_with_what_is_done_where(tmp_path):
     folder = tiny_stable_diffusion.save(tmp_path, 16, layout="3.5")
-    roles = {"queries": "transformer_blocks.2.attn", "push": "transformer_blocks.2.attn"}
+    roles = {"queries": "transformer_blocks.2.attn", "modulation": "transformer_blocks.2.attn"}
     ax = drawn(load_pipeline(folder).backbone, 16, 12, roles)
-    assert "5 transformer_blocks on 8 × 6 tokens of 64 channels" in ax.get_title()
-    assert "queries, push" in [text.get_text() for text in ax.texts]
+    assert [text.get_text() for text in ax.texts] == ["0", "1", "2\n⇐ queries\n⇐ modulation", "3", "4"]
 
 
 # -- 02: features and words --------------------------------------------------------------------------------------------

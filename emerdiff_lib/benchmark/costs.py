@@ -1,4 +1,4 @@
-"""Time and memory of a run, and a cost model: operations and bytes of every tensor operation, and the time that they need.
+"""Time of a run, and a cost model: operations and bytes of every tensor operation, and the time that they need.
 
 Operations are counted with PyTorch's own formulas while the method itself runs, on real tensors or, for sizes that would
 not fit or take hours, on the "meta" device, where tensors have shapes but no contents. The predicted time is that of a
@@ -8,14 +8,10 @@ measured memory bandwidth.
 
 from __future__ import annotations
 
-import ctypes
-import gc
 import platform
-import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Event, Thread
 
 import psutil
 import torch
@@ -40,33 +36,6 @@ def run_times(
             torch.accelerator.synchronize(device)
 
     return [timed(finished)[1] for _ in range(repeats + warm_up)][warm_up:]
-
-
-def peak_memory(run: Callable[[], object], device: torch.device) -> int:
-    """Bytes by which memory rises during a run, at most: allocated memory on a GPU, the process's own on a CPU."""
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        start = torch.cuda.memory_allocated(device)
-        run()
-        return torch.cuda.max_memory_allocated(device) - start
-    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
-        libc.malloc_trim(0)  # idle memory goes back to the system, so that using it again is seen
-    process, done = psutil.Process(), Event()
-    sizes = [process.memory_info().rss]
-
-    def watch():
-        while not done.wait(0.002):
-            sizes.append(process.memory_info().rss)
-
-    watcher = Thread(target=watch)
-    watcher.start()
-    try:
-        run()
-    finally:
-        done.set()
-        watcher.join()
-    return max(sizes) - sizes[0]
 
 
 class Cost(TorchDispatchMode):
