@@ -1,12 +1,20 @@
-"""Files that are written whole or not at all: a kill leaves the old file or the new one, never half of either."""
+"""Files that are written whole or not at all (a kill leaves the old file or the new one), and whose they are."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import secrets
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
+
+REQUEST = (
+    "request.json"  # what a run marks its folders with: what was asked for, and the checksum of each file
+)
 
 
 @contextmanager
@@ -40,3 +48,32 @@ def folder_path(parameter: str, folder: Path | str) -> Path:
         return Path(folder).expanduser().absolute()
     except RuntimeError as error:
         raise ValueError(f"{parameter}={str(folder)!r} is no folder: {error}") from error
+
+
+def file_digest(path: Path | str) -> str:
+    """16 hex digits of a file's content; raises OSError."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def is_plain(path: Path | str) -> bool:
+    """Whether a path is a file itself: no link to one, and no pipe or device, whose reading may never end."""
+    with suppress(OSError):
+        return stat.S_ISREG(os.lstat(path).st_mode)
+    return False
+
+
+def read_request(folder: Path) -> dict[str, Any]:
+    """The :data:`REQUEST` that a run has put into a folder, or {}: "key", and "files": {name: checksum}."""
+    with suppress(OSError, ValueError, RecursionError, TypeError, AttributeError):
+        request = json.loads((folder / REQUEST).read_text("utf-8")) if is_plain(folder / REQUEST) else {}
+        if "key" in request and all(Path(name).name == name for name, _ in request["files"].items()):
+            return request
+    return {}
+
+
+def unchanged(path: Path, checksum: str) -> bool:
+    """Whether a file is what a run has written."""
+    with suppress(OSError):
+        return is_plain(path) and file_digest(path) == checksum
+    return False

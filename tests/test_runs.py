@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -29,7 +30,7 @@ from emerdiff_lib.export import load_output
 from emerdiff_lib.runs import keys
 from emerdiff_lib.runs.cached_map import KILLED, _dumps, cached_map, check_execution
 from emerdiff_lib.runs.keys import array_digest, model_key, sample_key
-from emerdiff_lib.runs.results import FolderError
+from emerdiff_lib.runs.results import FolderError, folder_name
 
 from .conftest import run_cells, seeded
 
@@ -203,16 +204,19 @@ def test_settings_and_versions_are_part_of_a_segmentation(tmp_path, pipe, monkey
 def test_a_damaged_record_is_computed_again(texts, tmp_path, files):
     look = lambda: count_words(texts, tmp_path / "out", files=files)
     results = look()
-    assert results[0] == (tmp_path / "out" / "00.txt" if files else {"seed": 0, "words": 1} | results[0])
+    assert results[0] == (results.folder("00.txt") if files else {"seed": 0, "words": 1} | results[0])
     whole = tree(tmp_path / "out")
-    for number, name in enumerate(list(whole)[:9]):
+    for number, name in enumerate([name for name in whole if "/" in name][:9]):
         path, content = tmp_path / "out" / name, whole[name]
         torn = (content[: len(content) // 2], content.replace(b"word", b"w0rd", 1) + b" ", b"")
         path.write_bytes(torn[number % 3])
         if path.name != "request.json":
             with pytest.raises(ValueError, match="damaged"):
                 list(results)
-        assert counts(look()) == (11, 1, 0) and tree(tmp_path / "out") == whole, name
+        assert counts(look()) == (11, 1, 0), name
+        after = tree(tmp_path / "out")
+        assert {f"{name}.changed"} >= after.keys() - whole.keys() and after.items() >= whole.items(), name
+        path.with_name(f"{path.name}.changed").unlink(missing_ok=True)
 
 
 def test_a_record_put_into_another_run_by_hand_is_not_used(texts, tmp_path):
@@ -226,6 +230,53 @@ def test_an_image_that_changes_while_it_is_worked_on_is_not_kept(texts, tmp_path
     results = count_words(texts, tmp_path / "out", trouble={"00.txt": "change"})
     assert "was changed while" in results.failures["00.txt"]
     assert counts(count_words(texts, tmp_path / "out")) == (11, 1, 0)
+
+
+def test_names_that_look_alike_have_folders_of_their_own():
+    names = [
+        "a.png",
+        "A.png",
+        "a.jpg",
+        "q?b.png",
+        "q*b.png",
+        "x/a.png",
+        "failures.json",
+        ".partial/a.png",
+        "é" * 120,
+    ]
+    folders = [folder_name(name) for name in names]
+    assert len({folder.casefold() for folder in folders}) == len(names)
+    assert all(re.fullmatch(r"[\w.-]{1,60}", folder) and folder[0] != "." for folder in folders)
+
+
+@pytest.mark.parametrize("thing", ["file", "link", "pipe", "folder"])
+@pytest.mark.parametrize("place", ["words.json", "request.json", "failures.json", ".emerdiff"])
+def test_nothing_is_written_over_what_no_run_wrote(texts, tmp_path, place, thing):
+    output, original = tmp_path / "out", tmp_path / "original"
+    output.mkdir()
+    original.write_text("precious")
+    target = output / place
+    make = {"file": lambda: target.write_text("mine"), "link": lambda: target.symlink_to(original)}
+    (make | {"pipe": lambda: os.mkfifo(target), "folder": target.mkdir})[thing]()
+    before = os.lstat(target)
+    one = {"": texts["03.txt"]}
+    if (place, thing) == (".emerdiff", "folder"):
+        return
+    with pytest.raises(FolderError, match="in the way|is a link|cannot be written"):
+        count_words(one, output, files=True)
+    after = os.lstat(target)
+    assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
+    assert original.read_text() == "precious"
+
+
+def test_what_somebody_has_changed_is_renamed_and_not_lost(texts, tmp_path):
+    results = count_words(texts, tmp_path, files=True)
+    for name in ("text.txt", "request.json"):
+        (results.folder("05.txt") / name).write_text("my own words")
+        assert counts(count_words(texts, tmp_path, files=True)) == (11, 1, 0)
+        assert (results.folder("05.txt") / f"{name}.changed").read_text() == "my own words"
+    index = (tmp_path / "index.csv").read_text().splitlines()
+    assert index[0] == "image,folder" and f'"05.txt",{results.folder("05.txt").name}' in index
 
 
 # -- accidents ------------------------------------------------------------------------------------------------------------
@@ -287,7 +338,7 @@ def test_two_runs_at_once_do_not_mix_in_a_folder(texts, tmp_path):
     child = get_context("fork").Process(target=lambda: count_words(texts, tmp_path / "out", seconds=0.3))
     child.start()
     try:
-        while not list((tmp_path / "out").glob("*/00.txt/request.json")):
+        while not list((tmp_path / "out").glob("*/00-*/request.json")):
             time.sleep(0.01)
         with pytest.raises(FolderError, match="Another run is at work"):
             count_words(texts, tmp_path / "out")
@@ -345,7 +396,7 @@ def test_workers_end_with_the_process_that_started_them(texts, tmp_path, how):
         stderr=subprocess.PIPE,
         text=True,
     )
-    done = lambda: len(list((tmp_path / "out").glob("*/*.txt/request.json")))
+    done = lambda: len(list((tmp_path / "out").glob("*/*/request.json")))
     while done() < 5 and runner.poll() is None:
         time.sleep(0.05)
     children = psutil.Process(runner.pid).children(recursive=True)
@@ -437,8 +488,8 @@ def test_a_folder_of_images_is_segmented_and_kept(tmp_path, pipe, scene):
     scene.image.save(other / "img.jpg")  # another image of the same name into the same folder
     _, third = segment_all(pipe, find_images(other), output, seed=1, **QUICK)
     assert counts(third) == (0, 1, 0)
-    with pytest.raises(FolderError, match="cannot be written.*choose another output folder"):
-        segment_all(pipe, find_images(other), other, **QUICK)
+    _, fourth = segment_all(pipe, find_images(other), other, **QUICK)  # beside the image, which stays
+    assert counts(fourth) == (0, 1, 0) and [one.name for one in find_images(other)] == ["img.jpg"]
 
 
 def test_one_image_goes_into_the_folder_itself(tmp_path, pipe, scene):

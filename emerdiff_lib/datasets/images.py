@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
 
-from ..files import folder_path
+from ..files import folder_path, read_request, unchanged
 from ..images import IMAGE_SUFFIXES, SAMPLE, SAMPLES, image_files, load_image
 from ..settings import check_known, whole
 from ..toyscapes import Scene, Toyscapes
 from .base import FileDataset, LabelledDataset
 
-REQUEST = "request.json"  # beside the files of a result (emerdiff_lib.runs.results)
 _TOYSCAPES = re.compile(r"toyscapes:(\d{1,9})(?:-(\d{1,9}))?")
 
 
@@ -98,21 +95,15 @@ def find_images(spec: str | Path, exclude: str | Path | None = None) -> list[Ima
         raise FileNotFoundError(
             f"There is no image at {spec}; give a file, a folder, sample:NAME or toyscapes:SEED (from {Path.cwd()})."
         )
-    files = [file for file in image_files(path, output) if ".partial" not in file.relative_to(path).parts]
-    results = {folder: result_files(folder) for folder in {file.parent for file in files}}
-    names = {f.relative_to(path).as_posix(): f for f in files if f.name not in results[f.parent]}
+    files = image_files(path, output)
+    results = {folder: read_request(folder).get("files", {}) for folder in {file.parent for file in files}}
+    is_result = lambda file: unchanged(file, results[file.parent].get(file.name, ""))
+    names = {file.relative_to(path).as_posix(): file for file in files if not is_result(file)}
     if not names:
         raise FileNotFoundError(
             f"There is no image in {path} (results of a run do not count); looked for {', '.join(IMAGE_SUFFIXES)}."
         )
     return [ImageSample(name, name, file) for name, file in names.items()]
-
-
-def result_files(folder: Path) -> set[str]:
-    """The names of files that a run wrote into a folder, by its :data:`REQUEST`."""
-    with suppress(OSError, ValueError, RecursionError, TypeError, KeyError):
-        return set(json.loads((folder / REQUEST).read_text(encoding="utf-8"))["files"])
-    return set()
 
 
 def one_image(spec: str | Path) -> ImageSample:

@@ -5,9 +5,11 @@ Theirs are palette PNGs, COCO, polygons, tables, cut-outs, arrays and prompts.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 from zipfile import ZipFile, ZipInfo
 
 import numpy as np
@@ -17,13 +19,15 @@ from pycocotools import mask as coco_masks
 from safetensors.numpy import load, save
 
 from .._version import CITATION
-from ..images import ImageInput, load_image
+from ..files import file_digest, replacing, unchanged, write_atomically
+from ..images import ImageInput, load_image, reading
 from ..plotting import colourise, overlay, segment_palette
 from ..settings import check_known
 from ..stages import EmerDiffOutput
 from .shapes import boxes, polygons, prompts, segment_table
 
 PALETTE_SIZE = 256  # of an 8-bit PNG
+_READ = ("labels.png", "baseline_labels.png", "masks.safetensors")  # by load_output
 
 
 def save_output(output: EmerDiffOutput, image: Image.Image, folder: str | Path) -> None:
@@ -53,17 +57,18 @@ def save_output(output: EmerDiffOutput, image: Image.Image, folder: str | Path) 
         "baseline_labels": output.baseline_labels.astype(depth),
     }
     for name, pixels in images.items():
-        Image.fromarray(pixels).save(folder / f"{name}.png")
+        with replacing(folder / f"{name}.png") as path:  # a link is replaced, not what it leads to
+            Image.fromarray(pixels).save(path, "PNG")
     masks = output.coarse_masks.astype(np.uint8)
     tensors = {"coarse_masks": masks, "mask_embeddings": output.mask_embeddings}
     if output.difference_maps is not None:
         tensors["difference_maps"] = output.difference_maps
     content = save({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()})
-    # readable as its neighbours are; save_file makes it private
-    (folder / "masks.safetensors").write_bytes(content)
+    write_atomically(folder / "masks.safetensors", content)  # save_file would make it private
     areas = np.bincount(output.labels.ravel(), minlength=count).tolist()
     record = {"settings": output.settings, "pixels_per_mask": areas, "citation": CITATION}
-    (folder / "settings.json").write_text(json.dumps(record, indent=2) + "\n")
+    record["files"] = {name: file_digest(folder / name) for name in _READ}
+    write_atomically(folder / "settings.json", json.dumps(record, indent=2) + "\n")
 
 
 def load_output(folder: str | Path) -> EmerDiffOutput:
@@ -71,10 +76,18 @@ def load_output(folder: str | Path) -> EmerDiffOutput:
 
     Raises:
         FileNotFoundError: if the folder holds no such files.
+        ValueError: they are not what was written together: damaged, changed, or of two segmentations.
     """
     folder = Path(folder)
+    with reading(folder / "settings.json"):
+        record = json.loads((folder / "settings.json").read_text())
+        checksums = {name: record["files"][name] for name in _READ}
+    if changed := [name for name, checksum in checksums.items() if not unchanged(folder / name, checksum)]:
+        raise ValueError(
+            f"{folder / changed[0]} is not the file that was written with {folder / 'settings.json'} (it is damaged, was changed "
+            "or is of another segmentation); segment the image again."
+        )
     tensors = load((folder / "masks.safetensors").read_bytes())
-    record = json.loads((folder / "settings.json").read_text())
     read = lambda name: np.array(Image.open(folder / f"{name}.png")).astype(np.int32)
     return EmerDiffOutput(
         labels=read("labels"),
@@ -90,7 +103,7 @@ def load_output(folder: str | Path) -> EmerDiffOutput:
 # -- for others ---------------------------------------------------------------------------------------------------------
 
 
-def _palette_png(output: EmerDiffOutput, image: np.ndarray, folder: Path) -> None:
+def _palette_png(output: EmerDiffOutput, image: np.ndarray, folder: Path, name: str) -> None:
     """``labels_palette.png``: 8-bit, pixel value = segment, that viewers show in colours."""
     count = len(output.coarse_masks)
     labels = Image.fromarray(output.labels.astype(np.uint8))
@@ -98,43 +111,48 @@ def _palette_png(output: EmerDiffOutput, image: np.ndarray, folder: Path) -> Non
     labels.save(folder / "labels_palette.png")
 
 
-def _coco(output: EmerDiffOutput, image: np.ndarray, folder: Path) -> None:
+def _coco(output: EmerDiffOutput, image: np.ndarray, folder: Path, name: str) -> None:
     """``coco.json``: COCO's object annotations with run-length masks, one category per segment; ``panoptic.png`` and
-    ``panoptic.json``: COCO's panoptic format."""
+    ``panoptic.json``: COCO's panoptic format. Ids are made of the image's name, so that files of several images can be joined."""
+    image_id = int(
+        hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:10], 16
+    )  # JSON holds 53 bits
     (height, width), areas = output.labels.shape, np.bincount(output.labels.ravel())
     categories, annotations, segments = [], [], []
     for segment, box in boxes(output.labels).items():
-        name = {"name": f"segment {segment}", "supercategory": "segment", "isthing": 0}
-        categories.append({"id": segment + 1} | name)
+        called = {"name": f"segment {segment}", "supercategory": "segment", "isthing": 0}
+        categories.append({"id": segment + 1} | called)
         known = {"id": segment + 1, "category_id": segment + 1, "bbox": list(box)}
         known |= {"area": int(areas[segment]), "iscrowd": 0}
         runs = coco_masks.encode(np.asfortranarray(output.labels == segment, dtype=np.uint8))
         runs = {"size": [int(side) for side in runs["size"]], "counts": runs["counts"].decode("ascii")}
-        annotations.append(known | {"image_id": 1, "segmentation": runs})
+        own = {"id": image_id << 13 | segment + 1, "image_id": image_id, "segmentation": runs}
+        annotations.append(known | own)
         segments.append(known)
-    image_record = {"id": 1, "file_name": "image.png", "height": height, "width": width}
+    shown_name = name.encode("utf-8", "backslashreplace").decode()
+    image_record = {"id": image_id, "file_name": shown_name, "height": height, "width": width}
     shared = {"images": [image_record], "categories": categories}
-    panoptic = {"image_id": 1, "file_name": "panoptic.png", "segments_info": segments}
-    for name, records in (("coco", annotations), ("panoptic", [panoptic])):
-        (folder / f"{name}.json").write_text(json.dumps(shared | {"annotations": records}) + "\n")
+    panoptic = {"image_id": image_id, "file_name": "panoptic.png", "segments_info": segments}
+    for kind, records in (("coco", annotations), ("panoptic", [panoptic])):
+        (folder / f"{kind}.json").write_text(json.dumps(shared | {"annotations": records}) + "\n")
     ids = (output.labels + 1).astype(np.uint32)  # 0 is void; id = R + 256 G + 256² B
     channels = np.stack([ids >> shift & 255 for shift in (0, 8, 16)], -1).astype(np.uint8)
     Image.fromarray(channels).save(folder / "panoptic.png")
 
 
-def _polygons(output: EmerDiffOutput, image: np.ndarray, folder: Path) -> None:
+def _polygons(output: EmerDiffOutput, image: np.ndarray, folder: Path, name: str) -> None:
     """``polygons.geojson``: :func:`~.shapes.polygons`."""
     (folder / "polygons.geojson").write_text(json.dumps(polygons(output.labels)) + "\n")
 
 
-def _table(output: EmerDiffOutput, image: np.ndarray, folder: Path) -> None:
+def _table(output: EmerDiffOutput, image: np.ndarray, folder: Path, name: str) -> None:
     """``segments.csv`` and ``segments.parquet``: :func:`~.shapes.segment_table`."""
     table = segment_table(output, image)
     table.to_csv(folder / "segments.csv")
     table.to_parquet(folder / "segments.parquet")
 
 
-def _crops(output: EmerDiffOutput, image: np.ndarray, folder: Path) -> None:
+def _crops(output: EmerDiffOutput, image: np.ndarray, folder: Path, name: str) -> None:
     """``crop_0000.png`` …: every segment cut out of the picture, transparent around it."""
     for segment, (x, y, width, height) in boxes(output.labels).items():
         window = slice(y, y + height), slice(x, x + width)
@@ -148,12 +166,12 @@ def _arrays(output: EmerDiffOutput) -> dict[str, np.ndarray]:
     return {name: getattr(output, name) for name in names if getattr(output, name) is not None}
 
 
-def _npz(output: EmerDiffOutput, image: np.ndarray, folder: Path) -> None:
+def _npz(output: EmerDiffOutput, image: np.ndarray, folder: Path, name: str) -> None:
     """``arrays.npz``: every array of the output, compressed."""
     np.savez_compressed(folder / "arrays.npz", **_arrays(output))  # type: ignore[arg-type]
 
 
-def _zarr(output: EmerDiffOutput, image: np.ndarray, folder: Path) -> None:
+def _zarr(output: EmerDiffOutput, image: np.ndarray, folder: Path, name: str) -> None:
     """``arrays.zarr.zip``: the same as a zipped Zarr group, which can be read in pieces."""
     members: dict = {}
     group = zarr.open_group(zarr.storage.MemoryStore(members), mode="w")
@@ -164,12 +182,12 @@ def _zarr(output: EmerDiffOutput, image: np.ndarray, folder: Path) -> None:
             archive.writestr(ZipInfo(name), members[name].to_bytes())
 
 
-def _prompts(output: EmerDiffOutput, image: np.ndarray, folder: Path) -> None:
+def _prompts(output: EmerDiffOutput, image: np.ndarray, folder: Path, name: str) -> None:
     """``prompts.json``: points and boxes for SAM and its like, :func:`~.shapes.prompts`."""
     (folder / "prompts.json").write_text(json.dumps(prompts(output.labels)) + "\n")
 
 
-FORMATS: dict[str, Callable[[EmerDiffOutput, np.ndarray, Path], None]] = {
+FORMATS: dict[str, Callable[[EmerDiffOutput, np.ndarray, Path, str], None]] = {
     "palette": _palette_png,
     "coco": _coco,
     "polygons": _polygons,
@@ -191,12 +209,16 @@ def check_formats(formats: Iterable[str]) -> list[str]:
 
 
 def write_formats(
-    output: EmerDiffOutput, image: ImageInput, folder: Path | str, formats: Iterable[str]
+    output: EmerDiffOutput,
+    image: ImageInput,
+    folder: Path | str,
+    formats: Iterable[str],
+    name: str = "image.png",
 ) -> None:
     """Write a segmentation into ``folder`` (made if missing) in each of the ``formats``.
 
     Args:
-        image: the one that was segmented, at its own size.
+        image: the one that was segmented, at its own size; ``name``: its file's, which COCO's files say.
 
     Raises:
         ValueError: an unknown format, an image of another size, or more segments than a format can hold.
@@ -212,5 +234,16 @@ def write_formats(
             f"A palette has {PALETTE_SIZE} colours, and there are {count} segments; leave 'palette' out."
         )
     folder.mkdir(parents=True, exist_ok=True)
-    for name in names:
-        FORMATS[name](output, pixels, folder)
+    for each in names:
+        FORMATS[each](output, pixels, folder, name)
+
+
+def join_coco(folders: Iterable[Path], path: Path | str) -> None:
+    """One ``coco.json`` of many images, from those that :func:`write_formats` wrote into a folder each."""
+    joined: dict[str, list[Any]] = {"images": [], "categories": [], "annotations": []}
+    for folder in folders:
+        one = json.loads((folder / "coco.json").read_text())
+        joined["images"] += one["images"]
+        joined["annotations"] += one["annotations"]
+        joined["categories"] += [kind for kind in one["categories"] if kind not in joined["categories"]]
+    write_atomically(path, json.dumps(joined) + "\n")

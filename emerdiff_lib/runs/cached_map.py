@@ -32,7 +32,7 @@ from ..files import folder_path, write_atomically
 from ..pipeline import EmerDiffPipeline, load_pipeline
 from ..settings import check_known, whole
 from .keys import digest, model_key
-from .results import FolderError, Results, only_run, writing
+from .results import STATE, FolderError, Results, folder_name, only_run, writing
 
 ENGINES = ("local", "ray")
 KEPT, COMPUTED, FAILED, STOPPED = "kept", "computed", "failed", "stopped"
@@ -59,12 +59,12 @@ def cached_map(
     Args:
         function: sample → what JSON knows (or what ``write`` takes). It travels to other processes with all that it holds;
             pipelines among it are loaded there anew, by name, and must turn out to be the same.
-        samples: {unique name: sample}; results are kept under the name.
+        samples: {unique name: sample}; ``failures.json`` says which were not possible and why, for 04's ``only``.
         folder: of the results; made if missing.
         key: what all results depend on, for JSON: weights, settings, versions (:mod:`.keys`).
         sample_key: sample → what its result depends on besides, the content of its image for one.
-        write: (result, folder) writes files into a folder per sample, and results are these folders; by default a result is
-            kept as JSON below a folder per key, so that results of other settings stay beside these.
+        write: (result, folder) writes files into a folder per sample, and results are these folders, which ``index.csv`` says
+            the images of; by default a result is kept as JSON below a folder per key, beside results of other settings.
         workers: processes, or Ray's tasks at a time; 1 with "local" is this process.
         engine: "local", or "ray": the cluster of RAY_ADDRESS, else one on this machine.
         shard: "0/4" is the first of four runs that share the folder and know nothing of each other; "": everything.
@@ -77,14 +77,18 @@ def cached_map(
     """
     check_execution(workers, engine, shard)
     top, part = folder_path("output_dir", folder), shard.replace("/", "-of-")
-    root, partial = top if write else top / digest(key), top / ".partial" / (part or "all")
+    root, partial = top if write else top / digest(key), top / STATE / (part or "all")
+    failures, index = f"failures{part and '-'}{part}.json", f"index{part and '-'}{part}.csv"
     groups = {name: group(sample) if group else name for name, sample in samples.items()}
     number, count = map(int, (shard or "0/1").split("/"))
     share = set(list(dict.fromkeys(groups.values()))[number::count])
     mine = {name: sample for name, sample in samples.items() if groups[name] in share}
     results, states = Results(root, key, partial, write), {}
     job = functools.partial(_attempt, function, results, sample_key)
-    with only_run(top, partial), tqdm(total=len(mine), desc=label, disable=len(mine) < 2) as bar:
+    with (
+        only_run(top, partial, (failures, index)),
+        tqdm(total=len(mine), desc=label, disable=len(mine) < 2) as bar,
+    ):
         try:
             for name, (state, why) in _outcomes(job, mine, min(workers, len(mine)), engine):
                 if state == STOPPED:
@@ -94,7 +98,9 @@ def cached_map(
                 states[name] = state
                 bar.update()
         finally:
-            _write_failures(top / f"failures{part and '-'}{part}.json", results.failures)
+            _report(top / failures, json.dumps(results.failures, indent=1) if results.failures else "")
+            done = [name for name, state in states.items() if state in (KEPT, COMPUTED) and name and write]
+            _report(top / index, "\n".join(["image,folder", *map(_index_row, done)]) if done else "")
     results.names = [name for name in mine if states[name] != FAILED]
     results.computed = list(states.values()).count(COMPUTED)
     if results.failures and not results.names:
@@ -119,13 +125,19 @@ def check_execution(workers: int = 1, engine: str = "local", shard: str = "") ->
         )
 
 
-def _write_failures(path: Path, failures: Mapping[str, str]) -> None:
-    """{name: why} for people, and for another try with notebook 04's ``only``."""
+def _report(path: Path, text: str) -> None:
+    """A file for people beside the results; an empty one goes."""
     with writing(path):
-        if failures:
-            write_atomically(path, json.dumps(failures, indent=1) + "\n")
+        if text:
+            write_atomically(path, text + "\n")
         else:
             path.unlink(missing_ok=True)
+
+
+def _index_row(name: str) -> str:
+    """Which image a folder is of, in CSV."""
+    quoted = name.encode("utf-8", "backslashreplace").decode().replace('"', '""')
+    return f'"{quoted}",{folder_name(name)}'
 
 
 # -- one sample -----------------------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from .._version import __version__
 from ..datasets import LabelledDataset
 from ..datasets.base import FileDataset
 from ..datasets.images import ImageSample
+from ..files import file_digest
 from ..images import reading
 from ..pipeline import EmerDiffPipeline
 from ..toyscapes import Toyscapes
@@ -29,12 +30,6 @@ _LIBRARIES = "torch diffusers transformers tokenizers numpy scipy scikit-learn s
 def digest(value: Any) -> str:
     """16 hex digits of anything that JSON knows."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def file_digest(path: Path | str) -> str:
-    """16 hex digits of a file's content; raises OSError."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def array_digest(array: np.ndarray) -> str:

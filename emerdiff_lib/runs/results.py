@@ -1,28 +1,30 @@
 """Results on disk, a folder of files for each: written whole or not at all, and verified when they are read.
 
 ``request.json`` in a folder says what its files were computed from (:mod:`.keys`) and holds the checksum of each. What is
-damaged, or belongs to something else, is no result.
+damaged, or belongs to something else, is no result; what no run has written is never written over.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from ..datasets.images import REQUEST, result_files
+from ..files import REQUEST, file_digest, read_request, unchanged, write_atomically
 from ..images import shown
-from .keys import file_digest
+from .keys import digest
 
 RESULT = "result.json"
+STATE = ".emerdiff"  # in a run's folder: its locks, and results until they are whole
 
 
 class FolderError(OSError):
@@ -34,7 +36,7 @@ class Results:
     """Results of a run in the order of its samples, read one at a time and verified: many take no more memory than one.
 
     Attributes:
-        root: a folder per sample is in it, named as the sample; "" is the root itself (a run of a single image).
+        root: a folder per sample is in it (:func:`folder_name`).
         key: what all results depend on.
         partial: a folder on the same file system, for results until they are whole: to move a file is one step.
         write: (result, folder) writes the files, and what is read is the folder; None: the result is JSON.
@@ -67,15 +69,14 @@ class Results:
         return "\n".join(lines).encode("utf-8", "backslashreplace").decode()  # names need not be text
 
     def folder(self, name: str) -> Path:
-        return self.root / name
+        return self.root / folder_name(name)
 
     def holds(self, name: str, key: Mapping[str, Any]) -> bool:
         """Whether there is a whole result that was computed from exactly this."""
-        request = _whole_request(self.folder(name))
-        return request is not None and request["key"] == json.loads(json.dumps({**self.key, **key}))
+        return _whole_request(self.folder(name)).get("key") == json.loads(json.dumps({**self.key, **key}))
 
     def put(self, name: str, key: Mapping[str, Any], result: Any) -> None:
-        """Write a result; raises FolderError."""
+        """Write a result; raises FolderError, for one where files of somebody else are in the way."""
         folder = self.folder(name)
         with writing(folder):
             new = Path(tempfile.mkdtemp(dir=self.partial))
@@ -84,38 +85,81 @@ class Results:
             else:
                 self.write(result, new)
             files = {file.name: file_digest(file) for file in sorted(new.iterdir())}
-            request = {"key": {**self.key, **key}, "files": files}
-            (new / REQUEST).write_text(json.dumps(request, indent=1) + "\n")
-            folder.mkdir(parents=True, exist_ok=True)
-            before = result_files(folder)
-            for file in before - files.keys():
-                (folder / Path(file).name).unlink(missing_ok=True)
-            for file in (*files, REQUEST):  # until the last is there, the files are not those of any request
-                os.replace(new / file, folder / file)
-            new.rmdir()
+            top = self.partial.parents[1]
+            request = {"name": name, "folder": str(folder.relative_to(top))}
+            request |= {"key": {**self.key, **key}, "files": files}
+            write_atomically(new / REQUEST, json.dumps(request, indent=1) + "\n")
+            _move(new, top)
 
     def get(self, name: str) -> Any:
         """What was put; raises ValueError if there is no whole result."""
         folder = self.folder(name)
-        if _whole_request(folder) is None:
+        if not _whole_request(folder):
             raise ValueError(f"The result of {name} in {self.root} is missing or damaged; run again.")
         return json.loads((folder / RESULT).read_text()) if self.write is None else folder
 
 
-def _whole_request(folder: Path) -> dict[str, Any] | None:
-    """A folder's ``request.json``, or None unless all files that it lists are what was written."""
-    with suppress(OSError, ValueError, RecursionError, TypeError, KeyError, AttributeError):
-        request = json.loads((folder / REQUEST).read_text(encoding="utf-8"))
-        if all(file_digest(folder / file) == checksum for file, checksum in request["files"].items()):
-            return request if "key" in request else None
-    return None
+def folder_name(name: str) -> str:
+    """Of a sample's result: readable, and another for every other name on every file system; "" (the only image) is the root."""
+    readable = re.sub(r"[^\w.-]+", "_", Path(name).stem)[:40].strip("._")
+    return f"{readable}-{digest(name)[:8]}" if name else ""
+
+
+def _whole_request(folder: Path) -> dict[str, Any]:
+    """A folder's ``request.json``, or {} unless all files that it lists are what was written."""
+    request = read_request(folder)
+    return request if all(unchanged(folder / f, sum_) for f, sum_ in request.get("files", {}).items()) else {}
+
+
+def _move(new: Path, top: Path) -> None:
+    """A whole result to its place below ``top``, ``request.json`` last; :func:`only_run` finishes what a kill interrupts.
+
+    Files of the result before it go. What is there else is renamed in a result's own folder, and stops the run in ``top`` itself.
+    """
+    request = read_request(new)
+    folder = top / request["folder"]
+    if folder.is_symlink():
+        raise FolderError(f"{folder} is a link; results are not written through links: move it away.")
+    folder.mkdir(parents=True, exist_ok=True)
+    before = read_request(folder)
+    ours = before.get("files", {}) | ({REQUEST: file_digest(folder / REQUEST)} if before else {})
+    for file in ours.keys() - request["files"].keys() - {REQUEST}:
+        if unchanged(folder / file, ours[file]):
+            (folder / file).unlink()
+    for file in (*request["files"], REQUEST):
+        target = folder / file
+        if not (new / file).exists():
+            continue  # moved before the interruption
+        known = [sums[file] for sums in (ours, request["files"]) if file in sums]
+        if os.path.lexists(target) and not any(unchanged(target, checksum) for checksum in known):
+            if folder == top and file not in ours:
+                raise _in_the_way(target)
+            os.replace(target, f"{target}.changed")
+        os.replace(new / file, target)
+    new.rmdir()
+
+
+def _in_the_way(path: Path) -> FolderError:
+    return FolderError(
+        f"{path} is in the way, which no run has written; move it, or choose another output folder."
+    )
 
 
 @contextmanager
-def only_run(folder: Path, partial: Path) -> Iterator[None]:
-    """Within the context no other run of this shard works in the folder; what a killed one left half done goes."""
+def only_run(folder: Path, partial: Path, reports: Iterable[str]) -> Iterator[None]:
+    """Within the context no other run of this shard works in the folder; whole results that a killed one left are moved to
+    their places, and its other files go.
+
+    Args:
+        reports: names of files that the run writes into the folder besides results.
+    """
     with writing(folder):
-        partial.parent.mkdir(parents=True, exist_ok=True)
+        state = partial.parent
+        if state.is_symlink():
+            raise FolderError(f"{state} is a link; results are not written through links: move it away.")
+        if not state.exists() and (others := [name for name in reports if os.path.lexists(folder / name)]):
+            raise _in_the_way(folder / others[0])
+        state.mkdir(parents=True, exist_ok=True)
         lock = FileLock(partial.with_name(f"{partial.name}.lock"), timeout=0)
         try:
             lock.acquire()
@@ -125,6 +169,9 @@ def only_run(folder: Path, partial: Path) -> Iterator[None]:
             ) from None
         except NotImplementedError:  # a file system without locks
             pass
+        for new in partial.iterdir() if partial.is_dir() else ():
+            if read_request(new):
+                _move(new, folder)
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
     try:
