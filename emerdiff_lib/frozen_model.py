@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -50,7 +51,7 @@ class FrozenModel:
         self.own_settings = dict(default_settings or {})
         self.model_name, self.variant = model_name, variant
         check_names(self.own_settings)
-        self._watch: Callable[..., Any] | None = None
+        self._watches: dict[int, Callable[..., Any]] = {}  # by thread
         self.looked_at_prediction_type = False
         self._require("vae", "movq", "scheduler")
         config = pipe.scheduler.config
@@ -133,6 +134,13 @@ class FrozenModel:
         return self.denoiser.dtype
 
     @property
+    def autocast(self) -> str | None:
+        """The dtype that autocast computes in here and now; None without it."""
+        kind = self.backbone.device.type
+        active = torch.is_autocast_enabled(kind)
+        return str(torch.get_autocast_dtype(kind)).removeprefix("torch.") if active else None
+
+    @property
     def vae_scale_factor(self) -> int:
         """Pixels on a side of a latent's cell."""
         return self.backbone.vae_scale_factor
@@ -158,6 +166,11 @@ class FrozenModel:
         """
         if trajectory is not None:
             given = trajectory.settings(given)
+            if (made_in := trajectory.latent_space) is not None and not _close(made_in, self.latent_space()):
+                raise ValueError(
+                    "The trajectory was made with another model, whose latents or noise are others; invert with this one: "
+                    "pipe.invert(image)."
+                )
         flat = layered(given, self.own_settings, self.backbone.defaults())
         if missing := [name for name in REQUIRED if name not in flat]:
             raise ValueError(
@@ -198,6 +211,14 @@ class FrozenModel:
         if parts is not None:  # fewer than segments would leave nothing to tell some of them apart
             settings = settings.replace(num_parts=max(parts, settings.num_masks))
         return settings
+
+    def latent_space(self) -> torch.Tensor:
+        """(n,) float32: some weights of the autoencoder and the noise schedule, which say what latents mean, in any dtype."""
+        vae = self.pipe.components.get("vae") or self.pipe.components.get("movq")
+        weights = next(vae.parameters(), torch.zeros(0)) if vae is not None else torch.zeros(0)
+        some = torch.zeros(0) if weights.is_meta else weights.detach().flatten()[:64].float().cpu()
+        names = ("beta_start", "beta_end", "shift", "num_train_timesteps")
+        return torch.cat([some, torch.tensor([float(self.pipe.scheduler.config.get(n) or 0) for n in names])])
 
     # -- images, latents, predictions -------------------------------------------------------------------------------
 
@@ -310,16 +331,25 @@ class FrozenModel:
 
     @contextmanager
     def watched(self, watch: Callable[..., Any]) -> Iterator[None]:
-        """Within the context, ``watch`` makes the progress bars, as ``tqdm`` would; what they raise ends the work."""
-        self._watch, before = watch, self._watch
+        """Within the context, ``watch`` makes this thread's progress bars, as ``tqdm`` would; what they raise ends the work."""
+        thread = threading.get_ident()
+        before = self._watches.get(thread)
+        self._watches[thread] = watch
         try:
             yield
         finally:
-            self._watch = before
+            del self._watches[thread]
+            if before is not None:
+                self._watches[thread] = before
 
     def progress_bar(self, iterable: Any = None, total: int | None = None) -> Any:
-        return (self._watch or self.pipe.progress_bar)(iterable, total=total)
+        watch = self._watches.get(threading.get_ident(), self.pipe.progress_bar)
+        return watch(iterable, total=total)
 
     def _bar(self, items: Sequence[Any]) -> Iterable[Any]:
         """A progress bar over more than one item."""
         return self.progress_bar(items) if len(items) > 1 else items
+
+
+def _close(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return one.shape == other.shape and torch.allclose(one, other, rtol=0.02, atol=1e-4)  # as bfloat16 rounds

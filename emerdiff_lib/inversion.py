@@ -41,6 +41,7 @@ class Trajectory:
         num_inference_steps: N, which fixes the distance between timesteps.
         image: the picture that was inverted, at its own size; None where latents came from elsewhere.
         prompt: the text condition that it was inverted under; ``processing_resolution``: the image's size then.
+        latent_space: what the latents mean (:meth:`.FrozenModel.latent_space`); None where they came from elsewhere.
         seconds: spent in "encode" and "invert".
     """
 
@@ -53,6 +54,7 @@ class Trajectory:
     image: Image.Image | None = None
     prompt: str = ""
     processing_resolution: int | None = None
+    latent_space: torch.Tensor | None = None
     seconds: dict[str, float] = field(default_factory=dict)
 
     @property

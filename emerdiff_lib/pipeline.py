@@ -132,7 +132,7 @@ class EmerDiffPipeline(FrozenModel):
                 drawn = draw_latents(predictor, latents, timesteps, generator)
                 trajectory = Trajectory("ddpm", timesteps, drawn, latents, len(predictor.timesteps))
         trajectory.image, trajectory.prompt, trajectory.seconds = image, prompt, seconds
-        trajectory.processing_resolution = resolution
+        trajectory.processing_resolution, trajectory.latent_space = resolution, self.latent_space()
         return trajectory
 
     @torch.no_grad()
@@ -317,6 +317,7 @@ class EmerDiffPipeline(FrozenModel):
                 "image_size": list(labels.shape),
                 "processing_size": list(size),
                 "dtype": str(self.dtype).removeprefix("torch."),
+                "autocast": self.autocast,
                 "device": str(self.backbone.device),
             },
             timings=responses.seconds,

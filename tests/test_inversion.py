@@ -6,10 +6,11 @@ import pytest
 import torch
 from diffusers import DDIMScheduler
 
+from emerdiff_lib import EmerDiffPipeline
 from emerdiff_lib.inversion import invert_ddim, invert_ddpm, replay
 from emerdiff_lib.predictor import Predictor
 
-from .conftest import seeded
+from .conftest import refusal, seeded
 
 SCHEDULE = dict(num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
 SHAPE = (1, 4, 48, 48)
@@ -129,3 +130,12 @@ def test_unknown_method_and_timestep_are_refused_with_the_valid_ones(pipe, scene
         pipe.invert(scene.image, start_timestep=280)
     with pytest.raises(ValueError, match="num_inference_steps=1000"):
         pipe.invert(scene.image, num_inference_steps=1000)
+
+
+def test_a_trajectory_of_another_model_is_refused_and_of_another_dtype_is_not(trajectory):
+    other = EmerDiffPipeline.from_pretrained("streets")
+    assert "another model" in refusal(lambda: other.cluster(trajectory, num_masks=2))
+    half = EmerDiffPipeline.from_pretrained("toyscapes", torch_dtype="bfloat16")
+    assert (
+        half.cluster(trajectory, num_masks=2, feature_timestep=21, modulation_timestep=21).masks.shape[0] == 2
+    )

@@ -21,6 +21,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from diffusers.models.attention_processor import AttnProcessor
 from PIL import Image
 from tqdm.auto import tqdm
 
@@ -147,6 +148,25 @@ def test_every_part_of_a_model_is_part_of_its_key():
     assert model_key(pipeline().to(torch.bfloat16))["unet"] != before["unet"]
     with torch.autocast("cpu", torch.bfloat16):
         assert model_key(pipe)["autocast"] == "bfloat16"
+
+
+CHANGES = {
+    "tiling": lambda pipe: pipe.pipe.vae.enable_tiling(),
+    "FreeU": lambda pipe: pipe.pipe.enable_freeu(0.9, 0.2, 1.4, 1.6),
+    "a hook": lambda pipe: pipe.denoiser.mid_block.register_forward_hook(lambda module, args, out: 2 * out),
+    "a processor": lambda pipe: pipe.pipe.unet.set_attn_processor(AttnProcessor()),
+    "training": lambda pipe: pipe.denoiser.train(),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_whatever_is_done_to_a_loaded_model_is_part_of_its_key(change, scene):
+    pipe = pipeline()
+    before = model_key(pipe)
+    pipe(scene.image, generator=seeded(), **QUICK)
+    assert model_key(pipe) == before  # use alone changes nothing
+    CHANGES[change](pipe)
+    assert model_key(pipe) != before
 
 
 def test_a_labelled_image_is_known_by_its_files(tmp_path):

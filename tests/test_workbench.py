@@ -62,7 +62,7 @@ def test_a_stop_ends_the_work_and_keeps_what_is_shown(bench):
     bench.cancel.click()
     bench.thread.join()
     assert "Cancelled" in bench.said.value and len(bench.results) == known
-    assert bench.explorers["left"].data == before and not bench.run.disabled and bench.pipe._watch is None
+    assert bench.explorers["left"].data == before and not bench.run.disabled and not bench.pipe._watches
 
 
 @pytest.mark.parametrize(

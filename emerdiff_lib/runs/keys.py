@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from ..pipeline import EmerDiffPipeline
 from ..toyscapes import Toyscapes
 
 _LIBRARIES = "torch diffusers transformers tokenizers numpy scipy scikit-learn scikit-image Pillow"
+_WRITERS = "zarr pandas pyarrow pycocotools"  # what files are written with
 
 
 def digest(value: Any) -> str:
@@ -50,7 +52,9 @@ def network_digest(module: torch.nn.Module) -> str:
 
 def versions() -> dict[str, str]:
     """The releases of what computes, without their builds ("+cpu")."""
-    releases = {name: importlib.metadata.version(name).split("+")[0] for name in _LIBRARIES.split()}
+    releases = {
+        name: importlib.metadata.version(name).split("+")[0] for name in f"{_LIBRARIES} {_WRITERS}".split()
+    }
     return {"emerdiff_lib": __version__} | releases
 
 
@@ -64,9 +68,34 @@ def model_key(pipe: EmerDiffPipeline) -> dict[str, Any]:
     key |= {name: _tokenizer(part) for name, part in parts.items() if name.startswith("tokenizer")}
     key["scheduler"] = digest([type(pipe.scheduler).__name__, _config(pipe.scheduler)])
     key["pipeline"] = digest([_config(pipe), pipe.own_settings])  # how an empty prompt is encoded, for one
-    if torch.is_autocast_enabled(pipe.device.type):
-        key["autocast"] = str(torch.get_autocast_dtype(pipe.device.type)).removeprefix("torch.")
-    return key
+    key |= {f"{name} as it is": digest(_state(network)) for name, network in networks.items()}
+    return key | {"autocast": pipe.autocast}
+
+
+def _state(network: torch.nn.Module) -> dict[str, Any]:
+    """What was done to a network in memory that neither weights nor configuration say: tiling, FreeU, adapters' strengths,
+    attention processors, diffusers' caches. Hooks of somebody's own may do anything: with them, no result is another's.
+    """
+    state: dict[str, Any] = {}
+    for name, module in network.named_modules():
+        if module._forward_hooks or module._forward_pre_hooks:
+            state["hooks"] = secrets.token_hex()
+        processor, hooks = getattr(module, "processor", None), getattr(module, "_diffusers_hook", None)
+        state[name] = [
+            _plain(module),
+            type(processor).__name__,
+            _plain(processor),
+            sorted(getattr(hooks, "hooks", ())),
+        ]
+    return state
+
+
+def _plain(owner: Any) -> dict[str, str]:
+    """An object's numbers, switches and words, alone or in lists and mappings; not where it was loaded from."""
+    kinds, held = (bool, int, float, str, dict, list, tuple), getattr(owner, "__dict__", {})
+    known = {"_active_adapter", "_disable_adapters", "_attention_backend"}
+    wanted = lambda name: name in known or not (name.startswith("_") or name == "name_or_path")
+    return {n: repr(v) for n, v in held.items() if isinstance(v, kinds) and wanted(n)}
 
 
 def _tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
