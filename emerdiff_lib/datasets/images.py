@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from ..files import folder_path, read_request, unchanged
 from ..images import IMAGE_SUFFIXES, SAMPLE, SAMPLES, image_files, load_image
 from ..settings import check_known, whole
 from ..toyscapes import Scene, Toyscapes
-from .base import FileDataset, LabelledDataset
+from .base import FileDataset, LabelledDataset, Sample
 
 _TOYSCAPES = re.compile(r"toyscapes:(\d{1,9})(?:-(\d{1,9}))?")
 
@@ -131,6 +132,25 @@ def named(data: LabelledDataset, positions: Iterable[int]) -> dict[str, int]:
     if isinstance(data, FileDataset):
         return {data.pairs[position][0]: position for position in positions}
     return {f"{data.split}-{position:06}": position for position in positions}
+
+
+def readable(data: LabelledDataset, positions: Iterable[int]) -> Iterator[Sample]:
+    """Images of a data set, without those that cannot be used, which a warning names; a run's own report has them as well.
+
+    Raises:
+        ValueError: none can be used.
+    """
+    some = False
+    for position in positions:
+        try:
+            sample = data[position]
+        except (OSError, ValueError) as error:
+            warnings.warn(f"Left out: {error}", stacklevel=2)
+            continue
+        some = True
+        yield sample
+    if not some:
+        raise ValueError(f"None of the images of {data!r} that were asked for can be used; see the warnings.")
 
 
 def scene_seeds(first_scene: int, num_scenes: int, available: int = 2000) -> range:

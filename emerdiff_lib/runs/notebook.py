@@ -7,7 +7,7 @@ import difflib
 import json
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
@@ -38,7 +38,7 @@ class Notebook:
         ValueError: a parameter that is unknown or not of its declared type, or a figures_dir that cannot be written to.
     """
 
-    def __init__(self, number: str, namespace: Mapping[str, Any]):
+    def __init__(self, number: str, namespace: MutableMapping[str, Any]):
         if (shell := namespace.get("get_ipython")) is not None:
             shell().set_custom_exc((ValueError, OSError), _show_error)
         self.declared, self._namespace = check_parameters(namespace), namespace
@@ -96,7 +96,7 @@ def merged_settings(named: Mapping[str, Any], further: Mapping[str, Any]) -> dic
     return given | dict(further)
 
 
-def check_parameters(namespace: Mapping[str, Any]) -> dict[str, tuple[str, Any]]:
+def check_parameters(namespace: MutableMapping[str, Any]) -> dict[str, tuple[str, Any]]:
     """{parameter: (type, default)} of a notebook; those given are known and of their declared types.
 
     papermill puts what it is given into a cell behind the one that declares the parameters, and only logs a name that is not
@@ -118,6 +118,8 @@ def check_parameters(namespace: Mapping[str, Any]) -> dict[str, tuple[str, Any]]
                 f"There is no parameter {name!r}{hint}; this notebook has {', '.join(declared)}."
             )
     for name, (kind, default) in declared.items():
+        if kind == "str" and type(namespace[name]) is int:  # papermill's idea of an image called 2024
+            namespace[name] = str(namespace[name])
         if namespace[name] is not None or default is not None:
             _check(name, kind, namespace[name], default)
     return declared
@@ -135,7 +137,7 @@ def _declared_and_given(cells: Sequence[str]) -> tuple[dict[str, tuple[str, Any]
     return {}, []
 
 
-_CHECKS = {"int": whole(0), "float": real(0), "bool": flag, "str": text}
+_CHECKS = {"int": whole(0, 2**63 - 1), "float": real(0), "bool": flag, "str": text}
 
 
 def _check(name: str, kind: str, value: Any, default: Any) -> None:

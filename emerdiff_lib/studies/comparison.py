@@ -106,9 +106,15 @@ def check_methods(methods: Sequence[str], has_backbone: bool) -> list[str]:
 
 
 def check_settings(
-    pipe: EmerDiffPipeline, num_masks: int | None, settings: Mapping[str, Any]
+    pipe: EmerDiffPipeline,
+    num_masks: int | None,
+    settings: Mapping[str, Any],
+    methods: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Keywords for the pipeline from K (None: the checkpoint's) and further settings, all of them checked.
+
+    Args:
+        methods: whose modes have to be possible with them; empty: all modes.
 
     Raises:
         ValueError: for what the pipeline refuses, and for ``mode`` and ``num_masks`` among the further settings.
@@ -119,7 +125,9 @@ def check_settings(
             f"{names.EMERDIFF!r} or {names.EMERDIFF_FAST!r} among the methods."
         )
     merged = merged_settings({"num_masks": num_masks}, settings)
-    pipe.resolve(**merged)
+    for mode, names_of_mode in EMERDIFFS.items():
+        if mode == "exact" or not methods or set(names_of_mode) & set(methods):
+            pipe.resolve(**merged, mode=mode)
     return merged
 
 
