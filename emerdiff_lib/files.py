@@ -12,9 +12,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-REQUEST = (
-    "request.json"  # what a run marks its folders with: what was asked for, and the checksum of each file
-)
+STATE = ".emerdiff"  # in a run's folder: its locks, and results until they are whole
+REQUEST = "request.json"  # in a result's folder: what it was computed from, and the checksum of each file
 
 
 @contextmanager

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +17,28 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from sklearn.datasets import load_sample_image
 
+from .files import STATE
 from .settings import check_known
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 # Formats that are decoded here and now: among Pillow's others are some that start programs (EPS) or accept any bytes (TGA)
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "AVIF", "JPEG2000")
+FORMATS: tuple[str, ...] = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "AVIF", "JPEG2000")
+if find_spec("pillow_heif") is not None:  # an extra
+    importlib.import_module("pillow_heif").register_heif_opener()
+    FORMATS = (*FORMATS, "HEIF")
+LOSSLESS = ("PNG", "TIFF", "BMP", "GIF", "PPM")  # what label maps are kept in
+Image.init()
+_KNOWN = {suffix for suffix, kind in Image.registered_extensions().items() if kind in FORMATS}
+IMAGE_SUFFIXES = tuple(sorted(_KNOWN | {".heic", ".heif"}))  # phones' JPEGs have these, too: content decides
+# Folders of systems and not of people, besides hidden ones
+SYSTEM_FOLDERS = (
+    "__MACOSX",
+    "@eaDir",
+    "#recycle",
+    "@Recycle",
+    "$RECYCLE.BIN",
+    "lost+found",
+    "System Volume Information",
+)
 ImageInput = str | Path | Image.Image | np.ndarray | torch.Tensor
 # Photographs that come with scikit-learn and scikit-image, and who took them; "sample:temple" is an image wherever one is taken
 SAMPLES: dict[str, tuple[Callable[[], np.ndarray], str]] = {
@@ -45,7 +65,7 @@ def shown(path: str | Path) -> str:
 
 
 @contextmanager
-def reading(path: str | Path) -> Iterator[None]:
+def reading(path: str | Path, formats: tuple[str, ...] = FORMATS) -> Iterator[None]:
     """Within the context, whatever goes wrong with a file becomes one sentence that names it.
 
     Raises:
@@ -64,7 +84,7 @@ def reading(path: str | Path) -> Iterator[None]:
     except Exception as error:  # what a broken file makes a parser raise is no closed list
         reason = next(iter(str(error).splitlines()), "") or type(error).__name__
         if isinstance(error, UnidentifiedImageError):
-            reason = f"it is none of {', '.join(FORMATS)}"
+            reason = f"it is none of {', '.join(formats)}"
         raise ValueError(
             f"{shown(path)} cannot be read ({reason.rstrip('.')}); save or download it again."
         ) from error
@@ -73,8 +93,9 @@ def reading(path: str | Path) -> Iterator[None]:
 def image_files(folder: Path | str, exclude: Path | str | None = None) -> list[Path]:
     """All image files below a folder, sorted by path: regular files, or links to such, with one of ``IMAGE_SUFFIXES``.
 
-    Links to folders are followed, each folder once, so that circles end. ``exclude`` is a folder that is left out with all
-    that lies below it (one that results are written to, say); it need not exist.
+    Hidden ones (macOS' ``._a.png``) and those in hidden or system folders are left out, and a warning says how many. Links to
+    folders are followed, each folder once, so that circles end. ``exclude`` is a folder that is left out with all that lies
+    below it (one that results are written to, say); it need not exist.
 
     Raises:
         FileNotFoundError: ``folder`` is none.
@@ -86,12 +107,22 @@ def image_files(folder: Path | str, exclude: Path | str | None = None) -> list[P
 
     seen = {os.path.realpath(place) for place in (folder, exclude) if place is not None}
     files: list[Path] = []
+    skipped: list[str] = []
     with reading(folder):
         for place, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
             fresh = {os.path.realpath(os.path.join(place, name)): name for name in sorted(folders)}
             folders[:] = [name for target, name in fresh.items() if target not in seen]
             seen.update(fresh)
-            files += [Path(place, name) for name in names if Path(name).suffix.lower() in IMAGE_SUFFIXES]
+            images = [name for name in names if Path(name).suffix.lower() in IMAGE_SUFFIXES]
+            no_images = [name for name in folders if name.startswith(".") or name in SYSTEM_FOLDERS]
+            folders[:] = [name for name in folders if name not in no_images]
+            skipped += [name for name in (*images, *no_images) if name.startswith(".") or name in no_images]
+            files += [Path(place, name) for name in images if not name.startswith(".")]
+    if others := sorted(name for name in skipped if name != STATE):
+        warnings.warn(
+            f"{len(others)} hidden images and system folders of {shown(folder)} are left out ({shown(others[0])} …).",
+            stacklevel=2,
+        )
     return sorted(file for file in files if os.path.isfile(file))
 
 
@@ -102,7 +133,7 @@ def plain_name(text: str) -> str:
 
 
 @contextmanager
-def open_image(path: str | Path) -> Iterator[Image.Image]:
+def open_image(path: str | Path, formats: tuple[str, ...] = FORMATS) -> Iterator[Image.Image]:
     """An image file within a ``with``: its format, mode and size are known, its pixels not decoded yet.
 
     Raises:
@@ -112,8 +143,8 @@ def open_image(path: str | Path) -> Iterator[Image.Image]:
         raise FileNotFoundError(
             f"There is no image file at {shown(os.path.abspath(path))}; check the path and its permissions."
         )
-    with reading(path):
-        image = Image.open(path, formats=FORMATS)
+    with reading(path, formats):
+        image = Image.open(path, formats=formats)
     with image:
         yield image
 
@@ -132,7 +163,8 @@ def load_image(image: ImageInput, upright: bool = True) -> Image.Image:
 
     EXIF rotation is applied, transparency is laid over white, grey is spread to three channels, 16 bits become 8. Of an
     animation or a file of several pages, the first image is taken. How large a file may be is Pillow's rule: it warns above
-    ``PIL.Image.MAX_IMAGE_PIXELS`` (89 million pixels unless set otherwise) and refuses twice as many.
+    ``PIL.Image.MAX_IMAGE_PIXELS`` (89 million pixels unless set otherwise) and refuses twice as many. An image that comes out
+    dark or of one colour, as 12-bit data in 16 bits or a fully transparent one does, is warned of.
 
     Raises:
         FileNotFoundError: the path does not exist, or is no file.
@@ -179,8 +211,15 @@ def _from_array(array: np.ndarray, name: str) -> Image.Image:
     if array.dtype.kind in "bf":
         array = np.rint(np.clip(array, 0, 1) * 255)
     elif deep:
+        if 0 < high < 2**14:
+            bits = int(high).bit_length()
+            warnings.warn(
+                f"{name} is of 16 bits and has nothing above {high}, so that it comes out dark; if these are {bits}-bit data, "
+                f"multiply them by {2 ** (16 - bits)}.",
+                stacklevel=4,
+            )
         array = array // 257
-    return _over_white(Image.fromarray(array.astype(np.uint8)))
+    return _over_white(Image.fromarray(array.astype(np.uint8)), name)
 
 
 def _to_rgb(image: Image.Image, name: str, upright: bool) -> Image.Image:
@@ -189,17 +228,23 @@ def _to_rgb(image: Image.Image, name: str, upright: bool) -> Image.Image:
     with reading(name):
         image = ImageOps.exif_transpose(image) if upright else image.copy()
         if image.mode not in ("I", "F") and not image.mode.startswith("I;16"):
-            return _over_white(image)
+            return _over_white(image, name)
         values = np.asarray(image)
     return _from_array(values, name)  # Pillow's convert() would clip it
 
 
-def _over_white(image: Image.Image) -> Image.Image:
+def _over_white(image: Image.Image, name: str) -> Image.Image:
     """RGB from a PIL image of any mode of 8 bits."""
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
+    image = image.convert("RGB")
+    if np.ptp(np.asarray(image), axis=(0, 1)).max() < 8 and min(image.size) > 1:
+        warnings.warn(
+            f"{name} comes out of nearly one colour; if it should not, look at its transparency and its range of values.",
+            stacklevel=4,
+        )
+    return image
 
 
 # -- sizes and tensors ------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import io
 import os
+import warnings
 
 import numpy as np
 import pytest
@@ -111,6 +112,24 @@ def test_arrays_that_are_refused(array, message):
     assert message in refusal(lambda: load_image(array))
 
 
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (RAMP.astype(np.uint16) * 17, "12-bit data, multiply them by 16"),
+        (np.dstack([RGB, np.zeros_like(RAMP)]), "nearly one colour"),
+        (np.full((9, 9), 200, np.uint8), "nearly one colour"),
+        (RGB, None),
+    ],
+)
+def test_images_that_come_out_empty_are_warned_of(tmp_path, image, message):
+    Image.fromarray(image).save(tmp_path / "a.png")
+    for one in (image, tmp_path / "a.png"):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            load_image(one)
+        assert [message in str(warning.message) for warning in caught] == ([True] if message else [])
+
+
 # -- files and folders ------------------------------------------------------------------------------------------------
 
 
@@ -170,3 +189,15 @@ def test_processing_sizes_are_multiples_of_bounded_area_and_keep_the_shape(
     if min(tall, wide) > multiple:  # as near as multiples allow
         scale = resolution / (height * width) ** 0.5
         assert max(abs(tall - height * scale), abs(wide - width * scale)) <= multiple / 2
+
+
+def test_what_opens_is_found_and_what_is_hidden_is_counted(tmp_path):
+    names = ["a.jfif", "b.JPE", "c.avif", "d.jp2", "e.heic", "f.pbm", "g.png", "h.txt"]
+    hidden = ["._g.png", ".ipynb_checkpoints/g.png", "@eaDir/g.jpg", "__MACOSX/._g.png", ".emerdiff/g.png"]
+    for name in names + hidden:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(encoded(RGB, "JPEG"))  # content decides
+    with pytest.warns(UserWarning, match="4 hidden images and system folders"):
+        found = image_files(tmp_path)
+    assert [file.name for file in found] == names[:-1]
+    assert {load_image(file).size for file in found} == {(20, 12)}

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from zlib import crc32
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
 from scipy.io import loadmat
 
-from ..images import image_files, load_image, open_image, plain_name, reading, shown
+from ..images import LOSSLESS, image_files, load_image, open_image, plain_name, reading, shown
 from ..settings import check_known
 
 IGNORE = 255
@@ -74,6 +75,36 @@ class LabelledDataset(ABC):
         facts = f"{len(self):,} images, {len(self.class_names)} classes, split {self.split!r}"
         return f"{type(self).__name__}: {facts}" + (f", {self.note}" if self.note else "")
 
+    def summary(self, positions: Iterable[int], most: int = 20) -> str:
+        """What was read, in a line, before anything is scored: of some of the images, evenly from the first to the last.
+
+        Raises:
+            ValueError: their label maps have one class alone, so that every segmentation would be right.
+        """
+        positions = list(positions)
+        counts, ignored, seen = np.zeros(len(self.class_names), np.int64), 0, []
+        for position in positions[:: -(-len(positions) // most) or 1]:
+            with suppress(OSError, ValueError):  # which the run reports
+                labels, kept = self[position].labels, np.ones(1, bool)
+                kept = labels != self.ignore_index if self.ignore_index is not None else labels >= 0
+                counts += np.bincount(labels[kept], minlength=len(counts))
+                ignored += int((~kept).sum())
+                seen.append(position)
+        present = np.flatnonzero(counts)
+        if len(present) == 1:
+            raise ValueError(
+                f"{self!r}: the {len(seen)} label maps that were looked at have one class alone, "
+                f"{self.class_names[present[0]]!r}, and {ignored / (counts.sum() + ignored):.0%} of their pixels are ignored "
+                f"(label {self.ignore_index}): every method would be right everywhere. Number the classes from 0, without {self.ignore_index}."
+            )
+        share = ignored / max(1, counts.sum() + ignored)
+        facts = f"in {len(seen)} of {len(positions)} label maps {len(present)} classes, {share:.1%} of pixels ignored"
+        return ", ".join([repr(self), facts, *self._facts(seen)])
+
+    def _facts(self, positions: Sequence[int]) -> list[str]:
+        """What else there is to be said of some images."""
+        return []
+
     def check_split(self, split: str | None) -> str:
         """``split``, or the first for None; raises ValueError listing those there are for one that is unknown."""
         name = f"{type(self).__name__}: split"
@@ -92,6 +123,7 @@ class FileDataset(LabelledDataset):
         source: which files are expected, and where they are to be had, in sentences.
         pairs: (name, image file, label file) in a fixed order.
         table: (N,) int32, from the numbers in label files to class indices, ``ignore_index`` or ``UNKNOWN``.
+        upright: whether label maps are of images as their camera says they are to be turned, or as they are stored.
 
     Raises:
         ValueError: an unknown split, or two images of one name.
@@ -101,6 +133,7 @@ class FileDataset(LabelledDataset):
     folders: tuple[str, str]
     source: str
     table: np.ndarray
+    upright = False
 
     def __init__(self, root: Path, split: str | None = None):
         self.split = self.check_split(split)
@@ -129,7 +162,7 @@ class FileDataset(LabelledDataset):
         return len(self.pairs)
 
     def __getitem__(self, index: int) -> Sample:
-        """Image and labels as they are stored: label maps follow the pixels, not the EXIF rotation.
+        """Image and labels; where ``upright`` is False, as they are stored: label maps follow the pixels, not EXIF's rotation.
 
         Raises:
             FileNotFoundError: a file is missing.
@@ -137,11 +170,12 @@ class FileDataset(LabelledDataset):
             ValueError: a file cannot be read, sizes differ, a label is none of the data set's, or all are ignored.
         """
         name, image_file, label_file = self.pairs[index]
-        image = load_image(self.expect(image_file), upright=False)
+        image = load_image(self.expect(image_file), upright=self.upright)
         numbers = stored_numbers(self.expect(label_file))
         if numbers.shape != (image.height, image.width):
+            turned = " upright, as its EXIF says" if numbers.shape == image.size and self.upright else ""
             raise ValueError(
-                f"{shown(label_file)} is {numbers.shape[1]} × {numbers.shape[0]}, its image {image.width} × "
+                f"{shown(label_file)} is {numbers.shape[1]} × {numbers.shape[0]}, its image{turned} {image.width} × "
                 f"{image.height}: they must be of one size."
             )
         table = np.append(self.table, np.int32(UNKNOWN))
@@ -154,6 +188,20 @@ class FileDataset(LabelledDataset):
         if (labels == self.ignore_index).all():
             raise ValueError(f"{shown(label_file)} labels no pixel: all are ignored; leave this image out.")
         return Sample(name, image, labels, crc32(name.encode()))
+
+    def _facts(self, positions: Sequence[int]) -> list[str]:
+        modes, turned = set(), 0
+        for _, image_file, label_file in (self.pairs[position] for position in positions):
+            with open_image(image_file) as image:
+                turned += image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+            if label_file.suffix != ".mat":
+                with open_image(label_file) as labels:
+                    modes.add(labels.mode)
+        facts = [f"label maps of Pillow's mode {', '.join(sorted(modes))}"] if modes else []
+        way = "upright" if self.upright else "as stored"
+        return facts + (
+            [f"{turned} images turned by EXIF, whose label maps are taken {way}"] if turned else []
+        )
 
     def cut(self, image: Image.Image, labels: np.ndarray) -> tuple[Image.Image, np.ndarray]:
         """The part of image and labels that counts; all, unless a data set says otherwise."""
@@ -172,14 +220,21 @@ def stored_numbers(file: Path) -> np.ndarray:
     """(H, W) int32 numbers of a label map: an image with a single channel, palette or not, or MATLAB's variable LabelMap.
 
     Raises:
-        FileNotFoundError, PermissionError, ValueError: it cannot be read, has colours, or has numbers outside 0–65535.
+        FileNotFoundError, PermissionError, ValueError: it cannot be read, is in a lossy format, has colours, or has numbers
+            outside 0–65535.
     """
     with reading(file):
         if file.suffix == ".mat":
             numbers = loadmat(file)["LabelMap"]
         else:
-            with open_image(file) as opened:
+            with open_image(file, LOSSLESS) as opened:
+                if "jpeg" in str(opened.info.get("compression")):
+                    raise ValueError("JPEG has changed its numbers")
                 numbers = np.array(opened)
+            with open(file, "rb") as stream:
+                head = stream.read(26)
+            if head.startswith(b"\x89PNG") and head[25] == 0:  # grey: Pillow spreads 2 and 4 bits over 0–255
+                numbers = numbers // {2: 85, 4: 17}.get(head[24], 1)
         if (
             numbers.ndim != 2
             or numbers.dtype.kind not in "bui"

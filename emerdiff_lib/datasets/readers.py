@@ -47,14 +47,19 @@ class ToyscapesDataset(LabelledDataset):
         return Sample(f"{scene.seed:06}", scene.image, labels, scene.seed)
 
 
-class LabelledFolder(FileDataset):
-    """Images of one's own: ``images/*`` and ``labels/*.png`` with the same names; 255 is ignored.
+VOID, MOST_CLASSES = (IGNORE, 65535), 1000
 
-    With a split, both are in a folder of that name. ``classes.txt``, one name per line, is optional: without it, classes are
-    numbered up to the largest label below ``root``, in whichever split.
+
+class LabelledFolder(FileDataset):
+    """Images of one's own: ``images/*`` and ``labels/*.png`` with the same names; 255, and 65535 of 16 bits, are ignored.
+
+    Label maps are of the upright image, as annotation tools and notebook 04 write them. With a split, both are in a folder of
+    that name. ``classes.txt``, one name per line, is optional: without it, classes are numbered up to the largest label below
+    ``root``, in whichever split.
     """
 
     folders = "./{split}/images", "./{split}/labels"  # a split may be ""
+    upright = True
     source = "Put images into images/ and label maps (PNG, one channel, class numbers) of the same names into labels/."
 
     def __init__(self, root: Path, split: str | None = None):
@@ -75,10 +80,17 @@ class LabelledFolder(FileDataset):
                     f"{shown(listings[0])} names no class, or one twice; it has one name per line."
                 )
         else:
-            numbers = map(stored_numbers, sorted(root.rglob("labels/**/*.png")))
-            largest = max((int(some[some != IGNORE].max(initial=0)) for some in numbers), default=0)
+            largest = 0
+            for file in sorted(root.rglob("labels/**/*.png")):
+                numbers = np.unique(stored_numbers(file))
+                largest = max(largest, int(numbers[~np.isin(numbers, VOID)].max(initial=0)))
+                if largest > MOST_CLASSES:
+                    raise ValueError(
+                        f"{shown(file)} has the label {largest}, which is rather an object's number than a class; list the "
+                        "classes in classes.txt, one per line, and label pixels by their line, from 0."
+                    )
             self.class_names = tuple(f"class {i}" for i in range(largest + 1))
-        self.table = lookup_table({i: i for i in range(len(self.class_names)) if i != IGNORE}, [IGNORE])
+        self.table = lookup_table({i: i for i in range(len(self.class_names)) if i not in VOID}, VOID)
         return pairs
 
 

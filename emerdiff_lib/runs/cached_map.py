@@ -28,11 +28,11 @@ from pebble import ProcessExpired, ProcessPool
 from threadpoolctl import threadpool_limits
 from tqdm.auto import tqdm
 
-from ..files import folder_path, write_atomically
+from ..files import STATE, folder_path, write_atomically
 from ..pipeline import EmerDiffPipeline, load_pipeline
 from ..settings import check_known, whole
 from .keys import digest, model_key
-from .results import STATE, FolderError, Results, folder_name, only_run, writing
+from .results import FolderError, Results, folder_name, only_run, writing
 
 ENGINES = ("local", "ray")
 KEPT, COMPUTED, FAILED, STOPPED = "kept", "computed", "failed", "stopped"

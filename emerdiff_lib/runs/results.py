@@ -24,7 +24,6 @@ from ..images import shown
 from .keys import digest
 
 RESULT = "result.json"
-STATE = ".emerdiff"  # in a run's folder: its locks, and results until they are whole
 
 
 class FolderError(OSError):
