@@ -15,6 +15,9 @@ import torch
 from diffusers import DiffusionPipeline
 from diffusers.loaders.single_file_utils import fetch_diffusers_config, load_single_file_checkpoint
 from diffusers.utils import logging as diffusers_logging
+from huggingface_hub import snapshot_download
+from safetensors import safe_open
+from transformers import AutoModel
 from transformers.utils import logging as transformers_logging
 
 from .settings import check_known
@@ -60,9 +63,12 @@ def load_diffusers_pipeline(name: str | Path, **kwargs: Any) -> DiffusionPipelin
     kwargs["dtype"] = dtype if isinstance(dtype, dict) else check_dtype(dtype)
     try:
         with quietly():
-            if source.endswith(".safetensors"):
-                return _checked_finite(_from_single_file(source, kwargs), source)
-            return _checked_finite(_from_folder(source, str(name), kwargs), source)
+            single = source.endswith(".safetensors")
+            pipe = _from_single_file(source, kwargs) if single else _from_folder(source, str(name), kwargs)
+            for part, network in pipe.components.items():
+                if isinstance(network, torch.nn.Module):
+                    _check_finite(network, f"The {part} of {source}")
+            return pipe
     except OSError as error:  # huggingface_hub's "not found" and "offline" errors are OSErrors as well
         if Path(source).exists():
             raise
@@ -78,8 +84,8 @@ def _from_folder(source: str, name: str, kwargs: dict[str, Any]) -> DiffusionPip
         source = DiffusionPipeline.download(source, use_safetensors=True, **hub)
     _check_shards(Path(source))
     if name in VARIANTS and "vae" not in kwargs:
-        kwargs["vae"] = diffusers.AutoencoderKL.from_pretrained(
-            TOYSCAPES_FOLDER, subfolder="vae", dtype=kwargs["dtype"], use_safetensors=True
+        kwargs["vae"] = load_component(
+            diffusers.AutoencoderKL, TOYSCAPES_FOLDER, subfolder="vae", dtype=kwargs["dtype"]
         )
         kwargs["vae"].register_to_config(shift_factor=0.0)  # some pipelines want a number
     absent = [name for name, entry in index.items() if name in UNUSED or entry == [None, None]]
@@ -95,29 +101,90 @@ def _from_folder(source: str, name: str, kwargs: dict[str, Any]) -> DiffusionPip
 
 
 def _components(source: str, index: Mapping[str, Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Every component of an index that is not given, networks with all of their tensors."""
+    """Every component of an index that is not given."""
     components: dict[str, Any] = {}
     for name, (library, kind) in _entries(index).items():
-        if name in kwargs:
-            continue
-        component = getattr(importlib.import_module(library), kind)
-        if not issubclass(component, torch.nn.Module):
-            with _reading(source, name):
-                components[name] = component.from_pretrained(source, subfolder=name)
-            continue
-        dtype = kwargs["dtype"]
-        dtype = dtype.get(name, dtype.get("default", torch.float32)) if isinstance(dtype, dict) else dtype
-        options = {"use_safetensors": True, "output_loading_info": True, "variant": kwargs.get("variant")}
-        with _reading(source, name):
-            components[name], report = component.from_pretrained(
-                source, subfolder=name, dtype=dtype, **options
-            )
-        if missing := sorted(report["missing_keys"]):
-            raise ValueError(
-                f"The {name} of {source} is short of {len(missing)} tensors, {missing[0]} for one; download the "
-                f"folder {name}/ again."
-            )
+        if name not in kwargs:
+            dtype = kwargs["dtype"]
+            dtype = dtype.get(name, dtype.get("default", torch.float32)) if isinstance(dtype, dict) else dtype
+            options: dict[str, Any] = {"dtype": dtype, "variant": kwargs.get("variant")}
+            component = getattr(importlib.import_module(library), kind)
+            components[name] = load_component(component, source, subfolder=name, **options)
+    for name, tokenizer in components.items():  # a length that the encoder does not have would be padded to
+        encoder = components.get(name.replace("tokenizer", "text_encoder"))
+        longest = getattr(getattr(encoder, "config", None), "max_position_embeddings", None)
+        if name.startswith("tokenizer") and longest:
+            tokenizer.model_max_length = min(tokenizer.model_max_length, longest)
     return components
+
+
+def load_component(
+    kind: Any, source: str | Path, optional: str = "", subfolder: str = "", **options: Any
+) -> Any:
+    """The one door for a network, tokenizer or scheduler of diffusers or transformers: no code of its own; networks from
+    safetensors of their folder, with all tensors, all finite.
+
+    Args:
+        kind: its class, or an ``Auto…`` of transformers.
+        source: a folder, or a hub id, whose files are downloaded first.
+        optional: tensors that may be missing, as a regular expression.
+        options: of a network's ``from_pretrained``: dtype, variant.
+
+    Raises:
+        FileNotFoundError: there is no such model.
+        ValueError: it is damaged, incomplete, pickled or not finite, or its configuration does not fit the weights.
+    """
+    what, part = f"The {subfolder} of {source}" if subfolder else str(source), {"subfolder": subfolder}
+    if not Path(source).expanduser().is_dir():
+        patterns = ["*.json", "*.safetensors", "*.txt", "*.model"]
+        try:
+            source = snapshot_download(str(source), allow_patterns=patterns)
+        except (OSError, ValueError) as error:  # offline, not found, or no name of a repository
+            raise FileNotFoundError(
+                f"There is no model {str(source)!r}; name a folder, or a hub id where there is a network."
+            ) from error
+    folder = Path(source).expanduser()
+    if not hasattr(kind, "load_config"):  # a class of transformers
+        options["trust_remote_code"] = False
+    if kind is not AutoModel and not issubclass(kind, torch.nn.Module):
+        options = {name: value for name, value in options.items() if name == "trust_remote_code"}
+        with _reading(str(folder), subfolder):
+            return kind.from_pretrained(folder, **part, **options)
+    _check_shards(folder)
+    _check_config(folder, subfolder)
+    with _reading(str(folder), subfolder):
+        options |= {"use_safetensors": True, "output_loading_info": True}
+        network, report = kind.from_pretrained(folder, **part, **options)
+    missing = [
+        name for name in sorted(report["missing_keys"]) if not optional or not re.match(optional, name)
+    ]
+    if missing:
+        raise ValueError(
+            f"{what} is short of {len(missing)} tensors, {missing[0]} for one; download it again."
+        )
+    _check_finite(network, what)
+    return network
+
+
+def _check_config(folder: Path, subfolder: str) -> None:
+    """Raises a ValueError for a configuration that asks for what its weights do not have, before memory is asked for."""
+    file, tensors = folder / subfolder / "config.json", 0
+    with _reading(str(folder), subfolder):
+        config = json.loads(file.read_text())
+        parts = [config, *(part for part in config.values() if isinstance(part, Mapping))]
+        for weights in (folder / subfolder).glob("*.safetensors"):
+            with safe_open(weights, "pt") as opened:
+                tensors += len(opened.keys())
+    for name, value in (item for part in parts for item in part.items()):
+        if isinstance(value, int) and re.search("layers|blocks|depth", name) and value > max(1000, tensors):
+            raise ValueError(
+                f"{file} says {name}={value}, and there are {tensors} tensors beside it; download both again."
+            )
+        if name == "scaling_factor" and not (isinstance(value, int | float) and 0 < value < float("inf")):
+            raise ValueError(
+                f"{file} says scaling_factor={value!r}, by which latents are multiplied; it is a number above 0, 0.18215 in "
+                "Stable Diffusion 1."
+            )
 
 
 def _entries(index: Mapping[str, Any]) -> dict[str, Any]:
@@ -154,7 +221,7 @@ def _check_index(source: str, index: Any) -> None:
 
 def _check_shards(folder: Path) -> None:
     """Raises a ValueError for weights that are no safetensors of the folder."""
-    for file in folder.glob("*/*safetensors.index*.json"):
+    for file in (*folder.glob("*safetensors.index*.json"), *folder.glob("*/*safetensors.index*.json")):
         with _reading(str(folder), file.parent.name):
             shards = set(json.loads(file.read_text())["weight_map"].values())
         if outside := [s for s in shards if not s.endswith(".safetensors") or Path(s).name != s]:
@@ -192,15 +259,12 @@ def _from_single_file(path: str, kwargs: dict[str, Any]) -> DiffusionPipeline:
         return kind.from_single_file(path, **{"safety_checker": None} | kwargs | {"config": str(config)})
 
 
-def _checked_finite(pipe: DiffusionPipeline, source: str) -> DiffusionPipeline:
-    for name, network in pipe.components.items():
-        for tensor, values in network.named_parameters() if isinstance(network, torch.nn.Module) else ():
-            if values.is_floating_point() and not values.is_meta and not torch.isfinite(values).all():
-                raise ValueError(
-                    f"The {name} of {source} has NaN or infinite values in {tensor}, read as {values.dtype}; download the folder "
-                    f"{name}/ again."
-                )
-    return pipe
+def _check_finite(network: torch.nn.Module, what: str) -> None:
+    for name, values in network.named_parameters():
+        if values.is_floating_point() and not values.is_meta and not torch.isfinite(values).all():
+            raise ValueError(
+                f"{what} has NaN or infinite values in {name}, read as {values.dtype}; download it again."
+            )
 
 
 @contextmanager

@@ -26,7 +26,7 @@ from .clustering import mask_embeddings
 from .images import to_guide
 from .interventions import AttentionCapture, exclusive
 from .inversion import draw_noise
-from .loading import CLIP_FOLDER
+from .loading import CLIP_FOLDER, load_component
 from .pipeline import EmerDiffPipeline
 from .predictor import Predictor
 from .responses import ImageResponses
@@ -177,9 +177,8 @@ class MaskClip(DenseFeatures):
     def from_pretrained(cls, name: str | Path, resolution: int | None = None, **kwargs: Any) -> MaskClip:
         """Load weights (safetensors) by folder or hub id, "openai/clip-vit-base-patch16" for one; "toyscapes-clip" is bundled."""
         name = CLIP_FOLDER if str(name) == TOYSCAPES_CLIP else name
+        model, tokenizer = load_component(CLIPModel, name, **kwargs), load_component(AutoTokenizer, name)
         processing, _ = ImageProcessingMixin.get_image_processor_dict(name)
-        model = CLIPModel.from_pretrained(name, use_safetensors=True, **kwargs)
-        tokenizer = AutoTokenizer.from_pretrained(name)
         return cls(model, tokenizer, processing["image_mean"], processing["image_std"], resolution)
 
     def patches(self, image: Image.Image) -> torch.Tensor:

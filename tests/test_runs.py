@@ -155,7 +155,9 @@ CHANGES = {
     "FreeU": lambda pipe: pipe.pipe.enable_freeu(0.9, 0.2, 1.4, 1.6),
     "a hook": lambda pipe: pipe.denoiser.mid_block.register_forward_hook(lambda module, args, out: 2 * out),
     "a processor": lambda pipe: pipe.pipe.unet.set_attn_processor(AttnProcessor()),
-    "training": lambda pipe: pipe.denoiser.train(),
+    "dropout": lambda pipe: [
+        setattr(module, "p", 0.1) for module in pipe.denoiser.modules() if hasattr(module, "p")
+    ],
 }
 
 

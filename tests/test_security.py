@@ -1,10 +1,20 @@
 """What a stranger's file may not do: run code; and nobody phones home."""
 
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 
+import pytest
+from safetensors.torch import load_file, save_file
+
+from emerdiff_lib.baselines import Backbone
+from emerdiff_lib.loading import CLIP_FOLDER
+from emerdiff_lib.words import MaskClip
+
+from .conftest import refusal
 from .test_repository import LIBRARY, NOTEBOOKS, ROOT, modules
 
 # Of what ruff's security rules do not know; torch.load is safe unless it is told otherwise
@@ -49,3 +59,66 @@ assert calls, "the hook sees nothing"
         [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True
     )
     assert run.returncode == 0, run.stderr[-2000:]
+
+
+def drop_tensor(folder):
+    tensors = load_file(folder / "model.safetensors")
+    tensors.pop(sorted(tensors)[-1])
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+
+
+def not_finite(folder):
+    tensors = load_file(folder / "model.safetensors")
+    tensors[sorted(tensors)[-1]].view(-1)[0] = float("nan")
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+
+
+def pickled_index(folder):
+    (folder / "model.safetensors").rename(folder / "weights.dat")
+    index = {"metadata": {}, "weight_map": dict.fromkeys(["logit_scale"], "weights.dat")}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def configured(**changes):
+    def change(folder):
+        config = json.loads((folder / "config.json").read_text())
+        for name, value in changes.items():
+            (config["text_config"] if name == "num_hidden_layers" else config)[name] = value
+        (folder / "config.json").write_text(json.dumps(config))
+
+    return change
+
+
+HARMS = {
+    "a tensor is missing": (drop_tensor, "short of 1 tensors"),
+    "NaN": (not_finite, "NaN or infinite"),
+    "an index of a pickle": (pickled_index, "names the weights 'weights.dat'"),
+    "a million layers": (configured(num_hidden_layers=10**6), "num_hidden_layers=1000000"),
+    "code": (configured(model_type="mine", auto_map={"AutoModel": "mine.Model"}), "cannot be read"),
+}
+
+
+@pytest.mark.parametrize("harm", HARMS)
+@pytest.mark.parametrize("door", [MaskClip.from_pretrained, Backbone.from_pretrained])
+def test_every_network_comes_through_one_door(tmp_path, monkeypatch, door, harm):
+    folder = tmp_path / "clip"
+    shutil.copytree(CLIP_FOLDER, folder)
+    change, message = HARMS[harm]
+    change(folder)
+    (folder / "mine.py").write_text("raise SystemExit('the code of a model was run')")
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("somebody was asked whether to run code"))
+    if (door, harm) != (
+        MaskClip.from_pretrained,
+        "code",
+    ):  # which takes its own class, whatever the folder says
+        assert message in refusal(lambda: door(str(folder)))
+
+
+def test_nothing_else_loads_networks():
+    loads = re.compile(
+        r"\b(?:Auto\w+|CLIP\w+|kind|component|Autoencoder\w+|DiffusionPipeline)\.from_pretrained\("
+    )
+    found = {
+        str(file.relative_to(LIBRARY)) for file in LIBRARY.rglob("*.py") if loads.search(file.read_text())
+    }
+    assert found == {"loading.py"}

@@ -9,6 +9,7 @@ from transformers import AutoModel, PreTrainedModel
 from transformers.image_processing_base import ImageProcessingMixin
 
 from ..features import extract_activations, noise_ensemble
+from ..loading import load_component
 from ..pipeline import EmerDiffPipeline
 from .segmentation import Segmentation, cluster_features
 
@@ -45,9 +46,9 @@ class Backbone:
     @classmethod
     def from_pretrained(cls, name: str, **kwargs) -> Backbone:
         """Load weights (safetensors) by folder or hub id, "facebook/dinov2-base" for one."""
+        model = load_component(AutoModel, name, optional="pooler", **kwargs)  # which is not used
         # the image processors themselves want torchvision
         processing, _ = ImageProcessingMixin.get_image_processor_dict(name)
-        model = AutoModel.from_pretrained(name, use_safetensors=True, **kwargs)
         return cls(model, processing["image_mean"], processing["image_std"])
 
     @torch.no_grad()

@@ -95,7 +95,8 @@ class LabelledDataset(ABC):
             raise ValueError(
                 f"{self!r}: the {len(seen)} label maps that were looked at have one class alone, "
                 f"{self.class_names[present[0]]!r}, and {ignored / (counts.sum() + ignored):.0%} of their pixels are ignored "
-                f"(label {self.ignore_index}): every method would be right everywhere. Number the classes from 0, without {self.ignore_index}."
+                f"(label {self.ignore_index}): every method would be right everywhere. Number the classes from 0, without "
+                f"{self.ignore_index}."
             )
         share = ignored / max(1, counts.sum() + ignored)
         facts = f"in {len(seen)} of {len(positions)} label maps {len(present)} classes, {share:.1%} of pixels ignored"

@@ -26,6 +26,7 @@ from ..pipeline import EmerDiffPipeline
 from ..toyscapes import Toyscapes
 
 _LIBRARIES = "torch diffusers transformers tokenizers numpy scipy scikit-learn scikit-image Pillow"
+_OWN_HOOKS = ("transformers", "diffusers", "accelerate", "peft", "torch")  # they record and move
 _WRITERS = "zarr pandas pyarrow pycocotools"  # what files are written with
 
 
@@ -78,14 +79,15 @@ def _state(network: torch.nn.Module) -> dict[str, Any]:
     """
     state: dict[str, Any] = {}
     for name, module in network.named_modules():
-        if module._forward_hooks or module._forward_pre_hooks:
+        hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+        if any(getattr(hook, "__module__", "").split(".")[0] not in _OWN_HOOKS for hook in hooks):
             state["hooks"] = secrets.token_hex()
-        processor, hooks = getattr(module, "processor", None), getattr(module, "_diffusers_hook", None)
+        processor, caches = getattr(module, "processor", None), getattr(module, "_diffusers_hook", None)
         state[name] = [
             _plain(module),
             type(processor).__name__,
             _plain(processor),
-            sorted(getattr(hooks, "hooks", ())),
+            sorted(getattr(caches, "hooks", ())),
         ]
     return state
 
@@ -94,7 +96,9 @@ def _plain(owner: Any) -> dict[str, str]:
     """An object's numbers, switches and words, alone or in lists and mappings; not where it was loaded from."""
     kinds, held = (bool, int, float, str, dict, list, tuple), getattr(owner, "__dict__", {})
     known = {"_active_adapter", "_disable_adapters", "_attention_backend"}
-    wanted = lambda name: name in known or not (name.startswith("_") or name == "name_or_path")
+    drops = any(held.get(name) for name in ("p", "dropout", "attention_dropout"))
+    left_out = {"name_or_path"} if drops else {"name_or_path", "training"}  # it makes no difference elsewhere
+    wanted = lambda name: name in known or not (name.startswith("_") or name in left_out)
     return {n: repr(v) for n, v in held.items() if isinstance(v, kinds) and wanted(n)}
 
 
