@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -22,6 +23,8 @@ from .loading import load_diffusers_pipeline
 from .memory import affordable_rows
 from .predictor import Predictor
 from .settings import REQUIRED, Settings, check_known, check_names, layered
+
+_OWN_HOOKS = ("transformers", "diffusers", "accelerate", "peft", "torch")  # they record and move
 
 
 class FrozenModel:
@@ -353,3 +356,32 @@ class FrozenModel:
 
 def _close(one: torch.Tensor, other: torch.Tensor) -> bool:
     return one.shape == other.shape and torch.allclose(one, other, rtol=0.02, atol=1e-4)  # as bfloat16 rounds
+
+
+def network_state(network: torch.nn.Module) -> dict[str, Any]:
+    """What was done to a network in memory that neither weights nor configuration say: tiling, FreeU, adapters' strengths,
+    attention processors, diffusers' caches. Hooks of somebody's own may do anything: with them, no result is another's.
+    """
+    state: dict[str, Any] = {}
+    for name, module in network.named_modules():
+        hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+        if any(getattr(hook, "__module__", "").split(".")[0] not in _OWN_HOOKS for hook in hooks):
+            state["hooks"] = secrets.token_hex()
+        processor, caches = getattr(module, "processor", None), getattr(module, "_diffusers_hook", None)
+        state[name] = [
+            _plain(module),
+            type(processor).__name__,
+            _plain(processor),
+            sorted(getattr(caches, "hooks", ())),
+        ]
+    return state
+
+
+def _plain(owner: Any) -> dict[str, str]:
+    """An object's numbers, switches and words, alone or in lists and mappings; not where it was loaded from."""
+    kinds, held = (bool, int, float, str, dict, list, tuple), getattr(owner, "__dict__", {})
+    known = {"_active_adapter", "_disable_adapters", "_attention_backend"}
+    drops = any(held.get(name) for name in ("p", "dropout", "attention_dropout"))
+    left_out = {"name_or_path"} if drops else {"name_or_path", "training"}  # it makes no difference elsewhere
+    wanted = lambda name: name in known or not (name.startswith("_") or name in left_out)
+    return {n: repr(v) for n, v in held.items() if isinstance(v, kinds) and wanted(n)}

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from importlib.util import find_spec
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +40,7 @@ SYSTEM_FOLDERS = (
     "lost+found",
     "System Volume Information",
 )
-ImageInput = str | Path | Image.Image | np.ndarray | torch.Tensor
+ImageInput = str | Path | bytes | Image.Image | np.ndarray | torch.Tensor
 # Photographs that come with scikit-learn and scikit-image, and who took them; "sample:temple" is an image wherever one is taken
 SAMPLES: dict[str, tuple[Callable[[], np.ndarray], str]] = {
     "temple": (partial(load_sample_image, "china.jpg"), "danielbuechele, CC BY 2.0"),
@@ -156,9 +157,9 @@ def load_image(image: ImageInput, upright: bool = True) -> Image.Image:
     """Turn an image of any kind into an upright 8-bit RGB :class:`PIL.Image.Image`.
 
     Args:
-        image: a path, or "sample:temple" (:data:`SAMPLES`); a PIL image of any mode; an array (H, W), (H, W, 1), (H, W, 3)
-            or (H, W, 4); or a tensor (C, H, W). Values are 0–65535 where the type is uint16, in either byte order, and
-            0–255 in every other integer type, PIL's 32-bit mode "I" among them; floating-point values lie in [0, 1].
+        image: a path, or "sample:temple" (:data:`SAMPLES`); the content of a file; a PIL image of any mode; an array (H, W),
+            (H, W, 1), (H, W, 3) or (H, W, 4); or a tensor (C, H, W). Values are 0–65535 where the type is uint16, in either byte
+            order, and 0–255 in every other integer type, PIL's 32-bit mode "I" among them; floating-point values lie in [0, 1].
         upright: False leaves the EXIF rotation out, for pixels that have to stay where a label map has them.
 
     EXIF rotation is applied, transparency is laid over white, grey is spread to three channels, 16 bits become 8. Of an
@@ -178,6 +179,9 @@ def load_image(image: ImageInput, upright: bool = True) -> Image.Image:
     if isinstance(image, str | Path):
         with open_image(image) as opened:
             return _to_rgb(opened, shown(image), upright)
+    if isinstance(image, bytes):
+        with reading("The image"):
+            image = Image.open(BytesIO(image), formats=FORMATS)
     if isinstance(image, Image.Image):
         return _to_rgb(image, shown(getattr(image, "filename", "") or "The image"), upright)
     if isinstance(image, torch.Tensor):

@@ -1,14 +1,18 @@
 """The workbench: what it shows is the library's own, nothing is computed twice, a stop keeps what is there; in Voilà as well."""
 
+import urllib.error
+import urllib.request
 from datetime import UTC, datetime
 from io import BytesIO
 
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
 from emerdiff_lib import EmerDiffPipeline, Toyscapes
 from emerdiff_lib.explorer import Workbench, payload
+from emerdiff_lib.explorer.__main__ import main
 
 from .conftest import seeded, serving
 
@@ -52,6 +56,10 @@ def test_it_shows_what_the_pipeline_computes_and_computes_nothing_twice(bench, o
     monkeypatch.setattr(bench.pipe, "respond", lambda *_, **__: pytest.fail("computed again"))
     bench.inputs["modulation_strength"].value = strength
     assert "right: ImageResponses" in computed(bench) and bench.explorers["right"].data == left
+    monkeypatch.undo()
+    known = len(bench.results)
+    next(own.denoiser.parameters()).add_(0)  # weights that were written to are others
+    assert "ImageResponses" in computed(bench) and len(bench.results) == known + 1
 
 
 def test_a_stop_ends_the_work_and_keeps_what_is_shown(bench):
@@ -83,8 +91,13 @@ def test_images_can_be_given_and_uploaded(own):
     file = {"name": "mine.png", "type": "image/png", "size": 1, "last_modified": datetime.now(UTC)}
     bench.upload.value = (file | {"content": memoryview(buffer.getvalue())},)
     assert bench.image_name.value == "mine.png" and bench.image() == noise.rotate(180)
-    bench.upload.value = (file | {"content": memoryview(b"none")},)
-    assert "mine.png cannot be read" in bench.said.value
+    for content in (
+        b"none",
+        b"%!PS-Adobe-3.0 EPSF-3.0\n(x) run\n",
+        bytes(18),
+    ):  # nothing; a program; what TGA accepts
+        bench.upload.value = (file | {"content": memoryview(content)},)
+        assert "mine.png cannot be read" in bench.said.value
     bench.image_name.value = "toyscapes:3"
     assert bench.image() == Toyscapes.from_seed(3).image
 
@@ -127,12 +140,38 @@ def test_it_works_in_jupyterlab(lab):
 def test_it_works_as_an_application(browser, tmp_path):
     """Voilà serves it alone."""
     Toyscapes.from_seed(7).image.save(tmp_path / "mine.png")
-    options, ready = ("--image", "mine.png"), "voila/static/voila.js"
-    with serving("emerdiff_lib.explorer", *options, folder=tmp_path, ready=ready) as address:
+    options, ready, token = ("--image", "mine.png"), "voila/static/voila.js", {"JUPYTER_TOKEN": "open sesame"}
+    with serving("emerdiff_lib.explorer", *options, folder=tmp_path, ready=ready, **token) as address:
+        with pytest.raises(urllib.error.HTTPError, match="403"):  # as DNS rebinding would
+            urllib.request.urlopen(urllib.request.Request(address, headers={"Host": "example.org"}))
+        assert b"password" in urllib.request.urlopen(address).read()  # and so does nobody without the token
         tab, errors = browser.new_page(viewport={"width": 1400, "height": 1100}), []
         tab.on("pageerror", lambda error: errors.append(str(error)))
         tab.set_default_timeout(600_000)
-        tab.goto(address, wait_until="domcontentloaded")
+        tab.goto(f"{address}?token=open%20sesame", wait_until="domcontentloaded")
         compare(tab)
         tab.close()
         assert not errors
+        port = address.rpartition(":")[2].strip("/")
+        lines = {
+            process: " ".join(process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"])
+        }
+        (server,) = (process for process, line in lines.items() if f"--port={port}" in line)
+        processes = [server, *server.children(recursive=True)]
+        server.terminate()
+        assert len(processes) > 1 and not psutil.wait_procs(processes, timeout=60)[1]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--model", "nowhere"], "There is no model 'nowhere'"),
+        (["--image", "nowhere.png"], "There is no image at nowhere.png"),
+        (["--device", "teapot"], "device='teapot' cannot be used"),
+        (["--dtype", "float31"], "float31"),
+    ],
+)
+def test_what_cannot_be_served_is_said_in_a_sentence(options, said):
+    with pytest.raises(SystemExit) as caught:
+        main(options)
+    assert said in str(caught.value) and len(str(caught.value).splitlines()) == 1

@@ -1,38 +1,30 @@
-"""The explorer as an application: ``python -m emerdiff_lib.explorer`` serves it alone, in a browser, by Voilà."""
+"""The explorer as an application: ``python -m emerdiff_lib.explorer`` serves it alone, in a browser, by Voilà.
+
+Whoever opens it needs the token that is printed, and requests under another host's name are refused.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
-import subprocess
+import os
 import sys
 from importlib.util import find_spec
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
 
 from ..datasets.images import one_image
+from ..loading import check_device, check_dtype, locate
 
-WORDS = """# EmerDiff explorer
-
-Pick an image and settings, press *Compute*, then click, drag and paint: segments, the cells behind a pixel, the pixels behind
-a cell, the answer to a mask of your own. Compute the other side with other settings to compare."""
-
-
-def notebook(model: str, image: str, device: str, dtype: str) -> dict[str, Any]:
-    """What Voilà serves: a sentence and a workbench, as nbformat has it."""
-    code = (
-        "from emerdiff_lib import load_pipeline\nfrom emerdiff_lib.explorer import Workbench\n\n"
-        f"Workbench(load_pipeline({model!r}, {device!r}, {dtype!r}), {image!r})"
-    )
-    words = {"cell_type": "markdown", "id": "words", "metadata": {}, "source": WORDS}
-    bench = {"cell_type": "code", "id": "workbench", "metadata": {}, "source": code}
-    bench |= {"execution_count": None, "outputs": []}
-    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    return {"cells": [words, bench], "metadata": kernel, "nbformat": 4, "nbformat_minor": 5}
+OPTIONS = (
+    "--token",  # a random one, or JUPYTER_TOKEN
+    "--Voila.tornado_settings={'allow_remote_access': False}",  # Host has to be this machine
+    "--MappingKernelManager.cull_interval=60",  # kernels end with their pages
+    "--MappingKernelManager.cull_idle_timeout=300",
+    "--theme=light",
+)
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m emerdiff_lib.explorer",
         description=__doc__,
@@ -53,20 +45,35 @@ def main(argv: list[str] | None = None) -> int:
         sys.exit(
             "The application is served by Voilà, which is not installed: pip install 'emerdiff-workbook[app]'."
         )
-    try:
-        args.model = args.model or one_image(args.image).model
+    try:  # what can be wrong is said before anything is served
+        sample = one_image(args.image)
+        assert sample.image
+        model = args.model or sample.model
+        locate(model), check_device(args.device), check_dtype(args.dtype)
     except (OSError, ValueError) as error:
         sys.exit(str(error))
-    for name in ("model", "image"):  # Voilà runs the notebook where it lies
-        if (path := Path(getattr(args, name)).expanduser()).exists():
-            setattr(args, name, str(path.absolute()))
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "explorer.ipynb"
-        path.write_text(json.dumps(notebook(args.model, args.image, args.device, args.dtype)), "utf-8")
-        command = [sys.executable, "-m", "voila", str(path), f"--port={args.port}", "--theme=light"]
-        command += ["--no-browser"] if args.no_browser else []
-        return subprocess.run(command, check=False).returncode
+    # Voilà runs the notebook where it lies; paths are meant from here
+    given = {
+        "folder": os.getcwd(),
+        "image": args.image,
+        "model": model,
+        "device": args.device,
+        "dtype": args.dtype,
+    }
+    os.environ["EMERDIFF_EXPLORER"] = json.dumps(given)
+    here = Path(__file__).parent
+    command = [
+        sys.executable,
+        str(here / "serve.py"),
+        str(here / "application.ipynb"),
+        f"--port={args.port}",
+        *OPTIONS,
+    ]
+    sys.stdout.flush()
+    os.execv(
+        sys.executable, command + ["--no-browser"] * args.no_browser
+    )  # signals go to the server, which ends its kernels
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -9,10 +9,10 @@ from __future__ import annotations
 import hashlib
 import html
 import threading
+import warnings
 from collections import OrderedDict
 from collections.abc import Iterator
 from functools import partial
-from io import BytesIO
 from typing import Any
 
 import ipywidgets as widgets
@@ -20,6 +20,7 @@ import torch
 from PIL import Image
 
 from ..datasets.images import one_image
+from ..frozen_model import network_state
 from ..images import ImageInput, load_image
 from ..pipeline import EmerDiffPipeline
 from ..responses import ImageResponses
@@ -112,8 +113,10 @@ class Workbench(widgets.VBox):
         for file in change["new"]:
             name = file["name"]
             try:
-                self._images[name] = load_image(Image.open(BytesIO(bytes(file["content"]))))
-            except (OSError, ValueError) as error:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("error", Image.DecompressionBombWarning)
+                    self._images[name] = load_image(bytes(file["content"]))
+            except (OSError, ValueError, Image.DecompressionBombWarning) as error:
                 self._say(f"{name} cannot be read: {error}")
                 return
             self.image_name.value = name
@@ -123,9 +126,9 @@ class Workbench(widgets.VBox):
         """What the controls say, as the pipeline takes it."""
         return {name: control.value for name, control in self.inputs.items()}
 
-    def image(self) -> Image.Image:
-        """The image that is asked for; raises as :func:`~emerdiff_lib.datasets.images.one_image` does."""
-        name = self.image_name.value.strip()
+    def image(self, name: str = "") -> Image.Image:
+        """The image of a name, by default that in the controls; raises as :func:`~emerdiff_lib.datasets.images.one_image`."""
+        name = name or self.image_name.value.strip()
         return self._images[name] if name in self._images else one_image(name).image
 
     # -- computing ----------------------------------------------------------------------------------------------------------
@@ -137,16 +140,15 @@ class Workbench(widgets.VBox):
         self._cancel.clear()
         self.run.disabled, self.cancel.disabled, self.bar.value = True, False, 0
         self._say("Computing …")
-        self.thread = threading.Thread(
-            target=self._work, args=(self.side.value, self.settings()), daemon=True
-        )
+        asked = self.side.value, self.image_name.value.strip(), self.settings()
+        self.thread = threading.Thread(target=self._work, args=asked, daemon=True)
         self.thread.start()
 
-    def _work(self, side: str, settings: dict[str, Any]) -> None:
+    def _work(self, side: str, name: str, settings: dict[str, Any]) -> None:
         """In its own thread: whatever goes wrong is said, and what is shown stays."""
         try:
-            responses = self._respond(self.image(), settings)
-            self._show(side, responses)
+            responses = self._respond(self.image(name), settings)
+            self._show(side, name, responses)
             self._say(f"{side}: {responses!r}")
         except Cancelled:
             self._say("Cancelled; what is shown stays.")
@@ -157,7 +159,8 @@ class Workbench(widgets.VBox):
 
     def _respond(self, image: Image.Image, settings: dict[str, Any]) -> ImageResponses:
         used = self.pipe.resolve(**settings).to_dict()
-        key = hashlib.sha256(image.tobytes() + repr((image.size, sorted(used.items()))).encode()).hexdigest()
+        made_by = [self.seed, image.size, sorted(used.items()), self.pipe.autocast, *self._model_state()]
+        key = hashlib.sha256(image.tobytes() + repr(made_by).encode()).hexdigest()
         if key not in self.results:
             generator = torch.Generator().manual_seed(self.seed)
             with torch.no_grad(), self.pipe.watched(partial(_Bar, self)):
@@ -171,10 +174,17 @@ class Workbench(widgets.VBox):
         self.bar.value = 1
         return self.results[key]
 
-    def _show(self, side: str, responses: ImageResponses) -> None:
+    def _model_state(self) -> Iterator[Any]:
+        """What changes when weights are loaded, replaced or changed in place, without reading them."""
+        for part in self.pipe.components.values():
+            if isinstance(part, torch.nn.Module):
+                yield network_state(part)
+                yield [(name, p.data_ptr(), p._version) for name, p in part.named_parameters()]
+
+    def _show(self, side: str, name: str, responses: ImageResponses) -> None:
         settings = responses.settings
         caption = (
-            f"<b>{html.escape(self.image_name.value)}</b>, {settings.mode}: λ = {settings.modulation_strength:g} at "
+            f"<b>{html.escape(name)}</b>, {settings.mode}: λ = {settings.modulation_strength:g} at "
             f"t = {settings.modulation_timestep}, queries at t = {settings.feature_timestep}"
         )
         if side in self.explorers:

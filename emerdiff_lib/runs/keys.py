@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
-import secrets
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +20,12 @@ from ..datasets import LabelledDataset
 from ..datasets.base import FileDataset
 from ..datasets.images import ImageSample
 from ..files import file_digest
+from ..frozen_model import network_state
 from ..images import reading
 from ..pipeline import EmerDiffPipeline
 from ..toyscapes import Toyscapes
 
 _LIBRARIES = "torch diffusers transformers tokenizers numpy scipy scikit-learn scikit-image Pillow"
-_OWN_HOOKS = ("transformers", "diffusers", "accelerate", "peft", "torch")  # they record and move
 _WRITERS = "zarr pandas pyarrow pycocotools"  # what files are written with
 
 
@@ -69,37 +68,8 @@ def model_key(pipe: EmerDiffPipeline) -> dict[str, Any]:
     key |= {name: _tokenizer(part) for name, part in parts.items() if name.startswith("tokenizer")}
     key["scheduler"] = digest([type(pipe.scheduler).__name__, _config(pipe.scheduler)])
     key["pipeline"] = digest([_config(pipe), pipe.own_settings])  # how an empty prompt is encoded, for one
-    key |= {f"{name} as it is": digest(_state(network)) for name, network in networks.items()}
+    key |= {f"{name} as it is": digest(network_state(network)) for name, network in networks.items()}
     return key | {"autocast": pipe.autocast}
-
-
-def _state(network: torch.nn.Module) -> dict[str, Any]:
-    """What was done to a network in memory that neither weights nor configuration say: tiling, FreeU, adapters' strengths,
-    attention processors, diffusers' caches. Hooks of somebody's own may do anything: with them, no result is another's.
-    """
-    state: dict[str, Any] = {}
-    for name, module in network.named_modules():
-        hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
-        if any(getattr(hook, "__module__", "").split(".")[0] not in _OWN_HOOKS for hook in hooks):
-            state["hooks"] = secrets.token_hex()
-        processor, caches = getattr(module, "processor", None), getattr(module, "_diffusers_hook", None)
-        state[name] = [
-            _plain(module),
-            type(processor).__name__,
-            _plain(processor),
-            sorted(getattr(caches, "hooks", ())),
-        ]
-    return state
-
-
-def _plain(owner: Any) -> dict[str, str]:
-    """An object's numbers, switches and words, alone or in lists and mappings; not where it was loaded from."""
-    kinds, held = (bool, int, float, str, dict, list, tuple), getattr(owner, "__dict__", {})
-    known = {"_active_adapter", "_disable_adapters", "_attention_backend"}
-    drops = any(held.get(name) for name in ("p", "dropout", "attention_dropout"))
-    left_out = {"name_or_path"} if drops else {"name_or_path", "training"}  # it makes no difference elsewhere
-    wanted = lambda name: name in known or not (name.startswith("_") or name in left_out)
-    return {n: repr(v) for n, v in held.items() if isinstance(v, kinds) and wanted(n)}
 
 
 def _tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
