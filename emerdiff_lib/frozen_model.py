@@ -107,7 +107,22 @@ class FrozenModel:
             if isinstance(network, torch.nn.Module):
                 network.requires_grad_(False)
         index = {} if str(name).endswith(".safetensors") else DiffusionPipeline.load_config(pipe.name_or_path)
-        return cls(pipe, index.get("default_settings"), str(name), kwargs.get("variant") or "")
+        alphas, config = getattr(pipe.scheduler, "alphas_cumprod", None), pipe.scheduler.config
+        if alphas is not None and not (
+            len(alphas) == config.num_train_timesteps and 0 < min(alphas) <= max(alphas) <= 1
+        ):
+            raise ValueError(
+                f"The scheduler of {name} adds noise to {len(alphas)} of {config.num_train_timesteps} timesteps, with ᾱ from "
+                f"{min(alphas):.3g} to {max(alphas):.3g}, which are shares; download the folder scheduler/ again."
+            )
+        try:
+            model = cls(pipe, index.get("default_settings"), str(name), kwargs.get("variant") or "")
+            model.backbone.defaults()
+            return model
+        except (TypeError, IndexError, KeyError, AttributeError, ZeroDivisionError) as error:
+            raise ValueError(
+                f"The configuration of {name} cannot be used ({type(error).__name__}: {error}); download it again."
+            ) from error
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or name == "pipe":

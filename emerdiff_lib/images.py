@@ -91,12 +91,11 @@ def reading(path: str | Path, formats: tuple[str, ...] = FORMATS) -> Iterator[No
         ) from error
 
 
-def image_files(folder: Path | str, exclude: Path | str | None = None) -> list[Path]:
+def image_files(folder: Path | str) -> list[Path]:
     """All image files below a folder, sorted by path: regular files, or links to such, with one of ``IMAGE_SUFFIXES``.
 
     Hidden ones (macOS' ``._a.png``) and those in hidden or system folders are left out, and a warning says how many. Links to
-    folders are followed, each folder once, so that circles end. ``exclude`` is a folder that is left out with all that lies
-    below it (one that results are written to, say); it need not exist.
+    folders are followed, each folder once, so that circles end.
 
     Raises:
         FileNotFoundError: ``folder`` is none.
@@ -106,7 +105,7 @@ def image_files(folder: Path | str, exclude: Path | str | None = None) -> list[P
     def refuse(error: OSError) -> None:
         raise error
 
-    seen = {os.path.realpath(place) for place in (folder, exclude) if place is not None}
+    seen = {os.path.realpath(folder)}
     files: list[Path] = []
     skipped: list[str] = []
     with reading(folder):

@@ -62,7 +62,7 @@ def guided_filter(maps: torch.Tensor, guide: torch.Tensor, radius: int, eps: flo
     covariance = (
         _box((guide[:, None] * guide[None]).flatten(0, 1), radius).unflatten(0, (3, 3)) - mean[:, None] * mean
     )
-    inverse = torch.linalg.inv(covariance.permute(2, 3, 0, 1) + eps * torch.eye(3))  # (H, W, 3, 3)
+    inverse = torch.linalg.inv(covariance.permute(2, 3, 0, 1) + eps * torch.eye(3, dtype=torch.float32))
     result = []
     for one in maps:  # one at a time: at 512 × 512, all the fits of 30 masks would take a gigabyte
         average = _box(one[None], radius)

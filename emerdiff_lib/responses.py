@@ -272,6 +272,8 @@ class ImageResponses:
             parts = found["parts"].bool()
             rest = found["codes"], found["scales"], found["queries"]
             own_masks = found["own_masks"].bool() if "own_masks" in found else None
+            if not len(parts) == len(rest[0]) == len(rest[1]) or parts.shape[1:] != rest[2].shape[:2]:
+                raise ValueError("shapes that do not belong together")
             return cls(parts, *rest, image, tuple(size), Settings(**settings), own_masks)
         except Exception as error:  # safetensors has an error of its own for what it cannot parse
             raise ValueError(f"{path} holds no responses, or is damaged; make it again.") from error

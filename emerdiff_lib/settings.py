@@ -213,7 +213,7 @@ def check_only(step: str, given: Iterable[str], allowed: Iterable[str]) -> None:
 
 def check_generator(generator: Any) -> None:
     """Raises a ValueError for anything but a ``torch.Generator`` or None."""
-    if generator is not None and type(generator).__name__ != "Generator":
+    if generator is not None and not type(generator).__module__.startswith("torch"):
         seed = generator if isinstance(generator, int) else 0
         raise ValueError(
             f"generator={generator!r} is not possible; pass torch.Generator().manual_seed({seed})."

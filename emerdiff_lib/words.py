@@ -245,6 +245,11 @@ class WordAttention(TextAligned):
         for word in vocabulary.words:
             sentence = (self.prompt or first_template(vocabulary)).format(word)
             positions = word_positions(self.pipe, sentence, word)
+            if not positions:
+                raise ValueError(
+                    f"{word!r} does not stand in {self.pipe.prompt_read(sentence)!r} as this model reads it; choose another "
+                    "prompt, a short one with {} between spaces."
+                )
             attention = word_attention(self.pipe.predictor(prompt=sentence), noisy, timestep, layers)
             planes = [attention[layer][..., positions].sum(-1)[None, None] for layer in layers]
             maps.append(

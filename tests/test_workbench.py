@@ -169,6 +169,7 @@ def test_it_works_as_an_application(browser, tmp_path):
         (["--image", "nowhere.png"], "There is no image at nowhere.png"),
         (["--device", "teapot"], "device='teapot' cannot be used"),
         (["--dtype", "float31"], "float31"),
+        (["--port", "99999"], "--port=99999 is not possible"),
     ],
 )
 def test_what_cannot_be_served_is_said_in_a_sentence(options, said):

@@ -17,10 +17,10 @@ from .segmentation import Segmentation, with_embeddings
 
 TIMESTEP = 50
 EXPONENT = 10  # α, of the cosine affinities
-LIMIT = 0.5  # τ of the paper, for Stable Diffusion and its distilled relatives
-# Families that it does not suit: at 0.5, a Toyscapes scene is two segments. Chosen on validation scenes
-# (notebooks/results/rival_settings.json).
-FAMILY_LIMITS = {"Toyscapes": 0.8}
+LIMIT = 0.5  # τ of the paper, for SSD-1B
+# Families that it does not suit: Stable Diffusion 1.x (its authors, issue 5 of their repository), and Toyscapes, where a scene
+# would be two segments (chosen on validation scenes, notebooks/results/rival_settings.json).
+FAMILY_LIMITS = {"Stable Diffusion 1.x": 0.2, "Toyscapes": 0.8}
 
 
 @torch.no_grad()

@@ -60,18 +60,16 @@ class ImageSample:
         return SAMPLES[self.name][1] if self.photograph else ""
 
 
-def find_images(spec: str | Path, exclude: str | Path | None = None) -> list[ImageSample]:
+def find_images(spec: str | Path) -> list[ImageSample]:
     """What ``spec`` names: an image file, a folder (every image below it), "sample:temple" (:data:`~emerdiff_lib.images.SAMPLES`)
     or "sample:all", or "toyscapes:7" / "toyscapes:0-9" by seed.
 
-    Args:
-        exclude: a folder for results, whose images are left out. Images that a ``request.json`` beside them lists are left
-            out too: results are not read as input, wherever they lie.
+    What a run has written is not read as input, wherever it lies: files that a ``request.json`` beside them lists, unchanged.
 
     Raises:
         FileNotFoundError: nothing is there, or the folder holds no image.
         PermissionError: a folder below it cannot be read.
-        ValueError: a Toyscapes range that is empty or leaves the world's seeds; the one image lies in ``exclude``.
+        ValueError: a Toyscapes range that is empty or leaves the world's seeds.
     """
     if match := _TOYSCAPES.fullmatch(str(spec)):
         first, last = int(match[1]), int(match[2] or match[1])
@@ -87,16 +85,13 @@ def find_images(spec: str | Path, exclude: str | Path | None = None) -> list[Ima
             return [ImageSample(each, each, photograph=SAMPLE + each) for each in SAMPLES]
         return [ImageSample(check_known("sample", name, [*SAMPLES, "all"]), "", photograph=str(spec))]
     path = folder_path("image", spec)
-    output = None if exclude is None else folder_path("output_dir", exclude)
     if os.path.isfile(path):
-        if output and os.path.realpath(path.parent) == os.path.realpath(output):
-            raise ValueError(f"output_dir={str(exclude)!r} holds the image itself; choose another folder.")
         return [ImageSample(path.name, "", path)]
     if not os.path.isdir(path):
         raise FileNotFoundError(
             f"There is no image at {spec}; give a file, a folder, sample:NAME or toyscapes:SEED (from {Path.cwd()})."
         )
-    files = image_files(path, output)
+    files = image_files(path)
     results = {folder: read_request(folder).get("files", {}) for folder in {file.parent for file in files}}
     is_result = lambda file: unchanged(file, results[file.parent].get(file.name, ""))
     names = {file.relative_to(path).as_posix(): file for file in files if not is_result(file)}

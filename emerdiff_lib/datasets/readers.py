@@ -81,7 +81,7 @@ class LabelledFolder(FileDataset):
                 )
         else:
             largest = 0
-            for file in sorted(root.rglob("labels/**/*.png")):
+            for file in sorted(root.rglob("labels/**/[!.]*.png")):
                 numbers = np.unique(stored_numbers(file))
                 largest = max(largest, int(numbers[~np.isin(numbers, VOID)].max(initial=0)))
                 if largest > MOST_CLASSES:

@@ -45,6 +45,8 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit(
             "The application is served by Voilà, which is not installed: pip install 'emerdiff-workbook[app]'."
         )
+    if not 0 <= args.port < 65536:
+        sys.exit(f"--port={args.port} is not possible; it is a number from 0 to 65535.")
     try:  # what can be wrong is said before anything is served
         sample = one_image(args.image)
         assert sample.image

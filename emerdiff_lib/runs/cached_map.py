@@ -17,6 +17,7 @@ import re
 import signal
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures.process import BrokenProcessPool
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
@@ -180,24 +181,26 @@ def _outcomes(
     if not samples or (engine == "local" and workers == 1):
         yield from ((name, job(name, sample)) for name, sample in samples.items())
         return
-    start = _by_ray if engine == "ray" else _by_processes
-    with start(_dumps(job), torch.get_num_threads(), workers) as (submit, died):
-        waiting, running = iter(samples.items()), {}
-        while True:
-            for name, sample in islice(waiting, workers - len(running)):
-                running[submit(name, sample)] = name
-            if not running:
-                return
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                try:
-                    outcome = future.result()
-                except died:
-                    outcome = FAILED, KILLED
-                yield running.pop(future), outcome
+    start, waiting, broken = _by_ray if engine == "ray" else _by_processes, iter(samples.items()), True
+    while broken:  # a pool whose workers died before they had loaded takes no more work
+        broken, running = False, {}
+        with start(_dumps(job), torch.get_num_threads(), workers) as (submit, died):
+            while not broken:
+                for name, sample in islice(waiting, workers - len(running)):
+                    running[submit(name, sample)] = name
+                if not running:
+                    return
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    try:
+                        outcome = future.result()
+                    except died as error:
+                        outcome, broken = (FAILED, KILLED), broken or isinstance(error, BrokenProcessPool)
+                    yield running.pop(future), outcome
+            yield from ((name, (FAILED, KILLED)) for name in running.values())
 
 
 # To submit a sample, and what is raised if its process dies
-Started = tuple[Callable[[str, Any], Future], type[Exception]]
+Started = tuple[Callable[[str, Any], Future], tuple[type[Exception], ...]]
 
 
 @contextlib.contextmanager
@@ -206,7 +209,7 @@ def _by_processes(job: bytes, threads: int, workers: int) -> Iterator[Started]:
     setup = job, threads, context.Value("i", 0)
     pool = ProcessPool(workers, context=context, initializer=_start_worker, initargs=setup)
     try:
-        yield lambda *sample: pool.schedule(_work, sample), ProcessExpired
+        yield lambda *sample: pool.schedule(_work, sample), (ProcessExpired, BrokenProcessPool)
     finally:
         pool.stop()
         pool.join()
@@ -226,7 +229,7 @@ def _by_ray(job: bytes, threads: int, workers: int) -> Iterator[Started]:
         cpus = min(1.0, resources["CPU"] / workers)
         work = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0)(_work_on)
         job = ray.put(job)
-        yield lambda *sample: work.remote(job, threads, *sample).future(), ray.exceptions.RayError
+        yield lambda *sample: work.remote(job, threads, *sample).future(), (ray.exceptions.RayError,)
     finally:
         if ours:
             ray.shutdown()

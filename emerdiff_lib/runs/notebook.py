@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from .. import plotting
+from ..files import folder_path
 from ..settings import flag, real, text, whole
 from .cached_map import check_execution
 from .manifest import write_manifest
@@ -42,6 +43,8 @@ class Notebook:
         if (shell := namespace.get("get_ipython")) is not None:
             shell().set_custom_exc((ValueError, OSError), _show_error)
         self.declared, self._namespace = check_parameters(namespace), namespace
+        if "output_dir" in namespace:
+            namespace["output_dir"] = str(folder_path("output_dir", namespace["output_dir"]))
         torch.set_grad_enabled(False)
         plotting.use_style()
         self.figures = plotting.FigureFolder(namespace.get("figures_dir", ""), number)
