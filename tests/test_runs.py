@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import contextmanager
 from multiprocessing import get_context
@@ -391,6 +392,20 @@ def test_every_engine_makes_what_one_process_makes_though_a_worker_dies(texts, t
     assert results.failures == {"04.txt": "it has no words", "07.txt": KILLED}
     assert counts(count_words(texts, tmp_path / "two", engine=engine, workers=2)) == (10, 2, 0)
     assert tree(tmp_path / "one") == tree(tmp_path / "two")
+
+
+def test_a_worker_that_dies_before_it_works_does_not_end_the_run(texts, tmp_path):
+    def kill_the_first():
+        while not (
+            workers := [c for c in psutil.Process().children() if "spawn_main" in " ".join(c.cmdline())]
+        ):
+            time.sleep(0.01)
+        workers[0].kill()
+
+    threading.Thread(target=kill_the_first, daemon=True).start()
+    results = count_words(texts, tmp_path / "out", workers=2)
+    assert len(results) >= 8 and set(results.failures.values()) <= {KILLED}
+    assert counts(count_words(texts, tmp_path / "out"))[2] == 0
 
 
 RUN = """

@@ -100,7 +100,7 @@ def cached_map(
                 bar.update()
         finally:
             _report(top / failures, json.dumps(results.failures, indent=1) if results.failures else "")
-            done = [name for name, state in states.items() if state in (KEPT, COMPUTED) and name and write]
+            done = [name for name in mine if states.get(name) in (KEPT, COMPUTED) and name and write]
             _report(top / index, "\n".join(["image,folder", *map(_index_row, done)]) if done else "")
     results.names = [name for name in mine if states[name] != FAILED]
     results.computed = list(states.values()).count(COMPUTED)
