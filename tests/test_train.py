@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from diffusers import FlowMatchEulerDiscreteScheduler, StableDiffusion3Pipeline, StableDiffusionPipeline
+from diffusers import StableDiffusionPipeline
 from PIL import Image
 
 from emerdiff_lib import load_pipeline
 from emerdiff_lib.train.__main__ import kept_precision, main
 from emerdiff_lib.train.architecture import build_text_encoder
-from emerdiff_lib.train.backbones import BACKBONES
+from emerdiff_lib.train.backbones import Backbone
 from emerdiff_lib.train.config import Config, parse
 from emerdiff_lib.train.packaging import load_weights
 from emerdiff_lib.train.sources import folder_crops, read_captions
@@ -117,31 +117,10 @@ def test_training_continues_from_exported_weights(trained, photos, tmp_path, cap
         run(f"{start}/none --init-from {tmp_path}/nowhere")
 
 
-def test_a_transformer_is_trained_by_the_same_command(trained, tmp_path):
-    """What diffusers' own pipeline samples, with words that are read to their end."""
-    start = f"{SCENES} --init-from {trained / 'model'} --fresh-unet --autoencoder-steps 0 --output {tmp_path}"
-    run(f"{start} --steps 2 --backbone transformer --width 32 --depth 2")
-    folder = tmp_path / "model"
-    without = dict(text_encoder_3=None, tokenizer_3=None)  # how diffusers is told that T5 is not there
-    theirs, pipe = StableDiffusion3Pipeline.from_pretrained(folder, **without), load_pipeline(folder)
-    theirs.set_progress_bar_config(disable=True)
-    assert theirs.transformer.config.num_layers == 2 and theirs.text_encoder_3 is None
-    image = theirs("a boat", num_inference_steps=2, max_sequence_length=0, output_type="np").images[0]
-    assert image.shape == (128, 128, 3) and np.isfinite(image).all()
-    boat, tree = pipe.condition("a boat"), pipe.condition("a tree")
-    # no zeros for a third text encoder, as it was trained
-    assert boat["encoder_hidden_states"].shape == (1, 64, 96)
-    assert (boat["pooled_projections"] - tree["pooled_projections"]).abs().max() > 1e-4
-    assert pipe.default_settings()["feature_layer"] == "transformer_blocks.1.attn"
-    card = (folder / "README.md").read_text()
-    assert "--backbone transformer --width 32 --depth 2" in card and "`max_sequence_length=0`" in card
-
-
-@pytest.mark.parametrize("target", ["epsilon", "v_prediction", "flow"])
-def test_losses_are_of_the_noise_the_velocity_and_the_flow(target):
+@pytest.mark.parametrize("target", ["epsilon", "v_prediction"])
+def test_losses_are_of_the_noise_and_the_velocity(target):
     """Of what is predicted, at the mixture that the definitions make of latents and noise."""
-    kind, options = ("transformer", {}) if target == "flow" else ("unet", {"prediction_type": target})
-    backbone = BACKBONES[kind](Config(backbone=kind, **options), 8)
+    backbone = Backbone(Config(prediction_type=target), 8)
     clean, noise = torch.randn(2, 3, 8, 16, 16, generator=torch.Generator().manual_seed(0))
     timesteps, calls = torch.tensor([1, 400, 999]), []
 
@@ -149,17 +128,13 @@ def test_losses_are_of_the_noise_the_velocity_and_the_flow(target):
         calls.append(latents)
         return SimpleNamespace(sample=noise)
 
-    backbone.networks[kind] = network
+    backbone.networks["unet"] = network
     loss = backbone.loss(clean, noise, timesteps, torch.randint(4, 8, (3, 64)))
-    if target == "flow":
-        mixture = FlowMatchEulerDiscreteScheduler().scale_noise(clean, timesteps.float(), noise)
-        expected = noise - clean
-    else:
-        betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
-        alpha_bar = (1 - betas).cumprod(0)[timesteps, None, None, None]
-        mixture = alpha_bar.sqrt() * clean + (1 - alpha_bar).sqrt() * noise
-        velocity = alpha_bar.sqrt() * noise - (1 - alpha_bar).sqrt() * clean
-        expected = noise if target == "epsilon" else velocity
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
+    alpha_bar = (1 - betas).cumprod(0)[timesteps, None, None, None]
+    mixture = alpha_bar.sqrt() * clean + (1 - alpha_bar).sqrt() * noise
+    velocity = alpha_bar.sqrt() * noise - (1 - alpha_bar).sqrt() * clean
+    expected = noise if target == "epsilon" else velocity
     torch.testing.assert_close(calls[0], mixture, rtol=1e-4, atol=1e-4)
     assert loss.item() == pytest.approx((noise - expected).square().mean().item(), rel=1e-4)
 
@@ -216,7 +191,6 @@ def test_caption_files_are_read_or_named(photos, tmp_path):
         ("--captions c.jsonl", "--captions needs --images"),
         ("--autoencoder-steps 0", "keeps the autoencoder of --init-from"),
         ("--dropout 2", "--dropout=2.0 is not possible; it is at least 0 and at most 1"),
-        ("--backbone transformer --dropout 0.1", "--dropout is for --backbone unet"),
         ("--widths 8 16 24 32", "multiple of 8, and then three of 16"),
     ],
 )

@@ -17,7 +17,7 @@ from accelerate import Accelerator
 
 from ..files import write_atomically
 from . import architecture
-from .backbones import BACKBONES
+from .backbones import Backbone
 from .config import Config, flag, parse
 from .packaging import export, load_weights, write_card
 from .sources import folder_crops, toyscapes
@@ -26,7 +26,7 @@ from .stages import latents_of, train_autoencoder, train_denoiser
 # What a run that goes on must have in common with its beginning
 FIXED = (
     *("images", "captions", "size", "crops", "zoom", "num_scenes", "batch_size", "seed", "low_timesteps"),
-    *("widths", "prediction_type", "empty_captions", "dropout", "hold_out", "backbone", "width", "depth"),
+    *("widths", "prediction_type", "empty_captions", "dropout", "hold_out"),
 )
 
 
@@ -62,9 +62,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise ValueError("One process trains these small models; start it without `accelerate launch`.")
     torch.manual_seed(config.seed)
     source = folder_crops(config) if config.images else toyscapes(config.output, config.num_scenes)
-    tokenizer = architecture.build_tokenizer(source.words, BACKBONES[config.backbone].special_tokens)
+    tokenizer = architecture.build_tokenizer(source.words)
     vae = architecture.build_autoencoder(config.size).to(memory_format=torch.channels_last)
-    backbone = BACKBONES[config.backbone](config, len(tokenizer))
+    backbone = Backbone(config, len(tokenizer))
     if config.init_from is not None:
         load_weights(config.init_from, vae=vae, **({} if config.fresh_unet else backbone.networks))
 

@@ -1,21 +1,13 @@
-"""What denoises, with the text encoders that are trained beside it: a U-Net or a transformer, each with a loss of its own.
-
-A backbone has ``networks`` by their component's name, the one that denoises first; the ``special_tokens`` of its tokenizer;
-and ``options`` of its pipeline's call.
-"""
+"""What denoises, with the text encoder that is trained beside it, and its loss."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from diffusers import (
     AutoencoderKL,
     DDPMScheduler,
-    FlowMatchEulerDiscreteScheduler,
     PNDMScheduler,
-    StableDiffusion3Pipeline,
     StableDiffusionPipeline,
 )
 from transformers import PreTrainedTokenizerFast
@@ -26,11 +18,12 @@ from .config import Config
 Networks = dict[str, torch.nn.Module]
 
 
-class UNetBackbone:
-    """ε- or v-prediction by a U-Net conditioned on the last hidden states of one CLIP, as Stable Diffusion 1.x and 2.x."""
+class Backbone:
+    """ε- or v-prediction by a U-Net conditioned on the last hidden states of one CLIP, as Stable Diffusion 1.x and 2.x.
 
-    special_tokens = architecture.UNKNOWN, architecture.BEGIN, architecture.END
-    options: dict[str, Any] = {}
+    Attributes:
+        networks: by their component's name, the one that denoises first.
+    """
 
     def __init__(self, config: Config, vocabulary_size: int):
         self.schedule = architecture.NOISE_SCHEDULE | {"prediction_type": config.prediction_type}
@@ -73,54 +66,3 @@ class UNetBackbone:
             feature_extractor=None,
             requires_safety_checker=False,
         )
-
-
-class TransformerBackbone:
-    """Rectified flow (ε − x₀ from (1−σ) x₀ + σ ε, σ = t/1000) by a transformer with joint attention, as Stable Diffusion 3
-    (arXiv 2403.03206): conditioned on the last but one hidden states of two CLIPs, and on their pooled embeddings."""
-
-    special_tokens = architecture.SPECIAL
-    options = {"max_sequence_length": 0}  # of the third text encoder, which it has not: no zeros in its place
-
-    def __init__(self, config: Config, vocabulary_size: int):
-        self.networks: Networks = {
-            "transformer": architecture.build_transformer(config.size, config.width, config.depth),
-            **{
-                f"text_encoder{suffix}": architecture.build_text_encoder(vocabulary_size, width, pooled=True)
-                for suffix, width in zip(("", "_2"), architecture.TEXT_WIDTHS, strict=True)
-            },
-        }
-
-    def loss(
-        self, clean: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor, tokens: torch.Tensor
-    ) -> torch.Tensor:
-        """As :meth:`UNetBackbone.loss`."""
-        level = (timesteps / 1000)[:, None, None, None]
-        transformer, *encoders = self.networks.values()
-        texts = [encoder(tokens, output_hidden_states=True) for encoder in encoders]
-        prediction = transformer(
-            clean + level * (noise - clean),
-            timestep=timesteps,
-            encoder_hidden_states=torch.cat([text.hidden_states[-2] for text in texts], -1),
-            pooled_projections=torch.cat([text.text_embeds for text in texts], -1),
-        ).sample
-        return F.mse_loss(prediction.float(), noise - clean)
-
-    def pipeline(
-        self, vae: AutoencoderKL, tokenizer: PreTrainedTokenizerFast, networks: Networks
-    ) -> StableDiffusion3Pipeline:
-        """What samples with the networks, and saves them."""
-        vae.register_to_config(shift_factor=0.0)
-        missing = ("text_encoder_3", "tokenizer_3", "image_encoder", "feature_extractor")
-        return StableDiffusion3Pipeline(
-            vae=vae,
-            tokenizer=tokenizer,
-            tokenizer_2=tokenizer,
-            **networks,
-            **dict.fromkeys(missing),
-            scheduler=FlowMatchEulerDiscreteScheduler(),
-        )
-
-
-Backbone = UNetBackbone | TransformerBackbone
-BACKBONES = {"unet": UNetBackbone, "transformer": TransformerBackbone}

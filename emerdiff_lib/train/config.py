@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -12,13 +12,12 @@ from transformers.hf_argparser import HfArg, HfArgumentParser
 from ..toyscapes.world import SIZE
 
 BOUNDS = {
-    **dict.fromkeys(("batch_size", "steps", "checkpoint_every", "crops", "num_scenes", "depth"), (1, None)),
+    **dict.fromkeys(("batch_size", "steps", "checkpoint_every", "crops", "num_scenes"), (1, None)),
     **dict.fromkeys(("autoencoder_steps", "warmup_steps", "hold_out", "workers"), (0, None)),
     **dict.fromkeys(("empty_captions", "low_timesteps", "cooldown", "dropout"), (0, 1)),
     "zoom": (0.01, 1),
 }
 WIDTHS = (24, 96, 128, 128)
-OF_BACKBONE = {"unet": ("widths", "dropout", "prediction_type"), "transformer": ("width", "depth")}
 
 
 @dataclass
@@ -47,10 +46,7 @@ class Config:
     learning_rate: float = HfArg(default=8e-4, help="1.5e-3 diverges")
     warmup_steps: int = 200
     cooldown: float = HfArg(default=0.5, help="last share of the steps, in which the rate decays")
-    backbone: Literal["unet", "transformer"] = HfArg(default="unet", help="as Stable Diffusion 1's, or 3's")
     widths: list[int] = HfArg(default_factory=lambda: list(WIDTHS), help="of the U-Net's four levels")
-    width: int = HfArg(default=96, help="of the transformer's tokens, a multiple of 32")
-    depth: int = HfArg(default=5, help="blocks of the transformer")
     dropout: float = HfArg(default=0.0, help="in the U-Net, against learning few images by heart")
     prediction_type: Literal["epsilon", "v_prediction"] = HfArg(default="epsilon", help="of the U-Net")
     empty_captions: float = HfArg(default=0.12, help="share of captions left out; 1: a model without words")
@@ -71,21 +67,13 @@ class Config:
             value, bounds = getattr(self, name), f"at least {low}" + (f" and at most {high}" if high else "")
             if not low <= value <= (high or value):
                 raise ValueError(f"{flag(name)}={value} is not possible; it is {bounds}.")
-        for name in ("size", "width"):
-            if (value := getattr(self, name)) < 32 or value % 32:
-                raise ValueError(f"{flag(name)}={value} is not possible; choose a multiple of 32.")
+        if self.size < 32 or self.size % 32:
+            raise ValueError(f"--size={self.size} is not possible; choose a multiple of 32.")
         multiples = zip(self.widths, (8, 16, 16, 16), strict=False)
         if len(self.widths) != 4 or any(width < 8 or width % multiple for width, multiple in multiples):
             raise ValueError(
                 f"--widths {self.widths} are not possible; give a multiple of 8, and then three of 16."
             )
-        usual = {field.name: field.default for field in fields(self)} | {"widths": list(WIDTHS)}
-        for backbone, names in OF_BACKBONE.items():
-            given = [name for name in names if getattr(self, name) != usual[name]]
-            if backbone != self.backbone and given:
-                raise ValueError(
-                    f"{flag(given[0])} is for --backbone {backbone}; this one is {self.backbone}."
-                )
         if self.init_from is None and (self.fresh_unet or self.autoencoder_steps == 0):
             name = "--fresh-unet" if self.fresh_unet else "--autoencoder-steps=0"
             raise ValueError(f"{name} keeps the autoencoder of --init-from; give one.")

@@ -15,16 +15,11 @@ from transformers import PreTrainedTokenizerFast
 from ..backbones import find_backbone
 from ..files import write_atomically
 from .backbones import Backbone
-from .config import OF_BACKBONE, Config, flag
+from .config import Config, flag
 from .loop import Progress
 from .sources import Source
 
 UNLISTED = {"images", "captions", "output", "workers", "checkpoint_every", "license", "terms", "cpu"}
-LIKE = {"unet": "Stable Diffusion 1", "transformer": "Stable Diffusion 3"}
-SAMPLING = """
-Images: `StableDiffusion3Pipeline.from_pretrained(folder, text_encoder_3=None, tokenizer_3=None)`, called with
-`max_sequence_length=0`: there is no T5, and no zeros stood in its place.
-"""
 
 
 def load_weights(folder: Path, **modules: torch.nn.Module) -> None:
@@ -55,11 +50,7 @@ def load_weights(folder: Path, **modules: torch.nn.Module) -> None:
 
 
 def export(folder: Path, backbone: Backbone, vae: AutoencoderKL, tokenizer: PreTrainedTokenizerFast) -> Path:
-    """Write what diffusers' own pipeline loads ``from_pretrained(folder)``, with its EmerDiff defaults; returns the folder.
-
-    Of a transformer, that is ``StableDiffusion3Pipeline.from_pretrained(folder, text_encoder_3=None, tokenizer_3=None)``, which
-    wants ``max_sequence_length=0`` when it is called.
-    """
+    """Write what diffusers' own pipeline loads ``from_pretrained(folder)``, with its EmerDiff defaults; returns the folder."""
     half = {name: copy.deepcopy(network).half() for name, network in backbone.networks.items()}
     pipeline = backbone.pipeline(copy.deepcopy(vae).half(), tokenizer, half)
     pipeline.save_pretrained(folder, safe_serialization=True)
@@ -82,11 +73,8 @@ def write_card(
     Args:
         stages: of the training, by name.
     """
-    others = {
-        name for backbone, names in OF_BACKBONE.items() if backbone != config.backbone for name in names
-    }
     options = []
-    for name in (field.name for field in fields(config) if field.name not in UNLISTED | others):
+    for name in (field.name for field in fields(config) if field.name not in UNLISTED):
         if (value := getattr(config, name)) is not None:
             options.append(f"{flag(name)} {' '.join(map(str, value)) if isinstance(value, list) else value}")
     rows = [
@@ -103,7 +91,7 @@ pipeline_tag: text-to-image
 
 # A small latent diffusion model
 
-{LIKE[config.backbone]}'s components, small, trained by `python -m emerdiff_lib.train` for use with EmerDiff.
+Stable Diffusion 1's components, small, trained by `python -m emerdiff_lib.train` for use with EmerDiff.
 
 ## Data
 
@@ -119,5 +107,5 @@ No label, mask or segmentation loss took part, beyond what captions say. {config
 {chr(10).join(rows)}
 
 Reconstructions are of 16 images, held-out ones where there are such. Minutes are of wall time, whatever else the machine did.
-{SAMPLING if config.backbone == "transformer" else ""}"""
+"""
     write_atomically(folder / "README.md", text)

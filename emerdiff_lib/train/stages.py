@@ -161,7 +161,7 @@ def train_denoiser(
         measures = held_out_losses(step) if source.held_out[1] else {}
         pipeline = backbone.pipeline(vae, tokenizer, backbone.networks)
         pipeline.set_progress_bar_config(disable=True)
-        options = {"guidance_scale": 3.0, "generator": torch.Generator().manual_seed(0), **backbone.options}
+        options = {"guidance_scale": 3.0, "generator": torch.Generator().manual_seed(0)}
         with accelerator.autocast():
             samples = pipeline(prompts, num_inference_steps=20, **options).images
         make_image_grid(samples, 1, len(samples)).save(config.output / "denoiser" / f"samples-{step:06}.png")
