@@ -2,6 +2,7 @@
 
 import json
 import time
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,7 @@ from PIL import Image
 from pycocotools import mask as coco_masks
 from pycocotools.coco import COCO
 
-from emerdiff_lib.export import FORMATS, load_output, polygons, prompts, save_output, write_formats
+from emerdiff_lib.export import FORMATS, join_coco, load_output, polygons, prompts, save_output, write_formats
 from emerdiff_lib.stages import EmerDiffOutput
 
 ARRAYS = ("labels", "baseline_labels", "coarse_masks", "mask_embeddings", "difference_maps")
@@ -170,3 +171,35 @@ def test_what_cannot_be_exported_is_one_sentence(output, tmp_path, formats, size
     with pytest.raises(ValueError, match=message):
         write_formats(segmented, image, tmp_path / "new", formats)
     assert not (tmp_path / "new").exists()
+
+
+def test_one_coco_file_holds_the_images_of_a_run_and_takes_no_other_s_place(output, image, tmp_path):
+    for name in ("a.jpg", "b/a.jpg"):
+        write_formats(output, image, tmp_path / name.replace("/", "-"), ["coco"], name)
+    for _ in range(2):  # its own is replaced
+        join_coco([tmp_path / "a.jpg", tmp_path / "b-a.jpg"], tmp_path / "coco.json")
+    joined, one = COCO(tmp_path / "coco.json"), COCO(tmp_path / "a.jpg" / "coco.json")
+    assert sorted(record["file_name"] for record in joined.imgs.values()) == ["a.jpg", "b/a.jpg"]
+    assert len(joined.anns) == 2 * len(one.anns) and one.anns.keys() < joined.anns.keys()
+    (tmp_path / "mine.json").write_text("{}")
+    with pytest.raises(ValueError, match="in the way"):
+        join_coco([tmp_path / "a.jpg"], tmp_path / "mine.json")
+
+
+@pytest.mark.parametrize("file", ["labels.png", "baseline_labels.png", "masks.safetensors", "settings.json"])
+def test_what_was_changed_is_not_handed_out(output, image, tmp_path, file):
+    save_output(output, Image.fromarray(image), tmp_path)
+    other = tmp_path / "other"
+    save_output(
+        replace(
+            output,
+            labels=output.baseline_labels,
+            mask_embeddings=output.mask_embeddings + 1,
+            baseline_labels=output.labels,
+        ),
+        Image.fromarray(image),
+        other,
+    )
+    (tmp_path / file).write_bytes((other / file).read_bytes())  # as after a kill between two writes
+    with pytest.raises(ValueError, match="is not the file that was written with"):
+        load_output(tmp_path)

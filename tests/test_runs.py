@@ -412,9 +412,8 @@ RUN = """
 import sys
 from pathlib import Path
 from tests.test_runs import count_words
-if __name__ == "__main__":
-    texts = {path.name: path for path in sorted(Path(sys.argv[1]).iterdir())}
-    count_words(texts, sys.argv[2], seconds=0.05, workers=2)
+texts = {path.name: path for path in sorted(Path(sys.argv[1]).iterdir())}
+count_words(texts, sys.argv[2], seconds=0.05, workers=2)  # unguarded, as a notebook that became a script
 """
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from pycocotools import mask as coco_masks
 from safetensors.numpy import load, save
 
 from .._version import CITATION
-from ..files import file_digest, replacing, unchanged, write_atomically
+from ..files import file_digest, is_plain, replacing, unchanged, write_atomically
 from ..images import ImageInput, load_image, reading
 from ..plotting import colourise, overlay, segment_palette
 from ..settings import check_known
@@ -27,6 +28,7 @@ from ..stages import EmerDiffOutput
 from .shapes import boxes, polygons, prompts, segment_table
 
 PALETTE_SIZE = 256  # of an 8-bit PNG
+JOINED = "EmerDiff workbook, joined"
 _READ = ("labels.png", "baseline_labels.png", "masks.safetensors")  # by load_output
 
 
@@ -239,8 +241,23 @@ def write_formats(
 
 
 def join_coco(folders: Iterable[Path], path: Path | str) -> None:
-    """One ``coco.json`` of many images, from those that :func:`write_formats` wrote into a folder each."""
-    joined: dict[str, list[Any]] = {"images": [], "categories": [], "annotations": []}
+    """One ``coco.json`` of many images, from those that :func:`write_formats` wrote into a folder each.
+
+    Raises:
+        ValueError: ``path`` is another file, which is not written over.
+    """
+    if os.path.lexists(path) and not (
+        is_plain(path) and JOINED in Path(path).read_text(errors="replace")[:99]
+    ):
+        raise ValueError(
+            f"{path} is in the way, which is no file of a run; move it, or choose another folder."
+        )
+    joined: dict[str, Any] = {
+        "info": {"description": JOINED},
+        "images": [],
+        "categories": [],
+        "annotations": [],
+    }
     for folder in folders:
         one = json.loads((folder / "coco.json").read_text())
         joined["images"] += one["images"]

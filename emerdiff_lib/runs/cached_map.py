@@ -15,6 +15,7 @@ import os
 import pickle  # between processes of one run, never from a file
 import re
 import signal
+import sys
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -207,12 +208,17 @@ Started = tuple[Callable[[str, Any], Future], tuple[type[Exception], ...]]
 def _by_processes(job: bytes, threads: int, workers: int) -> Iterator[Started]:
     context = multiprocessing.get_context("spawn")  # forked processes would inherit threads that do not run
     setup = job, threads, context.Value("i", 0)
+    # a worker would run the script that started it once more; what it needs of that travels with the job
+    script = vars(sys.modules["__main__"])
+    hidden = {name: script[name] for name in ("__file__", "__spec__") if name in script}
+    script |= dict.fromkeys(hidden)
     pool = ProcessPool(workers, context=context, initializer=_start_worker, initargs=setup)
     try:
         yield lambda *sample: pool.schedule(_work, sample), (ProcessExpired, BrokenProcessPool)
     finally:
         pool.stop()
         pool.join()
+        script |= hidden
 
 
 @contextlib.contextmanager
