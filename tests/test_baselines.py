@@ -2,18 +2,15 @@
 
 import itertools
 import sys
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from diffusers import UNet2DConditionModel
 from scipy.ndimage import median_filter
 from transformers import Dinov2Config, Dinov2Model
 
 from emerdiff_lib import baselines
-from emerdiff_lib.backbones import find_backbone
 from emerdiff_lib.baselines.diffcut import normalised_cut, recursive_cut
 from emerdiff_lib.baselines.diffseg import (
     aggregated_attention,
@@ -23,7 +20,6 @@ from emerdiff_lib.baselines.diffseg import (
     merge,
 )
 from emerdiff_lib.baselines.segmentation import with_embeddings
-from emerdiff_lib.benchmark import stable_diffusion
 from emerdiff_lib.images import to_guide
 from emerdiff_lib.predictor import Predictor
 from emerdiff_lib.refinement import pixel_adaptive
@@ -81,16 +77,6 @@ def test_embeddings_are_means_over_segments():
     large = F.interpolate(maps, size=(7, 9), mode="bilinear")[0].permute(1, 2, 0).numpy()
     expected = [large[labels == k].mean(0) for k in range(6)]
     np.testing.assert_allclose(with_embeddings(labels, small).embeddings, expected, rtol=1e-5)
-
-
-def test_the_encoder_is_where_the_layout_has_it():
-    thin = stable_diffusion.pipeline(torch.bfloat16, "meta").backbone
-    assert thin.encoder_module() == "down_blocks.2.resnets.0"
-    assert thin.encoder_attention() == "down_blocks.2.attentions.1.transformer_blocks.0.attn1"
-    with torch.device("meta"):
-        unet = UNet2DConditionModel(down_block_types=4 * ("DownBlock2D",))
-    with pytest.raises(ValueError, match="no self-attention in its encoder"):
-        find_backbone(SimpleNamespace(unet=unet)).encoder_module()
 
 
 @pytest.mark.parametrize("name, families", [("diffseg", "FAMILY_THRESHOLDS"), ("diffcut", "FAMILY_LIMITS")])

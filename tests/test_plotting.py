@@ -94,17 +94,6 @@ def test_curves_and_fates_are_told_apart_by_everyone_and_without_colours():
     assert least_difference(pair) >= 40 and abs(np.subtract(*rgb2lab(pair)[:, 0])) >= 20
 
 
-def test_figures_are_as_wide_as_columns_of_a_paper_with_small_text():
-    assert plotting.figsize(2, height=1.5) == (6.75, 1.5) and plotting.figsize(1, 0.5) == (3.25, 1.625)
-    figure, ax = plt.subplots(figsize=plotting.figsize(1))
-    ax.plot([1, 2], [1, 2], label="a")
-    ax.set(title="t", xlabel="x", ylabel="y")
-    plotting.shared_legend(figure, "title")
-    figure.canvas.draw()
-    texts = [text for text in figure.findobj(mpl.text.Text) if text.get_text()]
-    assert len(texts) > 6 and {text.get_fontsize() for text in texts} <= {7.0, 8.0}
-
-
 # -- text ---------------------------------------------------------------------------------------------------------------
 
 

@@ -7,8 +7,6 @@ import pytest
 import torch
 from scipy.ndimage import distance_transform_edt
 from skimage.measure import label as connected_components
-from sklearn.cluster import KMeans
-from sklearn.metrics import adjusted_rand_score
 
 from emerdiff_lib import ImageResponses, pixels
 from emerdiff_lib.evaluation.regions import find_regions
@@ -72,11 +70,6 @@ def test_what_is_no_such_file_is_one_sentence(found, tmp_path):
 
 
 # -- masks ---------------------------------------------------------------------------------------------------------------
-
-
-def test_parts_partition_the_grid_and_there_are_as_many_as_asked(found, coarse):
-    assert found.parts.shape == (24, *coarse.queries.shape[:2])
-    assert (found.parts.sum(0) == 1).all()
 
 
 def test_responses_to_masks_are_sums_of_shares(found):
@@ -228,20 +221,6 @@ def test_neighbours_join_in_the_order_of_their_contrast():
             cost = contrast / length * np.minimum(areas[:, None], areas[None]) ** 0.25
         assert cost[kept, gone] == pytest.approx(np.nanmin(cost))
         labels[labels == gone] = kept
-
-
-def test_what_drifts_is_one_region_where_kmeans_cuts_it_into_bands(monkeypatch):
-    """A sky that drifts slowly over most of the picture, and two small things that stand out from it."""
-    monkeypatch.setattr(pixels, "SUPERPIXELS_PER_SEGMENT", 1)  # joined down to as many as are asked for
-    features = torch.linspace(0, 12, 64)[:, None, None].expand(64, 64, 1).clone()
-    truth = np.zeros((64, 64), int)
-    for label, (top, left), value in ((1, (40, 10), 16.0), (2, (20, 40), -4.0)):
-        features[top : top + 12, left : left + 12] = value
-        truth[top : top + 12, left : left + 12] = label
-    labels = feature_superpixels(features, 8).segments(3)
-    bands = KMeans(3, n_init=4, random_state=0).fit_predict(features.reshape(-1, 1))
-    assert adjusted_rand_score(truth.ravel(), labels.ravel()) > 0.98
-    assert adjusted_rand_score(truth.ravel(), bands) < 0.4
 
 
 def test_plain_and_broken_features():

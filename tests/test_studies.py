@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from emerdiff_lib import Toyscapes, load_pipeline, words
+from emerdiff_lib import Toyscapes, words
 from emerdiff_lib.backbones import TextTokens
 from emerdiff_lib.evaluation.regions import cell_shares, find_regions
-from emerdiff_lib.studies import features
 
 from . import tiny_stable_diffusion
 from .conftest import run_cells, seeded
@@ -40,13 +39,6 @@ def test_every_cross_attention_layer_of_a_u_net_is_counted_once(pipe):
     assert counted == sum(name.endswith("attn2") for name, _ in pipe.denoiser.named_modules())
     (block,) = (text.split("\n")[0] for text in texts if "queries" in text)
     assert LAYER.startswith(f"{block}.")
-
-
-def test_a_transformer_is_drawn_with_what_is_done_where(tmp_path):
-    folder = tiny_stable_diffusion.save(tmp_path, 16, layout="3.5")
-    roles = {"queries": "transformer_blocks.2.attn", "modulation": "transformer_blocks.2.attn"}
-    ax = drawn(load_pipeline(folder).backbone, 16, 12, roles)
-    assert [text.get_text() for text in ax.texts] == ["0", "1", "2\n⇐ queries\n⇐ modulation", "3", "4"]
 
 
 # -- 02: features and words --------------------------------------------------------------------------------------------
@@ -100,15 +92,6 @@ def test_word_scores_count_pairs_of_cells(pipe, scene):
     assert scores.auc.iloc[0] == pytest.approx((on[:, None] > off[None]).mean(), abs=1e-3)
     assert all(word in scene.caption for word in scores.word)
     assert not word_maps(scene.image, "a road", ["boat"], 281, [LAYER])[LAYER]
-
-
-def test_a_linear_probe_finds_a_line_and_nothing_in_noise():
-    rng = np.random.default_rng(0)
-    points = [rng.normal(size=(8, 8, 3)) for _ in range(4)]
-    classes = [(image[..., 0] > 0).astype(int) for image in points]
-    noise = [rng.normal(size=(8, 8, 3)) for _ in range(4)]
-    assert features.probe_accuracy(points[:2], classes[:2], points[2:], classes[2:]) > 0.9
-    assert features.probe_accuracy(noise[:2], classes[:2], noise[2:], classes[2:]) < 0.7
 
 
 # -- 03: objects and responses ------------------------------------------------------------------------------------------

@@ -181,18 +181,6 @@ def test_pixels_take_names_by_their_own_features(pipe, scene):
     assert np.array_equal(found[margin], (features[..., 0] > features[..., 1]).astype(int)[margin])
 
 
-def test_words_of_the_diffusion_model_itself_look_at_what_they_name(pipe, scene):
-    """Sky and water are where the picture has them, for a vocabulary without synonyms or with."""
-    words = WordAttention(pipe, draws=2)
-    vocabulary = Vocabulary.of(["tree", "sea, lake"])
-    features = words.features(scene.image, vocabulary)
-    assert features.shape == (16, 16, 3) and features.min() >= 0 and features.max() <= 1
-    scores = words.scores(features, vocabulary)
-    assert scores.shape == (16, 16, 2)
-    torch.testing.assert_close(scores.sum(-1), torch.ones(16, 16))
-    assert torch.equal(words.features(scene.image, vocabulary), features)
-
-
 @torch.no_grad()
 def test_the_denoising_error_is_that_of_single_predictions(pipe, scene):
     words, vocabulary = (
