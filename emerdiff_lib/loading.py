@@ -65,9 +65,12 @@ def load_diffusers_pipeline(name: str | Path, **kwargs: Any) -> DiffusionPipelin
         with quietly():
             single = source.endswith(".safetensors")
             pipe = _from_single_file(source, kwargs) if single else _from_folder(source, str(name), kwargs)
-            for part, network in pipe.components.items():
-                if isinstance(network, torch.nn.Module):
-                    _check_finite(network, f"The {part} of {source}")
+            if (
+                single or {"device_map", "quantization_config"} & kwargs.keys()
+            ):  # others came by load_component
+                for part, network in pipe.components.items():
+                    if isinstance(network, torch.nn.Module):
+                        _check_finite(network, f"The {part} of {source}")
             return pipe
     except OSError as error:  # huggingface_hub's "not found" and "offline" errors are OSErrors as well
         if Path(source).exists():
@@ -133,17 +136,18 @@ def load_component(
         kind: its class, or an ``Auto…`` of transformers.
         source: a folder, or a hub id, whose files are downloaded first.
         optional: tensors that may be missing, as a regular expression.
-        options: of a network's ``from_pretrained``: dtype, variant.
+        options: of a network's ``from_pretrained`` (dtype, variant), and of the hub (revision, token …).
 
     Raises:
         FileNotFoundError: there is no such model.
         ValueError: it is damaged, incomplete, pickled or not finite, or its configuration does not fit the weights.
     """
     what, part = f"The {subfolder} of {source}" if subfolder else str(source), {"subfolder": subfolder}
+    hub = {key: options.pop(key) for key in _HUB if key in options and key != "variant"}
     if not Path(source).expanduser().is_dir():
         patterns = ["*.json", "*.safetensors", "*.txt", "*.model"]
         try:
-            source = snapshot_download(str(source), allow_patterns=patterns)
+            source = snapshot_download(str(source), allow_patterns=patterns, **hub)
         except (OSError, ValueError) as error:  # offline, not found, or no name of a repository
             raise FileNotFoundError(
                 f"There is no model {str(source)!r}; name a folder, or a hub id where there is a network."

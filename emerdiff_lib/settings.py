@@ -150,8 +150,8 @@ class Settings:
             object.__setattr__(self, each.name, check(each.name, getattr(self, each.name)))
         if self.denoising_steps is not None and self.inversion != "ddpm":
             raise ValueError(
-                "denoising_steps needs inversion='ddpm': larger steps are exact only with recorded noise; leave one of "
-                "the two out."
+                f"denoising_steps={self.denoising_steps} (mode={self.mode!r}) needs inversion='ddpm': larger steps are exact "
+                "only with recorded noise; leave the inversion out, or use mode='exact'."
             )
 
     def to_dict(self) -> dict[str, Any]:

@@ -122,19 +122,19 @@ def _move(new: Path, top: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     before = read_request(folder)
     ours = before.get("files", {}) | ({REQUEST: file_digest(folder / REQUEST)} if before else {})
+    known = lambda file: [sums[file] for sums in (ours, request["files"]) if file in sums]
+    there = [file for file in (*request["files"], REQUEST) if os.path.lexists(folder / file)]
+    others = [file for file in there if not any(unchanged(folder / file, one) for one in known(file))]
+    if folder == top and (foreign := [file for file in others if file not in ours]):
+        raise _in_the_way(folder / foreign[0])
+    for file in others:
+        os.replace(folder / file, folder / f"{file}.changed")
     for file in ours.keys() - request["files"].keys() - {REQUEST}:
         if unchanged(folder / file, ours[file]):
             (folder / file).unlink()
     for file in (*request["files"], REQUEST):
-        target = folder / file
-        if not (new / file).exists():
-            continue  # moved before the interruption
-        known = [sums[file] for sums in (ours, request["files"]) if file in sums]
-        if os.path.lexists(target) and not any(unchanged(target, checksum) for checksum in known):
-            if folder == top and file not in ours:
-                raise _in_the_way(target)
-            os.replace(target, f"{target}.changed")
-        os.replace(new / file, target)
+        if (new / file).exists():  # or it was moved before the interruption
+            os.replace(new / file, folder / file)
     new.rmdir()
 
 
