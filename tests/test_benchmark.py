@@ -5,7 +5,6 @@ import sys
 from threading import Event, Thread
 
 import numpy as np
-import pandas as pd
 import psutil
 import pytest
 import torch
@@ -14,16 +13,12 @@ from emerdiff_lib import Toyscapes
 from emerdiff_lib.assignment import assign_bilinear
 from emerdiff_lib.benchmark import front, reference, stable_diffusion
 from emerdiff_lib.benchmark.costs import Cost, Machine, count, run_times
-from emerdiff_lib.evaluation.intervals import interval
 from emerdiff_lib.evaluation.metrics import boundary_scores
-from emerdiff_lib.studies import names
 from emerdiff_lib.studies.names import (
     BILINEAR,
-    BILINEAR_GUIDED,
     EMERDIFF,
     EMERDIFF_FAST,
     EMERDIFF_GUIDED,
-    PIXELS_GUIDED,
 )
 
 from .conftest import run_cells, seeded
@@ -105,20 +100,6 @@ def results(pipe, tmp_path_factory):
     return front.evaluate(
         pipe, [0, 1], tmp_path_factory.mktemp("front"), variants, num_masks=3, modulation_timestep=41
     )
-
-
-def test_front_is_relative_to_exact(results):
-    given = {"np": np, "pd": pd, "front": front, "names": names, "interval": interval}
-    table = run_cells("09_efficiency", given, "def scores_of", "def quality_of")["quality_of"](results)
-    free = {BILINEAR, BILINEAR_GUIDED, PIXELS_GUIDED}
-    assert set(table.index) == free | {EMERDIFF, EMERDIFF_GUIDED, "one-sided", EMERDIFF_FAST}
-    assert table.loc[EMERDIFF, ["times faster", "as exact"]].tolist() == [1, 1]
-    assert table.loc[BILINEAR, "gain"] == 0 and 0.2 < table.loc["one-sided", "as exact"] < 1
-    assert table.loc[[PIXELS_GUIDED, EMERDIFF_FAST], "as exact"].isna().all()
-    assert table["s / image"].is_monotonic_decreasing
-    kinds = table["kind"].to_dict()
-    assert kinds[BILINEAR_GUIDED] == kinds[PIXELS_GUIDED] == front.KINDS[0]
-    assert [kinds[n] for n in ("one-sided", EMERDIFF_GUIDED, EMERDIFF_FAST)] == list(front.KINDS[1:])
 
 
 def test_variants_are_what_the_pipeline_gives(pipe, results):

@@ -24,16 +24,6 @@ def test_scores_are_those_of_other_libraries():
         assert variation == pytest.approx(sum(variation_of_information(regions, labels)))
 
 
-def test_scores_by_hand():
-    halves, thirds = np.repeat([[0, 0, 0, 1, 1, 1]], 4, 0), np.repeat([[0, 0, 1, 1, 2, 2]], 4, 0)
-    ((covering, rand, variation),) = region_scores(halves, [thirds])
-    assert covering == pytest.approx((8 * 2 / 3 + 8 * 1 / 4 + 8 * 2 / 3) / 24)
-    # apart in one and together in the other: 2 · 8 · 4 pairs of one half, 4 · 4 pairs of the middle third
-    assert rand == pytest.approx(1 - (2 * 8 * 4 + 4 * 4) / (24 * 23 / 2))
-    assert variation == pytest.approx(1 / 3 + np.log2(3) - 2 / 3)
-    np.testing.assert_allclose(region_scores(thirds, [thirds]), [[1, 1, 0]], atol=1e-12)
-
-
 def test_a_segment_in_two_places_is_two_regions():
     stripes = np.repeat([[0, 1, 0]], 2, 0)
     assert connected(stripes).tolist() == [[0, 1, 2], [0, 1, 2]]

@@ -12,7 +12,6 @@ from emerdiff_lib.evaluation.protocols import oracle
 from emerdiff_lib.evaluation.regions import cell_labels, true_masks
 from emerdiff_lib.pipeline import load_pipeline
 from emerdiff_lib.studies import two_stages
-from emerdiff_lib.studies.features import short_layer_names
 from emerdiff_lib.studies.names import BILINEAR
 
 from . import tiny_stable_diffusion
@@ -67,19 +66,6 @@ def test_a_push_is_that_of_the_other_study(pipe, scenes):
     assert abs(scores[f"{LAYER} at 481"] - scores[f"{other} at 481"]) > 0.01
 
 
-def test_the_table_is_of_paired_means(pipe, scenes, monkeypatch, tmp_path):
-    results = [
-        {BILINEAR: 0.5, "a at 1": 0.7, "b.c at 281": 0.4},
-        {BILINEAR: 0.7, "a at 1": 0.9, "b.c at 281": 0.8},
-    ]
-    monkeypatch.setattr("emerdiff_lib.studies.mapping.map_images", lambda *_, **__: results)
-    nb = type("Notebook", (), {"execution": {}})
-    override = {"nb": nb, "output_dir": "", "pushed_at": [], "push_true_masks": None, "BILINEAR": BILINEAR}
-    table = cells_of_10(pipe, scenes, 1, "pushes = map_images", override=override)["pushing"]
-    assert table.loc[("a", 1)].tolist() == pytest.approx([80, 20, 20, 20])
-    assert table.loc[("b.c", 281)].tolist() == pytest.approx([60, 0, -10, 10])
-
-
 def test_joint_attention_is_shared_between_text_and_image_tokens(pipe, scenes, tmp_path):
     attend = cells_of_10(pipe, scenes, 1, "def attention_to_text", override={"layers": [LAYER]})
     assert attend["attention_to_text"](281).loc[LAYER].item() == pytest.approx(100, abs=1e-3)
@@ -87,11 +73,3 @@ def test_joint_attention_is_shared_between_text_and_image_tokens(pipe, scenes, t
     cells = cells_of_10(joint, scenes, 2, "def attention_to_text", num_inference_steps=10)
     shares = cells["attention_to_text"](201)["% of attention to words"]
     assert list(shares.index) == joint.backbone.layers() and shares.between(1e-9, 100 - 1e-9).all()
-
-
-def test_layers_are_named_apart():
-    layers = [f"up_blocks.1.attentions.{i}.transformer_blocks.{j}.attn2" for i in (0, 2) for j in (0, 1)]
-    assert list(short_layer_names(layers[::2]).values()) == ["up 1.0", "up 1.2"]
-    assert list(short_layer_names(layers).values()) == ["up 1.0.0", "up 1.0.1", "up 1.2.0", "up 1.2.1"]
-    assert short_layer_names(["mid_block.attentions.0.transformer_blocks.0.attn2"]).popitem()[1] == "mid.0"
-    assert list(short_layer_names(["transformer_blocks.3.attn"]).values()) == ["transformer 3"]

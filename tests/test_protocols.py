@@ -20,10 +20,6 @@ def class_counts(true, predicted, classes):
     return np.stack([np.diag(confusion), confusion.sum(1), confusion.sum(0)], axis=1)
 
 
-def test_oracle_takes_each_segments_majority():
-    assert protocols.oracle([[5, 2, 0], [1, 1, 7]]).tolist() == [[5, 6, 7], [0, 3, 0], [7, 7, 9]]
-
-
 def test_modified_protocol_against_pixels_one_by_one():
     """The record equals building the mean embedding of every class pixel by pixel."""
     segments, labels = RNG.integers(0, 6, (2, 15, 15))

@@ -1,8 +1,5 @@
 """The studies behind notebooks 01 to 03: each against something that does not use their code."""
 
-import re
-
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -18,27 +15,6 @@ LAYER = "up_blocks.2.attentions.0.transformer_blocks.0.attn2"
 
 
 # -- 01: the network --------------------------------------------------------------------------------------------------
-
-
-def drawn(backbone, height, width, roles):
-    """The axes of notebook 01's diagram."""
-    cells = run_cells("01_inversion", {}, "import numpy", "def draw_network")
-    _, ax = plt.subplots()
-    cells["draw_network"](ax, backbone, (height, width), roles)
-    plt.close()
-    return ax
-
-
-def test_every_cross_attention_layer_of_a_u_net_is_counted_once(pipe):
-    ax = drawn(pipe.backbone, 32, 24, {"queries": LAYER})
-    texts = [text.get_text() for text in ax.texts]
-    grids = [re.search(r"(\d+) × (\d+) cells", text).groups() for text in texts]
-    way_down = [("32", "24"), ("16", "12"), ("8", "6"), ("4", "3")]
-    assert grids == [*way_down, way_down[-1], *way_down[::-1]]
-    counted = sum(int(match[1]) for text in texts if (match := re.search(r"(\d+) attention", text)))
-    assert counted == sum(name.endswith("attn2") for name, _ in pipe.denoiser.named_modules())
-    (block,) = (text.split("\n")[0] for text in texts if "queries" in text)
-    assert LAYER.startswith(f"{block}.")
 
 
 # -- 02: features and words --------------------------------------------------------------------------------------------

@@ -1,7 +1,6 @@
 """Tables of an evaluation from label maps alone: each number against another library or the sentence that describes it."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,7 +11,6 @@ from sklearn.metrics import adjusted_rand_score, jaccard_score
 from emerdiff_lib.evaluation import metrics, protocols, tables
 from emerdiff_lib.evaluation.regions import sample_labels
 
-EVALUATION = Path(tables.__file__).parent
 METHODS = ["the one", "the other"]
 CLASSES, VOID = 4, 255
 
