@@ -14,12 +14,7 @@ from emerdiff_lib.assignment import assign_bilinear
 from emerdiff_lib.benchmark import front, reference, stable_diffusion
 from emerdiff_lib.benchmark.costs import Cost, Machine, count, run_times
 from emerdiff_lib.evaluation.metrics import boundary_scores
-from emerdiff_lib.studies.names import (
-    BILINEAR,
-    EMERDIFF,
-    EMERDIFF_FAST,
-    EMERDIFF_GUIDED,
-)
+from emerdiff_lib.studies.names import BILINEAR, EMERDIFF, EMERDIFF_FAST, EMERDIFF_GUIDED
 
 from .conftest import run_cells, seeded
 
@@ -94,17 +89,11 @@ def test_memory_is_seen_at_its_peak():
 # -- the front ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def results(pipe, tmp_path_factory):
-    variants = {name: front.VARIANTS[name] for name in (EMERDIFF_FAST, EMERDIFF_GUIDED, "one-sided")}
-    return front.evaluate(
-        pipe, [0, 1], tmp_path_factory.mktemp("front"), variants, num_masks=3, modulation_timestep=41
-    )
-
-
-def test_variants_are_what_the_pipeline_gives(pipe, results):
+def test_variants_are_what_the_pipeline_gives(pipe, tmp_path):
     """Quality of the rows against whole calls of the pipeline on the same image."""
     scene, settings = Toyscapes.from_seed(1), dict(num_masks=3, modulation_timestep=41)
+    variants = {name: front.VARIANTS[name] for name in (EMERDIFF_FAST, EMERDIFF_GUIDED)}
+    results = front.evaluate(pipe, [0, 1], tmp_path, variants, **settings)
     found = {r["variant"]: r["boundary F"] for r in results if r["scene"] == 1}
     score = lambda labels: boundary_scores(labels, scene.labels, 2)[2]
     for name, more in (

@@ -45,14 +45,6 @@ def test_the_control_has_the_architecture_and_none_of_the_knowledge(pipe, contro
 
 def test_relatives_differ_from_the_reference_in_what_their_names_say(pipe):
     pipes = {name: load_pipeline(name) for name in VARIANTS}
-    table = run_cells("10_cross_model", {"pipes": pipes, "given": {}}, "import numpy", "million")["overview"]
-    different = {"toyscapes-v-prediction": "v_prediction", "toyscapes-transformer": "flow"}
-    assert set(table["predicts"].drop(list(different))) == {"epsilon"}
-    assert table.loc[list(different), "predicts"].to_dict() == different
-    weights = table["million weights"]
-    assert (
-        weights["toyscapes-wide-top"] > weights["toyscapes-reference"] == weights["toyscapes-half-training"]
-    )
     for name, other in pipes.items():
         for a, b in zip(pipe.vae.parameters(), other.vae.parameters(), strict=True):
             assert torch.equal(a, b), name  # one autoencoder for all

@@ -2,13 +2,11 @@
 
 import linecache
 from functools import partial
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from sklearn.metrics import adjusted_rand_score
 
 from emerdiff_lib.clustering import cluster_queries
 from emerdiff_lib.datasets import open_dataset
@@ -86,18 +84,6 @@ def test_the_fixed_number_comes_from_other_pictures(cells):
     assert table.loc[tables["HINDSIGHT"], "ARI"] == pytest.approx(55)
     # rules that pick more groups than there are masks get all of them
     assert tables["choices"](anywhere).loc["bic", ["median K", "ARI"]].tolist() == pytest.approx([4, 60])
-
-
-def test_an_image_is_scored_as_others_score_it(pipe, cells, data, segmented):
-    (labels, picks), truth = segmented, data[7].labels.ravel()
-    given = dict.fromkeys(("data", "samples", "fit_data", "fit_samples", "output_dir"), "")
-    given |= {"map_images": lambda *_, **__: None, "used": pipe.resolve()}
-    given["nb"] = SimpleNamespace(execution={})
-    result = run_cells("14_how_many_masks", cells | given, "def score")["score"](data, 7)
-    assert result["picks"] == picks and len(result["scores"]) == 7
-    for one in result["scores"]:
-        expected = adjusted_rand_score(truth, labels[one["way"]][one["K"]].ravel())
-        assert one["ARI"] == pytest.approx(100 * expected)
 
 
 def test_who_edits_a_cell_gets_new_results():

@@ -5,10 +5,8 @@ import pytest
 from PIL import Image
 
 from emerdiff_lib import load_pipeline, loading
-from emerdiff_lib.datasets import LabelledDataset, Sample, open_dataset
-from emerdiff_lib.settings import whole
 
-from .conftest import run_cells, seeded
+from .conftest import seeded
 
 # -- the model
 
@@ -41,19 +39,3 @@ def test_a_package_may_leave_the_streets_model_out(monkeypatch, tmp_path):
 
 
 # -- another size
-
-
-def test_resized_pictures_keep_their_classes_names_and_seeds():
-    given = {"np": np, "whole": whole, "LabelledDataset": LabelledDataset, "Sample": Sample}
-    given["__name__"] = "__main__"
-    Resized = run_cells("15_photographs", given, "class Resized")["Resized"]
-    data = open_dataset("toyscapes", split="test")
-    small = Resized(data, 64)
-    first, before = small[0], data[0]
-    assert first.image.size == (64, 64) and first.labels.shape == (64, 64)
-    assert (first.name, first.seed, first.labels.dtype) == (before.name, before.seed, before.labels.dtype)
-    assert np.array_equal(first.labels, before.labels[1::2, 1::2])  # nearest: a pixel of each four
-    assert len(small) == len(data) == 1000 and "64 pixels wide" in repr(small)
-    assert small.class_names == data.class_names and np.array_equal(small.palette, data.palette)
-    with pytest.raises(ValueError, match="width=4"):
-        Resized(data, 4)

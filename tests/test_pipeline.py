@@ -147,16 +147,6 @@ def test_fast_mode_is_its_shortcuts_and_they_can_be_overridden(pipe, scene):
     assert enough == 20  # at least as many probe masks as segments
 
 
-@pytest.mark.parametrize("own", [{}, {"modulation_strength": 7.0, "guide_radius": 1.5}, {"mode": "fast"}])
-def test_exact_mode_sets_nothing(pipe, own):
-    """It is a plain call's, unless the checkpoint's own mode is another."""
-    plain = {name: value for name, value in own.items() if name != "mode"}
-    model = EmerDiffPipeline.from_pipe(pipe.pipe, **own)
-    exact = model.resolve(mode="exact")
-    assert exact == EmerDiffPipeline.from_pipe(pipe.pipe, **plain).resolve()
-    assert exact.denoising_steps is None and model.resolve().mode == own.get("mode", "exact")
-
-
 def test_stages_one_by_one_are_the_pipeline(pipe, scene, output):
     generator = seeded()
     coarse = pipe.cluster(scene.image, generator=generator, **QUICK)

@@ -77,15 +77,6 @@ def test_segments_are_told_apart_by_everyone(count, bound):
     assert least_difference(plotting.segment_palette(count) / 255) >= bound
 
 
-def test_segments_differ_in_grey_and_from_outlines_and_never_end():
-    lightness = np.sort(rgb2lab(plotting.segment_palette(12) / 255)[:, 0])
-    assert np.diff(lightness).min() >= 2 and np.ptp(lightness) >= 50
-    lab = rgb2lab(plotting.segment_palette(40) / 255)
-    assert lab[:, 0].max() < 92 and np.hypot(lab[:, 1], lab[:, 2]).min() > 15
-    many = plotting.segment_palette(300)
-    assert many.shape == (300, 3) and many.dtype == np.uint8 and len(np.unique(many[:256], axis=0)) == 256
-
-
 def test_curves_and_fates_are_told_apart_by_everyone_and_without_colours():
     looks = plotting.looks(7)  # the eighth colour is as many as there are
     assert least_difference([to_rgb(look["color"]) for look in looks]) >= 10

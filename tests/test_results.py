@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from emerdiff_lib.files import replacing, write_atomically
-from emerdiff_lib.runs.manifest import format_seeds, read_manifest, write_manifest
+from emerdiff_lib.runs.manifest import read_manifest, write_manifest
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "notebooks" / "results"
@@ -82,11 +82,6 @@ def test_what_is_no_manifest_is_neither_written_nor_read(tmp_path, study):
     (tmp_path / "m.json").write_text('{"title": ""}')
     with pytest.raises(ValueError, match="no manifest: it has to hold title, question"):
         read_manifest(tmp_path / "m.json")
-
-
-@pytest.mark.parametrize("given, text", [(range(3), "0-2"), ([9, 1, 2, 1], "1-2, 9"), ([7], "7"), ([], "")])
-def test_seeds_have_one_spelling(given, text):
-    assert format_seeds(given) == text and format_seeds(script.parse_seeds(text)) == text
 
 
 # -- RESULTS.md ---------------------------------------------------------------------------------------------------------
