@@ -10,6 +10,7 @@ Runs on whatever ``accelerate`` finds: a GPU, or the CPU.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 
 import torch
@@ -56,12 +57,15 @@ def kept_precision(config: Config) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     config = parse(argv, __doc__)
+    source = (
+        folder_crops(config) if config.images else None
+    )  # what is wrong with it is said before anything is written
     precision = kept_precision(config)
     accelerator = Accelerator(mixed_precision=precision, cpu=config.cpu)
     if accelerator.num_processes > 1:
         raise ValueError("One process trains these small models; start it without `accelerate launch`.")
     torch.manual_seed(config.seed)
-    source = folder_crops(config) if config.images else toyscapes(config.output, config.num_scenes)
+    source = source or toyscapes(config.output, config.num_scenes)
     tokenizer = architecture.build_tokenizer(source.words)
     vae = architecture.build_autoencoder(config.size).to(memory_format=torch.channels_last)
     backbone = Backbone(config, len(tokenizer))
@@ -82,4 +86,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (OSError, ValueError) as error:
+        sys.exit(str(error))
