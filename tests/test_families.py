@@ -216,7 +216,9 @@ def test_baselines_and_words_see_its_attention(model, image):
             WordAttention(pipe)
         return
     vocabulary = Vocabulary({"tree": ["tree"], "road": ["road"]})
-    features = WordAttention(pipe, draws=1).features(Image.fromarray(image), vocabulary)
+    words = WordAttention(pipe, draws=1)
+    features = words.features(Image.fromarray(image), vocabulary)
+    torch.testing.assert_close(words.scores(features, vocabulary).sum(-1), torch.ones(features.shape[:2]))
     assert features.shape[2] == 2 and features.min() > 0 and features.sum(2).max() < 1
 
 

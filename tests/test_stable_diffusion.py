@@ -14,7 +14,9 @@ BLOCK = "up_blocks.1.attentions.{}.transformer_blocks.0.attn2"
 
 def test_defaults_are_the_papers():
     """At the published size, on the meta device."""
-    settings = stable_diffusion.pipeline(torch.bfloat16, "meta").default_settings()
+    pipe = stable_diffusion.pipeline(torch.bfloat16, "meta")
+    assert pipe.backbone.encoder_module() == "down_blocks.2.resnets.0"
+    settings = pipe.default_settings()
     expected = {
         "feature_layer": BLOCK.format(0),
         "modulation_layer": BLOCK.format(2),
