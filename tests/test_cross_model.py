@@ -43,7 +43,7 @@ def test_the_control_has_the_architecture_and_none_of_the_knowledge(pipe, contro
     assert cells["table"].loc["toyscapes", "− first"].tolist() == [0.0] * 4
 
 
-def test_relatives_differ_from_the_reference_in_what_their_names_say(pipe):
+def test_relatives_share_an_autoencoder_and_have_weights_of_their_own(pipe):
     pipes = {name: load_pipeline(name) for name in VARIANTS}
     for name, other in pipes.items():
         for a, b in zip(pipe.vae.parameters(), other.vae.parameters(), strict=True):

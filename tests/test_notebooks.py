@@ -236,18 +236,12 @@ def test_an_unknown_parameter_is_named_by_every_notebook(name):
         (SEGMENT, {"num_masks": 0}, "num_masks=0 is not possible; it is a whole number of at least 1."),
         (
             SEGMENT,
-            {"settings": {"one_side": True}},
-            "setting='one_side' is unknown (did you mean 'one_sided'?); …",
-        ),
-        (
-            SEGMENT,
             {"settings": {"num_masks": 3}, "num_masks": 4},
             "num_masks is given twice, as 4 and in settings as 3; …",
         ),
         (SEGMENT, {"image": "toyscapes:-5"}, "There is no image at toyscapes:-5; …"),
         (EVALUATION, {"methods": ["EmerDif"]}, "method='EmerDif' is unknown (did you mean 'EmerDiff'?); …"),
         (EVALUATION, {"methods": ["backbone k-means"]}, '"backbone k-means" needs a backbone: …'),
-        (EVALUATION, {"dataset": "ade"}, "dataset='ade' is unknown (did you mean 'ade20k'?); …"),
         (EVALUATION, {"dataset_options": {"order": 1}}, "Data set 'toyscapes' has no option 'order'…"),
         (EVALUATION, {"settings": {"mode": "fast"}}, "settings cannot hold mode='fast', as modes are …"),
         (LOST, {"first_scene": 990, "num_scenes": 24}, "num_scenes=24 is not possible; … from 1 to 10."),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from emerdiff_lib import Toyscapes, words
+from emerdiff_lib import words
 from emerdiff_lib.backbones import TextTokens
 from emerdiff_lib.evaluation.regions import cell_shares, find_regions
 
@@ -52,22 +52,6 @@ def test_words_are_found_in_prompts(pipe, tmp_path):
         where = words.token_positions(TextTokens(clip, "a zebra on a road", 77), word)
         tokens = clip.convert_ids_to_tokens([clip("a zebra on a road").input_ids[i] for i in where])
         assert len(where) == pieces and "".join(tokens).replace("</w>", "") == (word if pieces else "")
-
-
-def test_word_scores_count_pairs_of_cells(pipe, scene):
-    given = {"pipe": pipe, "ensemble_size": 1, "seed": 0, "test": [scene], "t_words": 281, "layers": [LAYER]}
-    given |= {"display": lambda shown: None}
-    cells = run_cells("02_feature_clustering", given, "import numpy", "def content_words", "NOUNS = ")
-    assert cells["content_words"]("A picture of a Road, and the road with a tree.") == ["road", "tree"]
-    scores, word_maps = cells["looks"], cells["word_maps"]
-    word = scores.word.iloc[0]
-    attention = word_maps(scene.image, scene.caption, [word], 281, [LAYER])[LAYER][word]
-    index = Toyscapes.coarse_class_names.index(cells["NOUNS"][word])
-    inside = cell_shares(scene.coarse_labels == index, (16, 16)) >= 0.5
-    on, off = attention[inside], attention[~inside]
-    assert scores.auc.iloc[0] == pytest.approx((on[:, None] > off[None]).mean(), abs=1e-3)
-    assert all(word in scene.caption for word in scores.word)
-    assert not word_maps(scene.image, "a road", ["boat"], 281, [LAYER])[LAYER]
 
 
 # -- 03: objects and responses ------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
+from transformers import CLIPConfig, CLIPModel
 
 from emerdiff_lib.datasets import open_dataset
 from emerdiff_lib.evaluation.metrics import class_iou, contingency_table, label_counts
@@ -34,28 +34,11 @@ def clip(tmp_path_factory):
     """A tiny random CLIP with a tokenizer, through a folder, as a user's own would come."""
     torch.manual_seed(0)
     tokenizer = architecture.build_tokenizer(architecture.words_of([*TEMPLATES, "red blue road sky"]))
-    text = CLIPTextConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=64,
-        bos_token_id=1,
-        eos_token_id=2,
-        pad_token_id=2,
-    )
-    vision = CLIPVisionConfig(
-        hidden_size=24,
-        intermediate_size=48,
-        num_hidden_layers=3,
-        num_attention_heads=3,
-        image_size=32,
-        patch_size=8,
-    )
-    model = CLIPModel(
-        CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=12)
-    )
+    small = {"hidden_size": 24, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 3}
+    text = small | {"vocab_size": len(tokenizer), "max_position_embeddings": 64}
+    text |= {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2}
+    vision = small | {"image_size": 32, "patch_size": 8}
+    model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=12))
     folder = tmp_path_factory.mktemp("clip")
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -105,10 +88,8 @@ def test_what_fits_nothing_is_none_of_these():
     [
         (lambda: Vocabulary({}), "at least one class"),
         (lambda: Vocabulary.of("sky"), "one string"),
-        (lambda: Vocabulary({"a": "word"}), "Class 'a'"),
         (lambda: Vocabulary({"a": []}), "Class 'a'"),
         (lambda: Vocabulary({"a": ["b"]}, templates=["no place"]), "templates="),
-        (lambda: Vocabulary({"a": ["b"]}, templates="a {}"), "templates="),
         (lambda: Vocabulary({"a": ["b"]}, threshold=2), "threshold=2"),
     ],
 )

@@ -36,6 +36,7 @@ from transformers import (
 
 from .tiny_stable_diffusion import autoencoder, t5, text_config, tokenizer, vocabulary
 
+SMALL = dict(hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2)
 SIDE = 16  # of the latents that they claim to be trained on
 SHIFTING = dict(
     use_dynamic_shifting=True, base_shift=0.5, max_shift=1.15, base_image_seq_len=256, max_image_seq_len=4096
@@ -121,15 +122,7 @@ def sana(folder: Path) -> DiffusionPipeline:
         cross_attention_dim=32,
         caption_channels=32,
     )
-    gemma = Gemma2Config(
-        vocab_size=len(tokens),
-        hidden_size=32,
-        intermediate_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=16,
-    )
+    gemma = Gemma2Config(**SMALL, vocab_size=len(tokens), num_key_value_heads=1, head_dim=16)
     scheduler = DPMSolverMultistepScheduler(
         use_flow_sigmas=True, flow_shift=3.0, prediction_type="flow_prediction"
     )
@@ -138,12 +131,8 @@ def sana(folder: Path) -> DiffusionPipeline:
 
 def qwen_image(folder: Path) -> DiffusionPipeline:
     ids, merges = vocabulary()
-    text = dict(
+    text = SMALL | dict(
         vocab_size=len(ids) + 3,
-        hidden_size=32,
-        intermediate_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
         num_key_value_heads=2,
         rope_parameters={"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 1e6},
         pad_token_id=0,
