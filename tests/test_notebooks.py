@@ -276,6 +276,8 @@ def test_parameters_are_checked_against_the_cell_that_declares_them():
     check("# Parameters\nsize = 4\nratio = 0.5", size=4, ratio=0.5)
     check("size = 4\nsizes = size + 1", size=4)  # a cell of the reader's own, not papermill's
     check_parameters({"In": ["", "%matplotlib inline"]})
+    named = {"In": ["", 'image: str = "photo.jpg"\n'], "image": 2024}  # what papermill makes of -p image 2024
+    assert check_parameters(named) and named["image"] == "2024"
     with pytest.raises(ValueError, match="no parameter 'sizes'.*did you mean 'size'"):
         check("# Parameters\nsizes = float('nan')")
     wrong = dict(size=[None, 1.0, True, -1, "3"], ratio=["half", float("nan"), -0.1])
