@@ -17,24 +17,14 @@ QUICK = {"num_masks": 3, "modulation_timestep": 21, "feature_timestep": 21, "noi
 # -- what is swept: cells of notebook 05 ------------------------------------------------------------------------------
 
 
-def sweeps_of(pipe, **settings):
-    given = {"pipe": pipe, "settings": settings, "usual": pipe.resolve(**settings).to_dict()}
-    texts = (
-        "import numpy",
-        "class Sweep",
-        "def each",
-        "# cross-attention",
-        '"num_masks": Sweep',
-        "t_m_best = ",
-        "sweeps |=",
-    )
-    return run_cells("05_ablations", given, *texts)["sweeps"]
-
-
 def test_grids_stay_within_what_another_model_has(tmp_path):
     """One cell per mask is the most: 8 × 8 latents leave 2 × 2 cells in the paper's block."""
     pipe = EmerDiffPipeline.from_pretrained(save(tmp_path / "tiny", sample_size=8))
-    sweeps = sweeps_of(pipe, num_masks=3, num_inference_steps=10)
+    settings = {"num_masks": 3, "num_inference_steps": 10}
+    given = {"pipe": pipe, "settings": settings, "usual": pipe.resolve(**settings).to_dict()}
+    texts = "# cross-attention", '"num_masks": Sweep', "t_m_best = ", "sweeps |="
+    texts = ("import numpy", "class Sweep", "def each", *texts)
+    sweeps = run_cells("05_ablations", given, *texts)["sweeps"]
     assert list(sweeps["num_masks"].points) == ["2", "3", "4"] and len(sweeps["layer"].points) == 9
     for name in ("feature_timestep", "modulation_timestep"):
         timesteps = {changes[name] for changes in sweeps[name].points.values()}

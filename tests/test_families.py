@@ -285,9 +285,7 @@ def test_a_flow_is_the_diffusion_that_it_stands_for(tmp_path):
     )
     for timestep, previous in ((601, 301), (101, 1)):
         sigmas = [theirs.sigmas[1000 - t] for t in (timestep, previous)]
-        scales = [
-            ((1 - sigma) ** 2 + sigma**2).sqrt() for sigma in sigmas
-        ]  # of unit variance here, not there
+        scales = [((1 - sigma) ** 2 + sigma**2).sqrt() for sigma in sigmas]  # here it is of unit variance
         mixed = theirs.scale_noise(clean, (1000 * sigmas[0])[None], noise)
         noisy = predictor.add_noise(clean, noise, timestep)
         torch.testing.assert_close(noisy * scales[0], mixed, atol=1e-4, rtol=1e-4)
@@ -351,15 +349,9 @@ def test_activations_are_of_image_tokens(image):
 # -- published sizes ------------------------------------------------------------------------------------------------
 
 SD3_5 = dict(
-    sample_size=128,
-    in_channels=16,
-    out_channels=16,
     num_layers=24,
     num_attention_heads=24,
-    attention_head_dim=64,
-    joint_attention_dim=4096,
     caption_projection_dim=1536,
-    pooled_projection_dim=2048,
     pos_embed_max_size=384,
     qk_norm="rms_norm",
     dual_attention_layers=tuple(range(13)),

@@ -82,11 +82,8 @@ def test_the_pipeline_is_left_as_it_was(theirs, scene, dtype):
 
 @pytest.mark.parametrize("shared", [True, False])
 def test_two_threads_get_the_labels_of_single_calls(theirs, scene, shared):
-    pipes = (
-        [EmerDiffPipeline.from_pipe(theirs)] * 2
-        if shared
-        else [*map(EmerDiffPipeline.from_pipe, [theirs] * 2)]
-    )
+    one, other = EmerDiffPipeline.from_pipe(theirs), EmerDiffPipeline.from_pipe(theirs)
+    pipes = [one, one if shared else other]
     calls = [{"seed": 0, "num_masks": 4}, {"seed": 1, **MODES["pixel"]}]
     alone = [labels(pipe, scene, **call) for pipe, call in zip(pipes, calls, strict=True)]
     together, start = [None, None], threading.Barrier(2)

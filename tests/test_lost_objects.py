@@ -7,13 +7,7 @@ import pytest
 
 from emerdiff_lib.datasets import open_dataset
 from emerdiff_lib.datasets.images import named
-from emerdiff_lib.studies.lost_objects import (
-    FOUND,
-    Trace,
-    follow,
-    object_rows,
-    trace,
-)
+from emerdiff_lib.studies.lost_objects import FOUND, Trace, follow, object_rows, trace
 
 from .conftest import seeded
 
@@ -92,11 +86,8 @@ def test_a_trace_is_what_the_pipeline_does(pipe):
     output = pipe(sample.image, 4, generator=seeded(sample.seed), output_difference_maps=True, **QUICK)
     assert np.array_equal(way.labels, output.labels) and np.array_equal(way.masks, output.coarse_masks)
     assert np.allclose(way.maps, output.difference_maps, atol=1e-6)
-    assert (
-        np.abs(way.reconstruction - way.image).mean()
-        < 0.1
-        < np.abs(way.reconstruction - way.image[::-1]).mean()
-    )
+    error = lambda image: np.abs(way.reconstruction - image).mean()
+    assert error(way.image) < 0.1 < error(way.image[::-1])
 
 
 def test_objects_are_followed_under_every_number_of_masks(pipe, tmp_path):

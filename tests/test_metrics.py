@@ -97,9 +97,8 @@ def test_boundary_scores_pixel_by_pixel(image, tolerance):
     before = lambda p: [q for q in ((p[0] - 1, p[1]), (p[0], p[1] - 1)) if min(q) >= 0]
     apart = lambda p, q: max(abs(p[0] - q[0]), abs(p[1] - q[1]))
     ours = [p for p in every if any(segments[p] != segments[q] for q in before(p))]
-    true = [
-        p for p in every if not unknown & {p, *before(p)} and any(truth[p] != truth[q] for q in before(p))
-    ]
+    known = [p for p in every if not unknown & {p, *before(p)}]
+    true = [p for p in known if any(truth[p] != truth[q] for q in before(p))]
     counted = [p for p in every if all(apart(p, q) > max(1, tolerance) for q in unknown)]
     expected = np.full(3, np.nan)
     if counted:

@@ -162,15 +162,11 @@ def test_guided_filter_is_the_regression_in_every_window():
 
 def test_refinement_is_gaussian_first_in_pixels_then_guided_in_cells():
     rng = np.random.default_rng(1)
-    guide, maps = (
-        torch.from_numpy(rng.random((3, 32, 48))).float(),
-        torch.from_numpy(rng.random((2, 8, 12))).float(),
-    )
+    guide = torch.from_numpy(rng.random((3, 32, 48))).float()
+    maps = torch.from_numpy(rng.random((2, 8, 12))).float()
     both = refine(maps, guide, 4.0, filter_sigma=2.0, guide_radius=1.5)
     large = torch.nn.functional.interpolate(maps[:, None], scale_factor=4, mode="bilinear")[:, 0]
-    smooth = torch.from_numpy(
-        gaussian_filter(large.numpy(), (0, 2.0, 2.0))
-    )  # pixels of the picture, not of the maps
+    smooth = torch.from_numpy(gaussian_filter(large.numpy(), (0, 2.0, 2.0)))  # in pixels of the image
     torch.testing.assert_close(refine(maps, guide, 4.0, 2.0, 0.0), smooth)
     torch.testing.assert_close(both, guided_filter(smooth, guide, 6))
     torch.testing.assert_close(refine(maps, guide, 4.0, 0.0, 0.0), large)

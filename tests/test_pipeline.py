@@ -111,10 +111,6 @@ def test_bfloat16_runs_and_agrees_roughly(pipe, scene, output):
         (dict(num_masks=True), "num_masks=True .* whole number"),
         (dict(num_parts=1), "num_parts=1 .* at least 2"),
         (dict(feature_layer="nowhere"), "feature_layer='nowhere' .*down_blocks.1.attentions.0"),
-        (
-            dict(modulation_layer="up_blocks.2.attentions.1.transformer_blocks.0.attn1"),
-            "did you mean .*attn2",
-        ),
         (dict(feature_timestep=2), "feature_timestep=2 .* 1, 21, 41"),
         (dict(inversion="euler"), "'ddpm', 'ddim'"),
         (dict(attention_injection="no"), "attention_injection='no' .* True or False"),

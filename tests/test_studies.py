@@ -22,10 +22,8 @@ LAYER = "up_blocks.2.attentions.0.transformer_blocks.0.attn2"
 
 @torch.no_grad()
 def test_word_attention_is_the_softmax_of_the_layers_queries_and_keys(pipe, scene):
-    predictor, noisy = (
-        pipe.predictor(prompt="a picture of a road"),
-        torch.randn(2, 8, 32, 32, generator=seeded()),
-    )
+    predictor = pipe.predictor(prompt="a picture of a road")
+    noisy = torch.randn(2, 8, 32, 32, generator=seeded())
     module, seen = pipe.denoiser.get_submodule(LAYER), {}
     keep = lambda name: lambda module, inputs, output: seen.update({name: output})
     hooks = [getattr(module, name).register_forward_hook(keep(name)) for name in ("to_q", "to_k")]

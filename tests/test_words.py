@@ -1,5 +1,6 @@
 """Open vocabulary: vocabularies, MaskCLIP against CLIP's own layers, and names where the answer is known."""
 
+import json
 from functools import partial
 
 import numpy as np
@@ -42,9 +43,8 @@ def clip(tmp_path_factory):
     folder = tmp_path_factory.mktemp("clip")
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    (folder / "preprocessor_config.json").write_text(
-        '{"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}'
-    )
+    half = [0.5, 0.5, 0.5]
+    (folder / "preprocessor_config.json").write_text(json.dumps({"image_mean": half, "image_std": half}))
     return MaskClip.from_pretrained(folder)
 
 
@@ -55,9 +55,8 @@ def coloured():
         grid = np.asarray(image.resize((8, 8), Image.Resampling.BOX)) / 255.0
         return torch.from_numpy(grid[..., [0, 2]])
 
-    return DenseFeatures(
-        of_image, lambda texts: torch.tensor([[float("red" in t), float("blue" in t)] for t in texts]), 0.1
-    )
+    of_texts = lambda texts: torch.tensor([[float("red" in t), float("blue" in t)] for t in texts])
+    return DenseFeatures(of_image, of_texts, 0.1)
 
 
 @pytest.fixture(scope="module")
@@ -164,10 +163,8 @@ def test_pixels_take_names_by_their_own_features(pipe, scene):
 
 @torch.no_grad()
 def test_the_denoising_error_is_that_of_single_predictions(pipe, scene):
-    words, vocabulary = (
-        DenoisingError(pipe, draws=2),
-        Vocabulary.of(["tree", "boat"], templates=["a picture of a {}"]),
-    )
+    words = DenoisingError(pipe, draws=2)
+    vocabulary = Vocabulary.of(["tree", "boat"], templates=["a picture of a {}"])
     found = words.features(scene.image, vocabulary)
     clean = pipe.encode(scene.image)
     generator, gains = seeded(), []
