@@ -50,17 +50,3 @@ def test_relatives_share_an_autoencoder_and_have_weights_of_their_own(pipe):
             assert torch.equal(a, b), name  # one autoencoder for all
     sums = {float(other.denoiser.state_dict().popitem()[1].double().sum()) for other in pipes.values()}
     assert len(sums) == len(pipes)  # each with weights of its own
-
-
-@pytest.mark.parametrize(
-    ("names", "message"),
-    [
-        ([], "whose first is a model"),
-        (["untrained"], "whose first is a model"),
-        (["toyscapes", "toyscapes"], "named twice"),
-    ],
-)
-def test_lists_that_make_no_comparison_are_refused(names, message):
-    given = {"models": names, "device": "", "dtype": "float32", "variant": ""}
-    with pytest.raises(ValueError, match=message):
-        run_cells("10_cross_model", given, "import numpy", "pipes = {}")

@@ -207,7 +207,7 @@ def test_is_committed_executed_with_described_parameters(name):
 # -- what is wrong is said in one sentence ----------------------------------------------------------------------------
 
 SEGMENT, EVALUATION = "04_segmentation", "06_evaluation"
-LOST, MASKS = "07_small_objects_and_boundaries", "14_how_many_masks"
+LOST, MODELS, MASKS = "07_small_objects_and_boundaries", "10_cross_model", "14_how_many_masks"
 
 
 def first_cells(name, **injected):
@@ -245,6 +245,8 @@ def test_an_unknown_parameter_is_named_by_every_notebook(name):
         (EVALUATION, {"dataset_options": {"order": 1}}, "Data set 'toyscapes' has no option 'order'…"),
         (EVALUATION, {"settings": {"mode": "fast"}}, "settings cannot hold mode='fast', as modes are …"),
         (LOST, {"first_scene": 990, "num_scenes": 24}, "num_scenes=24 is not possible; … from 1 to 10."),
+        (MODELS, {"models": ["untrained"]}, "…whose first is a model…"),
+        (MODELS, {"models": ["toyscapes", "toyscapes"]}, "…named twice…"),
         (MASKS, {"candidates": [1, 2]}, "candidate=1 is not possible; it is a whole number of at least 2."),
         (MASKS, {"settings": {"num_parts": 20}}, "num_parts=20 is not possible here; leave num_parts out."),
     ],
