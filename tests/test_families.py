@@ -21,6 +21,7 @@ from emerdiff_lib.baselines.diffseg import aggregated_attention
 from emerdiff_lib.benchmark import reference
 from emerdiff_lib.features import extract_activations
 from emerdiff_lib.images import to_tensor
+from emerdiff_lib.interventions import hooked
 from emerdiff_lib.inversion import reverse_mean_and_std
 from emerdiff_lib.modulation import modulated_latents, signed_offsets
 from emerdiff_lib.runs.keys import model_key
@@ -179,8 +180,12 @@ def test_modulation_is_the_brute_force_s(model, image, placement):
     coarse = pipe.cluster(trajectory, 3, modulation_timestep=301, **layer)
     predictor = pipe.predictor(10, "", coarse.settings.processing_resolution)
     settings = coarse.settings.replace(offset_placement=placement)
-    offsets = signed_offsets(coarse.masks[:1], 10.0)
-    rows = modulated_latents(predictor, trajectory, offsets, settings)
+    offsets, texts = signed_offsets(coarse.masks[:1], 10.0), []
+    last = pipe.denoiser.transformer_blocks[-1].attn if layer else pipe.denoiser
+    keep = lambda module, args, kwargs: texts.append(kwargs.get("encoder_hidden_states"))
+    with hooked([last.register_forward_pre_hook(keep, with_kwargs=True)]):
+        rows = modulated_latents(predictor, trajectory, offsets, settings)
+    assert not layer or (texts[0][1] - texts[0][0]).abs().max() > 1e-3
     linear = layout == "Sana"
     with StoredLinearAttention() if linear else nullcontext() as kept:
         maps = reference.stored_maps(predictor, trajectory, 301)
