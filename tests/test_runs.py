@@ -47,7 +47,7 @@ def segment_all(
     given = {"__name__": "__main__", "pipe": pipe, "samples": samples, "chosen": chosen, "seed": seed}
     given |= {"output_dir": output_dir, "output_difference_maps": difference_maps, "mask_batch_size": None}
     given |= {"formats": formats, "show": 0, "nb": SimpleNamespace(execution=execution or {})}
-    cells = run_cells("04_segmentation", given, "import numpy", "def segment_all", "timed(segment_all)")
+    cells = run_cells("04_segmentation", given, "import numpy", "def segment", "timed(segment_all)")
     return cells["folders"], cells["results"]
 
 
