@@ -153,14 +153,10 @@ def test_an_autoencoder_that_overflows_is_upcast_while_it_runs(tmp_path, scene):
 
 
 def test_loading_leaves_the_user_s_progress_bars_as_they_were():
-    logging.disable_progress_bar()
-    try:
+    for bars in (False, True):
+        (logging.enable_progress_bar if bars else logging.disable_progress_bar)()
         load_pipeline()
-        assert not logging.is_progress_bar_enabled()
-    finally:
-        logging.enable_progress_bar()
-    load_pipeline()
-    assert logging.is_progress_bar_enabled()
+        assert logging.is_progress_bar_enabled() == bars
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -168,7 +168,6 @@ def test_it_works_as_an_application(browser, tmp_path):
         (["--model", "nowhere"], "There is no model 'nowhere'"),
         (["--image", "nowhere.png"], "There is no image at nowhere.png"),
         (["--device", "teapot"], "device='teapot' cannot be used"),
-        (["--dtype", "float31"], "float31"),
         (["--port", "99999"], "--port=99999 is not possible"),
     ],
 )
