@@ -308,9 +308,7 @@ class FrozenModel:
                 return prompt
             return part.tokenizer.decode(ids[: part.limit - 1], skip_special_tokens=True).strip()
 
-        return (
-            max(map(read, self.backbone.text_tokens(prompt)), key=len, default=prompt) if prompt else prompt
-        )
+        return max(map(read, self.backbone.text_tokens(prompt)), key=len, default=prompt)
 
     def warn_of_prediction_type(self, clean: torch.Tensor, predictor: Predictor) -> None:
         """Once: at the highest noise level, ε-prediction gives the noise, and v- and x₀-prediction hardly any of it."""

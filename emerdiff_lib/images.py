@@ -86,6 +86,8 @@ def reading(path: str | Path, formats: tuple[str, ...] = FORMATS) -> Iterator[No
         reason = next(iter(str(error).splitlines()), "") or type(error).__name__
         if isinstance(error, UnidentifiedImageError):
             reason = f"it is none of {', '.join(formats)}"
+            if str(path).lower().endswith((".heic", ".heif")) and "HEIF" not in formats:
+                reason += "; HEIC needs pip install 'emerdiff-workbook[heif]'"
         raise ValueError(
             f"{shown(path)} cannot be read ({reason.rstrip('.')}); save or download it again."
         ) from error

@@ -130,9 +130,8 @@ def sharing(modules: Iterable[nn.Module], rows: int) -> Iterator[None]:
     def all_rows(tensor: torch.Tensor) -> torch.Tensor:
         if len(tensor) != 1:
             return tensor
-        repeated = tensor.expand(
-            rows, *tensor.shape[1:]
-        )  # takes no memory; convolutions and norms want their order
+        # takes no memory; convolutions and norms want their order
+        repeated = tensor.expand(rows, *tensor.shape[1:])
         return repeated.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else repeated
 
     def before(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -308,9 +307,8 @@ class AttentionCapture(TorchFunctionMode):
             query, key = given["query"].float(), given["key"].float()
             scale, mask = given.get("scale") or query.shape[-1] ** -0.5, given.get("attn_mask")
             rows = []
-            for i, (q, k) in enumerate(
-                zip(query, key, strict=True)
-            ):  # (heads, queries, keys) is large by itself
+            # one at a time: (heads, queries, keys) is large by itself
+            for i, (q, k) in enumerate(zip(query, key, strict=True)):
                 scores = q * scale @ k.transpose(-2, -1)
                 if mask is not None:
                     some = mask[i if len(mask) > 1 else 0]

@@ -65,9 +65,8 @@ def load_diffusers_pipeline(name: str | Path, **kwargs: Any) -> DiffusionPipelin
         with quietly():
             single = source.endswith(".safetensors")
             pipe = _from_single_file(source, kwargs) if single else _from_folder(source, str(name), kwargs)
-            if (
-                single or {"device_map", "quantization_config"} & kwargs.keys()
-            ):  # others came by load_component
+            # others came by load_component
+            if single or {"device_map", "quantization_config"} & kwargs.keys():
                 for part, network in pipe.components.items():
                     if isinstance(network, torch.nn.Module):
                         _check_finite(network, f"The {part} of {source}")
@@ -127,7 +126,7 @@ def _components(source: str, index: Mapping[str, Any], kwargs: Mapping[str, Any]
 
 
 def load_component(
-    kind: Any, source: str | Path, optional: str = "", subfolder: str = "", **options: Any
+    kind: Any, source: str | Path, optional: str = "$.", subfolder: str = "", **options: Any
 ) -> Any:
     """The one door for a network, tokenizer or scheduler of diffusers or transformers: no code of its own; networks from
     safetensors of their folder, with all tensors, all finite.
@@ -135,7 +134,7 @@ def load_component(
     Args:
         kind: its class, or an ``Auto…`` of transformers.
         source: a folder, or a hub id, whose files are downloaded first.
-        optional: tensors that may be missing, as a regular expression.
+        optional: tensors that may be missing, as a regular expression; none by default.
         options: of a network's ``from_pretrained`` (dtype, variant), and of the hub (revision, token …).
 
     Raises:
@@ -164,10 +163,7 @@ def load_component(
     with _reading(str(folder), subfolder):
         options |= {"use_safetensors": True, "output_loading_info": True}
         network, report = kind.from_pretrained(folder, **part, **options)
-    missing = [
-        name for name in sorted(report["missing_keys"]) if not optional or not re.match(optional, name)
-    ]
-    if missing:
+    if missing := [name for name in sorted(report["missing_keys"]) if not re.match(optional, name)]:
         raise ValueError(
             f"{what} is short of {len(missing)} tensors, {missing[0]} for one; download it again."
         )

@@ -196,9 +196,8 @@ class MaskClip(DenseFeatures):
         hidden, last = states[-2], vision.encoder.layers[-1]
         hidden = hidden + last.self_attn.out_proj(last.self_attn.v_proj(last.layer_norm1(hidden)))
         hidden = hidden + last.mlp(last.layer_norm2(hidden))
-        patches = self.model.visual_projection(vision.post_layernorm(hidden))[
-            0, 1:
-        ]  # without the image's token
+        # without the image's token
+        patches = self.model.visual_projection(vision.post_layernorm(hidden))[0, 1:]
         return patches.float().cpu().unflatten(0, (h, w))
 
     def sentences(self, texts: list[str]) -> torch.Tensor:

@@ -72,9 +72,8 @@ def main(argv: list[str] | None = None) -> None:
         *OPTIONS,
     ]
     sys.stdout.flush()
-    os.execv(
-        sys.executable, command + ["--no-browser"] * args.no_browser
-    )  # signals go to the server, which ends its kernels
+    # signals go to the server, which ends its kernels
+    os.execv(sys.executable, command + ["--no-browser"] * args.no_browser)
 
 
 if __name__ == "__main__":

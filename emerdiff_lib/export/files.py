@@ -116,9 +116,8 @@ def _palette_png(output: EmerDiffOutput, image: np.ndarray, folder: Path, name: 
 def _coco(output: EmerDiffOutput, image: np.ndarray, folder: Path, name: str) -> None:
     """``coco.json``: COCO's object annotations with run-length masks, one category per segment; ``panoptic.png`` and
     ``panoptic.json``: COCO's panoptic format. Ids are made of the image's name, so that files of several images can be joined."""
-    image_id = int(
-        hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:10], 16
-    )  # JSON holds 53 bits
+    # 40 bits, and 13 for the segment: JSON's numbers hold 53
+    image_id = int(hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:10], 16)
     (height, width), areas = output.labels.shape, np.bincount(output.labels.ravel())
     categories, annotations, segments = [], [], []
     for segment, box in boxes(output.labels).items():

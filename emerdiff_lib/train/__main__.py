@@ -57,9 +57,8 @@ def kept_precision(config: Config) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     config = parse(argv, __doc__)
-    source = (
-        folder_crops(config) if config.images else None
-    )  # what is wrong with it is said before anything is written
+    # what is wrong with images is said before anything is written
+    source = folder_crops(config) if config.images else None
     precision = kept_precision(config)
     accelerator = Accelerator(mixed_precision=precision, cpu=config.cpu)
     if accelerator.num_processes > 1:
