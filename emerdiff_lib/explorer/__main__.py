@@ -30,11 +30,7 @@ def main(argv: list[str] | None = None) -> None:
         description=__doc__,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument(
-        "--model",
-        default="",
-        help="a diffusers folder or hub id; empty: the bundled one that suits the image",
-    )
+    parser.add_argument("--model", default="", help="folder or hub id; empty: what suits the image")
     parser.add_argument("--image", default="sample:temple", help="what is shown first")
     parser.add_argument("--device", default="", help="empty: a GPU if there is one")
     parser.add_argument("--dtype", default="float32", help="float32, bfloat16 or float16")
@@ -54,23 +50,9 @@ def main(argv: list[str] | None = None) -> None:
         locate(model), check_device(args.device), check_dtype(args.dtype)
     except (OSError, ValueError) as error:
         sys.exit(str(error))
-    # Voilà runs the notebook where it lies; paths are meant from here
-    given = {
-        "folder": os.getcwd(),
-        "image": args.image,
-        "model": model,
-        "device": args.device,
-        "dtype": args.dtype,
-    }
+    given = vars(args) | {"model": model, "folder": os.getcwd()}  # paths are meant from here
     os.environ["EMERDIFF_EXPLORER"] = json.dumps(given)
-    here = Path(__file__).parent
-    command = [
-        sys.executable,
-        str(here / "serve.py"),
-        str(here / "application.ipynb"),
-        f"--port={args.port}",
-        *OPTIONS,
-    ]
+    command = [sys.executable, str(Path(__file__).with_name("serve.py")), f"--port={args.port}", *OPTIONS]
     sys.stdout.flush()
     # signals go to the server, which ends its kernels
     os.execv(sys.executable, command + ["--no-browser"] * args.no_browser)
