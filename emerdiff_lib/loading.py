@@ -23,7 +23,7 @@ from transformers.utils import logging as transformers_logging
 from .settings import check_known
 
 TOYSCAPES_FOLDER = Path(__file__).parent / "toyscapes" / "checkpoint"
-# Small models that differ from the first in one thing (notebook 10); they share the bundled model's autoencoder
+# Small models that differ from the first in one thing (notebook 13); they share the bundled model's autoencoder
 VARIANTS = (
     "toyscapes-reference",
     "toyscapes-no-captions",
@@ -33,7 +33,7 @@ VARIANTS = (
     "toyscapes-half-training",
     "toyscapes-transformer",
 )
-# A small CLIP of the same scenes (notebook 11), by the name "toyscapes-clip"
+# A small CLIP of the same scenes (notebook 14), by the name "toyscapes-clip"
 CLIP_FOLDER = TOYSCAPES_FOLDER.parent / "clip"
 # A model of photographs, under terms of its own (its LICENSE); a packager may leave the folder out
 STREETS_FOLDER = Path(__file__).parent / "streets"

@@ -14,7 +14,7 @@ from .tiny_stable_diffusion import save
 QUICK = {"num_masks": 3, "modulation_timestep": 21, "feature_timestep": 21, "noise_ensemble_size": 2}
 
 
-# -- what is swept: cells of notebook 05 ------------------------------------------------------------------------------
+# -- what is swept: cells of notebook 07 ------------------------------------------------------------------------------
 
 
 def test_grids_stay_within_what_another_model_has(tmp_path):
@@ -24,7 +24,7 @@ def test_grids_stay_within_what_another_model_has(tmp_path):
     given = {"pipe": pipe, "settings": settings, "usual": pipe.resolve(**settings).to_dict()}
     texts = "# cross-attention", '"num_masks": Sweep', "t_m_best = ", "sweeps |="
     texts = ("import numpy", "class Sweep", "def each", *texts)
-    sweeps = run_cells("05_ablations", given, *texts)["sweeps"]
+    sweeps = run_cells("07_ablations", given, *texts)["sweeps"]
     assert list(sweeps["num_masks"].points) == ["2", "3", "4"] and len(sweeps["layer"].points) == 9
     for name in ("feature_timestep", "modulation_timestep"):
         timesteps = {changes[name] for changes in sweeps[name].points.values()}
@@ -119,9 +119,9 @@ def made_up(*accuracies, edges=0.5):
 
 @pytest.fixture(scope="module")
 def cells():
-    """Functions of notebook 05's tables."""
+    """Functions of notebook 07's tables."""
     return run_cells(
-        "05_ablations", {}, "import numpy", "class Sweep", "def scores", "def compare", "def agreement"
+        "07_ablations", {}, "import numpy", "class Sweep", "def scores", "def compare", "def agreement"
     )
 
 

@@ -22,7 +22,7 @@ MACHINE = Machine("test", {torch.float32: 1e9, torch.bfloat16: 2e9}, 1e9)
 
 
 def coarse_of(pipe, scene, **settings):
-    """Coarse masks whose trajectory has noise maps, as notebook 09 makes them."""
+    """Coarse masks whose trajectory has noise maps, as notebook 11 makes them."""
     trajectory = pipe.invert(scene.image, start_timestep=281, generator=(generator := seeded(3)))
     return pipe.cluster(trajectory, generator=generator, **settings)
 
@@ -81,7 +81,7 @@ def test_exact_mode_equals_the_naive_implementation_on_the_default_layer(pipe, s
 def test_memory_is_seen_at_its_peak():
     device = torch.device("cpu")
     given = {"torch": torch, "sys": sys, "ctypes": ctypes, "psutil": psutil, "Event": Event, "Thread": Thread}
-    peak_memory = run_cells("09_efficiency", given, "def peak_memory")["peak_memory"]
+    peak_memory = run_cells("11_efficiency", given, "def peak_memory")["peak_memory"]
     repeated = lambda: run_times(lambda: torch.ones(2**24).sum(), device, repeats=20)
     assert 0.8 * 2**26 < peak_memory(repeated, device) < 2 * 2**26
 

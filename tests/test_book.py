@@ -42,7 +42,7 @@ def test_functions_name_the_notebooks_that_use_them(site):
     (links,) = re.findall(
         r'id="emerdiff_lib\.pipeline\.EmerDiffPipeline\.probe".*?Used in(.*?)</p>', page, re.DOTALL
     )
-    assert "13_pixel_features.html" in links
+    assert "10_pixel_features.html" in links
 
 
 @pytest.fixture
@@ -65,14 +65,14 @@ def test_it_is_read_in_the_dark_on_phones_and_without_a_network(site, tab):
     tab.locator("button.theme-switch-button").first.click()
     tab.locator(".theme-change-button[data-mode=dark]").first.click()
     assert light == "rgb(255, 255, 255)" and sum(map(int, re.findall(r"\d+", paper()))) < 120
-    for name in ("index", "03_difference_maps", "13_pixel_features", "api/emerdiff_lib.responses"):
+    for name in ("index", "03_difference_maps", "10_pixel_features", "api/emerdiff_lib.responses"):
         tab.set_viewport_size({"width": 390, "height": 800})
         tab.goto((site / f"{name}.html").as_uri())
         assert tab.evaluate("document.documentElement.scrollWidth") <= 390, name
 
 
 def test_the_explorer_answers_a_click_inside_the_book(site, tab):
-    tab.goto((site / "13_pixel_features.html").as_uri(), wait_until="domcontentloaded")
+    tab.goto((site / "10_pixel_features.html").as_uri(), wait_until="domcontentloaded")
     frame = tab.frame_locator("iframe[title='EmerDiff explorer']")
     frame.locator("[data-drawn]").wait_for()
     canvas = frame.locator("canvas").first

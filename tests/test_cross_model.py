@@ -24,7 +24,7 @@ def cells(pipe, control, tmp_path_factory):
     given |= {"pipes": {"toyscapes": pipe, two_stages.UNTRAINED: control}}
     given["nb"] = type("Notebook", (), {"execution": {}})
     texts = ("import numpy", "def statistic", "def table_of", "table = table_of(results)")
-    return run_cells("10_cross_model", given, *texts)
+    return run_cells("13_cross_model", given, *texts)
 
 
 def test_the_control_has_the_architecture_and_none_of_the_knowledge(pipe, control, cells):

@@ -1,4 +1,4 @@
-"""Features and correspondence under a domain shift are measured apart; notebook 08's verdicts follow from intervals."""
+"""Features and correspondence under a domain shift are measured apart; notebook 09's verdicts follow from intervals."""
 
 import numpy as np
 import pytest
@@ -25,10 +25,10 @@ def scene_result(own=RIGHT, modulated=0.9, bilinear=0.5, guided=0.95):
 
 
 def cells_of_08(**results):
-    """What the cells of notebook 08 make of results, {shift: scene by scene}; the first shift is the reference."""
+    """What the cells of notebook 09 make of results, {shift: scene by scene}; the first shift is the reference."""
     shifts = {"as trained" if name == "reference" else name: scenes for name, scenes in results.items()}
     names = {"names": list(shifts), "results": shifts}
-    return run_cells("08_domain_shift", names, "import numpy", "def gain", "def verdict", "def row_of")
+    return run_cells("09_domain_shift", names, "import numpy", "def gain", "def verdict", "def row_of")
 
 
 def word(scenes, reference):

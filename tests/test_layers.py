@@ -1,4 +1,4 @@
-"""Notebook 10 on where to take queries and where to modulate: against perfect features, and another notebook's numbers."""
+"""Notebook 13 on where to take queries and where to modulate: against perfect features, and another notebook's numbers."""
 
 import pytest
 import torch
@@ -29,8 +29,8 @@ def cells_of_10(pipe, scenes, count, *texts, override=None, **given):
     """The notebook's cells on the layers of one model up to those that hold ``texts``."""
     namespace = {"pipes": {"one": pipe}, "looked_into": "one", "given": given, "scenes": scenes}
     namespace["layer_samples"] = first_samples(scenes, count)
-    namespace = run_cells("10_cross_model", namespace, "import numpy", "pipe, changes =") | (override or {})
-    return run_cells("10_cross_model", namespace, *texts)
+    namespace = run_cells("13_cross_model", namespace, "import numpy", "pipe, changes =") | (override or {})
+    return run_cells("13_cross_model", namespace, *texts)
 
 
 def test_perfect_features_read_to_the_upper_bound(pipe, scenes):
@@ -54,7 +54,7 @@ def test_perfect_features_read_to_the_upper_bound(pipe, scenes):
 
 
 def test_a_push_is_that_of_the_other_study(pipe, scenes):
-    """Notebook 08 pushes the same true masks at the layer that its settings name."""
+    """Notebook 09 pushes the same true masks at the layer that its settings name."""
     other = LAYER.replace("up_blocks.2", "up_blocks.1")
     cells = cells_of_10(pipe, scenes, 1, "def push_true_masks", override={"layers": [LAYER, other]})
     scores = cells["push_true_masks"](0)

@@ -30,7 +30,7 @@ NAMES = [path.stem for path in sorted(FOLDER.glob("*.ipynb"))]
 QUICK = {"modulation_timestep": 41, "noise_ensemble_size": 1}
 # With its own model, where that shows what the tiny one cannot: truth that is found, files, workers, words, a CLIP
 OWN_MODEL = {
-    "04_segmentation": dict(
+    "05_segmentation": dict(
         image="toyscapes:3-4",
         num_masks=4,
         modulation_timestep=81,
@@ -47,7 +47,7 @@ OWN_MODEL = {
         settings={"modulation_timestep": 41},
         methods=[names.EMERDIFF, names.EMERDIFF_FAST, names.BILINEAR, names.DIFFSEG],
     ),
-    "11_words": dict(
+    "14_open_vocabulary": dict(
         image="toyscapes:3",
         words=["road", "house", "tree"],
         limit=2,
@@ -122,7 +122,7 @@ def test_runs_with_its_defaults(name, tmp_path):
 @pytest.mark.parametrize("name", OWN_MODEL)
 def test_runs_with_its_own_model(name, tmp_path):
     run(name, tmp_path, **OWN_MODEL[name])
-    if name == "04_segmentation":
+    if name == "05_segmentation":
         for seed in (3, 4):
             (results,) = (tmp_path / "results").glob(f"toyscapes-{seed:06}-*")
             record = json.loads((results / "settings.json").read_text())
@@ -143,9 +143,9 @@ def tiny(tmp_path_factory):
     return tiny_stable_diffusion.save(folder, **own)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "04_segmentation"])
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "05_segmentation"])
 def test_runs_with_a_stable_diffusion(name, tiny, tmp_path, berkeley):
-    given = small_parameters(name, tiny) | ({"num_scenes": 0} if name == "01_inversion" else {})
+    given = small_parameters(name, tiny) | ({"num_scenes": 0} if name == "04_inversion" else {})
     if name == "15_photographs":
         given |= {"berkeley": str(berkeley)}
     if "models" in given:  # whose layers are gone through is the first with joint attention
@@ -170,7 +170,7 @@ def test_a_folder_with_bad_images_is_reported_to_the_end(tmp_path, tiny):
         (folder / name).write_bytes(b"nothing")
     Image.effect_noise((64, 48), 100).save(folder / "c.png")
     given = {"model": str(tiny), "modulation_timestep": 101, "num_masks": 4, "shard": "0/1"}
-    said = printed(run("04_segmentation", tmp_path, image=str(folder), **given))
+    said = printed(run("05_segmentation", tmp_path, image=str(folder), **given))
     assert "3 images: 0 kept, 1 computed, 2 failed" in said and "3 image(s), of which 2 failed" in said
     assert set(json.loads((results / "failures-0-of-1.json").read_text())) == {"a.png", "<b>.jpg"}
     assert "&#60;b&#62;&#46;jpg failed" in said and list(results.glob("c-*/labels.png"))
@@ -206,8 +206,8 @@ def test_is_committed_executed_with_described_parameters(name):
 
 # -- what is wrong is said in one sentence ----------------------------------------------------------------------------
 
-SEGMENT, EVALUATION = "04_segmentation", "06_evaluation"
-LOST, MODELS, MASKS = "07_small_objects_and_boundaries", "10_cross_model", "14_how_many_masks"
+SEGMENT, EVALUATION = "05_segmentation", "06_evaluation"
+LOST, MODELS, MASKS = "08_small_objects_and_boundaries", "13_cross_model", "12_how_many_masks"
 
 
 def first_cells(name, **injected):
@@ -260,7 +260,7 @@ def test_what_is_not_possible_is_one_sentence_before_anything_is_computed(name, 
 
 def test_papermill_ends_in_the_same_sentence(tmp_path):
     with pytest.raises(PapermillExecutionError) as caught:
-        run("04_segmentation", tmp_path, num_mask=3)
+        run("05_segmentation", tmp_path, num_mask=3)
     shown = [line for line in str(caught.value).splitlines() if line.strip("- ")]
     assert len(shown) == 2 and shown[0].startswith("Exception encountered at")
     assert shown[1].startswith("ValueError: There is no parameter 'num_mask'")

@@ -82,7 +82,7 @@ def test_one_pass_serves_many_vocabularies_and_a_threshold_refuses(pipe, data, t
     found = named_by_light(pipe, data, tmp_path, said, [study.ALONE])
     others = [name for name in data.class_names if name not in words]
     given = {"left_out": others, "best": "light", "pd": pd, "np": np}
-    nothing_curve = run_cells("11_words", given, "def nothing_curve")["nothing_curve"]
+    nothing_curve = run_cells("14_open_vocabulary", given, "def nothing_curve")["nothing_curve"]
     curve = nothing_curve(found, study.ALONE).set_index("threshold")
     assert curve.loc[0.0, "named"] == 100 and curve.loc[0.0, "refused"] == 0
     assert curve["refused"].is_monotonic_increasing and curve["named"].is_monotonic_decreasing

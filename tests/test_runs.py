@@ -44,11 +44,11 @@ QUICK = {"num_masks": 2, "modulation_timestep": 21, "noise_ensemble_size": 1}
 def segment_all(
     pipe, samples, output_dir, seed=0, formats=(), difference_maps=False, execution=None, **chosen
 ):
-    """Notebook 04's: ({name: folder}, results)."""
+    """Notebook 05's: ({name: folder}, results)."""
     given = {"__name__": "__main__", "pipe": pipe, "samples": samples, "chosen": chosen, "seed": seed}
     given |= {"output_dir": output_dir, "output_difference_maps": difference_maps, "mask_batch_size": None}
     given |= {"formats": formats, "show": 0, "nb": SimpleNamespace(execution=execution or {})}
-    cells = run_cells("04_segmentation", given, "import numpy", "def segment", "timed(segment_all)")
+    cells = run_cells("05_segmentation", given, "import numpy", "def segment", "timed(segment_all)")
     return cells["folders"], cells["results"]
 
 

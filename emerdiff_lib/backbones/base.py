@@ -244,7 +244,7 @@ class Backbone:
     def default_layers(self) -> tuple[str, str]:
         """The layer whose queries are clustered, and the one that is modulated.
 
-        Half-way and the last block, the best of all for the only transformer that was measured, a small one (notebook 10).
+        Half-way and the last block, the best of all for the only transformer that was measured, a small one (notebook 13).
         """
         names = self.layers()
         return names[len(names) // 2], names[-1]

@@ -108,7 +108,7 @@ def one_image(spec: str | Path) -> ImageSample:
     if len(samples) > 1:
         raise ValueError(
             f"image={str(spec)!r} names {len(samples)} images and this notebook looks at one; choose one of them, or run "
-            "04_segmentation.ipynb for all."
+            "05_segmentation.ipynb for all."
         )
     return samples[0]
 

@@ -53,7 +53,7 @@ VOID, MOST_CLASSES = (IGNORE, 65535), 1000
 class LabelledFolder(FileDataset):
     """Images of one's own: ``images/*`` and ``labels/*.png`` with the same names; 255, and 65535 of 16 bits, are ignored.
 
-    Label maps are of the upright image, as annotation tools and notebook 04 write them. With a split, both are in a folder of
+    Label maps are of the upright image, as annotation tools and notebook 05 write them. With a split, both are in a folder of
     that name. ``classes.txt``, one name per line, is optional: without it, classes are numbered up to the largest label below
     ``root``, in whichever split.
     """

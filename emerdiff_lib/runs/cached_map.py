@@ -61,7 +61,7 @@ def cached_map(
     Args:
         function: sample → what JSON knows (or what ``write`` takes). It travels to other processes with all that it holds;
             pipelines among it are loaded there anew, by name, and must turn out to be the same.
-        samples: {unique name: sample}; ``failures.json`` says which were not possible and why, for 04's ``only``.
+        samples: {unique name: sample}; ``failures.json`` says which were not possible and why, for 05's ``only``.
         folder: of the results; made if missing.
         key: what all results depend on, for JSON: weights, settings, versions (:mod:`.keys`).
         sample_key: sample → what its result depends on besides, the content of its image for one.

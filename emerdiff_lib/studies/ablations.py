@@ -1,4 +1,4 @@
-"""Sweeps on Toyscapes scenes (notebook 05): each changes one thing, on the same scenes with the same noise."""
+"""Sweeps on Toyscapes scenes (notebook 07): each changes one thing, on the same scenes with the same noise."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where objects get lost on their way through the method (notebooks 07 and 15).
+"""Where objects get lost on their way through the method (notebooks 08 and 15).
 
 An object is found if segments of its class, in the final labels, hold at least half of its pixels, whatever else happened to
 it. One that is not found is lost at the first stage whose criterion it fails. The criteria are kept beside that, as an object

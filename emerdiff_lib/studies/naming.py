@@ -1,4 +1,4 @@
-"""Can class names be found in the segments? (Notebook 11, the paper's Table 3.)
+"""Can class names be found in the segments? (Notebook 14, the paper's Table 3.)
 
 The same text-aligned features alone, averaged inside coarse masks, EmerDiff's and pixel mode's segments, and spread over
 pixels by responses; class names in, mIoU out. The whole vocabulary is looked for in every image, never the image's own

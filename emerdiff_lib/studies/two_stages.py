@@ -1,4 +1,4 @@
-"""Both stages by themselves, features and the correspondence of pixels: under shifts (notebook 08), and by model (10).
+"""Both stages by themselves, features and the correspondence of pixels: under shifts (notebook 09), and by model (13).
 
 *Features* are measured by the method's coarse masks on their own grid, beside masks from k-means of nothing but positions. The
 *correspondence* of pixels is measured with the *true* coarse masks, in which features have no part: by modulated denoising,
