@@ -108,8 +108,20 @@ def test_ignored_pixels_are_not_scored(pipe, tmp_path, scene):
         assert np.array(entry["table"]).sum() == 76 * 128
 
 
-def test_the_tables_of_a_single_image_have_no_intervals(pipe, data, tmp_path):
-    results = scored(pipe, data, tmp_path, [0], [names.EMERDIFF_FAST, names.BILINEAR, names.SLIC])
+def test_one_interval_makes_every_verdict():
+    columns = ["minus", "measure", "points", "low", "high"]
+    ends = {names.BILINEAR: (-6.1, -8.7, -3.3), names.COLOUR: (2.0, -0.5, 3.0), names.SLIC: (4.0, 1.0, 6.0)}
+    paired = pd.DataFrame([(name, "oracle", *row) for name, row in ends.items()], columns=columns)
+    scores = pd.DataFrame({"oracle mIoU": [60.0, 66.1, 58, 56]}, [names.EMERDIFF, *ends])
+    table = comparison.difference_table(paired)["oracle mIoU"]
+    assert table.tolist() == ["-6.1 [-8.7, -3.3]", "+2.0 [-0.5, +3.0] (n.s.)", "+4.0 [+1.0, +6.0]"]
+    (line,) = comparison.findings({"scores": scores, "paired": paired})
+    assert "-6.1 [-8.7, -3.3]. Significantly ahead of 1 and behind 1 of 3 other methods." in line
+
+
+def test_few_images_have_no_verdict(pipe, data, tmp_path):
+    results = scored(pipe, data, tmp_path, [0, 1], [names.EMERDIFF_FAST, names.BILINEAR, names.SLIC])
     summary = tables.summarise(results, results, draws=20)
-    assert "[" not in comparison.difference_table(summary["paired"]).to_string()
-    assert all("not significant" in line for line in comparison.findings(summary))
+    table, lines = comparison.difference_table(summary["paired"]), comparison.findings(summary)
+    assert not any(word in table.to_string() + "".join(lines) for word in ("[", "n.s.", "ahead", "behind"))
+    assert all(line.endswith(", too few images for a verdict.") for line in lines)

@@ -2,9 +2,8 @@
 
 import numpy as np
 import pytest
-from scipy.stats import wilcoxon
 
-from emerdiff_lib.evaluation.intervals import bootstrap, interval, level_table, paired_table, paired_test
+from emerdiff_lib.evaluation.intervals import bootstrap, interval, level_table, paired_table, verdict
 
 RNG = np.random.default_rng(0)
 
@@ -37,14 +36,21 @@ def test_differences_draw_the_same_images_for_both():
 
 @pytest.mark.filterwarnings("error")
 def test_where_values_are_missing():
-    values = np.array([1.0, np.nan, 3.0, 2.0])
+    values = np.array([1.0, np.nan, 3.0, 2.0] * 2)
     value, low, high = interval(values)
     assert value == 2 and 1 <= low < 2 < high <= 3
-    assert interval(values, np.array([0.0, 1.0, np.nan, 0.0]))[0] == 1.5
-    one, *ends = interval(values[:1])
-    assert one == 1 and np.isnan(ends).all()
-    assert np.isnan(interval(values[[1, 1]])).all()
-    assert np.isnan(bootstrap(lambda rows: (0 * rows).sum(-1) / np.float64(0), 4)).all()
+    assert interval(values, np.array([0.0, 1.0, np.nan, 0.0] * 2))[0] == 1.5
+    one, *ends = interval(values[:7])
+    assert one == 2 and np.isnan(ends).all()
+    assert np.isnan(interval(values[[1] * 8])).all()
+    assert np.isnan(bootstrap(lambda rows: (0 * rows).sum(-1) / np.float64(0), 8)).all()
+
+
+def test_a_verdict_is_what_the_interval_of_enough_images_says():
+    """Two images that differ alike resample to an interval that excludes 0, which proves nothing."""
+    said = [verdict(*interval(np.full(count, 3.0))[1:]) for count in (2, 7, 8)]
+    assert said == ["too few images for a verdict"] * 2 + ["ahead"]
+    assert [verdict(*ends) for ends in ((-8.7, -3.3), (-1, 0.0))] == ["behind", "not significant"]
 
 
 def test_tables_hold_intervals_in_percent():
@@ -59,11 +65,3 @@ def test_tables_hold_intervals_in_percent():
     expected = 100 * np.array(interval(scores["c"]["F"], scores["a"]["F"], draws=50))
     assert pairs.iloc[2, 3:].tolist() == pytest.approx(expected)
     assert list(paired_table(scores, [])) == list(pairs)
-
-
-def test_paired_test_is_exact_for_few_pairs():
-    """All seven differences positive: of 2⁷ sign patterns two are as extreme."""
-    first, second = np.arange(7) + 1.0, np.arange(7) * 0.5
-    assert paired_test(first, second) == pytest.approx(2 / 2**7)
-    assert paired_test([*first, np.nan], [*second, 1]) == wilcoxon(first, second).pvalue
-    assert paired_test(np.ones(4), np.ones(4)) == 1 and np.isnan(paired_test([np.nan, 1], [1, np.nan]))

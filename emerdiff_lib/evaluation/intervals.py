@@ -12,13 +12,15 @@ from scipy import stats
 from .metrics import mean_iou
 
 Interval = tuple[float, float, float]  # value, low, high
+MIN_IMAGES = 8  # fewer resample to intervals that are much too narrow, so that they get none, and no verdict
+TOO_FEW = "too few images for a verdict"
 PerImage = Mapping[str, Mapping[str, np.ndarray]]  # {method: {measure: what interval() takes}}
 
 
 def bootstrap(statistic: Callable[[np.ndarray], np.ndarray], count: int, draws: int = 1000) -> Interval:
     """(value, low, high): ``statistic`` of all ``count`` images and its 95 % percentile interval over resampled images.
 
-    One image has no interval, (NaN, NaN); draws whose statistic is NaN are left out of it (scipy's own
+    Fewer than :data:`MIN_IMAGES` have no interval, (NaN, NaN); draws whose statistic is NaN are left out of it (scipy's own
     would be NaN). For a mean or mIoU there is :func:`interval`.
 
     Args:
@@ -28,7 +30,7 @@ def bootstrap(statistic: Callable[[np.ndarray], np.ndarray], count: int, draws: 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # of draws that are NaN
         value = float(statistic(np.arange(count)))
-        if count > 1:
+        if count >= MIN_IMAGES:
             drawn = stats.bootstrap(
                 (np.arange(count),),
                 lambda rows, axis: statistic(rows),
@@ -89,20 +91,16 @@ def paired_table(scores: PerImage, pairs: Iterable[tuple[str, str]], draws: int 
 
 
 def with_interval(value: float, low: float, high: float) -> str:
-    """ "+1.2 [+0.3, +2.1]"; without the ends where they are NaN, as from a single image."""
+    """ "+1.2 [+0.3, +2.1]"; without the ends where they are NaN, as from too few images."""
     return f"{value:+.1f}" + ("" if np.isnan(low) else f" [{low:+.1f}, {high:+.1f}]")
 
 
-def paired_test(first: np.ndarray, second: np.ndarray) -> float:
-    """p-value of the Wilcoxon signed-rank test (scipy): do paired scores of two methods differ?
-
-    1 if all are equal; NaN without a pair in which both are finite.
-    """
-    difference = np.subtract(first, second)
-    difference = difference[np.isfinite(difference)]
-    if not difference.any():
-        return 1.0 if difference.size else float("nan")
-    return float(stats.wilcoxon(difference).pvalue)
+def verdict(low: float, high: float) -> str:
+    """What the interval of a difference allows to say: "ahead", "behind", "not significant" (it includes 0), or
+    :data:`TOO_FEW` where there is none."""
+    if np.isnan(low):
+        return TOO_FEW
+    return "ahead" if low > 0 else "behind" if high < 0 else "not significant"
 
 
 def _summed(counts: np.ndarray, rows: np.ndarray) -> np.ndarray:

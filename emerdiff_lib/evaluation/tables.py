@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from . import metrics, protocols
-from .intervals import level_table, paired_table, paired_test
+from .intervals import level_table, paired_table
 from .protocols import Record
 from .regions import sample_labels
 
@@ -112,9 +112,9 @@ def summarise(
 
     Returns:
         "scores": a row per method, percent except where the column says otherwise; "intervals": 95 % bootstrap intervals of
-        mIoU and boundary F; "paired": differences of the first method to every other, with intervals and, for scores per
-        image (accuracy for the protocols), the p-value of Wilcoxon's test; "objects": recall and IoU by area, small to
-        large; "classes": IoU per class (oracle). How the intervals were drawn is in ``attrs["bootstrap"]`` of both tables.
+        mIoU and boundary F, which the scores have as ``attrs["intervals"]``, {column: {method: [low, high]}}, too; "paired":
+        differences of the first method to every other, with intervals; "objects": recall and IoU by area, small to large;
+        "classes": IoU per class (oracle). How the intervals were drawn is in ``attrs["bootstrap"]`` of both tables.
         Prototypes of "modified" and "modified_cosine" come from ``fit``, and without it both are left out; those of
         "modified_self" come from the images themselves.
 
@@ -132,19 +132,17 @@ def summarise(
     }
     reference = next(iter(entries))
     others = [(reference, method) for method in entries if method != reference]
-    paired = paired_table(per_image, others, draws)
-    values = lambda scores: scores if scores.ndim == 1 else metrics.pixel_accuracy(scores)
-    paired["p (Wilcoxon)"] = [
-        paired_test(*(values(per_image[method][row.measure]) for method in (row.method, row.minus)))
-        for row in paired.itertuples()
-    ]
     classes = {method: metrics.class_iou(values["oracle"].sum(0)) for method, values in counts.items()}
     tables = {
         "scores": _score_table(entries, counts),
         "intervals": level_table(per_image, draws),
-        "paired": paired.drop(columns="method"),
+        "paired": paired_table(per_image, others, draws).drop(columns="method"),
         "objects": _object_table(entries),
         "classes": 100 * pd.DataFrame(classes).T,
+    }
+    tables["scores"].attrs["intervals"] = {
+        TABLE[measure]: {row.method: [row.low, row.high] for row in rows.itertuples()}
+        for measure, rows in tables["intervals"].dropna().groupby("measure", sort=False)
     }
     for name in ("intervals", "paired"):
         tables[name].attrs["bootstrap"] = f"{draws} samples, images drawn with replacement"

@@ -22,7 +22,7 @@ from ..baselines import Segmentation, upsamplers
 from ..baselines.upsamplers import Upsampler
 from ..clustering import mask_embeddings
 from ..datasets import LabelledDataset, Sample
-from ..evaluation.intervals import with_interval
+from ..evaluation.intervals import TOO_FEW, verdict, with_interval
 from ..evaluation.regions import true_masks
 from ..evaluation.tables import score
 from ..pipeline import EmerDiffPipeline
@@ -238,6 +238,7 @@ def score_images(
 
 # -- tables -------------------------------------------------------------------------------------------------------------
 
+ENDS = ["points", "low", "high"]
 MEASURES = {"oracle": "oracle mIoU", "modified": "modified mIoU (other split)", "boundary_f": "boundary F"}
 COLOURS = dict(zip(KINDS, (*(CHART_COLOURS[i] for i in (3, 0, 2)), NEUTRAL), strict=True))  # in figures
 
@@ -248,11 +249,9 @@ def kind(method: str) -> str:
 
 
 def difference_table(paired: pd.DataFrame) -> pd.DataFrame:
-    """The "paired" table to be read: a row per method, a column per measure; "(n.s.)": Wilcoxon's p is 0.05 or more."""
-    text = [
-        with_interval(*row[["points", "low", "high"]]) + (" (n.s.)" if row["p (Wilcoxon)"] >= 0.05 else "")
-        for _, row in paired.iterrows()
-    ]
+    """The "paired" table to be read: a row per method, a column per measure; "(n.s.)": the interval includes 0."""
+    rows = [(with_interval(*ends), verdict(*ends[1:])) for ends in paired[ENDS].itertuples(index=False)]
+    text = [text + " (n.s.)" * (said == "not significant") for text, said in rows]
     wide = paired.assign(text=text).pivot(index="minus", columns="measure", values="text")
     wide = wide.loc[paired["minus"].unique(), [measure for measure in MEASURES if measure in wide]]
     return wide.rename(columns=MEASURES).rename_axis(columns=None)
@@ -273,31 +272,34 @@ def interval_panels(figure: Any, tables: Mapping[str, pd.DataFrame]) -> None:
         names_here = axis is axes[0]
         plotting.intervals(axis, part, "method", "value", "low", "high", "kind", COLOURS, names=names_here)
         axis.set_title(title)
-    plotting.shared_legend(figure, "points with 95 % bootstrap intervals over pictures")
+    plotting.shared_legend(figure, "points with 95 % bootstrap intervals over images")
 
 
 def findings(tables: Mapping[str, pd.DataFrame]) -> list[str]:
     """A line per measure: the first method beside the best that does without modulated denoising, and among all.
 
-    The best is looked for among those that start from the same features or masks, if there are any. A difference is
-    significant where its interval excludes 0.
+    The best is looked for among those that start from the same features or masks, if there are any. All verdicts are those of
+    the paired intervals (:func:`~emerdiff_lib.evaluation.intervals.verdict`).
     """
     scores, lines = tables["scores"], []
     reference = scores.index[0]
     pixels = reference in (names.EMERDIFF_PIXEL, names.EMERDIFF_FAST)
     same, inputs = (ON_THE_SAME_FEATURES, "features") if pixels else (ON_THE_SAME_MASKS, "masks")
     for measure, rows in tables["paired"].set_index("minus").groupby("measure", sort=False):
-        column, ahead, behind = scores[MEASURES[measure]], rows["low"] > 0, rows["high"] < 0
+        column, said = scores[MEASURES[measure]], rows[ENDS[1:]].apply(lambda ends: verdict(*ends), axis=1)
         candidates = [name for name in rows.index if name in same]
         best = column[candidates or rows.index].idxmax()
         which = (
             f"best of the same {inputs} without modulated denoising" if candidates else "best other method"
         )
-        verdict = "" if ahead[best] or behind[best] else ", not significant"
-        difference = with_interval(*rows.loc[best, ["points", "low", "high"]])
-        lines.append(
+        line = (
             f'{MEASURES[measure]}: {reference} {column[reference]:.1f}; {which} "{best}" {column[best]:.1f}, difference '
-            f"{difference}{verdict}. Significantly ahead of {ahead.sum()} and behind {behind.sum()} of "
-            f"{len(rows)} other methods."
+            f"{with_interval(*rows.loc[best, ENDS])}"
         )
+        if said[best] in ("not significant", TOO_FEW):
+            line += f", {said[best]}"
+        if not said.eq(TOO_FEW).all():
+            ahead, behind = (said.eq(word).sum() for word in ("ahead", "behind"))
+            line += f". Significantly ahead of {ahead} and behind {behind} of {len(rows)} other methods"
+        lines.append(line + ".")
     return lines
