@@ -28,9 +28,9 @@ def is_kept(output: nbformat.NotebookNode) -> bool:
 
 
 def cleaned(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """Without stderr, widgets, times and versions; in place."""
+    """Without stderr, widgets, times and versions; tags and alt texts of figures ("mystnb") stay; in place."""
     for cell in notebook.cells:
-        cell.metadata = {"tags": cell.metadata["tags"]} if "tags" in cell.metadata else {}
+        cell.metadata = {key: cell.metadata[key] for key in ("tags", "mystnb") if key in cell.metadata}
         if cell.cell_type == "code":
             cell.outputs = [output for output in cell.outputs if is_kept(output)]
     notebook.metadata = {
