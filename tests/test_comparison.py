@@ -67,7 +67,7 @@ def test_the_ceiling_is_what_the_grid_can_hold(pipe, scene):
     expected = np.unique(labels, return_inverse=True)[1].reshape(labels.shape)
     labels[18:21, 18:21] = 1
     sample = Sample("x", scene.image, labels, 0)
-    result = comparison.segment_image(pipe, sample, [names.CEILING], SETTINGS)[names.CEILING]
+    result = comparison.segment_image(pipe, sample, [names.UPPER_BOUND], SETTINGS)[names.UPPER_BOUND]
     assert np.array_equal(result.labels, expected)
 
 

@@ -46,7 +46,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     names.EMERDIFF_FAST: dict(mode="fast"),
 }
 KINDS = ("no denoising", "difference maps", "difference maps, then guided filter", "pixel features")
-NETWORK_FREE = (names.BILINEAR, names.BILINEAR_GUIDED, names.PIXELS_GUIDED)
+NETWORK_FREE = (names.BILINEAR, names.BILINEAR_GUIDED, names.QUERIES_GUIDED)
 
 
 def evaluate(
@@ -92,7 +92,7 @@ def evaluate_scene(
     without_denoising = {
         names.BILINEAR: lambda: assign_bilinear(coarse.masks, coarse.size),
         names.BILINEAR_GUIDED: lambda: guided_masks(coarse.masks, image, radius),
-        names.PIXELS_GUIDED: lambda: (
+        names.QUERIES_GUIDED: lambda: (
             upsamplers.cluster_upsampled(coarse.queries, image, guided, count).labels
         ),
     }
@@ -108,7 +108,7 @@ def evaluate_scene(
     for name, (labels, seconds) in results.items():
         table = contingency_table(labels, scene.coarse_labels, int(labels.max()) + 1, classes)
         scores = {"counts": oracle(table).tolist(), "boundary F": boundary_scores(labels, scene.labels, 2)[2]}
-        comparable = kind_of(name) != KINDS[3] and name != names.PIXELS_GUIDED
+        comparable = kind_of(name) != KINDS[3] and name != names.QUERIES_GUIDED
         scores["as exact"] = float((labels == exact).mean()) if comparable else np.nan
         rows.append({"scene": scene.seed, "variant": name, "seconds": seconds} | scores)
     return rows

@@ -53,13 +53,13 @@ ON_THE_SAME_MASKS: dict[str, Callable[[torch.Tensor, np.ndarray], np.ndarray]] =
 }
 # The coarse features are EmerDiff's, and pixels become segments as in pixel mode; self-attention asks the network besides
 ON_THE_SAME_FEATURES: dict[str, Upsampler] = {
-    names.PIXELS_BILINEAR: upsamplers.bilinear,
-    names.PIXELS_GUIDED: upsamplers.guided,
-    names.PIXELS_BILATERAL: upsamplers.joint_bilateral,
-    names.PIXELS_ADAPTIVE: upsamplers.adaptive,
-    names.PIXELS_WALK: upsamplers.random_walk_features,
-    names.PIXELS_OPTIMISED: upsamplers.optimised,
-    names.PIXELS_ATTENTION: upsamplers.self_attention,
+    names.QUERIES_BILINEAR: upsamplers.bilinear,
+    names.QUERIES_GUIDED: upsamplers.guided,
+    names.QUERIES_BILATERAL: upsamplers.joint_bilateral,
+    names.QUERIES_ADAPTIVE: upsamplers.adaptive,
+    names.QUERIES_WALK: upsamplers.random_walk_features,
+    names.QUERIES_OPTIMISED: upsamplers.optimised,
+    names.QUERIES_ATTENTION: upsamplers.self_attention,
 }
 # Anything but EmerDiff: given the image, the model, a backbone, K, the grid of the coarse masks and a seed
 BY_THEMSELVES: dict[str, Callable[..., Segmentation]] = {
@@ -144,7 +144,7 @@ def segment_image(
     sample, so the result does not depend on what was evaluated before. Everything that is shared is charged to each.
 
     Args:
-        methods: of :data:`ALL_METHODS`, or ``names.CEILING``: the true masks on the grid, the upper bound of coarse masks.
+        methods: of :data:`ALL_METHODS`, or ``names.UPPER_BOUND``: the true masks on the grid, the upper bound of coarse masks.
         settings: keywords of the pipeline (``num_masks`` …), except ``mode``.
     """
     generator = torch.Generator().manual_seed(sample.seed)
@@ -186,7 +186,7 @@ def _segment(
 ) -> Segmentation:
     """One image by a method that is not EmerDiff."""
     image, masks, grid = np.array(sample.image), coarse.masks.cpu(), tuple(coarse.masks.shape[1:])
-    if name == names.CEILING:
+    if name == names.UPPER_BOUND:
         classes, index = np.unique(sample.labels, return_inverse=True)  # void is a class of its own
         truth = torch.from_numpy(true_masks(index.reshape(sample.labels.shape), grid, len(classes)))
         labels = assign_bilinear(truth, sample.labels.shape)
@@ -194,7 +194,7 @@ def _segment(
     if name in ON_THE_SAME_MASKS:
         return Segmentation(ON_THE_SAME_MASKS[name](masks, image), coarse.embeddings.cpu().numpy())
     if name in ON_THE_SAME_FEATURES:
-        more = {"pipe": pipe} if name == names.PIXELS_ATTENTION else {}
+        more = {"pipe": pipe} if name == names.QUERIES_ATTENTION else {}
         upsample = partial(ON_THE_SAME_FEATURES[name], **more)
         return baselines.cluster_upsampled(coarse.queries, image, upsample, len(masks))
     given = {"image": image, "pipe": pipe, "backbone": backbone, "seed": sample.seed % 2**31}

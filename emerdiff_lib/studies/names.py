@@ -1,24 +1,24 @@
 """One spelling for every method: rows of tables, keys of stores and parameters of notebooks all use these."""
 
 EMERDIFF = "EmerDiff"
-EMERDIFF_GUIDED = "EmerDiff, guided filter"
-EMERDIFF_PIXEL = "EmerDiff, pixel"
-EMERDIFF_FAST = "EmerDiff, fast"
+EMERDIFF_GUIDED = "EmerDiff + guided filter"
+EMERDIFF_PIXEL = "EmerDiff-Pixel (ours)"
+EMERDIFF_FAST = "EmerDiff-Fast (ours)"
 
 # The same coarse masks, brought to pixels without the network
 BILINEAR = "bilinear"
-BILINEAR_GUIDED = "bilinear, guided filter"
-BILINEAR_WALKER = "bilinear, random walker"
-BILINEAR_ADAPTIVE = "bilinear, pixel-adaptive"
+BILINEAR_GUIDED = "bilinear + guided filter"
+BILINEAR_WALKER = "bilinear + random walker"
+BILINEAR_ADAPTIVE = "bilinear + pixel-adaptive"
 
 # The same coarse features, brought to pixels without modulated denoising, and made into segments as pixel mode does
-PIXELS_BILINEAR = "pixels, bilinear"
-PIXELS_GUIDED = "pixels, guided filter"
-PIXELS_BILATERAL = "pixels, joint bilateral"
-PIXELS_ADAPTIVE = "pixels, pixel-adaptive"
-PIXELS_WALK = "pixels, random walk"
-PIXELS_ATTENTION = "pixels, self-attention"
-PIXELS_OPTIMISED = "pixels, optimised"
+QUERIES_BILINEAR = "query features, bilinear"
+QUERIES_GUIDED = "query features + guided filter"
+QUERIES_BILATERAL = "query features + joint bilateral"
+QUERIES_ADAPTIVE = "query features + pixel-adaptive"
+QUERIES_WALK = "query features + random walk"
+QUERIES_ATTENTION = "query features + self-attention"
+QUERIES_OPTIMISED = "query features, optimised"
 
 # The picture alone, without any model
 COLOUR = "colour + position k-means"
@@ -35,4 +35,4 @@ DIFFSEG_OWN = "DiffSeg, its own number"
 DIFFCUT = "DiffCut"
 DIFFCUT_OWN = "DiffCut, its own number"
 
-CEILING = "grid ceiling"  # the true labels, as well as the feature grid can hold them
+UPPER_BOUND = "grid upper bound"  # the true labels, as well as the feature grid can hold them
