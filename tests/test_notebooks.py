@@ -5,6 +5,7 @@ The tiny model is a random checkpoint of Stable Diffusion 1.x's layout, as a use
 
 import json
 import re
+import shlex
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import numpy as np
 import papermill
 import pytest
 import torch
+import yaml
 from IPython.core.interactiveshell import InteractiveShell
 from papermill.exceptions import PapermillExecutionError
 from PIL import Image
@@ -194,7 +196,9 @@ def test_runs_with_other_families_on_an_image_of_the_readers(number, layout, tmp
 
 @pytest.mark.parametrize("name", NAMES)
 def test_is_committed_executed_with_described_parameters(name):
-    notebook = nbformat.read(FOLDER / f"{name}.ipynb", 4)
+    raw = json.loads((FOLDER / f"{name}.ipynb").read_text(encoding="utf-8"))
+    nbformat.validate(raw)
+    notebook = nbformat.from_dict(raw)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert all(cell.execution_count for cell in code) and any(cell.outputs for cell in code)
     outputs = [output for cell in code for output in cell.outputs]
@@ -244,6 +248,11 @@ def test_an_unknown_parameter_is_named_by_every_notebook(name):
         (EVALUATION, {"methods": ["backbone k-means"]}, '"backbone k-means" needs a backbone: …'),
         (EVALUATION, {"dataset_options": {"order": 1}}, "Data set 'toyscapes' has no option 'order'…"),
         (EVALUATION, {"settings": {"mode": "fast"}}, "settings cannot hold mode='fast', as modes are …"),
+        (
+            EVALUATION,
+            {"fit_split": "trian"},
+            "ToyscapesDataset: fit_split='trian' is unknown (did you mean 'train'?); …",
+        ),
         (LOST, {"first_scene": 990, "num_scenes": 24}, "num_scenes=24 is not possible; … from 1 to 10."),
         (MODELS, {"models": ["untrained"]}, "…whose first is a model…"),
         (MODELS, {"models": ["toyscapes", "toyscapes"]}, "…named twice…"),
@@ -289,12 +298,16 @@ def test_parameters_are_checked_against_the_cell_that_declares_them():
             with pytest.raises(ValueError, match=f"{name}.*is not possible; it is") as caught:
                 check(**{name: value})
             assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match="-y") as caught:  # what is suggested is an option in a shell
+        check_parameters({"In": ["", """names: list = ["a's", "b"]\n"""], "names": "a"})
+    assert yaml.safe_load(shlex.split(str(caught.value).partition("papermill's")[2])[-1]) == {
+        "names": ["a's", "b"]
+    }
 
 
-def test_what_an_image_parameter_may_name(tmp_path):
+def test_what_an_image_parameter_may_name(tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     for spec, said in (
-        ("toyscapes:7-9", "names 3 images and this notebook looks at one"),
         (tmp_path / "nothing", "There is no image at"),
         ("toyscapes:9-3", "names no scenes"),
         ("toyscapes:900000", "names no scenes"),
@@ -304,3 +317,7 @@ def test_what_an_image_parameter_may_name(tmp_path):
     ):
         with pytest.raises((ValueError, FileNotFoundError), match=said):
             one_image(spec)
+    for name in ("b.png", "a.png"):
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    assert (one_image(tmp_path).name, one_image("toyscapes:7-9").seed) == ("a.png", 7)
+    assert "names 2 images; a.png is the first" in capsys.readouterr().out

@@ -38,10 +38,8 @@ DATASETS = {
 }
 
 
-def open_dataset(
-    name: str, root: Path | str = "", split: str | None = None, **options: Any
-) -> LabelledDataset:
-    """A data set by name; ``split`` defaults to the one that papers report.
+def open_dataset(name: str, root: Path | str = "", split: str = "", **options: Any) -> LabelledDataset:
+    """A data set by name; without a ``split``, that which papers report.
 
     Args:
         root: the folder that holds its official layout.
@@ -57,6 +55,20 @@ def open_dataset(
     if unknown := options.keys() - inspect.signature(DATASETS[name]).parameters:
         raise ValueError(f"Data set {name!r} has no option {min(unknown)!r}.")
     folder = Path(root).expanduser().absolute()  # other processes may stand elsewhere
-    data = DATASETS[name](folder, split, **options)
+    data = DATASETS[name](folder, split or None, **options)
     data.root = str(folder) if root else ""
     return data
+
+
+def open_splits(
+    name: str, root: Path | str = "", split: str = "", fit_split: str = "", **options: Any
+) -> tuple[LabelledDataset, LabelledDataset]:
+    """The part of a data set that is reported, and the part that is fitted on: the second of its splits if none is named.
+
+    Raises:
+        ValueError, FileNotFoundError: as :func:`open_dataset`, and for an unknown ``fit_split``.
+    """
+    data = open_dataset(name, root, split, **options)
+    part = fit_split or data.splits[:2][-1]
+    check_known(f"{type(data).__name__}: fit_split", part, data.splits)
+    return data, open_dataset(name, root, part, **options)

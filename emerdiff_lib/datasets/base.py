@@ -45,7 +45,7 @@ class LabelledDataset(ABC):
         class_names: one per class index.
         ignore_index: label of pixels that belong to no class, or None; ``background``: the class that is everything else.
         palette: (C, 3) uint8 colours.
-        splits: the names that ``split`` can have, the one that papers report first.
+        splits: the names that ``split`` can have: the one that papers report, the one that is usually fitted on, others.
         root: the folder that it was opened in, "" for none.
         split, note: which part this is, and what a reader of a number from it has to know; both are in its ``repr``.
     """

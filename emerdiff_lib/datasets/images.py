@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image
 
 from ..files import folder_path, read_request, unchanged
-from ..images import IMAGE_SUFFIXES, SAMPLE, SAMPLES, image_files, load_image
+from ..images import IMAGE_SUFFIXES, SAMPLE, SAMPLES, image_files, load_image, shown
 from ..settings import check_known, whole
 from ..toyscapes import Scene, Toyscapes
 from .base import FileDataset, LabelledDataset, Sample
@@ -103,12 +103,12 @@ def find_images(spec: str | Path) -> list[ImageSample]:
 
 
 def one_image(spec: str | Path) -> ImageSample:
-    """The one image that a notebook's ``image`` parameter names; raises as :func:`find_images`, and for several."""
+    """The first of the images that ``spec`` names, which is said if there are others; raises as :func:`find_images`."""
     samples = find_images(spec)
     if len(samples) > 1:
-        raise ValueError(
-            f"image={str(spec)!r} names {len(samples)} images and this notebook looks at one; choose one of them, or run "
-            "05_segmentation.ipynb for all."
+        first = f"{shown(samples[0].name)} is the first"
+        print(
+            f"image={str(spec)!r} names {len(samples)} images; {first}, which is looked at (05 segments all)."
         )
     return samples[0]
 

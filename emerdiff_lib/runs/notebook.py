@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import difflib
 import json
+import shlex
 import sys
 import traceback
 from collections.abc import Mapping, MutableMapping, Sequence
@@ -64,8 +65,7 @@ class Notebook:
         command = f"papermill notebooks/{notebook}.ipynb out.ipynb"
         for name, (_, default) in self.declared.items():
             if (value := self._namespace[name]) != default and name not in _NOT_IN_COMMANDS:
-                nested = isinstance(value, list | dict)
-                command += f" -y '{name}: {value}'" if nested else f" -p {name} {value}"
+                command += _option(name, value)
         path = Path(self._namespace["output_dir"]) / "manifest.json"
         write_manifest(path, title=title, question=question, command=command, **manifest)
         print(f"Tables and sentences are in {path}.")
@@ -140,6 +140,13 @@ def _declared_and_given(cells: Sequence[str]) -> tuple[dict[str, tuple[str, Any]
     return {}, []
 
 
+def _option(name: str, value: Any) -> str:
+    """papermill's option for a parameter, as a shell takes it."""
+    if isinstance(value, list | dict):
+        return " -y " + shlex.quote(f"{name}: {json.dumps(value, ensure_ascii=False)}")
+    return f" -p {name} {shlex.quote(str(value))}"
+
+
 _CHECKS = {"int": whole(0, 2**63 - 1), "float": real(0), "bool": flag, "str": text}
 
 
@@ -147,11 +154,10 @@ def _check(name: str, kind: str, value: Any, default: Any) -> None:
     if kind in _CHECKS:
         _CHECKS[kind](name, value)
     elif type(value).__name__ != kind or (default and not value):
-        example = json.dumps(
-            default or {"list": ["…"], "dict": {"guide_radius": 1.5}}[kind], ensure_ascii=False
-        )
+        example = default or {"list": ["…"], "dict": {"guide_radius": 1.5}}[kind]
+        example = example[:2] if kind == "list" else example
         raise ValueError(
-            f"{name}={value!r} is not possible; it is a {kind}, as in papermill's -y '{name}: {example}'."
+            f"{name}={value!r} is not possible; it is a {kind}, as in papermill's{_option(name, example)}"
         )
     elif kind == "list" and default:
         for element in value:
