@@ -3,6 +3,7 @@
 The tiny model is a random checkpoint of Stable Diffusion 1.x's layout, as a user would have one on disk.
 """
 
+import ast
 import json
 import re
 import shlex
@@ -21,9 +22,11 @@ from papermill.exceptions import PapermillExecutionError
 from PIL import Image
 from safetensors.numpy import load_file
 
+from emerdiff_lib.benchmark.front import VARIANTS
 from emerdiff_lib.datasets.images import one_image
 from emerdiff_lib.runs.notebook import check_parameters
-from emerdiff_lib.studies import names
+from emerdiff_lib.studies import comparison, names
+from emerdiff_lib.toyscapes.shifts import SHIFTS
 
 from . import tiny_stable_diffusion, tiny_transformers
 
@@ -206,6 +209,18 @@ def test_is_committed_executed_with_described_parameters(name):
     assert sum("parameters" in cell.metadata.get("tags", []) for cell in notebook.cells) == 1
     for parameter in parameters_of(name).values():
         assert parameter["inferred_type_name"] != "None" and parameter["help"], parameter["name"]
+
+
+@pytest.mark.parametrize(
+    "name, parameter, there",
+    [
+        ("06_evaluation", "methods", set(comparison.ALL_METHODS) - {names.BACKBONE}),
+        ("09_domain_shift", "shifts", set(SHIFTS)),
+        ("11_efficiency", "variants", set(VARIANTS)),
+    ],
+)
+def test_help_lists_every_name_that_there_is(name, parameter, there):
+    assert set(ast.literal_eval(parameters_of(name)[parameter]["default"])) == there
 
 
 # -- what is wrong is said in one sentence ----------------------------------------------------------------------------
