@@ -20,7 +20,8 @@ LIBRARY = ROOT / "emerdiff_lib"
 CONFIGURATION = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROJECT = CONFIGURATION["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-DOCUMENTS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
+GUIDES = sorted((ROOT / "notebooks" / "guides").glob("*.md"))
+DOCUMENTS = [*(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")), *GUIDES]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 # From the ground up: a module may import what stands on lower floors and, within its own folder, its neighbours.
@@ -201,6 +202,14 @@ def test_commands_and_files_of_the_documents_exist():
         paths = r"(?<![\w./-])((?:notebooks|emerdiff_lib|tests)/[\w./-]*[\w/])"
         for path in set(re.findall(paths, text)):
             assert (ROOT / path).exists(), f"{document.name} names {path}"
+
+
+def test_messages_that_the_guide_explains_are_the_library_s():
+    source = " ".join(path.read_text() for path in LIBRARY.rglob("*.py"))
+    source = " ".join(re.sub(r'"\s*\n\s*f?"', "", source).split())
+    guide = (ROOT / "notebooks" / "guides" / "failures.md").read_text()
+    parts = [part.strip(" ;:,.") for quote in re.findall("“(.*?)”", guide) for part in quote.split("…")]
+    assert len(parts) > 30 and [part for part in parts if part not in source] == []
 
 
 # -- sizes and shapes ---------------------------------------------------------------------------------------------------
