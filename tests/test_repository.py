@@ -208,7 +208,7 @@ def test_messages_that_the_guide_explains_are_the_library_s():
     source = " ".join(path.read_text() for path in LIBRARY.rglob("*.py"))
     source = " ".join(re.sub(r'"\s*\n\s*f?"', "", source).split())
     guide = (ROOT / "notebooks" / "guides" / "failures.md").read_text()
-    parts = [part.strip(" ;:,.") for quote in re.findall("“(.*?)”", guide) for part in quote.split("…")]
+    parts = [part.strip(" ;:,.()") for quote in re.findall("“(.*?)”", guide) for part in quote.split("…")]
     assert len(parts) > 30 and [part for part in parts if part not in source] == []
 
 
