@@ -9,7 +9,9 @@ import pytest
 from PIL import Image
 
 from emerdiff_lib import plotting
+from emerdiff_lib.runs.manifest import KEYS, read_manifest, write_manifest
 
+EMPTY = {"settings": {}, "seeds": {}, "notes": []}
 RNG = np.random.default_rng(0)
 
 
@@ -67,13 +69,41 @@ def test_without_a_folder_nothing_is_written_and_a_bad_one_is_said_at_once(tmp_p
 
 def test_tables_are_latex_s(tmp_path):
     figures = plotting.FigureFolder(tmp_path)
-    table = pd.DataFrame({"mIoU, %": [68.66, np.nan], "a_b": [1.0, 2.0]}, index=["EmerDiff", "R&D −1 x̂₀"])
-    figures.table("some", table, "Scores of 5 % & more")
+    index = pd.Index(["EmerDiff", "R&D −1 x̂₀"], name="method")
+    table = pd.DataFrame({"score, %": [68.66, np.nan], "a_b": ["-6.1 [-8.7, -3.3]", "1-2"]}, index)
+    shown = figures.table("some", table, "Scores of 5 % & more")
     text = (tmp_path / "some.tex").read_text("utf-8")
-    parts = (r"\toprule", r"mIoU, \%", r"a\_b", r"R\&D $-$1 $\hat{x}$$_0$", "68.7", "--", r"5 \% \& more")
-    assert not [part for part in parts if part not in text]
-    assert r"\label{tab:some}" in text and "{table*}" not in text
-    assert pd.read_csv(tmp_path / "some.csv", index_col=0).loc["EmerDiff", "mIoU, %"] == 68.66
-    figures.table("wide", pd.DataFrame(np.ones((2, 12))))
-    text = (tmp_path / "wide.tex").read_text("utf-8")
-    assert text.count("{table*}") == 2 and text.count("{") == text.count("}")
+    parts = (r"\toprule", r"score,~\%", r"a\_b", r"R\&D $-$1 $\hat{x}$$_0$", "68.7", "–", r"5 \% \& more")
+    assert not [part for part in (*parts, "$-$6.1 [$-$8.7, $-$3.3]", "1-2") if part not in text]
+    assert r"\label{tab:some}" in text and text.count("{") == text.count("}") and "68.7" in shown.to_html()
+    assert pd.read_csv(tmp_path / "some.csv", index_col=0).loc["EmerDiff", "score, %"] == 68.66
+
+
+def test_a_table_has_chosen_columns_or_those_that_fit_and_marks_the_best(tmp_path):
+    figures = plotting.FigureFolder(tmp_path)
+    scores = {
+        "oracle mIoU": [70.0, 80.04, 76.0, 80.0],
+        "VI (bits)": [2.5, 1.26, 2.0, 3.0],
+        "segments": [9, 4, 5, 6],
+    }
+    table = pd.DataFrame(
+        scores | {f"number {i}": 1.0 for i in range(14)}, pd.Index(list("abcd"), name="method")
+    )
+    table.attrs["intervals"] = {"oracle mIoU": {"b": [75.5, 83.0]}, "VI (bits)": {"b": [1.0, 2.1]}}
+    kept = list(figures.table("wide", table).data)
+    assert kept == ["method", *table][: len(kept)] and 4 < len(kept) < 12
+    path = write_manifest(
+        tmp_path / "manifest.json", **(dict.fromkeys(KEYS, "") | EMPTY | {"tables": {"": table}})
+    )
+    (again,) = read_manifest(path.parent)["tables"].values()
+    figures.table("chosen", again, "Scores", ["segments", "VI (bits)", "oracle mIoU"])
+    lines = (tmp_path / "chosen.tex").read_text("utf-8").splitlines()
+    assert [line.removesuffix(r" \\") for line in lines if line[:3] in ("a &", "b &", "c &", "d &")] == [
+        "a & 9 & 2.50 & 70.0",
+        r"b & 4 & \textbf{1.26} & \textbf{80.0}",
+        r"c & 5 & \underline{2.00} & \underline{76.0}",
+        r"d & 6 & 3.00 & \textbf{80.0}",
+    ]
+    assert any(line.endswith(r"underlined: within the 95 \% interval of the best.}") for line in lines)
+    with pytest.raises(ValueError, match="'miou' is unknown.*choose one of 'oracle mIoU'"):
+        figures.table("wrong", table, columns=["miou"])

@@ -110,12 +110,44 @@ def test_titles_of_a_gallery_collide_with_nothing_and_images_stay_whole_and_clos
     shown = [ax for ax in figure.axes if ax.images]
     boxes = boxes_of([*shown, *(ax.title for ax in shown)], figure)
     assert len(shown) == count and all(box.y0 >= 0 and box.y1 <= figure.bbox.height for box in boxes)
-    if columns != 13:  # there a title's longest word is wider than its image
-        assert not collide(boxes)
+    assert not collide(boxes)
     assert all(box.width / box.height == pytest.approx(40 / 32, rel=0.02) for box in boxes[:count])
     bare = plotting.gallery([IMAGE] * 6, columns=3)
     covered = sum(box.width * box.height for box in boxes_of(bare.axes, bare))
     assert covered / (bare.bbox.width * bare.bbox.height) > 0.85
+
+
+SHAPES = {"landscape": (24, 60), "portrait": (60, 30), "square": (40, 40)}
+
+
+@pytest.mark.parametrize("width", [1, 2])
+def test_images_of_any_shape_are_equally_high_and_no_text_runs_into_another(width):
+    one, two, three = (IMAGE[:1, :1].repeat(h, 0).repeat(w, 1) for h, w in SHAPES.values())
+    rows = [[one, two, three, one], [two, three, one, one], [one, one, two]]
+    names = ["bilinear upsampling of the masks", "EmerDiff-Pixel (ours), filtered", "true classes"]
+    titles = ["the photograph itself", "correspondence", "K", "two words"]
+    figures = [
+        plotting.grid_of_maps(rows, names, titles, width),
+        plotting.gallery(rows[0], titles, width=width),
+    ]
+    for figure in figures:
+        shown = [ax for ax in figure.axes if ax.images]
+        texts = [text for ax in shown for text in (ax.title, ax.yaxis.label) if text.get_text()]
+        boxes = boxes_of([*shown, *texts], figure)
+        heights = [box.height for box in boxes[: len(shown)]]
+        assert max(heights) < 1.03 * min(heights) and not collide(boxes)
+        assert min(box.x0 for box in boxes) >= 0 and max(box.x1 for box in boxes) <= figure.bbox.width
+    labels = [ax.yaxis.label.get_text().split() for ax in figures[0].axes[::4]]
+    assert ["".join(label) for label in labels] == [name.replace(" ", "") for name in names]
+
+
+def test_segments_that_match_share_a_colour():
+    first = np.repeat([3, 3, 5, 8], 25)[None].repeat(4, 0)
+    other = np.select([first == 3, first == 5], [9, 0], 2)
+    other[0, :25] = 4  # a part of the largest that is a segment of its own here
+    matched, renamed = plotting.match_segments([first, other])
+    assert (renamed[1:] == matched[1:]).all() and (renamed[0, 25:] == matched[0, 25:]).all()
+    assert len(np.unique(matched)) == 3 and (renamed[0, :25] == 3).all()
 
 
 def test_a_class_legend_names_what_is_there_and_covers_nothing():

@@ -2,7 +2,7 @@
 
 ``use_style()`` once, then images (:func:`show`, :func:`gallery`, …), charts (:func:`line_with_bands`, :func:`heatmap`, …) or
 axes of your own in ``figsize(columns)``; ``save_figure(figure, path)`` for a paper,
-or ``FigureFolder(folder).show(name)`` for all of a notebook's, with what was plotted.
+or ``FigureFolder(folder)`` for all of a notebook's figures, with what was plotted, and tables for LaTeX.
 """
 
 from .charts import (
@@ -14,6 +14,16 @@ from .charts import (
     shared_legend,
 )
 from .folder import FigureFolder
-from .images import attention_overlay, colourise, gallery, grid_of_maps, overlay, pca_image, show
+from .images import (
+    attention_overlay,
+    colourise,
+    gallery,
+    grid_of_maps,
+    match_segments,
+    overlay,
+    pca_image,
+    show,
+)
+from .paper_tables import paper_table
 from .style import CHART_COLOURS, FOUND, NEUTRAL, figsize, looks, save_figure, segment_palette, use_style
 from .text import full_text

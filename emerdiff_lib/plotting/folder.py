@@ -1,8 +1,8 @@
-"""Figures as files: PDF and PNG in their own size, with the numbers behind them, and tables for LaTeX."""
+"""Figures as files: PDF and PNG in their own size, with the numbers they show, and tables for LaTeX."""
 
 from __future__ import annotations
 
-import re
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryFile
 
@@ -11,15 +11,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from pandas.io.formats.style import Styler
 
+from .paper_tables import latex, paper_table
 from .style import save_figure
-
-WIDE = 7  # columns of a table that are too many for a column of a paper
-SHRUNK = "\\resizebox{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}{!}{%\n"
-# Signs that LaTeX's text fonts lack, or have something else in the place of, and what they are in mathematics
-SIGNS = "−±×≤≥<>|→·²⁻⁺₀₁₂ᵢₖαβελµμστ"
-LATEX = r"- \pm \times \le \ge < > | \to \cdot ^2 ^- ^+ _0 _1 _2 _i _k \alpha \beta \varepsilon \lambda \mu \mu \sigma \tau"
-MATHEMATICS = {ord(sign): f"${latex}$" for sign, latex in zip(SIGNS, LATEX.split(), strict=True)}
 
 
 def keep(ax: Axes, data: pd.DataFrame | np.ndarray) -> None:
@@ -81,25 +76,14 @@ class FigureFolder:
                 np.savez_compressed(path.with_suffix(".npz"), **arrays)
         plt.show()
 
-    def table(self, name: str, table: pd.DataFrame, caption: str = "") -> None:
-        """Keep a table as ``NAME.tex`` (booktabs; "tab:NAME" is its label) and ``NAME.csv``; one that is wider than the column
-        is brought to its width (graphicx), and one of many columns spans both."""
-        if self.folder is None:
-            return
-        path = self.folder / f"{self.prefix}{name}.tex"
-        table.to_csv(path.with_suffix(".csv"))
-        text = table.to_latex(
-            escape=True,
-            float_format="%.1f",
-            na_rep="--",
-            caption=re.sub(r"([&%$#_{}])", r"\\\1", caption) or None,
-            label=f"tab:{name}",
-            position="t",
-            multirow=False,
-        )
-        text = re.sub("(.)\u0302", r"$\\hat{\1}$", text).translate(MATHEMATICS)
-        text = text.replace(r"\begin{tabular}", SHRUNK + r"\begin{tabular}")
-        text = text.replace(r"\end{tabular}", r"\end{tabular}}")
-        if table.shape[1] + table.index.nlevels > WIDE:
-            text = text.replace("{table}", "{table*}")
-        path.write_text(text, "utf-8")
+    def table(self, name: str, table: pd.DataFrame, caption: str = "", columns: Sequence[str] = ()) -> Styler:
+        """Keep a table as ``NAME.tex`` (:func:`~.paper_tables.latex`; "tab:NAME" is its label) and all of it as ``NAME.csv``.
+
+        Returns:
+            the same table for display, as :func:`~.paper_tables.paper_table` makes it.
+        """
+        if self.folder is not None:
+            path = self.folder / f"{self.prefix}{name}.tex"
+            table.to_csv(path.with_suffix(".csv"))
+            path.write_text(latex(table, columns, caption, f"tab:{name}"), "utf-8")
+        return paper_table(table, columns).set_uuid(name)

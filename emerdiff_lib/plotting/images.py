@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import zip_longest
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from scipy.optimize import linear_sum_assignment
 from sklearn.decomposition import PCA
 
+from ..evaluation.metrics import contingency_table
 from ..evaluation.regions import boundaries
 from .folder import keep
 from .style import LINE, POINTS, SMALL, TEXT, WIDTHS, figsize, segment_palette
-from .text import wrap
+from .text import least_width, wrap
 
 MAP = "magma"  # responses and attention: dark where there is none
 PANEL = 1.05  # inches that an image of a gallery is wide at least, where two columns allow it
 GAP = 0.06  # inches between panels
-SIDE = 0.2  # inches for the names of rows
+TINY = 6.0  # points of titles that need it
 VOID = (64, 64, 64)
 
 
@@ -57,6 +60,26 @@ def overlay(
     mixed = (np.asarray(image, float) + colourise(labels, palette, ignore_index)) / 2
     mixed[boundaries(np.asarray(labels))] = 255
     return mixed.astype(np.uint8)
+
+
+def match_segments(maps: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Segments of one image by several methods, renumbered so that those that match share a number, and so a colour.
+
+    Each map (H, W) is matched with the first, one to one, for the largest sum of IoU (Hungarian method). What matches nothing
+    gets a number that the first has not; pairs with an IoU below 0.1 do not count as matches.
+    """
+    first = np.unique(maps[0], return_inverse=True)[1].reshape(maps[0].shape)
+    matched = [first]
+    for labels in maps[1:]:
+        own = np.unique(labels, return_inverse=True)[1].reshape(labels.shape)
+        shared = contingency_table(own, first, None, first.max() + 1)
+        iou = shared / (shared.sum(1, keepdims=True) + shared.sum(0) - shared)
+        rows, columns = linear_sum_assignment(iou, maximize=True)
+        numbers = np.full(len(shared), -1)
+        numbers[rows] = np.where(iou[rows, columns] >= 0.1, columns, -1)
+        numbers[numbers < 0] = len(iou.T) + np.arange((numbers < 0).sum())
+        matched.append(numbers[own])
+    return matched
 
 
 def pca_image(features: np.ndarray) -> np.ndarray:
@@ -111,35 +134,17 @@ def gallery(
     titles: Sequence[str] = (),
     columns: int | None = None,
     width: float | None = None,
-    side: float = 0.0,
 ) -> Figure:
-    """Images in a grid, row by row, with room for their titles, which are wrapped to their width.
+    """Images in a grid, row by row: every row is equally high, whatever the images' shapes, and titles fit their columns.
 
     Args:
-        images: arrays (h, w, 3), or (h, w) maps, in the proportions of the first.
+        images: arrays (h, w, 3), or (h, w) maps, each in its own proportions.
         columns: images in a row; without a number, all, or up to seven in rows of one length.
         width: of the figure, 1, 1.5 or 2 columns of a paper; without one, the least that gives every image an inch.
-        side: inches to leave free on the left.
     """
     columns = columns or -(-len(images) // -(-len(images) // 7))
-    rows = -(-len(images) // columns)
-    if width is None:
-        width = next((w for w, inches in WIDTHS.items() if inches - side >= columns * PANEL), 2)
-    inches, _ = figsize(width)
-    panel = (inches - side) / columns - GAP
-    size = TEXT if panel >= 0.8 else SMALL
-    lines = [wrap(title, panel, size).count("\n") + 1 if title else 0 for title in titles]
-    tallest = [max(lines[i * columns : (i + 1) * columns], default=0) for i in range(rows)]
-    height, width = np.shape(images[0])[:2]
-    room = sum(LINE * n * size + 4 * (n > 0) for n in tallest) / POINTS
-    height = rows * (panel * height / width + GAP) + room
-    figure, axes = plt.subplots(rows, columns, figsize=(inches, height), squeeze=False, layout="compressed")
-    figure.get_layout_engine().set(w_pad=GAP / 2, h_pad=GAP / 2, wspace=0, hspace=0)
-    for ax in axes.flat[len(images) :]:
-        ax.set_axis_off()
-    for i, (ax, image) in enumerate(zip(axes.flat, images, strict=False)):
-        show(ax, image, titles[i] if i < len(titles) else "", panel, size)
-    return figure
+    rows = range(0, len(images), columns)
+    return _grid([images[i : i + columns] for i in rows], [titles[i : i + columns] for i in rows], (), width)
 
 
 def grid_of_maps(
@@ -148,12 +153,56 @@ def grid_of_maps(
     columns: Sequence[str],
     width: float | None = None,
 ) -> Figure:
-    """Maps by two parameters: ``maps[i][j]`` under ``columns[j]``, beside ``rows[i]``. Each map has its own scale.
+    """Images or maps by two things: ``maps[i][j]`` under ``columns[j]``, beside ``rows[i]``. Each map has its own scale.
 
     Args:
         width: of the figure, as in :func:`gallery`.
     """
-    figure = gallery([one for row in maps for one in row], columns, len(columns), width, SIDE)
-    for name, ax in zip(rows, figure.axes[:: len(columns)], strict=True):
-        ax.set_ylabel(wrap(name, figure.get_figheight() / len(rows) - GAP), fontsize=TEXT)
+    return _grid(maps, [columns], rows, width)
+
+
+def _grid(
+    rows: Sequence[Sequence[np.ndarray]],
+    titles: Sequence[Sequence[str]],
+    names: Sequence[str],
+    width: float | None,
+) -> Figure:
+    """Rows of one height with titles above their images and a name on their left; columns are as wide as their widest image."""
+    shapes = [[np.shape(image)[1] / np.shape(image)[0] for image in row] for row in rows]
+    shares = np.array([max(column) for column in zip_longest(*shapes, fillvalue=0.0)])
+    width = width or next((w for w, inches in WIDTHS.items() if inches >= len(shares) * PANEL), 2)
+    inches, _ = figsize(width)
+    for size in (TEXT, SMALL, TINY):  # the largest at which no word is broken
+        for lines in range(9 if any(names) else 1):  # of names: the more there are, the lower are the rows
+            side = lines * LINE * size / POINTS + GAP
+            high = (inches - side - len(shares) * GAP) / shares.sum()
+            if max((wrap(name, high, size).count("\n") for name in names), default=0) < lines:
+                break
+        needed = [(least_width(name, size), high) for name in names]
+        room = shares * high - GAP / 2
+        needed += [(least_width(one, size), at) for row in titles for one, at in zip(row, room, strict=False)]
+        if all(least <= most for least, most in needed):
+            break
+    wrapped = [[wrap(one, at, size) for one, at in zip(row, room, strict=False)] for row in titles]
+    tallest = [max((one.count("\n") + 1 for one in row if one), default=0) for row in wrapped]
+    # rather too little than too much: heights then limit all images alike, and the slack lies between them
+    text = sum((1.2 * lines - 0.2) * size + 3 for lines in tallest if lines) / POINTS
+    figure, axes = plt.subplots(
+        *(len(rows), len(shares)),
+        figsize=(inches, len(rows) * (high + GAP) + text),
+        width_ratios=shares,
+        squeeze=False,
+        layout="constrained",
+    )
+    figure.get_layout_engine().set(w_pad=GAP / 2, h_pad=GAP / 2, wspace=0, hspace=0)
+    for i, row in enumerate(rows):
+        for ax in axes[i, len(row) :]:
+            ax.set_axis_off()
+        above = wrapped[i] if i < len(wrapped) else []
+        for ax, image, title in zip_longest(axes[i, : len(row)], row, above, fillvalue=""):
+            show(ax, image, title, inches, size)
+            ax.set_anchor("N")  # wherever the layout leaves room, titles stand above it
+        if any(names):
+            axes[i, 0].set_anchor("NW")  # so that names stand in one line
+            axes[i, 0].set_ylabel(wrap(names[i], high, size), fontsize=size)
     return figure

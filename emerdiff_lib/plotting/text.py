@@ -22,26 +22,41 @@ def text_width(text: str, size: float = TEXT) -> float:
 def wrap(text: str, width: float, size: float = TEXT) -> str:
     """The text in lines of at most ``width`` inches at ``size`` points.
 
-    Lines break at spaces (not before %), inside words only after . _ / or · where a word alone is too wide, never inside
-    $mathematics$. Breaks that are there already stay.
+    Lines break at spaces (not before %), inside words only after . _ / - or · where a word alone is too wide, between letters
+    where such a part still is (:func:`least_width`), never inside $mathematics$. Breaks that are there already stay.
     """
     text = text.replace(" %", "\N{NO-BREAK SPACE}%")
     return "\n".join(_wrap_line(line, width, size) for line in text.split("\n"))
 
 
+def least_width(text: str, size: float = TEXT) -> float:
+    """Inches that a line needs so that :func:`wrap` breaks no part of a word."""
+    return max(text_width(part, size) for word in [*_words(text), ""] for part in _parts(word))
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"(?:\$[^$]*\$|[^ \n])+", text)
+
+
+def _parts(word: str) -> list[str]:
+    """Where a word may break: after . _ / - and ·, but not in mathematics."""
+    return [word] if "$" in word else re.findall(r"[^._/·-]*[._/·-]?", word)
+
+
 def _wrap_line(text: str, width: float, size: float) -> str:
     lines = [""]
-    for word in re.findall(r"(?:\$[^$]*\$|[^ ])+", text):
+    for word in _words(text):
         longer = f"{lines[-1]} {word}" if lines[-1] else word
         if text_width(longer, size) <= width:
             lines[-1] = longer
             continue
-        whole = "$" in word or text_width(word, size) <= width
         lines.append("")
-        for part in [word] if whole else re.findall(r"[^._/·]*[._/·]?", word):
-            if lines[-1] and text_width(lines[-1] + part, size) > width:
-                lines.append("")
-            lines[-1] += part
+        for part in [word] if text_width(word, size) <= width else _parts(word):
+            whole = "$" in part or text_width(part, size) <= width
+            for bit in [part] if whole else part:
+                if lines[-1] and text_width(lines[-1] + bit, size) > width:
+                    lines.append("")
+                lines[-1] += bit
     return "\n".join(line for line in lines if line)
 
 

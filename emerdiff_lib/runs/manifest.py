@@ -35,7 +35,8 @@ def write_manifest(
         command: the shell command that makes these numbers again.
         settings: what the numbers depend on, flat (``Settings.to_dict()``, parameters of the notebook).
         seeds: of the Toyscapes images that were looked at, by what they were for; {} where images come from elsewhere.
-        tables: from caption to table; shares in percent. Numbers are kept to six significant digits.
+        tables: from caption to table; shares in percent. Numbers are kept to six significant digits, and so are the
+            ``attrs["intervals"]`` that a table has (:func:`~emerdiff_lib.evaluation.tables.summarise`).
         notes: sentences for the reader, in Markdown.
 
     Raises:
@@ -57,14 +58,27 @@ def write_manifest(
 
 
 def read_manifest(path: Path | str) -> dict[str, Any]:
-    """The keywords that :func:`write_manifest` would write the same file from, seeds as text; ValueError for no manifest."""
-    content = json.loads(Path(path).read_text(encoding="utf-8"))
+    """The keywords that :func:`write_manifest` would write the same file from, seeds as text.
+
+    Args:
+        path: of the file, or of the folder of a run that has its ``manifest.json``.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: the file is no manifest.
+    """
+    path = Path(path).expanduser()
+    path = path / "manifest.json" if path.is_dir() else path
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no manifest at {path.absolute()}; name a run's output_dir.")
+    content = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(content, dict) or set(content) != set(KEYS):
         raise ValueError(f"{path} is no manifest: it has to hold {', '.join(KEYS)} and nothing else.")
     tables = {}
     for name, table in content["tables"].items():
         frame = pd.DataFrame(table["rows"], columns=table["columns"])
         tables[name] = frame.set_index(table["columns"][: table["index"]]) if table["index"] else frame
+        tables[name].attrs |= {key: table[key] for key in ("intervals",) if key in table}
     return {**content, "tables": tables}
 
 
@@ -97,7 +111,8 @@ def _table(frame: pd.DataFrame) -> dict[str, Any]:
     counts = isinstance(frame.index, pd.RangeIndex) and frame.index.name is None
     flat = frame if counts else frame.reset_index(names=[level or "" for level in frame.index.names])
     rows = [_plain(row) for row in flat.itertuples(index=False, name=None)]
-    return {"columns": _plain(list(flat)), "index": 0 if counts else frame.index.nlevels, "rows": rows}
+    table = {"columns": _plain(list(flat)), "index": 0 if counts else frame.index.nlevels, "rows": rows}
+    return table | {key: _plain(frame.attrs[key]) for key in ("intervals",) if frame.attrs.get(key)}
 
 
 def _layout(content: dict[str, Any]) -> str:
