@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import os
 import warnings
 from collections.abc import Callable, Iterator
@@ -258,15 +259,23 @@ def _over_white(image: Image.Image, name: str) -> Image.Image:
 def processing_size(size: tuple[int, int], resolution: int, multiple: int) -> tuple[int, int]:
     """The (height, width) at which the model works on an image of (height, width) ``size``.
 
-    About ``resolution``² pixels at the image's aspect ratio, both sides multiples of ``multiple`` (the reduction of VAE
-    and U-Net together), so that layer grids and pixels line up without padding. An image that is thinner than a multiple
-    gets more pixels than that, but at most four times as many: beyond, it is shortened, and memory stays bounded.
+    Both sides are multiples of ``multiple``, so that layer grids and pixels line up without padding. Of such sizes, one near
+    the image's aspect ratio and near ``resolution``² pixels, where 1 % of the ratio counts as much as 8 % of the pixels. An
+    image that is thinner than a multiple gets more pixels than that, but at most four times as many: beyond, it is shortened,
+    and memory stays bounded.
     """
-    height, width = size
-    scale = resolution / (height * width) ** 0.5
-    longest = 4 * max(resolution, multiple) ** 2 // multiple**2
-    fit = lambda side: min(max(round(side * scale / multiple), 1), longest) * multiple
-    return fit(height), fit(width)
+    short, long = sorted(size)
+    most = 4 * max(resolution, multiple) ** 2 // multiple**2
+    ideal = resolution / multiple * (short / long) ** 0.5
+
+    def distance(sides: tuple[int, int]) -> float:
+        ratio, area = sides[1] * short / (sides[0] * long), sides[0] * sides[1] * (multiple / resolution) ** 2
+        return 8 * abs(math.log(ratio)) + abs(math.log(area))
+
+    candidates = range(max(1, math.floor(ideal * 3 / 4)), max(1, math.ceil(ideal * 4 / 3)) + 1)
+    sides = min(((n, min(round(n * long / short), most // n)) for n in candidates), key=distance)
+    height, width = sides if size[0] <= size[1] else sides[::-1]
+    return height * multiple, width * multiple
 
 
 def to_guide(image: np.ndarray) -> torch.Tensor:

@@ -163,7 +163,7 @@ def test_links_are_followed_once_and_what_is_left_out_stays_out(tmp_path):
 # -- sizes ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("size", [(1, 1), (5000, 1)])
+@pytest.mark.parametrize("size", [(1, 1), (5000, 1), (52, 39)])
 def test_images_of_all_shapes_go_through_the_pipeline(pipe, size):
     noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), np.uint8)
     output = pipe(
@@ -171,7 +171,7 @@ def test_images_of_all_shapes_go_through_the_pipeline(pipe, size):
     )
     assert output.labels.shape == output.baseline_labels.shape == noise.shape[:2]
     height, width = output.settings["processing_size"]
-    assert min(height, width) >= 32 and height * width <= 4 * 128**2
+    assert output.coarse_masks.shape[1:] == (height // 8, width // 8) and height * width <= 4 * 128**2
 
 
 @settings(max_examples=300, deadline=None, derandomize=True, database=None)
@@ -185,9 +185,26 @@ def test_processing_sizes_are_multiples_of_bounded_area_and_keep_the_shape(
     assert tall % multiple == wide % multiple == 0 and min(tall, wide) >= multiple
     assert tall * wide <= 4 * max(resolution, multiple) ** 2
     assert (tall - wide) * (height - width) >= 0  # what is wider stays wider
-    if min(tall, wide) > multiple:  # as near as multiples allow
-        scale = resolution / (height * width) ** 0.5
-        assert max(abs(tall - height * scale), abs(wide - width * scale)) <= multiple / 2
+    if (
+        min(tall, wide) >= 4 * multiple
+    ):  # one side as near to the aspect as multiples allow, about so many pixels
+        ratio = max(height, width) / min(height, width)
+        assert abs(max(tall, wide) - min(tall, wide) * ratio) <= multiple / 2
+        assert 1 / 2 < tall * wide / resolution**2 < 2
+
+
+@pytest.mark.parametrize(
+    ("size", "resolution", "multiple", "expected"),
+    [
+        ((360, 480), 166, 8, (144, 192)),
+        ((360, 480), 512, 32, (480, 640)),
+        ((96, 160), 128, 8, (96, 160)),
+        ((512, 512), 512, 64, (512, 512)),
+    ],
+)
+def test_common_aspects_are_kept_exactly(size, resolution, multiple, expected):
+    assert processing_size(size, resolution, multiple) == expected
+    assert processing_size(size[::-1], resolution, multiple) == expected[::-1]
 
 
 def test_what_opens_is_found_and_what_is_hidden_is_counted(tmp_path):

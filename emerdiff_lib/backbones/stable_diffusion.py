@@ -66,6 +66,12 @@ class StableDiffusion(Backbone):
     def patch_size(self) -> int:
         return 2 ** (len(self.denoiser.config.block_out_channels) - 1)
 
+    @property
+    def size_multiple(self) -> int:
+        """Cells of the paper's grid are whole; those of coarser levels only where blocks cannot resize them to the next."""
+        plain = set(self.denoiser.config.up_block_types) <= {"UpBlock2D", "CrossAttnUpBlock2D"}
+        return self.vae_scale_factor * (2**self.level if plain else self.patch_size)
+
     def condition(self, prompt: str) -> Condition:
         embeds, _ = self.pipe.encode_prompt(prompt, self.device, 1, False)
         condition = {"encoder_hidden_states": embeds.to(self.denoiser.dtype)}
