@@ -1,13 +1,20 @@
 """The explorer: what it is given against the responses themselves, and its page in a real browser without server or network."""
 
 import base64
+import json
+import zlib
+from io import BytesIO
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
+from pycocotools import mask as coco_masks
 
 from emerdiff_lib.explorer import explore, page, payload, save_page
+from emerdiff_lib.export import write_formats
+from emerdiff_lib.plotting import segment_palette
 from emerdiff_lib.responses import quantise
 
 from .conftest import seeded
@@ -24,7 +31,7 @@ def test_the_payload_is_the_responses(responses):
     data = payload(responses, NUMBERS)
     header = data["header"]
     arrays = {
-        name: np.frombuffer(base64.b64decode(array["base64"]), array["dtype"])
+        name: np.frombuffer(zlib.decompress(base64.b64decode(array["zlib"])), array["dtype"])
         for name, array in data["arrays"].items()
     }
     labels = arrays["superpixels"].reshape(header["size"])
@@ -41,26 +48,48 @@ def test_the_payload_is_the_responses(responses):
 
 def test_the_widget_shows_the_page_where_there_is_no_kernel(pipe, scene, responses):
     widget = explore(pipe, scene.image, NUMBERS, num_masks=6, num_parts=24, generator=seeded())
-    assert widget.data == payload(responses, NUMBERS)
+    python = widget.data["header"].pop("python")
+    expected = payload(responses, NUMBERS)
+    assert "num_parts=24" in expected["header"].pop("python") and widget.data == expected
+    known = {"pipe": pipe, "image": scene.image}
+    exec(python.replace("load_pipeline(", "(lambda *_, **__: pipe)("), known)  # the lines make the same again
+    assert np.array_equal(known["responses"].segments(6), responses.segments(6))
     bundle = widget._repr_mimebundle_()
     data = bundle[0] if isinstance(bundle, tuple) else bundle
     assert "application/vnd.jupyter.widget-view+json" in data
     assert data["text/html"].startswith("<iframe srcdoc=")
-    content = page(responses, NUMBERS, "A <scene>")
-    assert len(content) < 2e6 and "http://" not in content and "https://" not in content
+    content = page(payload(responses, NUMBERS), "A <scene>")
+    assert len(content) < 1e6 and "http://" not in content and "https://" not in content
     assert "<title>A &lt;scene&gt;</title>" in content
     with pytest.raises(ValueError, match='choose mode="pixel" or "fast"'):
         explore(pipe, scene.image, mode="exact", num_masks=2, modulation_timestep=41, noise_ensemble_size=1)
 
 
+@pytest.fixture(scope="module")
+def enlarged(pipe, scene):
+    """Responses of an image that is larger than what is processed, upright."""
+    image = scene.image.resize((90, 160)).resize((270, 480))
+    coarse = pipe.cluster(image, 6, generator=seeded(), num_parts=24, mode="pixel")
+    return pipe.probe(coarse)
+
+
 @pytest.fixture
 def opened(browser, responses, tmp_path):
+    yield from _opened(browser, responses, tmp_path)
+
+
+@pytest.fixture
+def opened_large(browser, enlarged, tmp_path):
+    yield from _opened(browser, enlarged, tmp_path)
+
+
+def _opened(browser, responses, folder):
     """The page from disk, with no network, and what its console complained of."""
     context = browser.new_context(offline=True, viewport={"width": 1000, "height": 800})
     tab, errors = context.new_page(), []
     tab.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
     tab.on("pageerror", lambda error: errors.append(str(error)))
-    tab.goto(save_page(responses, tmp_path / "new" / "page.html", NUMBERS).as_uri())
+    tab.goto(save_page(responses, folder / "new" / "page.html", NUMBERS).as_uri())
     tab.wait_for_selector("[data-drawn]")
     yield tab
     context.close()
@@ -98,7 +127,14 @@ def test_a_click_names_the_segment_that_is_there_and_the_slider_changes_segments
         after(opened, lambda: canvas.click(position=at(canvas, x, y)))  # noqa: B023
         area = (labels == labels[y, x]).sum()
         said = opened.text_content(".emerdiff-status")
-        assert f"Pixel ({x}, {y}), in segment {labels[y, x]} of 6: {area} pixels" in said
+        assert (
+            f"Segment {labels[y, x]} of 6 has {area / 163.84:.1f} % of the image; pixel ({x}, {y})." in said
+        )
+    outside = labels != labels[20, 90]
+    colours = pixels(opened, 0).mean(-1)
+    assert opened.evaluate("explorer.state.selected") == labels[20, 90]
+    original = np.asarray(responses.image).mean(-1)  # all but the selected segment is dimmed
+    assert colours[outside].mean() < 0.7 * original[outside].mean()
     before = pixels(opened, 0)
     after(opened, lambda: opened.locator("input[type=range]").first.fill("15"))
     assert opened.text_content("output") == "15" and not np.array_equal(before, pixels(opened, 0))
@@ -130,7 +166,7 @@ def test_the_numbers_are_the_library_s(opened, responses):
 
 
 def test_a_drag_paints_a_mask_whose_response_is_shown(opened):
-    after(opened, lambda: opened.select_option("select", "mask"))
+    after(opened, lambda: opened.get_by_role("button", name="Paint").click())
     canvas, empty = opened.locator("canvas").first, pixels(opened, 1)
     box, start, end = canvas.bounding_box(), at(canvas, 30, 90), at(canvas, 60, 90)
     opened.mouse.move(box["x"] + start["x"], box["y"] + start["y"])
@@ -141,7 +177,10 @@ def test_a_drag_paints_a_mask_whose_response_is_shown(opened):
     assert {cell // 16 for cell in cells} == {11} and len(cells) >= 4
     assert empty.max() < 10 < pixels(opened, 1).max()
     assert f"My mask has {len(cells)} cells" in opened.text_content(".emerdiff-status")
-    after(opened, lambda: opened.click("text=Clear my mask"))
+    after(opened, lambda: opened.get_by_role("button", name="Erase").click())
+    after(opened, lambda: canvas.click(position=start))
+    assert opened.evaluate("explorer.state.mask.size") == len(cells) - 1
+    after(opened, lambda: opened.get_by_role("button", name="Clear").click())
     assert opened.evaluate("explorer.state.mask.size") == 0 and pixels(opened, 1).max() < 10
 
 
@@ -155,4 +194,67 @@ def test_keys_do_what_the_mouse_does(opened):
     for key, size in (("Enter", 1), ("Backspace", 0)):
         after(opened, lambda: canvas.press(key))  # noqa: B023
         assert opened.evaluate("explorer.state.mask.size") == size
-    assert opened.get_attribute("canvas", "aria-label").startswith("Picture with its segments")
+    assert opened.get_attribute("canvas", "aria-label").startswith("Image with its segments")
+
+
+def test_both_images_zoom_and_move_together(opened):
+    boxes = lambda: [opened.locator("canvas").nth(n).bounding_box() for n in (0, 1)]
+    (left, right), canvas = boxes(), opened.locator("canvas").first
+    opened.get_by_role("button", name="+", exact=True).click()
+    assert all(
+        new["width"] == pytest.approx(1.5 * old["width"])
+        for new, old in zip(boxes(), (left, right), strict=True)
+    )
+    opened.get_by_role("button", name="Move").click()
+    before = boxes()
+    opened.mouse.move(left["x"] + 100, left["y"] + 100)
+    opened.mouse.down()
+    opened.mouse.move(left["x"] + 130, left["y"] + 80)
+    opened.mouse.up()
+    for new, old in zip(boxes(), before, strict=True):
+        assert (new["x"] - old["x"], new["y"] - old["y"]) == pytest.approx((30, -20), abs=0.5)
+    canvas.press("0")
+    assert boxes() == [left, right]
+    assert opened.evaluate("explorer.state.selected") is None  # a drag that moves selects nothing
+
+
+def downloaded(tab, name):
+    with tab.expect_download() as waiting:
+        tab.get_by_role("button", name=name, exact=True).click()
+    return waiting.value.path().read_bytes()
+
+
+def test_downloads_are_what_the_library_writes(opened_large, enlarged, pipe, tmp_path):
+    """At the image's own size, which is none of the processing."""
+    tab, labels = opened_large, enlarged.segments(6)
+    assert tab.evaluate("[explorer.responses.width, explorer.responses.height]") == [270, 480]
+    assert labels.shape == (480, 270) != tuple(enlarged.processing_size)
+    grey, palette = (Image.open(BytesIO(downloaded(tab, name))) for name in ("Label map", "Palette"))
+    assert (grey.mode, palette.mode) == ("L", "P")
+    assert np.array_equal(np.array(grey), labels) and np.array_equal(np.array(palette), labels)
+    assert palette.getpalette()[:18] == segment_palette(6).ravel().tolist()
+    output = pipe.output(enlarged, labels)
+    write_formats(output, enlarged.image, tmp_path, ["coco"], "image")
+    mine, theirs = json.loads(downloaded(tab, "COCO")), json.loads((tmp_path / "coco.json").read_text())
+    assert mine["categories"] == theirs["categories"]
+    for one, other in zip(mine["annotations"], theirs["annotations"], strict=True):
+        assert one | {"id": 0, "image_id": 0} == other | {"id": 0, "image_id": 0}
+        assert np.array_equal(coco_masks.decode(one["segmentation"]), labels == one["id"] - 1)
+    tab.evaluate("explorer.set({selected: 2, mask: new Set([0, 17])})")
+    segment, mask = (np.array(Image.open(BytesIO(downloaded(tab, name)))) for name in ("Segment", "Mask"))
+    assert np.array_equal(segment == 255, labels == 2) and set(np.unique(mask)) == {0, 255}
+    known = {"responses": enlarged, "torch": torch}
+    exec(tab.evaluate("explorer.python()").partition("responses = pipe.probe(coarse)")[2], known)
+    assert np.array_equal(known["segment"], labels == 2)
+    assert known["mask"].shape[1:] == enlarged.grid and known[
+        "mask"
+    ].flatten().nonzero().flatten().tolist() == [0, 17]
+
+
+def test_a_portrait_fits_and_a_phone_scrolls_one_way(opened_large):
+    for width, height in ((1366, 768), (1920, 1080), (390, 844)):
+        opened_large.set_viewport_size({"width": width, "height": height})
+        box = opened_large.locator("canvas").first.bounding_box()
+        assert box["y"] + box["height"] <= height and box["x"] + box["width"] <= width
+        assert box["width"] / box["height"] == pytest.approx(270 / 480, rel=0.01)
+        assert opened_large.evaluate("document.documentElement.scrollWidth") <= width

@@ -138,9 +138,7 @@ def test_every_import_is_declared_and_every_dependency_is_used():
     for name in modules():
         declared = core | workbook if room(name) in ("plotting", "explorer") else core
         # imported where they are asked for
-        declared = declared | {"runs.cached_map": {"ray"}, "explorer.serve": {"voila", "nbformat"}}.get(
-            name, set()
-        )
+        declared = declared | {"runs.cached_map": {"ray"}}.get(name, set())
         for other in imports(name)[1] - sys.stdlib_module_names:
             found = {owner.lower().replace("_", "-") for owner in owners.get(other, [other])}
             assert found & declared, f"{name} imports {other}, which pyproject.toml does not declare for it"

@@ -1,8 +1,9 @@
-"""The workbench: what it shows is the library's own, nothing is computed twice, a stop keeps what is there; in Voilà as well."""
+"""The workbench: what it shows is the library's own, nothing is computed twice, a stop ends the work; also as an application."""
 
+import base64
+import time
 import urllib.error
 import urllib.request
-from datetime import UTC, datetime
 from io import BytesIO
 
 import numpy as np
@@ -11,10 +12,13 @@ import pytest
 from PIL import Image
 
 from emerdiff_lib import EmerDiffPipeline, Toyscapes
-from emerdiff_lib.explorer import Workbench, payload
+from emerdiff_lib.explorer import payload
 from emerdiff_lib.explorer.__main__ import main
+from emerdiff_lib.explorer.workbench import Bench, Cancelled
 
 from .conftest import seeded, serving
+
+FAST = {"mode": "fast", "modulation_timestep": 41}
 
 
 @pytest.fixture(scope="module")
@@ -27,79 +31,73 @@ def own():
 
 @pytest.fixture
 def bench(own):
-    bench = Workbench(own, "toyscapes:7", compute=False)
-    bench.inputs["mode"].value = "fast"
-    bench.inputs["modulation_timestep"].value = 41
-    return bench
+    return Bench(lambda name: own)
 
 
-def computed(bench):
-    bench.start()
-    bench.thread.join()
-    return bench.said.value
+def asked(image="toyscapes:7", do="compute", **settings):
+    return {"do": do, "image": image, "settings": FAST | settings}
+
+
+def computed(bench, **settings):
+    shares = []
+    return bench.answer(asked(**settings), shares.append), shares
 
 
 def test_it_shows_what_the_pipeline_computes_and_computes_nothing_twice(bench, own, monkeypatch):
     strength = own.resolve(mode="fast").modulation_strength
-    assert bench.inputs["modulation_strength"].value == strength
-    bench.inputs["num_masks"].value, bench.inputs["feature_timestep"].value = 5, 181
-    assert "left: ImageResponses" in computed(bench)
-    settings = {"mode": "fast", "num_masks": 5, "modulation_timestep": 41, "feature_timestep": 181}
+    assert bench.answer(asked(do="describe"), None)["defaults"]["modulation_strength"] == strength
+    answer, shares = computed(bench, feature_timestep=181)
+    settings = FAST | {"feature_timestep": 181}
     image = Toyscapes.from_seed(7).image
     responses = own.probe(own.cluster(image, generator=seeded(), **settings), mask_batch_size=8)
-    left = bench.explorers["left"].data
-    assert left == payload(responses) and f"λ = {strength:g} at t = 41" in bench.captions["left"].value
-    assert bench.bar.value == 1 and not bench.run.disabled and bench.cancel.disabled
-    bench.side.value, bench.inputs["modulation_strength"].value = "right", 9.0
-    computed(bench)
-    assert bench.explorers["left"].data == left != bench.explorers["right"].data
-    monkeypatch.setattr(bench.pipe, "respond", lambda *_, **__: pytest.fail("computed again"))
-    bench.inputs["modulation_strength"].value = strength
-    assert "right: ImageResponses" in computed(bench) and bench.explorers["right"].data == left
+    source = {name: answer["data"]["header"][name] for name in ("name", "python")}
+    assert answer["data"] == payload(responses, source=source) and shares[-1] == 1
+    assert f"λ = {strength:g} at t = 41" in answer["caption"]
+    known = {}
+    exec(source["python"], known)  # the lines make it again
+    assert abs(known["responses"].codes.int() - responses.codes.int()).max() <= 1  # in larger batches
+    other, _ = computed(bench, modulation_strength=9.0)
+    assert other["data"] != answer["data"]
+    monkeypatch.setattr(own, "probe", lambda *_, **__: pytest.fail("computed again"))
+    assert computed(bench, feature_timestep=181)[0] == answer
     monkeypatch.undo()
-    known = len(bench.results)
+    count = len(bench.results)
     next(own.denoiser.parameters()).add_(0)  # weights that were written to are others
-    assert "ImageResponses" in computed(bench) and len(bench.results) == known + 1
+    assert computed(bench, feature_timestep=181)[0] == answer and len(bench.results) == count + 1
 
 
-def test_a_stop_ends_the_work_and_keeps_what_is_shown(bench):
-    computed(bench)
-    before, known = bench.explorers["left"].data, len(bench.results)
-    bench.inputs["mode"].value, bench.inputs["modulation_timestep"].value = "pixel", 481
-    bench.start()
-    bench.cancel.click()
-    bench.thread.join()
-    assert "Cancelled" in bench.said.value and len(bench.results) == known
-    assert bench.explorers["left"].data == before and not bench.run.disabled and not bench.pipe._watches
+def test_a_stop_ends_the_work(bench, own):
+    def tell(share):
+        if share > 0:
+            raise Cancelled
+
+    answer = bench.answer(asked(mode="pixel", modulation_timestep=481), tell)
+    assert "Cancelled" in answer["error"] and not bench.results and not own._watches
 
 
 @pytest.mark.parametrize(
-    ("name", "said"), [("toyscapes:x", "no image at toyscapes:x"), ("/no/<b>file", "&lt;b&gt;file"), ("", "")]
+    ("name", "said"), [("toyscapes:x", "no image at toyscapes:x"), ("/no/file", "/no/file"), ("", "image")]
 )
 def test_an_image_that_is_none_is_said(bench, name, said):
-    bench.image_name.value = name
-    told = computed(bench)
-    assert said in told and "<b>" not in told and "ImageResponses" not in told and not bench.explorers
+    answer = bench.answer(asked(name), None)
+    assert said in answer["error"] and answer.keys() == {"error"}
 
 
-def test_images_can_be_given_and_uploaded(own):
+def test_images_can_be_uploaded(bench):
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 96, 3), np.uint8))
-    bench = Workbench(own, noise, compute=False)
-    assert bench.image() == noise
     buffer = BytesIO()
-    noise.rotate(180).save(buffer, "PNG")
-    file = {"name": "mine.png", "type": "image/png", "size": 1, "last_modified": datetime.now(UTC)}
-    bench.upload.value = (file | {"content": memoryview(buffer.getvalue())},)
-    assert bench.image_name.value == "mine.png" and bench.image() == noise.rotate(180)
+    noise.save(buffer, "PNG")
+    upload = lambda content: bench.answer(
+        {"do": "upload", "name": "mine.png", "content": base64.b64encode(content).decode()}, None
+    )
+    name = upload(buffer.getvalue())["image"]
+    assert name.startswith("mine.png (") and bench.images[name] == noise
     for content in (
         b"none",
         b"%!PS-Adobe-3.0 EPSF-3.0\n(x) run\n",
         bytes(18),
     ):  # nothing; a program; what TGA accepts
-        bench.upload.value = (file | {"content": memoryview(content)},)
-        assert "mine.png cannot be read" in bench.said.value
-    bench.image_name.value = "toyscapes:3"
-    assert bench.image() == Toyscapes.from_seed(3).image
+        assert "mine.png cannot be read" in upload(content)["error"]
 
 
 def compare(tab):
@@ -107,11 +105,11 @@ def compare(tab):
 
     def compute(strength):
         tab.get_by_label("Strength").fill(strength)
-        tab.keyboard.press("Tab")
         tab.get_by_role("button", name="Compute").click()
 
-    tab.get_by_text("right", exact=True).click()
     tab.locator(".emerdiff-explorer[data-drawn]").wait_for()
+    tab.locator("summary").click()
+    tab.get_by_label("Show on the").select_option("right")
     compute("8")
     tab.wait_for_function("document.querySelectorAll('.emerdiff-explorer[data-drawn]').length == 2")
     tab.get_by_text("λ = 8 at").wait_for()
@@ -122,7 +120,7 @@ def compare(tab):
 
 
 def test_it_works_in_jupyterlab(lab):
-    """A pixel that is clicked and a slider that is moved answer on the new side, in the lab itself."""
+    """A pixel that is clicked and a slider that is moved are answered on the new side, in the lab itself."""
     tab, errors = lab(
         "from emerdiff_lib import load_pipeline\nfrom emerdiff_lib.explorer import Workbench\n"
         "Workbench(load_pipeline('toyscapes'), 'toyscapes:7')"
@@ -130,26 +128,64 @@ def test_it_works_in_jupyterlab(lab):
     compare(tab)
     second = tab.locator(".emerdiff-explorer").nth(1)
     second.locator("canvas").first.click(position={"x": 30, "y": 40})
-    second.get_by_text("Pixel (").wait_for()
+    second.get_by_text("of the image; pixel (").wait_for()
     second.locator("input[type=range]").first.fill("15")
-    second.get_by_text("of 15").first.wait_for()
+    second.get_by_text("of 15 has").wait_for()
+    tab.close()
+    assert not errors
+
+
+def test_the_kernel_knows_what_is_shown_and_sets_it(lab):
+    """num_segments, selected and mask of the widget are those of the page."""
+    tab, errors = lab(
+        "from emerdiff_lib import load_pipeline\nfrom emerdiff_lib.explorer import explore\nimport ipywidgets\n"
+        "it = explore(load_pipeline('toyscapes'), 'sample:coins', mode='fast')\nsaid = ipywidgets.HTML()\n"
+        "def tell(_):\n    said.value = f'{it.num_segments} {it.selected is not None} {int(it.mask.sum())}'\n"
+        "def renew(_):\n    it.num_segments, it.selected = 5, 2\n"
+        "it.observe(tell, ['num_segments', 'selected', 'mask'])\n"
+        "again = ipywidgets.Button(description='Set')\nagain.on_click(renew)\nipywidgets.VBox([it, said, again])"
+    )
+    tab.locator("input[type=range]").first.fill("15")
+    tab.get_by_text("15 False 0").wait_for()
+    canvas = tab.locator(".emerdiff-explorer canvas").first
+    canvas.click()
+    tab.get_by_text("15 True 0").wait_for()
+    tab.get_by_role("button", name="Paint").click()
+    canvas.click()
+    tab.get_by_text("15 True 1").wait_for()
+    tab.get_by_role("button", name="Set").click()
+    tab.get_by_text("Segment 2 of 5 has").wait_for()
     tab.close()
     assert not errors
 
 
 def test_it_works_as_an_application(browser, tmp_path):
-    """Voilà serves it alone."""
+    """One process for all pages, which paths are relative to; it ends whole."""
     Toyscapes.from_seed(7).image.save(tmp_path / "mine.png")
-    options, ready, token = ("--image", "mine.png"), "voila/static/voila.js", {"JUPYTER_TOKEN": "open sesame"}
-    with serving("emerdiff_lib.explorer", *options, folder=tmp_path, ready=ready, **token) as address:
-        with pytest.raises(urllib.error.HTTPError, match="403"):  # as DNS rebinding would
-            urllib.request.urlopen(urllib.request.Request(address, headers={"Host": "example.org"}))
-        assert b"password" in urllib.request.urlopen(address).read()  # and so does nobody without the token
-        tab, errors = browser.new_page(viewport={"width": 1400, "height": 1100}), []
+    options, token = ("--image", "mine.png", "--model", "toyscapes"), {"EMERDIFF_TOKEN": "open sesame"}
+    with serving(
+        "emerdiff_lib.explorer", *options, folder=tmp_path, ready="?token=open%20sesame", **token
+    ) as address:
+        url = f"{address}?token=open%20sesame"
+        for refused, headers in ((url, {"Host": "example.org"}), (address, {}), (f"{address}?token=x", {})):
+            with pytest.raises(
+                urllib.error.HTTPError, match="403"
+            ):  # as DNS rebinding would; and without the token
+                urllib.request.urlopen(urllib.request.Request(refused, headers=headers))
+        context = browser.new_context(viewport={"width": 1400, "height": 1100})
+        tab, errors = context.new_page(), []
         tab.on("pageerror", lambda error: errors.append(str(error)))
-        tab.set_default_timeout(600_000)
-        tab.goto(f"{address}?token=open%20sesame", wait_until="domcontentloaded")
+        tab.set_default_timeout(120_000)
+        tab.goto(url)
         compare(tab)
+        asked_at = time.monotonic()
+        tab.reload()  # what was shown is shown again, without the network
+        tab.get_by_text("λ = 8 at").wait_for()
+        assert tab.locator(".emerdiff-explorer[data-drawn]").count() == 2 and time.monotonic() - asked_at < 30
+        tab.locator("select[id$='-model']").select_option("streets")
+        tab.get_by_label("Show on the").select_option("left")
+        tab.get_by_role("button", name="Compute").click()
+        tab.get_by_text("mine.png · streets · pixel mode").wait_for()
         tab.close()
         assert not errors
         port = address.rpartition(":")[2].strip("/")
@@ -157,9 +193,9 @@ def test_it_works_as_an_application(browser, tmp_path):
             process: " ".join(process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"])
         }
         (server,) = (process for process, line in lines.items() if f"--port={port}" in line)
-        processes = [server, *server.children(recursive=True)]
+        assert not server.children(recursive=True)
         server.terminate()
-        assert len(processes) > 1 and not psutil.wait_procs(processes, timeout=60)[1]
+        assert not psutil.wait_procs([server], timeout=20)[1]
 
 
 @pytest.mark.parametrize(

@@ -1,240 +1,246 @@
-// The explorer: everything that follows from a picture's stored responses, with or without a kernel.
+// The explorer: an image, its segments, and what follows from its stored responses (responses.js), with or without a kernel.
 //
-// mount(element, data) draws it and returns an object with the numbers behind the pictures; render is anywidget's way in.
-// `data` is what payload.py makes: a header of plain values, and arrays as base64.
-
-const TYPES = { int8: Int8Array, uint8: Uint8Array, uint16: Uint16Array, float32: Float32Array };
-
-function decode(array) {
-  const bytes = Uint8Array.from(atob(array.base64), (c) => c.charCodeAt(0));
-  return new TYPES[array.dtype](bytes.buffer);
-}
-
-// -- numbers ----------------------------------------------------------------------------------------------------------
-
-class Responses {
-  constructor(data) {
-    Object.assign(this, data.header);
-    for (const [name, array] of Object.entries(data.arrays)) this[name] = decode(array);
-    [this.height, this.width] = this.size; // of the picture that is shown
-    [this.rows, this.columns] = this.grid; // of coarse cells
-    [this.h, this.w] = this.codesSize; // of the responses
-    this.pixels = this.h * this.w;
-  }
-
-  // Signed response of part p, channel c, at place i: root codes, as responses.py has them.
-  signed(p, c, i) {
-    const root = this.codes[(p * 3 + c) * this.pixels + i] / 127;
-    return root * Math.abs(root) * this.scales[p];
-  }
-
-  place(x, y) {
-    const row = Math.min(this.h - 1, Math.floor((y * this.h) / this.height));
-    const column = Math.min(this.w - 1, Math.floor((x * this.w) / this.width));
-    return row * this.w + column;
-  }
-
-  cell(x, y) {
-    const row = Math.min(this.rows - 1, Math.floor((y * this.rows) / this.height));
-    const column = Math.min(this.columns - 1, Math.floor((x * this.columns) / this.width));
-    return row * this.columns + column;
-  }
-
-  // Share of every part in one place; they sum to 1.
-  shares(i) {
-    const lengths = new Float64Array(this.parts);
-    for (let p = 0; p < this.parts; p++) {
-      const [r, g, b] = [0, 1, 2].map((c) => this.signed(p, c, i));
-      lengths[p] = Math.sqrt(r * r + g * g + b * b);
-    }
-    const mean = lengths.reduce((a, b) => a + b, 0) / this.parts;
-    const unlike = new Float64Array(this.parts).fill(Infinity);
-    for (let cell = 0; cell < this.rows * this.columns; cell++) {
-      let square = 0;
-      for (let c = 0; c < 3; c++) {
-        const d = (this.colours[c * this.pixels + i] - this.cellColours[c * this.rows * this.columns + cell]) / 255;
-        square += d * d;
-      }
-      const p = this.partOfCell[cell];
-      if (square < unlike[p]) unlike[p] = square;
-    }
-    const found = lengths.map((length, p) => {
-      const like = this.colourWidth > 0 ? Math.exp(-unlike[p] / (2 * this.colourWidth ** 2)) : 1;
-      return Math.max(0, length - this.floor * mean) * like + 1e-6 * length;
-    });
-    const total = found.reduce((a, b) => a + b, 0);
-    return total > 0 ? found.map((value) => value / total) : found.fill(1 / this.parts);
-  }
-
-  // Which cells a pixel hangs on: a part's share spread evenly over its cells.
-  cellsBehind(x, y) {
-    const shares = this.shares(this.place(x, y));
-    return Array.from(this.partOfCell, (p) => shares[p] / this.cellsOfPart[p]);
-  }
-
-  // Share in every place of the part to which a cell belongs.
-  pixelsBehind(cell) {
-    const part = this.partOfCell[cell];
-    return Float64Array.from({ length: this.pixels }, (_, i) => this.shares(i)[part]);
-  }
-
-  // Length of the answer to a mask of cells (numbers in [0, 1]), at every place.
-  differenceMap(cells) {
-    const weight = new Float64Array(this.parts);
-    cells.forEach((value, cell) => (weight[this.partOfCell[cell]] += value / this.cellsOfPart[this.partOfCell[cell]]));
-    const squares = new Float64Array(this.pixels);
-    for (let c = 0; c < 3; c++) {
-      const sum = new Float64Array(this.pixels);
-      for (let p = 0; p < this.parts; p++) {
-        if (weight[p] === 0) continue;
-        for (let i = 0; i < this.pixels; i++) sum[i] += weight[p] * this.signed(p, c, i);
-      }
-      for (let i = 0; i < this.pixels; i++) squares[i] += sum[i] * sum[i];
-    }
-    return squares.map(Math.sqrt);
-  }
-
-  // Segment of every pixel for K segments.
-  labels(k) {
-    const row = this.numbers.indexOf(k) * this.regions;
-    return Uint8Array.from(this.superpixels, (region) => this.groups[row + region]);
-  }
-
-  // Share of every cell that lies in one segment.
-  cellsOfSegment(labels, segment) {
-    const inside = new Float64Array(this.rows * this.columns);
-    const all = new Float64Array(this.rows * this.columns);
-    for (let y = 0, i = 0; y < this.height; y++) {
-      for (let x = 0; x < this.width; x++, i++) {
-        const cell = this.cell(x, y);
-        all[cell] += 1;
-        if (labels[i] === segment) inside[cell] += 1;
-      }
-    }
-    return Array.from(inside, (count, cell) => count / Math.max(1, all[cell]));
-  }
-}
-
-// -- pictures ---------------------------------------------------------------------------------------------------------
+// mount(element, data) draws it and resolves to an object with the numbers behind it; renderExplorer is anywidget's way in.
 
 const clamp = (value, low, high) => Math.min(high, Math.max(low, value));
 
-// Black, violet, orange, pale yellow: dark to light for every kind of colour vision.
-function heat(value) {
-  const stops = [[0, 0, 4], [87, 16, 110], [188, 55, 84], [249, 142, 9], [252, 255, 164]];
-  const at = clamp(value, 0, 1) * (stops.length - 1);
-  const low = Math.min(stops.length - 2, Math.floor(at));
-  return stops[low].map((part, c) => part + (at - low) * (stops[low + 1][c] - part));
-}
-
-function paint(canvas, width, height, colour) {
-  canvas.width = width;
-  canvas.height = height;
-  const context = canvas.getContext("2d");
-  const picture = context.createImageData(width, height);
-  for (let i = 0; i < width * height; i++) picture.data.set([...colour(i), 255], 4 * i);
-  context.putImageData(picture, 0, 0);
-  return context;
-}
-
 const element = (kind, attributes = {}, ...children) => {
-  const found = document.createElement(kind);
-  for (const [name, value] of Object.entries(attributes)) found.setAttribute(name, value);
-  found.append(...children);
-  return found;
+  const made = document.createElement(kind);
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+  made.append(...children);
+  return made;
 };
+
+const button = (text, title, act) => {
+  const made = element("button", { type: "button", title }, text);
+  made.addEventListener("click", act);
+  return made;
+};
+
+function download(name, blob) {
+  const link = element("a", { href: URL.createObjectURL(blob), download: name });
+  document.body.append(link); // a link outside of the page is not followed everywhere
+  link.click();
+  link.remove();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
+}
+
+// Black, violet, orange, pale yellow: dark to light for every kind of colour vision.
+const STOPS = [[0, 0, 4], [87, 16, 110], [188, 55, 84], [249, 142, 9], [252, 255, 164]];
+
+function heat(value) {
+  const at = clamp(value, 0, 1) * (STOPS.length - 1);
+  const low = Math.min(STOPS.length - 2, Math.floor(at));
+  return STOPS[low].map((part, c) => part + (at - low) * (STOPS[low + 1][c] - part));
+}
+
+// An image of width × height whose pixel i has colour(i), [r, g, b] or [r, g, b, alpha].
+function drawn(width, height, colour) {
+  const canvas = element("canvas", { width, height });
+  const context = canvas.getContext("2d");
+  const image = context.createImageData(width, height);
+  for (let i = 0; i < width * height; i++) {
+    const [r, g, b, alpha = 255] = colour(i);
+    image.data[4 * i] = r;
+    image.data[4 * i + 1] = g;
+    image.data[4 * i + 2] = b;
+    image.data[4 * i + 3] = alpha;
+  }
+  context.putImageData(image, 0, 0);
+  return canvas;
+}
+
+// What part of the image is seen, shared by all canvases that are to move together.
+class Viewport {
+  constructor() {
+    this.reset();
+    this.canvases = new Set();
+  }
+
+  reset() {
+    [this.zoom, this.x, this.y] = [1, 0.5, 0.5]; // x and y: the middle, as shares of width and height
+  }
+
+  move(dx, dy) {
+    const margin = 0.5 / this.zoom;
+    this.x = clamp(this.x + dx, margin, 1 - margin);
+    this.y = clamp(this.y + dy, margin, 1 - margin);
+    this.apply();
+  }
+
+  // Around the point (u, v) of the window, which stays where it is.
+  scale(factor, u = 0.5, v = 0.5) {
+    const zoom = clamp(this.zoom * factor, 1, 32);
+    const change = 1 / this.zoom - 1 / zoom;
+    this.zoom = zoom;
+    this.move((u - 0.5) * change, (v - 0.5) * change);
+  }
+
+  apply() {
+    const shift = (middle) => `${100 * (0.5 - middle * this.zoom)}%`;
+    for (const canvas of this.canvases) {
+      canvas.style.transform = `translate(${shift(this.x)}, ${shift(this.y)}) scale(${this.zoom})`;
+    }
+  }
+}
 
 const VIEWS = {
-  segment: "what the segment moves",
-  cells: "the cells behind the pixel",
-  pixels: "the pixels behind the cell",
-  mask: "what my mask moves",
+  segment: "response to the segment",
+  cells: "cells behind the pixel",
+  pixels: "pixels behind the cell",
+  mask: "response to my mask",
+};
+const TOOLS = {
+  select: ["Select", "Click a segment; arrow keys move the point"],
+  paint: ["Paint", "Drag to paint a mask of cells (Enter adds one)"],
+  erase: ["Erase", "Drag to take cells out of the mask (Backspace takes one)"],
+  move: ["Move", "Drag the enlarged image; two fingers do so with every tool"],
 };
 
-let count = 0;
+let mounted = 0;
 
-export function mount(root, data) {
-  const responses = new Responses(data);
-  const { width, height } = responses;
-  const id = `emerdiff-${count++}`;
-  const state = { k: responses.k, opacity: 0.55, view: "segment", x: width >> 1, y: height >> 1, mask: new Set() };
-  let labels = responses.labels(state.k);
-  let pixels = null; // RGBA of the picture
-
-  const label = (text, control) => element("label", { for: control.id }, text, control);
-  const slider = (name, text, low, high, step, value) => {
-    const control = element("input", { type: "range", id: `${id}-${name}`, min: low, max: high, step, value });
-    return [control, label(text, control)];
+async function mount(root, data, { change = () => {}, viewport = new Viewport(), k = data.header.k } = {}) {
+  const responses = await ImageResponses.from(data);
+  const photograph = new Image();
+  photograph.src = responses.image;
+  await photograph.decode();
+  const { width, height, rows, columns } = responses;
+  const id = `emerdiff-${mounted++}`;
+  const nearest = (wanted) => responses.numbers.reduce((a, b) => (Math.abs(b - wanted) < Math.abs(a - wanted) ? b : a));
+  const state = {
+    k: nearest(k), selected: null, mask: new Set(), x: width >> 1, y: height >> 1, opacity: 0.55, view: "segment", tool: "select",
   };
-  const shown = element("output", {}, String(state.k));
-  const [kSlider, kLabel] = slider("k", "Segments ", Math.min(...responses.numbers), Math.max(...responses.numbers), 1, state.k);
-  kLabel.append(shown);
-  const [opacitySlider, opacityLabel] = slider("opacity", "Opacity ", 0, 1, 0.05, state.opacity);
+  let labels = responses.labels(state.k);
+
+  // -- what one sees and presses ------------------------------------------------------------------------------------------
+
+  const label = (text, control, ...after) => element("label", { for: control.id }, text, control, ...after);
+  const slider = (name, min, max, step, value) => element("input", { type: "range", id: `${id}-${name}`, min, max, step, value });
+  const kSlider = slider("k", Math.min(...responses.numbers), Math.max(...responses.numbers), 1, state.k);
+  const kShown = element("output", { for: kSlider.id });
+  const opacitySlider = slider("opacity", 0, 1, 0.05, state.opacity);
   const view = element("select", { id: `${id}-view` });
   for (const [name, text] of Object.entries(VIEWS)) view.append(element("option", { value: name }, text));
-  const clear = element("button", { type: "button" }, "Clear my mask");
-  const left = element("canvas", {
-    tabindex: 0, role: "img",
-    "aria-label": "Picture with its segments. Arrow keys move the point, Enter adds its cell to your mask, Backspace takes it out.",
+  const tools = Object.entries(TOOLS).map(([name, [text, title]]) => {
+    const made = button(text, title, () => set({ tool: name, ...(name in { paint: 1, erase: 1 } ? { view: "mask" } : {}) }));
+    made.dataset.tool = name;
+    return made;
   });
-  const right = element("canvas", { role: "img", "aria-label": "What answers" });
+  const left = element("canvas", {
+    width, height, tabindex: 0, role: "img",
+    "aria-label": "Image with its segments. Arrow keys move the point, Enter adds its cell to your mask, Backspace takes it out, "
+      + "Escape deselects, plus and minus zoom.",
+  });
+  const right = element("canvas", { width, height, role: "img", "aria-label": "What responds" });
   const status = element("p", { class: "emerdiff-status", role: "status", "aria-live": "polite" });
+  const code = element("pre", { hidden: "" });
+  const group = (...children) => element("span", { class: "emerdiff-group" }, ...children);
+  const zoom = (factor) => () => viewport.scale(factor);
+  const fit = () => { viewport.reset(); viewport.apply(); };
+  for (const old of root.querySelectorAll("canvas")) viewport.canvases.delete(old);
   root.classList.add("emerdiff-explorer");
+  root.style.setProperty("--emerdiff-aspect", width / height);
   root.replaceChildren(
-    element("div", { class: "emerdiff-controls" }, kLabel, opacityLabel, label("Right: ", view), clear),
-    element("div", { class: "emerdiff-pictures" }, left, right),
+    element("div", { class: "emerdiff-controls" },
+      label("Segments", kSlider, kShown), label("Opacity", opacitySlider),
+      group(...tools, button("Clear", "Empty the mask and select nothing", () => set({ selected: null, mask: new Set() }))),
+      group(button("−", "Zoom out (−)", zoom(1 / 1.5)), button("+", "Zoom in (+, or Ctrl and the wheel)", zoom(1.5)), button("Fit", "The whole image (0)", fit)),
+      label("Right:", view)),
+    element("div", { class: "emerdiff-images" }, element("div", {}, left), element("div", {}, right)),
     status,
+    element("div", { class: "emerdiff-controls" }, "Download", group(
+      button("Label map", "PNG, a byte a pixel: its segment", () => save("labels")),
+      button("Palette", "The same PNG, shown in colours", () => save("palette")),
+      button("COCO", "JSON with run-length masks", () => save("coco")),
+      button("Segment", "PNG of the selected segment: 255 inside", () => save("segment")),
+      button("Mask", "PNG of the painted mask: 255 inside", () => save("mask"))),
+      button("Python", "The lines that make it again", () => { code.hidden = !code.hidden; draw(); })),
+    code,
   );
+  viewport.canvases.add(left).add(right);
+  viewport.apply();
 
-  function drawLeft() {
-    if (!pixels) return;
-    const chosen = labels[state.y * width + state.x];
-    const context = paint(left, width, height, (i) => {
-      const x = i % width;
-      const edge = (x + 1 < width && labels[i] !== labels[i + 1]) || (i + width < labels.length && labels[i] !== labels[i + width]);
-      const own = [pixels[4 * i], pixels[4 * i + 1], pixels[4 * i + 2]];
-      if (edge && state.opacity > 0) return [255, 255, 255];
-      const segment = labels[i];
-      const opacity = segment === chosen ? state.opacity : state.opacity * 0.6;
-      return own.map((part, c) => (1 - opacity) * part + opacity * responses.palette[3 * segment + c]);
-    });
-    const [dx, dy] = [width / responses.columns, height / responses.rows];
-    context.lineWidth = Math.max(1, width / 128);
-    context.strokeStyle = "rgb(255, 140, 0)";
-    for (const cell of state.mask) {
-      context.strokeRect((cell % responses.columns) * dx + 0.5, Math.floor(cell / responses.columns) * dy + 0.5, dx - 1, dy - 1);
+  // -- drawing --------------------------------------------------------------------------------------------------------------
+
+  const context = element("canvas", { width, height }).getContext("2d", { willReadFrequently: true });
+  context.drawImage(photograph, 0, 0, width, height);
+  const pixels = context.getImageData(0, 0, width, height).data;
+  const thick = Math.max(1, Math.round(Math.max(width, height) / 400));
+  const differs = (i, by) => { // within `by` pixels to the right or below
+    const x = i % width;
+    return (x + by < width && labels[i] !== labels[i + by]) || (i + by * width < labels.length && labels[i] !== labels[i + by * width]);
+  };
+  // Whether pixel i lies within the selected segment, at its edge
+  const outlined = (i) => {
+    if (labels[i] !== state.selected) return false;
+    const x = i % width;
+    return differs(i, thick) || (x >= thick && labels[i - thick] !== labels[i]) || (i >= thick * width && labels[i - thick * width] !== labels[i]);
+  };
+
+  function segmentColour(i) {
+    const segment = labels[i];
+    const share = segment === state.selected ? 0 : state.opacity;
+    const dim = state.selected === null || segment === state.selected ? 1 : 0.4;
+    if (state.selected === null && share > 0 && differs(i, 1)) return [255, 255, 255];
+    return [0, 1, 2].map((c) => dim * ((1 - share) * pixels[4 * i + c] + share * responses.palette[3 * segment + c]));
+  }
+
+  function marks(canvas) {
+    const on = canvas.getContext("2d");
+    if (state.selected !== null) {
+      on.drawImage(drawn(width, height, (i) => (outlined(i) ? [255, 214, 0] : [0, 0, 0, 0])), 0, 0);
     }
-    context.strokeStyle = "white";
-    context.strokeRect(state.x - 1.5, state.y - 1.5, 4, 4);
-    context.strokeStyle = "black";
-    context.strokeRect(state.x - 2.5, state.y - 2.5, 6, 6);
+    const [dx, dy] = [width / columns, height / rows];
+    on.lineWidth = thick;
+    on.strokeStyle = "rgb(0, 200, 255)";
+    for (const cell of state.mask) {
+      on.strokeRect((cell % columns) * dx + thick / 2, Math.floor(cell / columns) * dy + thick / 2, dx - thick, dy - thick);
+    }
+    if (state.selected === null && state.view !== "cells" && state.view !== "pixels") return;
+    for (const [colour, size] of [["white", 2 * thick], ["black", 3 * thick]]) {
+      on.strokeStyle = colour;
+      on.strokeRect(state.x + 0.5 - size, state.y + 0.5 - size, 2 * size, 2 * size);
+    }
   }
 
   function values() {
-    const cells = responses.rows * responses.columns;
-    if (state.view === "cells") return [responses.cellsBehind(state.x, state.y), responses.columns, responses.rows];
+    if (state.view === "cells") return [responses.cellsBehind(state.x, state.y), columns, rows];
     if (state.view === "pixels") return [responses.pixelsBehind(responses.cell(state.x, state.y)), responses.w, responses.h];
     const mask = state.view === "mask"
-      ? Array.from({ length: cells }, (_, cell) => Number(state.mask.has(cell)))
-      : responses.cellsOfSegment(labels, labels[state.y * width + state.x]);
+      ? Array.from({ length: rows * columns }, (_, cell) => Number(state.mask.has(cell)))
+      : responses.cellsOfSegment(labels, state.selected);
     return [responses.differenceMap(mask), responses.w, responses.h];
   }
 
   function drawRight() {
-    const [found, columns, rows] = values();
+    const on = right.getContext("2d");
+    if (state.view === "segment" && state.selected === null) {
+      on.drawImage(drawn(width, height, (i) => responses.palette.subarray(3 * labels[i], 3 * labels[i] + 3)), 0, 0);
+      return;
+    }
+    const [found, w, h] = values();
     const top = found.reduce((a, b) => Math.max(a, b), 1e-12);
-    paint(right, columns, rows, (i) => heat(found[i] / top));
+    on.imageSmoothingEnabled = state.view !== "cells";
+    on.drawImage(drawn(w, h, (i) => heat(found[i] / top)), 0, 0, width, height);
+    marks(right);
   }
 
   function tell() {
-    const segment = labels[state.y * width + state.x];
-    let area = 0;
-    for (const one of labels) area += one === segment;
-    const share = ((100 * area) / labels.length).toFixed(1);
-    const mask = state.mask.size ? ` My mask has ${state.mask.size} cells.` : "";
-    status.textContent =
-      `Pixel (${state.x}, ${state.y}), in segment ${segment} of ${state.k}: ${area} pixels, ${share} % of the picture. ` +
-      `Right: ${VIEWS[state.view]}.${mask}`;
+    const counted = (selected) => (100 * labels.reduce((sum, one) => sum + (one === selected), 0)) / labels.length;
+    const [y, x] = [state.y / height, state.x / width].map((share, n) => Math.floor(share * responses.imageSize[n]));
+    const cells = state.mask.size === 1 ? "1 cell" : `${state.mask.size} cells`;
+    const sentences = [
+      state.selected === null
+        ? `${state.k} segments; click one.`
+        : `Segment ${state.selected} of ${state.k} has ${counted(state.selected).toFixed(1)} % of the image; pixel (${x}, ${y}).`,
+      state.selected === null && state.view === "segment" ? "" : `Right: ${VIEWS[state.view]}.`,
+      state.mask.size ? `My mask has ${cells}.` : state.view === "mask" ? "Paint a mask on the left image." : "",
+    ];
+    status.textContent = sentences.filter(Boolean).join(" ");
+    kShown.textContent = String(state.k);
+    [kSlider.value, view.value, root.dataset.tool] = [state.k, state.view, state.tool];
+    for (const tool of tools) tool.setAttribute("aria-pressed", tool.dataset.tool === state.tool);
+    if (!code.hidden) code.textContent = python();
   }
 
   // One drawing per frame, however many events there are.
@@ -245,7 +251,8 @@ export function mount(root, data) {
     requestAnimationFrame(() => {
       waiting = false;
       const start = performance.now();
-      drawLeft();
+      left.getContext("2d").drawImage(drawn(width, height, segmentColour), 0, 0);
+      marks(left);
       drawRight();
       tell();
       root.dataset.milliseconds = (performance.now() - start).toFixed(1);
@@ -253,55 +260,144 @@ export function mount(root, data) {
     });
   }
 
-  function point(event) {
-    const box = left.getBoundingClientRect();
-    state.x = clamp(Math.floor(((event.clientX - box.left) * width) / box.width), 0, width - 1);
-    state.y = clamp(Math.floor(((event.clientY - box.top) * height) / box.height), 0, height - 1);
-    if (state.view === "mask") state.mask.add(responses.cell(state.x, state.y));
+  // -- changing -------------------------------------------------------------------------------------------------------------
+
+  // Takes any of the state's values; whoever listens hears of it unless it was they who said it.
+  function set(values, silent = false) {
+    const before = state.k;
+    Object.assign(state, values);
+    if (state.k !== before) {
+      labels = responses.labels((state.k = nearest(state.k)));
+      if (state.selected !== null && !("selected" in values)) state.selected = labels[state.y * width + state.x];
+    }
+    const inside = labels.indexOf(state.selected);
+    if (inside < 0) state.selected = null; // there are fewer
+    else if (labels[state.y * width + state.x] !== state.selected) [state.x, state.y] = [inside % width, Math.floor(inside / width)];
     draw();
+    if (!silent) change(state);
   }
 
-  left.addEventListener("pointerdown", (event) => { left.setPointerCapture(event.pointerId); point(event); });
-  left.addEventListener("pointermove", (event) => { if (event.buttons) point(event); });
+  function pointAt(x, y) {
+    [state.x, state.y] = [clamp(Math.floor(x), 0, width - 1), clamp(Math.floor(y), 0, height - 1)];
+    if (state.tool === "paint" || state.tool === "erase") mark(state.tool === "paint");
+    else set({ selected: labels[state.y * width + state.x] });
+  }
+
+  function mark(inside) {
+    const mask = new Set(state.mask);
+    mask[inside ? "add" : "delete"](responses.cell(state.x, state.y));
+    set({ mask });
+  }
+
+  const fingers = new Map(); // pointers that are down, and where
+  const spread = () => {
+    const [a, b] = [...fingers.values()];
+    return Math.hypot(a[0] - b[0], a[1] - b[1]);
+  };
+  function onDown(event) {
+    event.currentTarget.setPointerCapture(event.pointerId);
+    fingers.set(event.pointerId, [event.clientX, event.clientY]);
+    if (fingers.size === 1 && state.tool !== "move") follow(event);
+  }
+  function onMove(event) {
+    if (!fingers.has(event.pointerId)) return;
+    const before = fingers.size > 1 ? spread() : 0;
+    const [x, y] = fingers.get(event.pointerId);
+    fingers.set(event.pointerId, [event.clientX, event.clientY]);
+    if (fingers.size === 1 && state.tool !== "move") return follow(event);
+    const box = event.currentTarget.getBoundingClientRect(); // of the whole image, enlarged
+    if (before > 0) viewport.scale(spread() / before);
+    viewport.move((x - event.clientX) / box.width / fingers.size, (y - event.clientY) / box.height / fingers.size);
+  }
+  function follow(event) {
+    const box = event.currentTarget.getBoundingClientRect();
+    pointAt(((event.clientX - box.left) * width) / box.width, ((event.clientY - box.top) * height) / box.height);
+  }
+  function onWheel(event) {
+    if (!event.ctrlKey && !event.metaKey) return; // the page scrolls
+    event.preventDefault();
+    const box = event.currentTarget.parentElement.getBoundingClientRect();
+    viewport.scale(1.002 ** -event.deltaY, (event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height);
+  }
+  for (const canvas of [left, right]) {
+    canvas.addEventListener("pointerdown", onDown);
+    canvas.addEventListener("pointermove", onMove);
+    for (const end of ["pointerup", "pointercancel"]) canvas.addEventListener(end, (event) => fingers.delete(event.pointerId));
+    canvas.addEventListener("wheel", onWheel, { passive: false });
+  }
   left.addEventListener("keydown", (event) => {
     const step = event.shiftKey ? 8 : 1;
     const moves = { ArrowLeft: [-step, 0], ArrowRight: [step, 0], ArrowUp: [0, -step], ArrowDown: [0, step] };
-    const cell = responses.cell(state.x, state.y);
-    if (moves[event.key]) {
-      state.x = clamp(state.x + moves[event.key][0], 0, width - 1);
-      state.y = clamp(state.y + moves[event.key][1], 0, height - 1);
-    } else if (event.key === "Enter") state.mask.add(cell);
-    else if (event.key === "Backspace") state.mask.delete(cell);
+    const keys = {
+      Enter: () => mark(true), Backspace: () => mark(false), Escape: () => set({ selected: null }),
+      "+": zoom(1.5), "-": zoom(1 / 1.5), 0: fit,
+    };
+    if (moves[event.key]) pointAt(state.x + moves[event.key][0], state.y + moves[event.key][1]);
+    else if (keys[event.key]) keys[event.key]();
     else return;
     event.preventDefault();
-    draw();
   });
-  kSlider.addEventListener("input", () => {
-    state.k = responses.numbers.reduce((a, b) => (Math.abs(b - kSlider.value) < Math.abs(a - kSlider.value) ? b : a));
-    shown.textContent = String(state.k);
-    labels = responses.labels(state.k);
-    draw();
-  });
-  opacitySlider.addEventListener("input", () => { state.opacity = Number(opacitySlider.value); draw(); });
-  view.addEventListener("change", () => { state.view = view.value; draw(); });
-  clear.addEventListener("click", () => { state.mask.clear(); draw(); });
+  kSlider.addEventListener("input", () => set({ k: nearest(kSlider.value) }));
+  opacitySlider.addEventListener("input", () => set({ opacity: Number(opacitySlider.value) }));
+  view.addEventListener("change", () => set({ view: view.value }));
 
-  const picture = new Image();
-  picture.onload = () => {
-    const canvas = element("canvas", { width, height });
-    const context = canvas.getContext("2d");
-    context.drawImage(picture, 0, 0, width, height);
-    pixels = context.getImageData(0, 0, width, height).data;
-    draw();
+  // -- taking out -------------------------------------------------------------------------------------------------------------
+
+  // One of "labels", "palette", "coco", "segment" and "mask", at the image's own size; null where there is nothing to take out.
+  async function file(kind) {
+    const [h, w] = responses.imageSize;
+    if (kind === "mask") {
+      const at = (i) => Math.floor((Math.floor(i / w) * rows) / h) * columns + Math.floor(((i % w) * columns) / w);
+      return state.mask.size ? png(w, h, Uint8Array.from({ length: h * w }, (_, i) => 255 * state.mask.has(at(i)))) : null;
+    }
+    const own = responses.labels(state.k, h, w);
+    if (kind === "segment") return state.selected === null ? null : png(w, h, own.map((one) => 255 * (one === state.selected)));
+    if (kind === "coco") return new Blob([JSON.stringify(coco(own, w, h, responses.name))], { type: "application/json" });
+    return png(w, h, own, kind === "palette" ? responses.palette.subarray(0, 3 * state.k) : null);
+  }
+
+  async function save(kind) {
+    const blob = await file(kind);
+    if (!blob) return (status.textContent = kind === "mask" ? "There is no mask; choose Paint and drag." : "No segment is selected; click one.");
+    const number = { segment: `segment-${state.selected}-of-${state.k}`, mask: "mask" }[kind] ?? `${kind}-${state.k}`;
+    const stem = responses.name.replace(/\.\w+$/, "").replace(/[^\w.-]+/g, "-");
+    download(`${stem}-${number}.${kind === "coco" ? "json" : "png"}`, blob);
+  }
+
+  function python() {
+    const lines = [responses.python, `labels = responses.segments(${state.k})`];
+    if (state.selected !== null) lines.push(`segment = labels == ${state.selected}`);
+    if (state.mask.size) {
+      const cells = [...state.mask].sort((a, b) => a - b).join(", ");
+      lines.push(`mask = torch.zeros(1, ${rows}, ${columns})`, `mask.view(-1)[[${cells}]] = 1`, "response = responses.difference_maps(mask)");
+    }
+    return lines.join("\n");
+  }
+
+  draw();
+  return { responses, state, viewport, set, file, python };
+}
+
+// anywidget's: the widget's num_segments, selected and mask are those that are shown.
+function renderExplorer({ model, el }) {
+  let shown = null;
+  const told = () => ({
+    k: model.get("num_segments"),
+    selected: model.get("selected"),
+    mask: new Set(model.get("mask").flat().flatMap((inside, cell) => (inside ? [cell] : []))),
+  });
+  const hear = () => shown?.set(told(), true);
+  const change = (state) => {
+    const { rows, columns } = shown.responses;
+    const row = (y) => Array.from({ length: columns }, (_, x) => Number(state.mask.has(y * columns + x)));
+    model.set({ num_segments: state.k, selected: state.selected, mask: Array.from({ length: rows }, (_, y) => row(y)) });
+    model.save_changes();
   };
-  picture.src = responses.picture;
-  return { responses, state, draw };
+  const start = async () => {
+    shown = await mount(el, model.get("data"), { change });
+    hear();
+  };
+  model.on("change:data", start);
+  for (const name of ["num_segments", "selected", "mask"]) model.on(`change:${name}`, hear);
+  start();
 }
-
-function render({ model, el }) {
-  const show = () => mount(el, model.get("data"));
-  model.on("change:data", show);
-  show();
-}
-
-export default { render };

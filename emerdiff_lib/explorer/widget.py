@@ -8,7 +8,9 @@ from __future__ import annotations
 import base64
 import html
 import json
-from collections.abc import Iterable
+import zlib
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -26,26 +28,32 @@ from ..pipeline import EmerDiffPipeline
 from ..pixels import COLOUR, FLOOR
 from ..plotting import segment_palette
 from ..responses import ImageResponses, quantise
-from ..settings import whole
+from ..settings import MODES, Settings, whole
 
 HERE = Path(__file__).parent
-MOST_CODES = 700_000  # numbers, a byte each: about a megabyte as text
+EXPLORER = ("responses", "explorer")  # its JavaScript
+MOST_CODES = 700_000  # numbers, a byte each before they are compressed
 MOST_SEGMENTS = 40
+SHOWN = 1280  # pixels of the longer side of an image that is shown; files are of its own size
 
 
-def payload(responses: ImageResponses, numbers: Iterable[int] | None = None) -> dict[str, Any]:
-    """For :file:`explorer.js`: {"header": plain values, "arrays": {name: {"dtype", "base64"}}}.
+def payload(
+    responses: ImageResponses,
+    numbers: Iterable[int] | None = None,
+    source: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """For :file:`responses.js`: {"header": plain values, "arrays": {name: {"dtype", "zlib"}}}.
 
     The responses are brought to a coarser grid of pixels where they would be too many, and quantised again; labels are not.
 
     Args:
         numbers: of segments, K, to choose from; by default 2 to 40.
+        source: :func:`source_of` the responses, for files that are taken out.
 
     Raises:
         ValueError: a number that is no whole one of at least 2 and at most 255.
     """
     numbers = sorted({whole(2, 255)("number of segments", k) for k in numbers or range(2, MOST_SEGMENTS + 1)})
-    height, width = responses.processing_size
     signed = torch.cat(list(responses.decoded()), 2).unflatten(2, responses.codes.shape[2:])
     share = min(1.0, (MOST_CODES / signed.numel()) ** 0.5)
     size = [max(1, int(side * share)) for side in signed.shape[2:]]
@@ -67,8 +75,12 @@ def payload(responses: ImageResponses, numbers: Iterable[int] | None = None) -> 
         "groups": np.stack(groups).astype(np.uint8),
         "palette": segment_palette(max(numbers)).astype(np.uint8),
     }
+    shown = responses.image.copy()
+    shown.thumbnail((SHOWN, SHOWN))
     header = {
-        "size": [height, width],
+        "size": list(responses.processing_size),
+        "imageSize": list(responses.size),
+        "shownSize": [shown.height, shown.width],
         "codesSize": size,
         "grid": list(grid),
         "parts": len(responses.parts),
@@ -77,44 +89,68 @@ def payload(responses: ImageResponses, numbers: Iterable[int] | None = None) -> 
         "k": min(numbers, key=lambda k: abs(k - usual)),
         "floor": FLOOR,
         "colourWidth": COLOUR,
-        "picture": _as_url(responses.image.resize((width, height))),
+        "image": _as_url(shown),
+        **(source or source_of(responses.settings)),
     }
     return {"header": header, "arrays": {name: _encoded(array) for name, array in arrays.items()}}
 
 
+def source_of(
+    settings: Settings, pipe: EmerDiffPipeline | None = None, image: Any = None, seed: int | None = None
+) -> dict[str, str]:
+    """{"name": of the image, "python": the lines that make its responses again}.
+
+    What is not known, a pipeline in memory or an image without a name, is called ``pipe`` and ``image`` in them.
+    """
+    name = str(image) if isinstance(image, str | Path) else "image"
+    lines, taken = ["import torch"], "image" if name == "image" else repr(name)
+    if name.startswith("toyscapes:"):
+        lines.append("from emerdiff_lib import Toyscapes")
+        taken = f"Toyscapes.from_seed({int(name.partition(':')[2])}).image"
+    if pipe is not None and pipe.model_name:
+        lines.append("from emerdiff_lib import load_pipeline")
+        lines.append(f"pipe = load_pipeline({pipe.model_name!r}, dtype={str(pipe.dtype)[6:]!r})")
+    usual = {each.name: each.default for each in fields(Settings)} | MODES[settings.mode]
+    usual = usual if pipe is None else pipe.resolve(mode=settings.mode).to_dict()
+    given = {name: value for name, value in settings.to_dict().items() if value != usual[name]}
+    words = [taken, *(f"{name}={value!r}" for name, value in ({"mode": settings.mode} | given).items())]
+    words += [] if seed is None else [f"generator=torch.Generator().manual_seed({seed})"]
+    lines += [f"coarse = pipe.cluster({', '.join(words)})", "responses = pipe.probe(coarse)"]
+    return {"name": Path(name.replace(":", "-")).name, "python": "\n".join(lines)}
+
+
 def _encoded(array: np.ndarray) -> dict[str, str]:
-    little = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
-    return {"dtype": array.dtype.name, "base64": base64.b64encode(little.tobytes()).decode("ascii")}
+    packed = zlib.compress(array.astype(array.dtype.newbyteorder("<")).tobytes(), 9)
+    return {"dtype": array.dtype.name, "zlib": base64.b64encode(packed).decode("ascii")}
 
 
 def _as_url(image: Image.Image) -> str:
     """Without loss where it is small."""
     small, buffer = image.width * image.height <= 256**2, BytesIO()
-    image.convert("RGB").save(
-        buffer, *(("PNG",) if small else ("JPEG",)), **({} if small else {"quality": 90})
-    )
-    kind = "png" if small else "jpeg"
+    kind, options = ("png", {}) if small else ("jpeg", {"quality": 88})
+    image.convert("RGB").save(buffer, kind, **options)
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
 
 
-def page(
-    responses: ImageResponses, numbers: Iterable[int] | None = None, title: str = "EmerDiff explorer"
-) -> str:
-    """A whole HTML document of about two megabytes; ``numbers`` of segments as for :func:`payload`."""
-    script, style = ((HERE / f"explorer.{kind}").read_text("utf-8") for kind in ("js", "css"))
-    script = script.replace("export default { render };", "").replace(
-        "export function mount", "function mount"
-    )
-    data = json.dumps(payload(responses, numbers), separators=(",", ":"))
+def script(*names: str) -> str:
+    """JavaScript files of this folder, as one."""
+    return "\n".join((HERE / f"{name}.js").read_text("utf-8") for name in names)
+
+
+def page(data: Mapping[str, Any], title: str = "EmerDiff explorer", mount: str = "mount") -> str:
+    """A whole HTML document that loads nothing: the explorer of a :func:`payload`, or what else ``mount`` makes of ``data``."""
+    names, title = (*EXPLORER, *(["workbench"] if mount != "mount" else [])), html.escape(title)
+    text = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
     return f"""<!doctype html>
 <html lang="en">
-<head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>{html.escape(title)}</title><style>{style}</style></head>
-<body><h1>{html.escape(title)}</h1><div id="explorer"></div>
-<script type="application/json" id="data">{data}</script>
+<head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><link rel="icon" href="data:,">
+<title>{title}</title><style>{(HERE / "explorer.css").read_text("utf-8")}</style></head>
+<body class="emerdiff-page"><h1>{title}</h1><div id="explorer"></div>
+<script type="application/json" id="data">{text}</script>
 <script type="module">
-{script}
-window.explorer = mount(document.getElementById("explorer"), JSON.parse(document.getElementById("data").textContent));
+{script(*names)}
+const data = JSON.parse(document.getElementById("data").textContent);
+window.explorer = await {mount}(document.getElementById("explorer"), data);
 </script></body></html>
 """
 
@@ -125,38 +161,52 @@ def save_page(
     numbers: Iterable[int] | None = None,
     title: str = "EmerDiff explorer",
 ) -> Path:
-    """Write :func:`page` to ``path`` (folders are made) and return it."""
+    """Write :func:`page` of the responses to ``path`` (folders are made), less than a megabyte, and return it."""
     path = Path(path).expanduser()
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, page(responses, numbers, title))
+    write_atomically(path, page(payload(responses, numbers), title))
     return path
 
 
 class Explorer(anywidget.AnyWidget):
-    """A picture and what follows from its responses: segments for any K, cells behind a pixel, pixels behind a cell, own masks.
+    """An image and what follows from its responses: segments for any K, cells behind a pixel, pixels behind a cell, own masks.
 
     All of it is computed where it is shown; the kernel is asked for nothing. Shown outside of a live notebook (exported HTML, a
     forge), it is the page of :func:`page`.
 
     Args:
-        responses: of one picture, from ``pipe.probe(pipe.cluster(image, mode="pixel"))``.
-        numbers: of segments to choose from, see :func:`payload`.
+        responses: of one image, from ``pipe.probe(pipe.cluster(image, mode="pixel"))``.
+        numbers, source: see :func:`payload`.
+
+    Attributes:
+        num_segments: K that is shown; ``responses.segments(explorer.num_segments)`` are its labels. It can be set and observed,
+            as the other two can.
+        selected: the segment that was clicked, or None.
+        mask: (h, w) bool, the cells that were painted; ``responses.difference_maps(explorer.mask[None])``.
     """
 
-    _esm = HERE / "explorer.js"
+    _esm = script(*EXPLORER) + "\nexport default { render: renderExplorer };"
     _css = HERE / "explorer.css"
     data = traitlets.Dict().tag(sync=True)
+    num_segments = traitlets.Int().tag(sync=True)
+    selected = traitlets.Int(None, allow_none=True).tag(sync=True)
+    mask = traitlets.Any().tag(
+        sync=True,
+        to_json=lambda mask, widget: np.asarray(mask).astype(int).tolist(),
+        from_json=lambda rows, widget: np.array(rows, bool),
+    )
 
-    def __init__(self, responses: ImageResponses, numbers: Iterable[int] | None = None, **kwargs: Any):
-        self.responses, self.numbers = responses, None if numbers is None else list(numbers)
-        super().__init__(data=payload(responses, self.numbers), **kwargs)
+    def __init__(self, responses: ImageResponses, numbers: Iterable[int] | None = None, source: Any = None):
+        data = payload(responses, numbers, source)
+        empty = np.zeros(responses.grid, bool)
+        super().__init__(data=data, num_segments=data["header"]["k"], mask=empty)
+        self.responses = responses
 
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
         data, metadata = super()._repr_mimebundle_(**kwargs)
-        frame = html.escape(page(self.responses, self.numbers), quote=True)
         style = "width: 100%; height: 40rem; border: 0"
-        text = f'<iframe srcdoc="{frame}" title="EmerDiff explorer" style="{style}"></iframe>'
-        return data | {"text/html": text}, metadata
+        frame = f'<iframe srcdoc="{html.escape(page(self.data))}" title="EmerDiff explorer" style="{style}">'
+        return data | {"text/html": f"{frame}</iframe>"}, metadata
 
 
 @torch.no_grad()
@@ -168,12 +218,14 @@ def explore(
     generator: torch.Generator | None = None,
     **settings: Any,
 ) -> Explorer:
-    """Segment a picture in pixel mode and show its :class:`Explorer`.
+    """Segment an image in pixel mode and show its :class:`Explorer`.
 
     Args:
         image: as for the pipeline; ``numbers``: as for :class:`Explorer`.
-        generator: source of the inversion noise and of k-means' seed.
+        generator: source of the inversion noise and of k-means' seed; by default one of seed 0.
         **settings: of the pipeline.
     """
+    generator = generator or torch.Generator().manual_seed(0)
     coarse = pipe.cluster(image, generator=generator, **({"mode": "pixel"} | settings))
-    return Explorer(pipe.probe(coarse), numbers)
+    source = source_of(coarse.settings, pipe, image, generator.initial_seed())
+    return Explorer(pipe.probe(coarse), numbers, source)

@@ -1,218 +1,162 @@
-"""The explorer with everything else around it: images to pick, settings to change, two results side by side.
+"""The explorer with everything else around it: images and models to pick, settings to change, two results side by side.
 
-What needs the network is computed when "Compute" is pressed, in a thread, with progress and a way to stop it; results are
-kept, so that going back is instant. What follows from stored responses stays in the browser (:mod:`.widget`).
+What needs the network is computed when "Compute" is pressed, with progress and a way to stop it; results are kept, so that
+going back is instant. What follows from stored responses stays in the browser (:mod:`.widget`).
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
-import html
 import threading
 import warnings
 from collections import OrderedDict
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from functools import lru_cache, partial
 from typing import Any
 
-import ipywidgets as widgets
+import anywidget
 import torch
+import traitlets
 from PIL import Image
 
 from ..datasets.images import one_image
 from ..frozen_model import network_state
-from ..images import ImageInput, load_image
+from ..images import SAMPLE, SAMPLES, ImageInput, load_image
+from ..loading import VARIANTS
 from ..pipeline import EmerDiffPipeline
 from ..responses import ImageResponses
-from .widget import Explorer, payload
+from ..settings import check_known
+from .widget import HERE, payload, script, source_of
 
-KEPT = 16  # results
-SIDES = ("left", "right")
+KEPT = 16  # results, and images that were uploaded
+MODELS = ("toyscapes", "streets", *VARIANTS)
 GIVEN = "the given image"
+Tell = Callable[[float], None]  # is told which share of the work is done, and raises Cancelled to end it
 
 
 class Cancelled(Exception):
     """The reader has changed their mind."""
 
 
-class Workbench(widgets.VBox):
-    """Two :class:`~.widget.Explorer` and the controls that fill them.
+class Bench:
+    """Models, images and results, whoever looks at them: what a request asks is answered in plain values.
+
+    Requests wait for each other, so that however many pages share the models of one process.
 
     Args:
-        pipe: whose settings can be changed.
-        image: to begin with: as for the pipeline, or "toyscapes:7", a Toyscapes scene by its seed.
-        compute: begin at once with this checkpoint's own settings.
+        load: a pipeline by its name.
+        models: names to choose from; none where there is but one pipeline.
         seed: of the inversion noise and of k-means.
     """
 
-    def __init__(
-        self, pipe: EmerDiffPipeline, image: ImageInput = "toyscapes:7", compute: bool = True, seed: int = 0
-    ):
-        self.pipe, self.seed = pipe, seed
+    def __init__(self, load: Callable[[str], EmerDiffPipeline], models: tuple[str, ...] = (), seed: int = 0):
+        self.load, self.models, self.seed = lru_cache(2)(load), models, seed
+        self.images: OrderedDict[str, Image.Image] = OrderedDict()
         self.results: OrderedDict[str, ImageResponses] = OrderedDict()
-        self.thread: threading.Thread | None = None
-        self._cancel = threading.Event()
-        self._images: dict[str, Image.Image] = {} if isinstance(image, str) else {GIVEN: load_image(image)}
-        self._build(image if isinstance(image, str) else GIVEN)
-        self.explorers: dict[str, Explorer] = {}
-        self.captions: dict[str, widgets.HTML] = {}
-        super().__init__([self.controls, self.state, self.pair])
-        if compute:
-            self.start()
+        self._busy = threading.Lock()
 
-    # -- controls -----------------------------------------------------------------------------------------------------------
-
-    def _build(self, image: str) -> None:
-        settings = self.pipe.resolve(mode="pixel")
-        look = {"style": {"description_width": "8rem"}, "layout": widgets.Layout(width="24rem")}
-        wide = lambda description: {"description": description, **look}
-        timesteps = sorted(int(t) for t in self.pipe.predictor(prompt=None).timesteps)
-        steps = {"options": timesteps, "continuous_update": False}
-        layers = {"options": list(self.pipe.backbone.layers())}
-        strength = {"min": 0.01, "max": 1000, **wide("Strength, λ")}
-        self.inputs = {
-            "mode": widgets.Dropdown(options=["pixel", "fast"], **wide("Mode")),
-            "num_masks": widgets.BoundedIntText(settings.num_masks, min=2, max=40, **wide("Segments, K")),
-            "modulation_strength": widgets.BoundedFloatText(settings.modulation_strength, **strength),
-            "modulation_timestep": widgets.SelectionSlider(
-                value=settings.modulation_timestep, **steps, **wide("Modulate at t_m")
-            ),
-            "feature_timestep": widgets.SelectionSlider(
-                value=settings.feature_timestep, **steps, **wide("Queries at t_f")
-            ),
-            "feature_layer": widgets.Dropdown(value=settings.feature_layer, **layers, **wide("Queries of")),
-            "modulation_layer": widgets.Dropdown(
-                value=settings.modulation_layer, **layers, **wide("Modulate in")
-            ),
-        }
-        self.image_name = widgets.Text(image, tooltip="toyscapes:SEED, or a file", **wide("Image"))
-        self.upload = widgets.FileUpload(accept="image/*", description="Upload an image")
-        self.side = widgets.ToggleButtons(options=SIDES, description="Show on the")
-        self.run = widgets.Button(description="Compute", button_style="primary", icon="play")
-        self.cancel = widgets.Button(description="Cancel", icon="stop", disabled=True)
-        self.bar = widgets.FloatProgress(0, min=0, max=1, layout=widgets.Layout(width="14rem"))
-        self.said = widgets.HTML("", layout=widgets.Layout(min_height="1.5rem"))
-        grid = {"grid_template_columns": "repeat(auto-fit, minmax(28rem, 1fr))", "grid_gap": "1rem"}
-        self.pair = widgets.GridBox([], layout=widgets.Layout(**grid))
-        inputs = list(self.inputs.values())
-        columns = ([self.image_name, self.upload, *inputs[:2]], inputs[2:5], [*inputs[5:], self.side])
-        wrap = widgets.Layout(flex_flow="row wrap")
-        self.controls = widgets.HBox([widgets.VBox(column) for column in columns], layout=wrap)
-        self.state = widgets.HBox([self.run, self.cancel, self.bar, self.said], layout=wrap)
-        self.inputs["mode"].observe(self._follow_mode, "value")
-        self.upload.observe(self._take_upload, "value")
-        self.run.on_click(lambda _: self.start())
-        self.cancel.on_click(lambda _: self._cancel.set())
-
-    def _follow_mode(self, change: Any) -> None:
-        """A mode brings its own strength."""
-        strength = self.pipe.resolve(mode=change["new"]).modulation_strength
-        self.inputs["modulation_strength"].value = strength
-
-    def _take_upload(self, change: Any) -> None:
-        for file in change["new"]:
-            name = file["name"]
-            try:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("error", Image.DecompressionBombWarning)
-                    self._images[name] = load_image(bytes(file["content"]))
-            except (OSError, ValueError, Image.DecompressionBombWarning) as error:
-                self._say(f"{name} cannot be read: {error}")
-                return
-            self.image_name.value = name
-            self._say(f"{name}: press Compute.")
-
-    def settings(self) -> dict[str, Any]:
-        """What the controls say, as the pipeline takes it."""
-        return {name: control.value for name, control in self.inputs.items()}
-
-    def image(self, name: str = "") -> Image.Image:
-        """The image of a name, by default that in the controls; raises as :func:`~emerdiff_lib.datasets.images.one_image`."""
-        name = name or self.image_name.value.strip()
-        return self._images[name] if name in self._images else one_image(name).image
-
-    # -- computing ----------------------------------------------------------------------------------------------------------
-
-    def start(self) -> None:
-        """Compute what the controls say, unless it is known, and show it; nothing happens while something is being computed."""
-        if self.thread is not None and self.thread.is_alive():
-            return
-        self._cancel.clear()
-        self.run.disabled, self.cancel.disabled, self.bar.value = True, False, 0
-        self._say("Computing …")
-        asked = self.side.value, self.image_name.value.strip(), self.settings()
-        self.thread = threading.Thread(target=self._work, args=asked, daemon=True)
-        self.thread.start()
-
-    def _work(self, side: str, name: str, settings: dict[str, Any]) -> None:
-        """In its own thread: whatever goes wrong is said, and what is shown stays."""
+    def answer(self, request: dict[str, Any], tell: Tell) -> dict[str, Any]:
+        """Of "do": "upload" ("name", "content"), "describe" or "compute" ("image", "model", "settings"); whatever goes wrong
+        is an "error", a sentence."""
         try:
-            responses = self._respond(self.image(name), settings)
-            self._show(side, name, responses)
-            self._say(f"{side}: {responses!r}")
+            do = check_known("do", request.get("do"), ("upload", "describe", "compute"))
+            if do == "upload":
+                return {"image": self.upload(request["name"], base64.b64decode(request["content"]))}
+            while not self._busy.acquire(timeout=0.3):
+                tell(0)
+            try:
+                return getattr(self, do)(request, tell)
+            finally:
+                self._busy.release()
         except Cancelled:
-            self._say("Cancelled; what is shown stays.")
+            return {"error": "Cancelled; what is shown stays."}
         except Exception as error:
-            self._say(f"{error}")
-        finally:
-            self.run.disabled, self.cancel.disabled = False, True
+            return {"error": str(error) or type(error).__name__}
 
-    def _respond(self, image: Image.Image, settings: dict[str, Any]) -> ImageResponses:
-        used = self.pipe.resolve(**settings).to_dict()
-        made_by = [self.seed, image.size, sorted(used.items()), self.pipe.autocast, *self._model_state()]
+    def upload(self, name: str, content: bytes) -> str:
+        """Keep an image by a name of its own, which is returned."""
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", Image.DecompressionBombWarning)
+                image = load_image(content)
+        except (OSError, ValueError, Image.DecompressionBombWarning) as error:
+            raise ValueError(f"{name} cannot be read: {error}") from error
+        name = f"{name} ({hashlib.sha256(content).hexdigest()[:8]})"
+        _keep(self.images, name, image)
+        return name
+
+    def describe(self, request: dict[str, Any], tell: Tell) -> dict[str, Any]:
+        """What can be chosen for an image and a model, and what is taken where nothing is."""
+        pipe = self.pipe(request)
+        mode = request.get("settings", {}).get("mode", "pixel")
+        return {
+            "models": self.models,
+            "images": [*self.images, *(SAMPLE + name for name in SAMPLES), "toyscapes:7"],
+            "defaults": {"model": pipe.model_name or "", **pipe.resolve(mode=mode).to_dict()},
+            "timesteps": sorted(int(t) for t in pipe.predictor(prompt=None).timesteps),
+            "layers": list(pipe.backbone.layers()),
+        }
+
+    def compute(self, request: dict[str, Any], tell: Tell) -> dict[str, Any]:
+        """The explorer's data and a caption."""
+        pipe, name = self.pipe(request), request["image"]
+        responses = self.responses(request, tell)
+        used = responses.settings
+        caption = (
+            f"{name} · {pipe.model_name or 'the given model'} · {used.mode} mode · λ = {used.modulation_strength:g} "
+            f"at t = {used.modulation_timestep} · queries at t = {used.feature_timestep}"
+        )
+        return {"caption": caption, "data": payload(responses, source=source_of(used, pipe, name, self.seed))}
+
+    def pipe(self, request: dict[str, Any]) -> EmerDiffPipeline:
+        """The model that is asked for, or the bundled one that suits the image; the last two stay loaded."""
+        image = request["image"]
+        suitable = "streets" if image in self.images else one_image(image).model
+        return self.load((request.get("model") or suitable) if self.models else "")
+
+    def responses(self, request: dict[str, Any], tell: Tell) -> ImageResponses:
+        """Computed, unless they are known."""
+        pipe, name, settings = self.pipe(request), request["image"], {"mode": "pixel"} | request["settings"]
+        image = self.images[name] if name in self.images else one_image(name).image
+        used = pipe.resolve(**settings).to_dict()
+        made_by = [pipe.model_name, self.seed, image.size, sorted(used.items()), pipe.autocast]
+        made_by += _model_state(pipe)
         key = hashlib.sha256(image.tobytes() + repr(made_by).encode()).hexdigest()
         if key not in self.results:
             generator = torch.Generator().manual_seed(self.seed)
-            with torch.no_grad(), self.pipe.watched(partial(_Bar, self)):
-                coarse = self.pipe.cluster(image, generator=generator, **settings)
-                rows = self.pipe.default_mask_batch_size(coarse.trajectory.clean_latents, one_sided=True)
+            with torch.no_grad(), pipe.watched(partial(_Bar, tell)):
+                coarse = pipe.cluster(image, generator=generator, **settings)
+                rows = pipe.default_mask_batch_size(coarse.trajectory.clean_latents, one_sided=True)
                 # few at once, so that a stop is soon heard
-                self.results[key] = self.pipe.respond(coarse, mask_batch_size=min(rows, 8))
-            while len(self.results) > KEPT:
-                self.results.popitem(last=False)
+                _keep(self.results, key, pipe.probe(coarse, mask_batch_size=min(rows, 8)))
         self.results.move_to_end(key)
-        self.bar.value = 1
         return self.results[key]
 
-    def _model_state(self) -> Iterator[Any]:
-        """What changes when weights are loaded, replaced or changed in place, without reading them."""
-        for part in self.pipe.components.values():
-            if isinstance(part, torch.nn.Module):
-                yield network_state(part)
-                yield [(name, p.data_ptr(), p._version) for name, p in part.named_parameters()]
 
-    def _show(self, side: str, name: str, responses: ImageResponses) -> None:
-        settings = responses.settings
-        caption = (
-            f"<b>{html.escape(name)}</b>, {settings.mode}: λ = {settings.modulation_strength:g} at "
-            f"t = {settings.modulation_timestep}, queries at t = {settings.feature_timestep}"
-        )
-        if side in self.explorers:
-            shown = self.explorers[side]
-            shown.responses, shown.data = responses, payload(responses)
-            self.captions[side].value = caption
-            return
-        self.explorers[side], self.captions[side] = Explorer(responses), widgets.HTML(caption)
-        filled = [side for side in SIDES if side in self.explorers]
-        self.pair.children = [widgets.VBox([self.captions[s], self.explorers[s]]) for s in filled]
-
-    def _say(self, sentence: str) -> None:
-        self.said.value = f'<span role="status">{html.escape(sentence)}</span>'
+def _keep(held: OrderedDict[str, Any], key: str, value: Any) -> None:
+    held[key] = value
+    while len(held) > KEPT:
+        held.popitem(last=False)
 
 
-class _Bar:
-    """As much of ``tqdm`` as the pipeline uses, over the workbench's own bar; it ends the work when "Cancel" was pressed."""
+def _model_state(pipe: EmerDiffPipeline) -> Iterator[Any]:
+    """What changes when weights are loaded, replaced or changed in place, without reading them."""
+    for part in pipe.components.values():
+        if isinstance(part, torch.nn.Module):
+            yield network_state(part)
+            yield [(name, p.data_ptr(), p._version) for name, p in part.named_parameters()]
 
-    def __init__(self, bench: Workbench, items: Any = None, total: int | None = None):
-        self.bench, self.items, self.done = bench, items, 0
+
+class _Bar(nullcontext):
+    """As much of ``tqdm`` as the pipeline uses; whoever is told may end the work."""
+
+    def __init__(self, tell: Tell, items: Any = None, total: int | None = None):
+        super().__init__(self)
+        self.tell, self.items, self.done = tell, items, 0
         self.total = len(items) if total is None else total
-        self._check()
-
-    def __enter__(self) -> _Bar:
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        pass
+        self.update(0)
 
     def __iter__(self) -> Iterator[Any]:
         for item in self.items:
@@ -221,9 +165,59 @@ class _Bar:
 
     def update(self, count: int = 1) -> None:
         self.done += count
-        self.bench.bar.value = self.done / max(1, self.total)
-        self._check()
+        self.tell(self.done / max(1, self.total))
 
-    def _check(self) -> None:
-        if self.bench._cancel.is_set():
-            raise Cancelled
+
+class Workbench(anywidget.AnyWidget):
+    """Two explorers and the controls that fill them, in a notebook.
+
+    Args:
+        pipe: whose settings can be changed.
+        image: to begin with: as for the pipeline, or "toyscapes:7", a Toyscapes scene by its seed.
+        compute: begin as soon as it is shown, with this checkpoint's own settings.
+        seed: of the inversion noise and of k-means.
+
+    Attributes:
+        responses: {"left" or "right": the :class:`~emerdiff_lib.responses.ImageResponses` that are shown there}.
+    """
+
+    _esm = script("responses", "explorer", "workbench") + "\nexport default { render: renderWorkbench };"
+    _css = HERE / "explorer.css"
+    shown = traitlets.Dict().tag(sync=True)  # {side: what it was asked for}
+
+    def __init__(
+        self,
+        pipe: EmerDiffPipeline,
+        image: ImageInput = SAMPLE + "temple",
+        compute: bool = True,
+        seed: int = 0,
+    ):
+        self.bench = Bench(lambda _: pipe, seed=seed)
+        self.responses: dict[str, ImageResponses] = {}
+        self._stopped: set[int] = set()
+        name = image if isinstance(image, str) else GIVEN
+        if name == GIVEN:
+            self.bench.images[GIVEN] = load_image(image)
+        request = {"do": "compute", "image": name, "model": "", "settings": {}, "wait": not compute}
+        super().__init__(shown={"left": request})
+        self.on_msg(self._hear)
+
+    def _hear(self, widget: Any, message: dict[str, Any], buffers: Any) -> None:
+        """A request with a number of its own, by which it can be stopped; answered by a thread."""
+        if message.get("do") == "stop":
+            self._stopped.add(message["number"])
+        else:
+            threading.Thread(target=self._work, args=(message,), daemon=True).start()
+
+    def _work(self, message: dict[str, Any]) -> None:
+        number = message["number"]
+
+        def tell(share: float) -> None:
+            if number in self._stopped:
+                raise Cancelled
+            self.send({"number": number, "progress": share})
+
+        answer = self.bench.answer(message, tell)
+        if "data" in answer:
+            self.responses[message["side"]] = self.bench.responses(message, tell)  # which are known
+        self.send({"number": number, **answer})
