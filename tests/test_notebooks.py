@@ -167,8 +167,8 @@ def test_runs_with_a_stable_diffusion(name, tiny, tmp_path, berkeley):
         assert Image.open(overview).width > 1000 and list(figures.glob("00-*.pdf"))
 
 
-def test_a_folder_with_bad_images_is_reported_to_the_end(tmp_path, tiny):
-    """The good one is there, the others are named; names are text."""
+def test_a_folder_with_bad_images_is_reported_to_the_end(tmp_path, tiny, capfd):
+    """The good one is there, the others are named; names are text. The terminal of who started it shows the run's progress."""
     folder, results = tmp_path / "in", tmp_path / "results"
     folder.mkdir()
     for name in ("a.png", "<b>.jpg"):
@@ -180,6 +180,8 @@ def test_a_folder_with_bad_images_is_reported_to_the_end(tmp_path, tiny):
     assert set(json.loads((results / "failures-0-of-1.json").read_text())) == {"a.png", "<b>.jpg"}
     assert "&#60;b&#62;&#46;jpg failed" in said and list(results.glob("c-*/labels.png"))
     assert "up_blocks.2" not in said
+    assert "| 0/3 [" in capfd.readouterr().err
+    assert json.loads((results / "progress-0-of-1.json").read_text()) == {"done": 3, "total": 3, "failed": 2}
 
 
 @pytest.mark.parametrize("number, layout", enumerate(["FLUX.1", "PixArt", "IF", "Kandinsky 2.2", "PixArt"]))

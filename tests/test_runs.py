@@ -20,6 +20,7 @@ from threading import RLock
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import psutil
 import pytest
 import torch
@@ -30,7 +31,7 @@ from tqdm.auto import tqdm
 from emerdiff_lib import EmerDiffPipeline, Toyscapes
 from emerdiff_lib.datasets.images import find_images
 from emerdiff_lib.export import load_output
-from emerdiff_lib.runs import keys
+from emerdiff_lib.runs import keys, progress
 from emerdiff_lib.runs.cached_map import KILLED, _dumps, cached_map, check_execution
 from emerdiff_lib.runs.keys import model_key, sample_key
 from emerdiff_lib.runs.results import FolderError, folder_name
@@ -95,8 +96,9 @@ def count_words(texts, output, seed=0, seconds=0.0, trouble=None, files=False, *
 
 
 def tree(folder: Path) -> dict[str, bytes]:
-    """{relative path: content} of all files but locks."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock")
+    """{relative path: content} of all files but locks and the progress of shards."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix != ".lock"]
+    files = [path for path in files if not path.name.startswith("progress-")]
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
@@ -288,8 +290,8 @@ def test_what_somebody_has_changed_is_renamed_and_not_lost(texts, tmp_path):
         (results.folder("05.txt") / name).write_text("my own words")
         assert counts(count_words(texts, tmp_path, files=True)) == (11, 1, 0)
         assert (results.folder("05.txt") / f"{name}.changed").read_text() == "my own words"
-    index = (tmp_path / "index.csv").read_text().splitlines()
-    assert index[0] == "image,folder" and f'"05.txt",{results.folder("05.txt").name}' in index
+    index = pd.read_csv(tmp_path / "index.csv").set_index("image").folder
+    assert len(index) == 12 and index["05.txt"] == results.folder("05.txt").name
 
 
 # -- accidents ------------------------------------------------------------------------------------------------------------
@@ -359,6 +361,23 @@ def test_two_runs_at_once_do_not_mix_in_a_folder(texts, tmp_path):
     finally:
         child.kill()
         child.join()
+
+
+def test_progress_is_by_the_clock_and_without_what_was_kept(tmp_path, monkeypatch):
+    now, file, seen = [0.0], tmp_path / "progress.json", []
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: now[0]))
+
+    def outcomes():
+        for number, state in enumerate(5 * ["kept"] + 3 * ["computed"] + ["failed", "computed"]):
+            now[0] += 0 if state == "kept" else 10
+            yield f"{number}", (state, "")
+
+    for _ in progress.with_progress(outcomes(), 10, "images", file):
+        seen.append(json.loads(file.read_text()))
+    assert seen[0] == seen[5] == {"done": 0, "total": 10, "failed": 0}
+    speed = {"seconds_per_image": 10.0, "seconds_left": 10}
+    assert seen[9] == {"done": 9, "total": 10, "failed": 1} | speed
+    assert json.loads(file.read_text()) == {"done": 10, "total": 10, "failed": 1}
 
 
 # -- several processes ------------------------------------------------------------------------------------------------------

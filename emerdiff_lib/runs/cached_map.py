@@ -25,20 +25,19 @@ from pathlib import Path
 from typing import Any
 
 import cloudpickle
+import pandas as pd
 import torch
 from pebble import ProcessExpired, ProcessPool
 from threadpoolctl import threadpool_limits
-from tqdm.auto import tqdm
 
 from ..files import STATE, folder_path, write_atomically
 from ..pipeline import EmerDiffPipeline, load_pipeline
 from ..settings import check_known, whole
 from .keys import digest, model_key
+from .progress import COMPUTED, FAILED, KEPT, STOPPED, Outcome, with_progress
 from .results import FolderError, Results, folder_name, only_run, writing
 
 ENGINES = ("local", "ray")
-KEPT, COMPUTED, FAILED, STOPPED = "kept", "computed", "failed", "stopped"
-Outcome = tuple[str, Any]  # one of these, and why: a sentence of a failure, the error that stops the run
 KILLED = "its process was killed, most likely for want of memory; run again, with fewer workers"
 
 
@@ -80,29 +79,28 @@ def cached_map(
     check_execution(workers, engine, shard)
     top, part = folder_path("output_dir", folder), shard.replace("/", "-of-")
     root, partial = top if write else top / digest(key), top / STATE / (part or "all")
-    failures, index = f"failures{part and '-'}{part}.json", f"index{part and '-'}{part}.csv"
+    kinds = ("failures.json", "index.csv", "progress.json")
+    failures, index, progress = (top / kind.replace(".", f"-{part}." if part else ".") for kind in kinds)
     groups = {name: group(sample) if group else name for name, sample in samples.items()}
     number, count = map(int, (shard or "0/1").split("/"))
     share = set(list(dict.fromkeys(groups.values()))[number::count])
     mine = {name: sample for name, sample in samples.items() if groups[name] in share}
     results, states = Results(root, key, partial, write), {}
     job = functools.partial(_attempt, function, results, sample_key)
-    with (
-        only_run(top, partial, (failures, index)),
-        tqdm(total=len(mine), desc=label, disable=len(mine) < 2) as bar,
-    ):
+    run = functools.partial(_outcomes, job, mine, min(workers, len(mine)), engine)
+    with only_run(top, partial, (failures, index, progress)):
         try:
-            for name, (state, why) in _outcomes(job, mine, min(workers, len(mine)), engine):
+            for name, (state, why) in with_progress(run(), len(mine), label, progress):
                 if state == STOPPED:
                     raise why
                 if state == FAILED:
                     results.failures[name] = why
                 states[name] = state
-                bar.update()
         finally:
-            _report(top / failures, json.dumps(results.failures, indent=1) if results.failures else "")
+            _report(failures, json.dumps(results.failures, indent=1) if results.failures else "")
             done = [name for name in mine if states.get(name) in (KEPT, COMPUTED) and name and write]
-            _report(top / index, "\n".join(["image,folder", *map(_index_row, done)]) if done else "")
+            table = pd.DataFrame({"image": done, "folder": map(folder_name, done)})
+            _report(index, table.to_csv(index=False) if done else "")
     results.names = [name for name in mine if states[name] != FAILED]
     results.computed = list(states.values()).count(COMPUTED)
     if results.failures and not results.names:
@@ -128,18 +126,12 @@ def check_execution(workers: int = 1, engine: str = "local", shard: str = "") ->
 
 
 def _report(path: Path, text: str) -> None:
-    """A file for people beside the results; an empty one goes."""
+    """A file for people beside the results; an empty one goes. Names need not be text."""
     with writing(path):
         if text:
-            write_atomically(path, text + "\n")
+            write_atomically(path, text.encode("utf-8", "backslashreplace"))
         else:
             path.unlink(missing_ok=True)
-
-
-def _index_row(name: str) -> str:
-    """Which image a folder is of, in CSV."""
-    quoted = name.encode("utf-8", "backslashreplace").decode().replace('"', '""')
-    return f'"{quoted}",{folder_name(name)}'
 
 
 # -- one sample -----------------------------------------------------------------------------------------------------------

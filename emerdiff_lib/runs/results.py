@@ -77,18 +77,18 @@ class Results:
     def put(self, name: str, key: Mapping[str, Any], result: Any) -> None:
         """Write a result; raises FolderError, for one where files of somebody else are in the way."""
         folder = self.folder(name)
-        with writing(folder):
-            new = Path(tempfile.mkdtemp(dir=self.partial))
+        with writing(folder), tempfile.TemporaryDirectory(dir=self.partial) as temporary:
+            new = Path(temporary)
             if self.write is None:
                 (new / RESULT).write_text(json.dumps(result))
             else:
                 self.write(result, new)
             files = {file.name: file_digest(file) for file in sorted(new.iterdir())}
-            top = self.partial.parents[1]
-            request = {"name": name, "folder": str(folder.relative_to(top))}
-            request |= {"key": {**self.key, **key}, "files": files}
-            write_atomically(new / REQUEST, json.dumps(request, indent=1) + "\n")
-            _move(new, top)
+            request = {"name": name, "key": {**self.key, **key}, "files": files}
+            _make_room(folder, files, folder == self.partial.parents[1])
+            write_atomically(folder / REQUEST, json.dumps(request, indent=1) + "\n")
+            for file in files:
+                os.replace(new / file, folder / file)
 
     def get(self, name: str) -> Any:
         """What was put; raises ValueError if there is no whole result."""
@@ -110,32 +110,29 @@ def _whole_request(folder: Path) -> dict[str, Any]:
     return request if all(unchanged(folder / f, sum_) for f, sum_ in request.get("files", {}).items()) else {}
 
 
-def _move(new: Path, top: Path) -> None:
-    """A whole result to its place below ``top``, ``request.json`` last; :func:`only_run` finishes what a kill interrupts.
+def _make_room(folder: Path, files: Mapping[str, str], is_top: bool) -> None:
+    """Takes the files of an earlier result out of the folder, so that ``files`` {name: checksum} can be put there.
 
-    Files of the result before it go. What is there else is renamed in a result's own folder, and stops the run in ``top`` itself.
+    What a run has written goes. What is there else is renamed in a result's own folder, and stops the run in the top folder.
     """
-    request = read_request(new)
-    folder = top / request["folder"]
+    _refuse_link(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    request = read_request(folder)
+    ours = request.get("files", {}) | ({REQUEST: file_digest(folder / REQUEST)} if request else {})
+    there = [file for file in ours | files | {REQUEST: ""} if os.path.lexists(folder / file)]
+    others = [f for f in there if not any(unchanged(folder / f, sums.get(f, "")) for sums in (ours, files))]
+    if is_top and (foreign := [file for file in others if file not in ours]):
+        raise _in_the_way(folder / foreign[0])
+    for file in there:
+        if file not in others:
+            (folder / file).unlink()
+        elif file in files or file == REQUEST:
+            os.replace(folder / file, folder / f"{file}.changed")
+
+
+def _refuse_link(folder: Path) -> None:
     if folder.is_symlink():
         raise FolderError(f"{folder} is a link; results are not written through links: move it away.")
-    folder.mkdir(parents=True, exist_ok=True)
-    before = read_request(folder)
-    ours = before.get("files", {}) | ({REQUEST: file_digest(folder / REQUEST)} if before else {})
-    known = lambda file: [sums[file] for sums in (ours, request["files"]) if file in sums]
-    there = [file for file in (*request["files"], REQUEST) if os.path.lexists(folder / file)]
-    others = [file for file in there if not any(unchanged(folder / file, one) for one in known(file))]
-    if folder == top and (foreign := [file for file in others if file not in ours]):
-        raise _in_the_way(folder / foreign[0])
-    for file in others:
-        os.replace(folder / file, folder / f"{file}.changed")
-    for file in ours.keys() - request["files"].keys() - {REQUEST}:
-        if unchanged(folder / file, ours[file]):
-            (folder / file).unlink()
-    for file in (*request["files"], REQUEST):
-        if (new / file).exists():  # or it was moved before the interruption
-            os.replace(new / file, folder / file)
-    new.rmdir()
 
 
 def _in_the_way(path: Path) -> FolderError:
@@ -145,19 +142,17 @@ def _in_the_way(path: Path) -> FolderError:
 
 
 @contextmanager
-def only_run(folder: Path, partial: Path, reports: Iterable[str]) -> Iterator[None]:
-    """Within the context no other run of this shard works in the folder; whole results that a killed one left are moved to
-    their places, and its other files go.
+def only_run(folder: Path, partial: Path, reports: Iterable[Path]) -> Iterator[None]:
+    """Within the context no other run of this shard works in the folder; what a killed one left unfinished goes.
 
     Args:
-        reports: names of files that the run writes into the folder besides results.
+        reports: files that the run writes into the folder besides results.
     """
     with writing(folder):
         state = partial.parent
-        if state.is_symlink():
-            raise FolderError(f"{state} is a link; results are not written through links: move it away.")
-        if not state.exists() and (others := [name for name in reports if os.path.lexists(folder / name)]):
-            raise _in_the_way(folder / others[0])
+        _refuse_link(state)
+        if not state.exists() and (others := [report for report in reports if os.path.lexists(report)]):
+            raise _in_the_way(others[0])
         state.mkdir(parents=True, exist_ok=True)
         lock = FileLock(partial.with_name(f"{partial.name}.lock"), timeout=0)
         try:
@@ -168,9 +163,6 @@ def only_run(folder: Path, partial: Path, reports: Iterable[str]) -> Iterator[No
             ) from None
         except NotImplementedError:  # a file system without locks
             pass
-        for new in partial.iterdir() if partial.is_dir() else ():
-            if read_request(new):
-                _move(new, folder)
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
     try:
