@@ -109,7 +109,7 @@ def injecting(denoiser: nn.Module, rows: int) -> Iterator[None]:
         else:
             names = ("to_q", "to_k", "add_q_proj", "add_k_proj")
             shared += [p for name in names if (p := getattr(attention, name, None)) is not None]
-    with sharing(shared, rows), SharedSoftmax(rows):
+    with sharing(shared, rows), sharing_softmax(rows):
         yield
 
 
@@ -137,10 +137,10 @@ def sharing(modules: Iterable[nn.Module], rows: int) -> Iterator[None]:
     def before(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         reduced.append(False)
         positions = {name: value for name, value in kwargs.items() if "rotary" in name}  # have no rows
-        return _nested(first_row, args), _nested(first_row, kwargs) | positions
+        return nested(first_row, args), nested(first_row, kwargs) | positions
 
     def after(module: nn.Module, args: Any, output: Any) -> Any:
-        return _nested(all_rows, output) if reduced.pop() else output
+        return nested(all_rows, output) if reduced.pop() else output
 
     def register() -> Iterator[torch.utils.hooks.RemovableHandle]:
         for module in modules if rows > 1 else ():
@@ -151,39 +151,53 @@ def sharing(modules: Iterable[nn.Module], rows: int) -> Iterator[None]:
         yield
 
 
-def _nested(function: Callable[[torch.Tensor], torch.Tensor], value: Any) -> Any:
+def nested(function: Callable[[torch.Tensor], torch.Tensor], value: Any) -> Any:
     if isinstance(value, torch.Tensor):
         return function(value) if value.ndim > 0 else value
     if isinstance(value, tuple | list):
-        return type(value)(_nested(function, each) for each in value)
+        return type(value)(nested(function, each) for each in value)
     if isinstance(value, dict):
-        return {name: _nested(function, each) for name, each in value.items()}
+        return {name: nested(function, each) for name, each in value.items()}
     return value
 
 
-class SharedSoftmax(TorchFunctionMode):
+class OwnAttention(TorchFunctionMode):
+    """Within the context, ``attend`` is called in place of ``F.scaled_dot_product_attention``, with its arguments by name."""
+
+    def __init__(self, attend: Callable[[dict[str, Any]], torch.Tensor]):
+        super().__init__()
+        self.attend = attend
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is not F.scaled_dot_product_attention:
+            return function(*args, **(kwargs or {}))
+        names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
+        return self.attend(dict(zip(names, args, strict=False)) | (kwargs or {}))
+
+
+def sharing_softmax(rows: int) -> OwnAttention:
     """Where all rows attend alike, one softmax serves them: a single product with all values side by side.
 
     Half the arithmetic of attending row by row. Other kernels than ``F.scaled_dot_product_attention`` stay as they are, and
     so do masks that are no additive bias, grouped queries and dropout: nothing is gained there, and nothing changes.
     """
 
-    def __init__(self, rows: int):
-        super().__init__()
-        self.rows = rows
-
-    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if function is not F.scaled_dot_product_attention:
-            return function(*args, **(kwargs or {}))
-        names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
-        given: dict[str, Any] = dict(zip(names, args, strict=False)) | (kwargs or {})
+    def attend(given: dict[str, Any]) -> torch.Tensor:
         query, key, values, mask = given["query"], given["key"], given["value"], given.get("attn_mask")
         plain = not given.get("dropout_p") and not given.get("is_causal") and query.shape[1] == key.shape[1]
-        if self.rows == 1 or len(query) != self.rows or not plain:
-            return function(**given)
-        return shared_attention(
-            query[:1], key[:1], values, given.get("scale"), None if mask is None else mask[:1]
-        )
+        if rows == 1 or len(query) != rows or not plain:
+            return F.scaled_dot_product_attention(**given)
+        mask = None if mask is None else mask[:1]
+        return shared_attention(query[:1], key[:1], values, given.get("scale"), mask)
+
+    return OwnAttention(attend)
+
+
+def _masked(scores: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """QKᵀ/√d under an additive mask, or one of what may be attended to."""
+    if mask is None:
+        return scores
+    return scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
 
 
 def shared_attention(
@@ -211,9 +225,8 @@ def shared_attention(
     block, parts = max(1, _MAX_BYTES // max(1, row)), []
     for start in range(0, query.shape[2], block):
         scores = query[:, :, start : start + block] * scale @ transposed
-        if mask is not None:
-            some = mask if mask.shape[-2] == 1 else mask[..., start : start + block, :]
-            scores = scores.masked_fill(~some, -torch.inf) if some.dtype == torch.bool else scores + some
+        some = mask if mask is None or mask.shape[-2] == 1 else mask[..., start : start + block, :]
+        scores = _masked(scores, some)
         parts.append(torch.softmax(scores, dim=-1).to(wide.dtype) @ wide)
     output = torch.cat(parts, dim=2) if len(parts) > 1 else parts[0]
     return output[0].unflatten(-1, (-1, values.shape[-1])).permute(2, 0, 1, 3)
@@ -274,47 +287,31 @@ def _normalised(attention: nn.Module, queries: torch.Tensor) -> torch.Tensor:
     return norm(queries) if across_heads else norm(queries.unflatten(-1, (attention.heads, -1))).flatten(2)
 
 
-class AttentionCapture(TorchFunctionMode):
-    """Keeps softmax(QKᵀ/√d) of the layers that are being called, the mean over rows and heads, as the network computes it.
+@contextmanager
+def capturing_attention(denoiser: nn.Module, layers: Iterable[str]) -> Iterator[dict[str, torch.Tensor]]:
+    """Within the context, the dictionary holds softmax(QKᵀ/√d) of the latest call, {layer: (queries, keys) float32}.
 
-    Attributes:
-        maps: {layer: (queries, keys) float32} of the latest call of each of ``layers``; all tokens, in the layer's own order.
+    The mean over rows and heads, of all tokens in the layer's own order, as the network computes it.
     """
+    maps: dict[str, torch.Tensor] = {}
+    running: list[str] = []
 
-    def __init__(self, denoiser: nn.Module, layers: Iterable[str]):
-        super().__init__()
-        self.modules = {name: denoiser.get_submodule(name) for name in layers}
-        self.maps: dict[str, torch.Tensor] = {}
-        self._running: list[str] = []
-        self._hooks = ExitStack()
-
-    def __enter__(self) -> AttentionCapture:
-        for name, module in self.modules.items():
-            enter = lambda module, args, name=name: self._running.append(name)
-            leave = lambda module, args, output: self._running.pop() and None
-            for handle in (module.register_forward_pre_hook(enter), module.register_forward_hook(leave)):
-                self._hooks.callback(handle.remove)
-        return super().__enter__()
-
-    def __exit__(self, *error: Any) -> None:
-        self._hooks.close()
-        super().__exit__(*error)
-
-    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if function is F.scaled_dot_product_attention and self._running:
-            given = dict(zip(("query", "key", "value", "attn_mask"), args, strict=False)) | kwargs
-            query, key = given["query"].float(), given["key"].float()
-            scale, mask = given.get("scale") or query.shape[-1] ** -0.5, given.get("attn_mask")
-            rows = []
-            # one at a time: (heads, queries, keys) is large by itself
-            for i, (q, k) in enumerate(zip(query, key, strict=True)):
-                scores = q * scale @ k.transpose(-2, -1)
-                if mask is not None:
-                    some = mask[i if len(mask) > 1 else 0]
-                    scores = (
-                        scores.masked_fill(~some, -torch.inf) if some.dtype == torch.bool else scores + some
-                    )
+    def attend(given: dict[str, Any]) -> torch.Tensor:
+        if running:
+            query, key, mask = given["query"].float(), given["key"].float(), given.get("attn_mask")
+            scale, rows = given.get("scale") or query.shape[-1] ** -0.5, []
+            for i in range(len(query)):  # one at a time: (heads, queries, keys) is large by itself
+                some = None if mask is None else mask[i if len(mask) > 1 else 0]
+                scores = _masked(query[i] * scale @ key[i].transpose(-2, -1), some)
                 rows.append(scores.softmax(-1).mean(0))
-            self.maps[self._running[-1]] = torch.stack(rows).mean(0).cpu()
-        return function(*args, **kwargs)
+            maps[running[-1]] = torch.stack(rows).mean(0).cpu()
+        return F.scaled_dot_product_attention(**given)
+
+    def register() -> Iterator[torch.utils.hooks.RemovableHandle]:
+        for name in layers:
+            module = denoiser.get_submodule(name)
+            yield module.register_forward_pre_hook(lambda module, args, name=name: running.append(name))
+            yield module.register_forward_hook(lambda module, args, output: running.pop() and None)
+
+    with hooked(register()), OwnAttention(attend):
+        yield maps

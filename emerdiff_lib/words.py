@@ -24,7 +24,7 @@ from transformers.image_processing_base import ImageProcessingMixin
 from .backbones import TextTokens
 from .clustering import mask_embeddings
 from .images import to_guide
-from .interventions import AttentionCapture, exclusive
+from .interventions import capturing_attention, exclusive
 from .inversion import draw_noise
 from .loading import CLIP_FOLDER, load_component
 from .pipeline import EmerDiffPipeline
@@ -311,11 +311,11 @@ def word_attention(
         noisy_latents: (B, C, h', w'), over whose rows is averaged.
     """
     denoiser, backbone, maps = predictor.denoiser, predictor.backbone, {}
-    with exclusive(denoiser), AttentionCapture(denoiser, layers) as attention:
+    with exclusive(denoiser), capturing_attention(denoiser, layers) as attention:
         predictor.network_output(noisy_latents, timestep)
     for layer in layers:
         grid = backbone.grid(layer, *noisy_latents.shape[2:])
-        _, to_text = backbone.split_attention(layer, attention.maps[layer], grid[0] * grid[1])
+        _, to_text = backbone.split_attention(layer, attention[layer], grid[0] * grid[1])
         maps[layer] = to_text.unflatten(0, grid)
     return maps
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ..interventions import AttentionCapture, exclusive
+from ..interventions import capturing_attention, exclusive
 from ..pipeline import EmerDiffPipeline
 from ..predictor import Predictor
 from .segmentation import Segmentation, bisected, with_embeddings
@@ -74,12 +74,12 @@ def self_attention(predictor: Predictor, latents: torch.Tensor) -> dict[str, tor
         ValueError: no layer has attention of which there are probabilities.
     """
     backbone, network = predictor.backbone, predictor.denoiser
-    with exclusive(network), AttentionCapture(network, backbone.self_attention()) as attention:
+    with exclusive(network), capturing_attention(network, backbone.self_attention()) as attention:
         predictor.network_output(latents, TIMESTEP)
-    if not attention.maps:
+    if not attention:
         raise ValueError(f"DiffSeg needs softmax self-attention, which {backbone.name} does not have.")
     among_image = {}
-    for layer, probabilities in attention.maps.items():
+    for layer, probabilities in attention.items():
         height, width = backbone.grid(layer, *latents.shape[2:])
         maps, _ = backbone.split_attention(layer, probabilities, height * width)
         among_image[layer] = maps / maps.sum(1, keepdim=True)
