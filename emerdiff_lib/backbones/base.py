@@ -11,7 +11,7 @@ from diffusers import DiffusionPipeline
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from ..interventions import attention_modules, is_cross, is_joint
+from ..interventions import attention_modules, is_cross, is_joint, nested
 
 PAPER = {"num_masks": 30, "feature_timestep": 1, "modulation_timestep": 281}  # Sec. 4 and App. A
 # σ/(1 − σ) = √(1 − ᾱ)/√ᾱ of Stable Diffusion 1 at these two timesteps: the noise of a flow that the paper's settings ask for
@@ -53,6 +53,7 @@ class Backbone:
         is_flow: whether images and noise are mixed as (1 − σ) x₀ + σ ε.
         stem: names of the network's modules before its blocks, each of a batch of rows.
         text_first: whether text tokens stand before image tokens where both attend.
+        own_defaults: settings that suit the family, over the paper's.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Backbone:
     network: ClassVar[str] = "transformer"
     is_flow: ClassVar[bool] = True
     text_first: ClassVar[bool] = True
+    own_defaults: Mapping[str, Any] = {}
     stem: ClassVar[tuple[str, ...]] = (
         *("conv_in", "patch_embed", "x_embedder", "img_in"),  # of latents
         *("context_embedder", "caption_projection", "txt_in", "encoder_hid_proj"),  # of text
@@ -154,17 +156,7 @@ class Backbone:
 
     def rows(self, condition: Condition, count: int) -> dict[str, Any]:
         """A row's condition for ``count`` rows."""
-        expanded = lambda value: (
-            value.expand(count, *value.shape[1:]) if isinstance(value, torch.Tensor) else value
-        )
-        return {
-            name: self.rows(value, count)
-            if isinstance(value, Mapping)
-            else [expanded(each) for each in value]
-            if isinstance(value, list)
-            else expanded(value)
-            for name, value in condition.items()
-        }
+        return nested(lambda tensor: tensor.expand(count, *tensor.shape[1:]), condition)
 
     def noise_shift(self, processing_resolution: int) -> float:
         """s of a flow's σ = s·τ/(1 + (s−1)·τ); dynamic shifting makes it grow with the image (arXiv 2403.03206, Sec. 5.3.2)."""
@@ -259,7 +251,7 @@ class Backbone:
             shift, count = self.noise_shift(resolution or 512), self.pipe.scheduler.config.num_train_timesteps
             for name, sigma in PAPER_SIGMAS.items():
                 settings[name] = round(count * sigma / (shift - (shift - 1) * sigma))
-        return settings
+        return settings | self.own_defaults
 
     def native_resolution(self) -> int | None:
         """Side in pixels of the square images that it was trained on; None where the config does not say."""

@@ -13,10 +13,7 @@ class DeepFloydIF(StableDiffusion):
 
     name = "DeepFloyd IF"
     additions = ("text", "text_proj")
-
-    @property
-    def vae_scale_factor(self) -> int:
-        return 1
+    vae_scale_factor = 1
 
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
         return pixels.float()

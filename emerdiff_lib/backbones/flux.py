@@ -27,6 +27,7 @@ class Flux(Backbone):
 
     name = "FLUX.1"
     architecture = FluxTransformer2DModel
+    patch_size = 2
 
     def __init__(self, pipe: DiffusionPipeline):
         super().__init__(pipe)
@@ -36,10 +37,6 @@ class Flux(Backbone):
                 f"This FLUX transformer takes {self.denoiser.config.in_channels} channels and not {channels} (a Fill, "
                 "Canny or Depth model?); use FLUX.1 dev or schnell."
             )
-
-    @property
-    def patch_size(self) -> int:
-        return 2
 
     def condition(self, prompt: str) -> Condition:
         embeds, pooled, _ = self.pipe.encode_prompt(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import ClassVar
 
 import torch
 from diffusers import PixArtSigmaPipeline, PixArtTransformer2DModel
@@ -16,19 +16,22 @@ class PixArt(Backbone):
     name = "PixArt"
     architecture = PixArtTransformer2DModel
     is_flow = False
+    # behind the output projection, an offset that all channels share is lost in the layer norms
+    own_defaults: ClassVar = {"offset_placement": "before_projection"}
 
     @property
-    def _limit(self) -> int:
+    def text_limit(self) -> int:
+        """Text tokens that are read."""
         return 300 if isinstance(self.pipe, PixArtSigmaPipeline) else 120
 
     def condition(self, prompt: str) -> Condition:
         embeds, mask, _, _ = self.pipe.encode_prompt(
-            prompt, do_classifier_free_guidance=False, device=self.device, max_sequence_length=self._limit
+            prompt, do_classifier_free_guidance=False, device=self.device, max_sequence_length=self.text_limit
         )
         return {"encoder_hidden_states": embeds.to(self.denoiser.dtype), "encoder_attention_mask": mask}
 
     def text_tokens(self, prompt: str) -> list[TextTokens]:
-        return [TextTokens(self.pipe.tokenizer, prompt.lower().strip(), self._limit)]
+        return [TextTokens(self.pipe.tokenizer, prompt.lower().strip(), self.text_limit)]
 
     def call(self, latents: torch.Tensor, timesteps: torch.Tensor, condition: Condition) -> torch.Tensor:
         """PixArt-α of 1024 pixels is conditioned on the image's size and aspect ratio."""
@@ -41,7 +44,3 @@ class PixArt(Backbone):
             }
         told = self.rows(condition, len(latents)) | {"added_cond_kwargs": added}
         return self.denoiser(latents, timestep=timesteps, **told).sample[:, : latents.shape[1]]
-
-    def defaults(self) -> dict[str, Any]:
-        """Modulation before the output projection: behind it, an offset that all channels share is lost in the layer norms."""
-        return super().defaults() | {"offset_placement": "before_projection"}

@@ -14,10 +14,7 @@ class QwenImage(Backbone):
 
     name = "Qwen-Image"
     architecture = QwenImageTransformer2DModel
-
-    @property
-    def patch_size(self) -> int:
-        return 2
+    patch_size = 2
 
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
         mean, scale = self._statistics(pixels.device)

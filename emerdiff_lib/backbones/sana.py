@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from diffusers import SanaTransformer2DModel
 
-from .base import Backbone, Condition, TextTokens
+from .base import Backbone, Condition
+from .pixart import PixArt
 
-TOKENS = 300
 
-
-class Sana(Backbone):
-    """Injection holds for linear attention, too: its weights are a function of queries and keys."""
+class Sana(PixArt):
+    """Text as PixArt's. Injection holds for linear attention, too: its weights are a function of queries and keys."""
 
     name = "Sana"
     architecture = SanaTransformer2DModel
+    is_flow = True
+    text_limit = 300
 
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
         vae = self.pipe.vae
@@ -26,18 +25,5 @@ class Sana(Backbone):
         vae = self.pipe.vae
         return vae.decode((latents / vae.config.scaling_factor).to(vae.dtype)).sample.to(latents.dtype)
 
-    def condition(self, prompt: str) -> Condition:
-        embeds, mask, _, _ = self.pipe.encode_prompt(
-            prompt, do_classifier_free_guidance=False, device=self.device, max_sequence_length=TOKENS
-        )
-        return {"encoder_hidden_states": embeds.to(self.denoiser.dtype), "encoder_attention_mask": mask}
-
-    def text_tokens(self, prompt: str) -> list[TextTokens]:
-        return [TextTokens(self.pipe.tokenizer, prompt.lower().strip(), TOKENS)]
-
     def call(self, latents: torch.Tensor, timesteps: torch.Tensor, condition: Condition) -> torch.Tensor:
-        return super().call(latents, timesteps * self.denoiser.config.timestep_scale, condition)
-
-    def defaults(self) -> dict[str, Any]:
-        """Modulation before the output projection: behind it, an offset that all channels share is lost in the layer norms."""
-        return super().defaults() | {"offset_placement": "before_projection"}
+        return Backbone.call(self, latents, timesteps * self.denoiser.config.timestep_scale, condition)

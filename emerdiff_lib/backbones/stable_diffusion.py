@@ -9,7 +9,7 @@ import torch
 from diffusers import DiffusionPipeline, UNet2DConditionModel
 from torch import nn
 
-from .base import PAPER, Backbone, Condition, as_written
+from .base import Backbone, Condition, as_written
 
 IP_ADAPTER = "ip_image_proj"
 CELLS = 16  # on a side of the grid that the paper takes queries from
@@ -41,6 +41,7 @@ class StableDiffusion(Backbone):
             )
         if channels == 8 and levels[:1] == [1]:
             self.name, self.level = "Toyscapes", 1
+            self.own_defaults = TOYSCAPES | {"filter_sigma": 0.5}
         elif 2 in levels and channels in (3, 4):
             self.level = 2
             if type(self) is StableDiffusion:
@@ -105,10 +106,8 @@ class StableDiffusion(Backbone):
 
     def grid(self, layer: str, height: int, width: int) -> tuple[int, int]:
         block, index = layer.split(".")[:2]
-        levels = len(self.denoiser.config.block_out_channels)
-        level = {"down_blocks": lambda: int(index), "mid_block": lambda: levels - 1}.get(
-            block, lambda: levels - 1 - int(index)
-        )()
+        last = len(self.denoiser.config.block_out_channels) - 1
+        level = int(index) if block == "down_blocks" else last - int(index) if block == "up_blocks" else last
         return -(-height // 2**level), -(-width // 2**level)
 
     def feature_map(self, module: str, output: Any) -> torch.Tensor:
@@ -140,11 +139,6 @@ class StableDiffusion(Backbone):
                 "This U-Net has no cross-attention, of which EmerDiff is made; use a text-to-image model."
             )
         return names[0], names[0 if self.name == "Toyscapes" else -1]
-
-    def defaults(self) -> dict[str, Any]:
-        if self.name != "Toyscapes":
-            return super().defaults()
-        return super().defaults() | PAPER | TOYSCAPES | {"filter_sigma": 0.5}
 
     def widest_maps(self, height: int, width: int) -> tuple[int, int]:
         return 4 * self.denoiser.config.block_out_channels[0], height * width  # with concatenated skips

@@ -6,7 +6,7 @@ from typing import Any
 
 from diffusers import DiffusionPipeline, SD3Transformer2DModel
 
-from .base import PAPER, Backbone, Condition, TextTokens
+from .base import Backbone, Condition, TextTokens
 
 T5_TOKENS = 256  # the pipeline's default
 # Chosen on validation scenes (notebooks/results/transformer_*.json)
@@ -26,6 +26,7 @@ class StableDiffusion3(Backbone):
         self.is_toyscapes = self.denoiser.config.in_channels == 8
         if self.is_toyscapes:
             self.name = "Toyscapes, transformer"
+            self.own_defaults = TOYSCAPES | {"filter_sigma": 0.0}
         self._t5_tokens = 0 if self.is_toyscapes else T5_TOKENS
 
     def condition(self, prompt: str) -> Condition:
@@ -54,8 +55,3 @@ class StableDiffusion3(Backbone):
     def default_layers(self) -> tuple[str, str]:
         names = self.layers()
         return super().default_layers() if self.is_toyscapes else (names[9 * len(names) // 24], names[-1])
-
-    def defaults(self) -> dict[str, Any]:
-        if not self.is_toyscapes:
-            return super().defaults()
-        return super().defaults() | PAPER | TOYSCAPES | {"filter_sigma": 0.0}
