@@ -178,11 +178,8 @@ class ObjectPainter:
         def paint():
             self.cast_shadow(x + w / 2, y, 0.62 * w)
             dark = (lambda px: (px - edge) * self.sun_side > 0) if two_sided else (lambda px: px < -9)
-            shaded = lambda c: (
-                lambda px, py: (
-                    c * np.where(dark(px), np.float32(0.62), np.float32(1))[..., None] + 0 * py[..., None]
-                )
-            )
+            shade = lambda px: np.where(dark(px), np.float32(0.62), np.float32(1))[..., None]
+            shaded = lambda colour: lambda px, py: colour * shade(px)
             if chimney:
                 stack = box(x + w * 0.7, y - h - rise * 0.9, x + w * 0.8, y - h)
                 self.paint(stack, wall * 0.8, "wall", number)
@@ -258,9 +255,7 @@ class ObjectPainter:
                 convex(at(0.52, 1), at(0.52, 1.6), at(0.66, 1.6), at(0.76, 1)),
             ):
                 self.paint(pane, self.lit((0.6, 0.75, 0.85)), "window", number)
-            hull = lambda px, py: (
-                body * (1.12 - 0.45 * np.clip((py - y + h) / (0.8 * h), 0, 1))[..., None] + 0 * px[..., None]
-            )
+            hull = lambda px, py: body * (1.12 - 0.45 * np.clip((py - y + h) / (0.8 * h), 0, 1))[..., None]
             self.paint(box(x, y - h, x + size, y - h * 0.25), hull, "car", number)
             r = size * 0.11
             for wx in (x + size * 0.2, x + size * 0.78):
@@ -279,10 +274,8 @@ class ObjectPainter:
         number, band = self.mention(f"a {colour_name(*words)} boat"), self.draw.chance(0.35)
         at = lambda a, b: (x + size * a, y - size * b)
         _, second = self.colour(self.paint_hue(), (0.3, 0.8), (0.5, 0.9))
-        cloth = lambda px, py: (
-            np.where(((py > y - 0.62 * size) & (py < y - 0.42 * size) & band)[..., None], second, sail)
-            + 0 * px[..., None]
-        )
+        striped = lambda py: ((py > y - 0.62 * size) & (py < y - 0.42 * size) & band)[..., None]
+        cloth = lambda px, py: np.where(striped(py), second, sail)
 
         def paint():
             self.canvas.shade(ellipse(x + size / 2, y + 0.01, 0.5 * size, 0.06 * size), 0.75)

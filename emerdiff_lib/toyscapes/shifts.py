@@ -30,7 +30,7 @@ class Shift:
         unseen_objects: a balloon, a lighthouse or a snowman, two per scene, are put in; labels :data:`UNSEEN`.
         lines: a line drawing, dark lines on white paper where classes or objects meet.
         window: side of the window onto the world over its usual side; below 1 everything is nearer.
-        light: field of (h, w, 3) factors over the window, x and y in [0, 1].
+        light: factors of RGB over the window, x and y in [0, 1]; they broadcast to (h, w, 3).
         spoil: finished (H, W, 3) uint8 picture and a random generator → picture.
     """
 
@@ -45,16 +45,14 @@ class Shift:
 
 def blur(sigma: float):
     """Gaussian blur, ``sigma`` in pixels."""
-    return lambda image, rng: np.round(gaussian_filter(image.astype(float), (sigma, sigma, 0))).astype(
-        np.uint8
-    )
+    filtered = lambda image: gaussian_filter(image.astype(float), (sigma, sigma, 0))
+    return lambda image, rng: np.round(filtered(image)).astype(np.uint8)
 
 
 def noise(sigma: float):
     """Gaussian noise, ``sigma`` as a share of white."""
-    return lambda image, rng: np.clip(image + 255 * sigma * rng.standard_normal(image.shape), 0, 255).astype(
-        np.uint8
-    )
+    noisy = lambda image, rng: image + 255 * sigma * rng.standard_normal(image.shape)
+    return lambda image, rng: np.clip(noisy(image, rng), 0, 255).astype(np.uint8)
 
 
 def jpeg(quality: int):
@@ -78,11 +76,6 @@ def line_drawing(canvas: Canvas) -> np.ndarray:
     return np.repeat(np.where(ink, np.float32(0.1), np.float32(0.95))[..., None], 3, -1)
 
 
-def zoomed(left: float, top: float, extent: float, factor: float) -> tuple[float, float, float]:
-    """(left, top, extent) of a window with the same centre and ``factor`` times the side."""
-    return left + extent * (1 - factor) / 2, top + extent * (1 - factor) / 2, extent * factor
-
-
 def paint_unseen_objects(canvas: Canvas, draw: Draw, horizon: float) -> None:
     """Put two objects of kinds that no training image shows in front of the scene."""
     left, right, bottom = float(canvas.x[0, 0]), float(canvas.x[0, -1]), float(canvas.y[-1, 0])
@@ -102,9 +95,7 @@ def _balloon(draw: Draw, x: float, foot: float, size: float) -> list:
     """(shape, colour) of its parts, back to front."""
     y, hue, stripes = foot - 1.6 * size, draw.uniform(0, 1), draw.uniform(8, 14) / size
     first, second = hsv(hue, 0.7, 0.9), hsv(hue + 0.4, 0.5, 0.95)
-    cloth = lambda px, py: (
-        np.where((np.floor((px - x) * stripes / 2) % 2 < 1)[..., None], first, second) + 0 * py[..., None]
-    )
+    cloth = lambda px, py: np.where((np.floor((px - x) * stripes / 2) % 2 < 1)[..., None], first, second)
     basket = box(x - 0.12 * size, y + 0.62 * size, x + 0.12 * size, y + 0.85 * size)
     ropes = convex((x - 0.3 * size, y + 0.3 * size), (x + 0.3 * size, y + 0.3 * size), (x, y + 0.75 * size))
     return [(basket, (0.45, 0.3, 0.15)), (ropes, second), (ellipse(x, y, 0.45 * size, 0.5 * size), cloth)]
@@ -113,10 +104,8 @@ def _balloon(draw: Draw, x: float, foot: float, size: float) -> list:
 def _lighthouse(draw: Draw, x: float, foot: float, size: float) -> list:
     stripe = hsv(draw.uniform(0, 1), 0.8, 0.75)
     height = 1.7 * size
-    bands = lambda px, py: (
-        np.where((np.floor((foot - py) / height * 5) % 2 < 1)[..., None], stripe, np.float32(0.93))
-        + 0 * px[..., None]
-    )
+    striped = lambda py: (np.floor((foot - py) / height * 5) % 2 < 1)[..., None]
+    bands = lambda px, py: np.where(striped(py), stripe, np.float32(0.93))
     top = foot - height
     tower = convex(
         (x - 0.2 * size, foot), (x - 0.13 * size, top), (x + 0.13 * size, top), (x + 0.2 * size, foot)
@@ -130,9 +119,7 @@ def _snowman(draw: Draw, x: float, foot: float, size: float) -> list:
     parts = []
     for share, up in ((0.36, 0.34), (0.27, 0.85), (0.19, 1.22)):
         y, r = foot - up * size, share * size
-        ball = lambda px, py, y=y, r=r: (
-            np.float32(0.96) - 0.25 * np.clip((py - y) / r, 0, 1)[..., None] * np.ones(3) + 0 * px[..., None]
-        )
+        ball = lambda px, py, y=y, r=r: np.float32(0.96) - 0.25 * np.clip((py - y) / r, 0, 1)[..., None]
         parts.append((ellipse(x, y, r, r), ball))
     hat = box(x - 0.15 * size, foot - 1.6 * size, x + 0.15 * size, foot - 1.36 * size)
     nose = ellipse(x, foot - 1.2 * size, 0.05 * size, 0.05 * size)
@@ -156,11 +143,9 @@ SHIFTS = {
     "JPEG, quality 10": Shift("JPEG", spoil=jpeg(10)),
     "light from one side": Shift(
         "bright on the right, dark on the left",
-        light=lambda x, y: (0.2 + 1.1 * x)[..., None] + 0 * y[..., None] + np.zeros(3),
+        light=lambda x, y: (0.2 + 1.1 * x)[..., None],
     ),
-    "red light": Shift(
-        "a strong colour cast", light=lambda x, y: 0 * (x + y)[..., None] + np.array((1.15, 0.5, 0.35))
-    ),
+    "red light": Shift("a strong colour cast", light=lambda x, y: np.array((1.15, 0.5, 0.35))),
     "twice as near": Shift("half the window", window=0.5),
     "farther": Shift("one and a half times the window", window=1.5),
 }

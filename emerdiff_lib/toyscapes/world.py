@@ -11,7 +11,7 @@ import numpy as np
 
 from .drawing import Canvas, Draw, Shape, below, box, colour_name, convex, ellipse, hsv, octaves
 from .objects import LIGHTS, ObjectPainter
-from .shifts import SHIFTS, Shift, line_drawing, paint_unseen_objects, zoomed
+from .shifts import SHIFTS, Shift, line_drawing, paint_unseen_objects
 
 SIZE = 128
 AS_TRAINED = SHIFTS["as trained"]
@@ -83,7 +83,6 @@ class Painter(ObjectPainter):
             foot = y + 0.3 * w
             shaded = lambda px, py, tone=tone, foot=foot, w=w: (
                 np.clip(base * tone, 0, 1) * (1 - 0.3 * np.clip(1 - (foot - py) / (0.6 * w), 0, 1))[..., None]
-                + 0 * px[..., None]
             )
             self.paint(cloud, shaded, "cloud", number)
 
@@ -233,8 +232,9 @@ def draw_scene(seed: int, shift: Shift = AS_TRAINED) -> tuple[np.ndarray, np.nda
     horizon, extent = draw.uniform(0.2, 0.75), draw.uniform(0.55, 1.0)
     highest = max(horizon - 0.66 * extent, 0.0)
     lowest = min(horizon - 0.12 * extent, 1 - extent)  # the horizon stays in view
-    window = draw.uniform(0, 1 - extent), draw.uniform(highest, lowest), extent
-    canvas = Canvas(2 * SIZE, *(window if shift.window == 1 else zoomed(*window, shift.window)))
+    left, top = draw.uniform(0, 1 - extent), draw.uniform(highest, lowest)
+    margin = extent * (1 - shift.window) / 2  # the centre of the window stays
+    canvas = Canvas(2 * SIZE, left + margin, top + margin, extent * shift.window)
     painter = Painter(draw, canvas, horizon, disguises=shift.disguises, aside=aside)
     painter.paint_scene()
     illumination = painter.illumination()
