@@ -315,10 +315,8 @@ class FrozenModel:
         if self.looked_at_prediction_type or self.backbone.is_flow:
             return
         self.looked_at_prediction_type = True
-        noise, config = (
-            draw_noise(clean, 1, torch.Generator(clean.device).manual_seed(0)),
-            predictor.scheduler.config,
-        )
+        noise = draw_noise(clean, 1, torch.Generator(clean.device).manual_seed(0))
+        config = predictor.scheduler.config
         t, kind = config.num_train_timesteps - 1, config.prediction_type
         output = predictor.network_output(predictor.add_noise(clean, noise, t), t)
         share = float((output * noise).mean() / noise.square().mean())

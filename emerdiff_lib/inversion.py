@@ -94,10 +94,6 @@ class Trajectory:
         shape = " × ".join(map(str, self.clean_latents.shape[1:]))
         return f"Trajectory({self.method}, t = {self.start} … {self.timesteps[-1]}, latents {shape})"
 
-    def latents_at(self, timestep: int) -> torch.Tensor:
-        """xₜ, or x₀ for ``timestep`` = −1, (1, C, h, w)."""
-        return self.clean_latents if timestep < 0 else self.latents[timestep]
-
 
 def reverse_mean_and_std(
     predictor: Predictor,

@@ -60,7 +60,7 @@ def modulated_latents(
         predictions = predictor.convert(output, latents, t)
         latents, _ = reverse_mean_and_std(predictor, predictions, t, method, previous)
         if method == "ddpm" and previous is not None:
-            latents = latents + (trajectory.latents_at(previous) - latents[:1])
+            latents = latents + (trajectory.latents.get(previous, trajectory.clean_latents) - latents[:1])
     return latents
 
 

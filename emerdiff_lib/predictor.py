@@ -60,17 +60,14 @@ class Predictor:
 
     def alpha_bar(self, timestep: int) -> torch.Tensor:
         """ᾱₜ, a 0-d float64 tensor; 1 before the first timestep, where the latents are clean."""
-        return (
-            self.scheduler.alphas_cumprod[timestep].double()
-            if timestep >= 0
-            else torch.ones((), dtype=torch.float64)
-        )
+        if timestep < 0:
+            return torch.ones((), dtype=torch.float64)
+        return self.scheduler.alphas_cumprod[timestep].double()
 
     def alpha_bars(self, timestep: int, previous: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """(ᾱₜ, ᾱₜ₋Δ), or (ᾱₜ, ᾱₛ) for a step of another size, to ``previous`` = s; s = −1 stands for clean latents."""
-        return self.alpha_bar(timestep), self.alpha_bar(
-            timestep - self.stride if previous is None else previous
-        )
+        previous = timestep - self.stride if previous is None else previous
+        return self.alpha_bar(timestep), self.alpha_bar(previous)
 
     def add_noise(self, latents: torch.Tensor, noise: torch.Tensor, timestep: int) -> torch.Tensor:
         """xₜ = √ᾱₜ x₀ + √(1−ᾱₜ) ε."""

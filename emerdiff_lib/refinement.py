@@ -114,9 +114,8 @@ def pixel_adaptive(
 def _box(planes: torch.Tensor, radius: int) -> torch.Tensor:
     """Mean over windows that are cut off at the border, (C, H, W) → (C, H, W); costs the same for every radius."""
 
-    def along(
-        a: torch.Tensor,
-    ) -> torch.Tensor:  # window sums of the last axis, as differences of a running sum
+    def along(a: torch.Tensor) -> torch.Tensor:
+        """Window sums of the last axis, as differences of a running sum."""
         total = F.pad(a, (radius + 1, radius)).cumsum(-1)
         return total[..., 2 * radius + 1 :] - total[..., : -2 * radius - 1]
 

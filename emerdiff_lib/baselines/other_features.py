@@ -9,6 +9,7 @@ from transformers import AutoModel, PreTrainedModel
 from transformers.image_processing_base import ImageProcessingMixin
 
 from ..features import extract_activations, noise_ensemble
+from ..images import processing_size, to_guide
 from ..loading import load_component
 from ..pipeline import EmerDiffPipeline
 from .segmentation import Segmentation, cluster_features
@@ -55,13 +56,11 @@ class Backbone:
     def __call__(self, image: np.ndarray, resolution: int = 518) -> torch.Tensor:
         """(h, w, d) float32 patch features of an (H, W, 3) uint8 image, at about resolution² pixels."""
         patch = self.model.config.patch_size
-        height, width = image.shape[:2]
-        scale = resolution / (height * width) ** 0.5
-        h, w = (max(1, round(side * scale / patch)) for side in (height, width))
-        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 255.0
-        pixels = F.interpolate(pixels, size=(h * patch, w * patch), mode="bicubic", antialias=True)
+        size = processing_size((image.shape[0], image.shape[1]), resolution, patch)
+        pixels = F.interpolate(to_guide(image)[None], size=size, mode="bicubic", antialias=True)
         pixels = (pixels.clamp(0, 1) - self.mean) / self.std
         tokens = self.model(pixel_values=pixels.to(self.model.device, self.model.dtype)).last_hidden_state
+        h, w = (side // patch for side in size)
         return tokens[0, -h * w :].float().cpu().unflatten(0, (h, w))
 
 

@@ -14,14 +14,14 @@ import torch
 import torch.nn.functional as F
 from scipy.sparse import coo_array, diags_array
 from scipy.sparse.linalg import splu
-from skimage.segmentation import random_walker
+from skimage.segmentation import random_walker, relabel_sequential
 from torch import nn
 
 from ..clustering import mask_embeddings
 from ..images import to_guide
 from ..pipeline import EmerDiffPipeline
 from ..pixels import DIMENSIONS, Superpixels, feature_superpixels, label_shares
-from ..refinement import guide_radius_in_pixels, guided_filter, pixel_adaptive, resize_maps
+from ..refinement import pixel_adaptive, refine, resize_maps
 from .diffseg import aggregated_attention
 from .segmentation import Segmentation
 
@@ -35,9 +35,8 @@ def bilinear(features: torch.Tensor, image: np.ndarray) -> torch.Tensor:
 
 def guided(features: torch.Tensor, image: np.ndarray, radius_in_cells: float = 1.5) -> torch.Tensor:
     """Guided filter (He et al. 2013) of the bilinearly enlarged features, the image as guide."""
-    radius = guide_radius_in_pixels(radius_in_cells, image.shape[0] / features.shape[0])
-    planes = guided_filter(bilinear(features, image).permute(2, 0, 1), to_guide(image), radius)
-    return planes.permute(1, 2, 0)
+    cell = image.shape[0] / features.shape[0]
+    return refine(features.permute(2, 0, 1), to_guide(image), cell, 0.0, radius_in_cells).permute(1, 2, 0)
 
 
 def joint_bilateral(
@@ -175,9 +174,7 @@ def cluster_upsampled(
 
 def guided_masks(masks: torch.Tensor, image: np.ndarray, radius_in_cells: float = 1.5) -> np.ndarray:
     """Guided filter of the bilinearly upsampled masks, (K, h, w) → (H, W) int32; see :mod:`emerdiff_lib.refinement`."""
-    guide = to_guide(image)
-    radius = guide_radius_in_pixels(radius_in_cells, image.shape[0] / masks.shape[1])
-    maps = guided_filter(resize_maps(masks, image.shape[:2]), guide, radius)
+    maps = refine(masks, to_guide(image), image.shape[0] / masks.shape[1], 0.0, radius_in_cells)
     return maps.argmax(0).numpy().astype(np.int32)
 
 
@@ -195,11 +192,9 @@ def random_walk(masks: torch.Tensor, image: np.ndarray) -> np.ndarray:
         seeds[peak] = k + 1
     if len(np.unique(seeds[seeds > 0])) < 2:
         return winner.astype(np.int32)
-    numbers, compact = np.unique(seeds, return_inverse=True)  # the walker wants seeds without gaps
-    offset = 0 if numbers[0] == 0 else 1
-    starts = compact.reshape(seeds.shape) + offset
+    starts, _, numbers = relabel_sequential(seeds)  # the walker wants seeds without gaps
     labels = random_walker(image, starts, mode="cg_j", prob_tol=1.0, channel_axis=-1)
-    return (numbers[np.clip(labels - offset, 0, None)] - 1).clip(0).astype(np.int32)
+    return (numbers[labels.clip(0)] - 1).clip(0).astype(np.int32)
 
 
 def pixel_adaptive_masks(masks: torch.Tensor, image: np.ndarray) -> np.ndarray:

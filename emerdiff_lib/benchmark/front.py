@@ -9,8 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..assignment import assign_bilinear
-from ..baselines import guided_masks, upsamplers
 from ..evaluation.metrics import boundary_scores, contingency_table
 from ..evaluation.protocols import oracle
 from ..pipeline import EmerDiffPipeline
@@ -18,8 +16,8 @@ from ..runs.cached_map import cached_map
 from ..runs.keys import scene_key
 from ..settings import MODES
 from ..studies import names
+from ..studies.comparison import segment_image
 from ..studies.mapping import common_key
-from ..timing import timed
 from ..toyscapes import Scene, Toyscapes
 
 GUIDED = {"guide_radius": MODES["fast"]["guide_radius"]}
@@ -87,19 +85,8 @@ def evaluate_scene(
         that are none of its masks).
     """
     coarse = pipe.cluster(scene.image, generator=torch.Generator().manual_seed(scene.seed), **settings)
-    before, image, radius = sum(coarse.seconds.values()), np.array(scene.image), GUIDED["guide_radius"]
-    count, guided = len(coarse.masks), upsamplers.guided
-    without_denoising = {
-        names.BILINEAR: lambda: assign_bilinear(coarse.masks, coarse.size),
-        names.BILINEAR_GUIDED: lambda: guided_masks(coarse.masks, image, radius),
-        names.QUERIES_GUIDED: lambda: (
-            upsamplers.cluster_upsampled(coarse.queries, image, guided, count).labels
-        ),
-    }
-    results = {}
-    for name, segment in without_denoising.items():
-        labels, seconds = timed(segment)
-        results[name] = labels, before + seconds
+    without_denoising = segment_image(pipe, scene, NETWORK_FREE, settings)
+    results = {name: (found.labels, found.seconds) for name, found in without_denoising.items()}
     for name, variant in ({names.EMERDIFF: {}} | dict(variants)).items():
         responses = pipe.respond(coarse, **{k: v for k, v in variant.items() if k != "guide_radius"})
         labels = pipe.assign(responses, **{k: v for k, v in variant.items() if k == "guide_radius"})

@@ -100,14 +100,10 @@ def modulate(pipe: EmerDiffPipeline, coarse: CoarseMasks) -> Responses:
     """
     settings = coarse.settings
     predictor = pipe.predictor(settings.num_inference_steps, settings.prompt, settings.processing_resolution)
-    layer, timestep, strength = (
-        settings.modulation_layer,
-        settings.modulation_timestep,
-        settings.modulation_strength,
-    )
-    maps, differences = stored_maps(predictor, coarse.trajectory, timestep), []
+    where = {"layer": settings.modulation_layer, "timestep": settings.modulation_timestep}
+    maps, differences = stored_maps(predictor, coarse.trajectory, where["timestep"]), []
     for mask in coarse.masks:
-        run = partial(modulated_latents, predictor, coarse.trajectory, maps, mask)
-        plus, minus = (pipe.decode(run(sign * strength, layer, timestep)) for sign in (1, -1))
+        run = partial(modulated_latents, predictor, coarse.trajectory, maps, mask, **where)
+        plus, minus = (pipe.decode(run(sign * settings.modulation_strength)) for sign in (1, -1))
         differences.append(torch.linalg.vector_norm(minus - plus, dim=1)[0].cpu())
     return Responses(coarse, torch.stack(differences), coarse.settings)
