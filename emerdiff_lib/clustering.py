@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import torch
 import torch.nn.functional as F
-from sklearn.cluster import KMeans
 
 POSITION_WEIGHT = 0.5  # of a picture's height, against the queries' standard deviation, where parts are made
 
@@ -23,6 +22,8 @@ def cluster_queries(queries: torch.Tensor, num_masks: int, random_state: int = 0
     Raises:
         ValueError: if K is not between 1 and h·w, or the queries are not finite.
     """
+    from sklearn.cluster import KMeans  # here: it takes a second to load
+
     height, width, _ = queries.shape
     if not 1 <= num_masks <= height * width:
         raise ValueError(

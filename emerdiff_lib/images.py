@@ -6,18 +6,15 @@ import importlib
 import math
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-import skimage.data
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
-from sklearn.datasets import load_sample_image
 
 from .files import STATE
 from .settings import check_known
@@ -43,16 +40,16 @@ SYSTEM_FOLDERS = (
 )
 ImageInput = str | Path | bytes | Image.Image | np.ndarray | torch.Tensor
 # Photographs that come with scikit-learn and scikit-image, and who took them; "sample:temple" is an image wherever one is taken
-SAMPLES: dict[str, tuple[Callable[[], np.ndarray], str]] = {
-    "temple": (partial(load_sample_image, "china.jpg"), "danielbuechele, CC BY 2.0"),
-    "flower": (partial(load_sample_image, "flower.jpg"), "vultilion, CC BY 2.0"),
-    "coffee": (skimage.data.coffee, "Rachel Michetti, CC0"),
-    "rocket": (skimage.data.rocket, "SpaceX, public domain"),
-    "cat": (skimage.data.chelsea, "Stéfan van der Walt, CC0"),
-    "astronaut": (skimage.data.astronaut, "NASA, public domain"),
-    "motorcycle": (lambda: skimage.data.stereo_motorcycle()[0], "Daniel Scharstein, CC0"),
-    "camera": (skimage.data.camera, "Lav Varshney, CC0"),
-    "coins": (skimage.data.coins, "Brooklyn Museum, no known restrictions"),
+SAMPLES = {
+    "temple": ("sklearn.datasets:china.jpg", "danielbuechele, CC BY 2.0"),
+    "flower": ("sklearn.datasets:flower.jpg", "vultilion, CC BY 2.0"),
+    "coffee": ("skimage.data:coffee", "Rachel Michetti, CC0"),
+    "rocket": ("skimage.data:rocket", "SpaceX, public domain"),
+    "cat": ("skimage.data:chelsea", "Stéfan van der Walt, CC0"),
+    "astronaut": ("skimage.data:astronaut", "NASA, public domain"),
+    "motorcycle": ("skimage.data:stereo_motorcycle", "Daniel Scharstein, CC0"),
+    "camera": ("skimage.data:camera", "Lav Varshney, CC0"),
+    "coins": ("skimage.data:coins", "Brooklyn Museum, no known restrictions"),
 }
 SAMPLE = "sample:"
 
@@ -176,8 +173,8 @@ def load_image(image: ImageInput, upright: bool = True) -> Image.Image:
         TypeError: ``image`` is none of the above.
     """
     if isinstance(image, str) and image.startswith(SAMPLE):
-        photograph, _ = SAMPLES[check_known("sample", image.removeprefix(SAMPLE), SAMPLES)]
-        return _from_array(photograph(), image)
+        place, _ = SAMPLES[check_known("sample", image.removeprefix(SAMPLE), SAMPLES)]
+        return _from_array(_sample(*place.split(":")), image)
     if isinstance(image, str | Path):
         with open_image(image) as opened:
             return _to_rgb(opened, shown(image), upright)
@@ -196,6 +193,13 @@ def load_image(image: ImageInput, upright: bool = True) -> Image.Image:
     if isinstance(image, np.ndarray):
         return _from_array(image, "The image")
     raise TypeError(f"An image is a path, a PIL image, an array or a tensor, not {type(image).__name__}.")
+
+
+def _sample(package: str, name: str) -> np.ndarray:
+    """A photograph of scikit-learn or scikit-image, which are loaded for it: that takes a second."""
+    library = importlib.import_module(package)
+    found = library.load_sample_image(name) if package.startswith("sklearn") else getattr(library, name)()
+    return found[0] if isinstance(found, tuple) else found  # of two eyes, the left
 
 
 def _from_array(array: np.ndarray, name: str) -> Image.Image:

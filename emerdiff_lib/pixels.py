@@ -13,8 +13,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from scipy.ndimage import distance_transform_edt
-from skimage.measure import label as connected_components
-from sklearn.cluster import KMeans
 
 # Numbers of the way from responses to segments, chosen on validation scenes (RESULTS.md: pixel_responses, pixel_recipe)
 FLOOR = 2.0  # times the mean of a pixel's responses, which are taken off: what all parts share is no evidence for any
@@ -51,6 +49,8 @@ class Superpixels:
 
         Fewer come back only where there are fewer regions.
         """
+        from sklearn.cluster import KMeans  # here: it takes a second to load
+
         most = round(SUPERPIXELS_PER_SEGMENT * num_segments)
         owner = self._owners(most)
         areas = np.bincount(owner, self.areas)
@@ -102,6 +102,8 @@ def feature_superpixels(features: torch.Tensor, cell: float, random_state: int =
 
 def _clustered(values: np.ndarray, random_state: int) -> np.ndarray:
     """(H, W) cluster of every pixel, of more clusters than anybody wants."""
+    from sklearn.cluster import KMeans
+
     flat = values.reshape(-1, values.shape[-1])
     chosen = flat[np.random.default_rng(random_state).permutation(len(flat))[:_SAMPLE]]
     count = min(CLUSTERS, len(np.unique(chosen, axis=0)))
@@ -111,6 +113,8 @@ def _clustered(values: np.ndarray, random_state: int) -> np.ndarray:
 
 def _connected(clusters: np.ndarray, smallest: float) -> np.ndarray:
     """Connected regions 0 … R−1 of a label map; those below ``smallest`` pixels go to what is nearest."""
+    from skimage.measure import label as connected_components
+
     parts = connected_components(clusters, background=-1, connectivity=1)
     small = np.bincount(parts.ravel())[parts] < smallest
     if small.any() and not small.all():

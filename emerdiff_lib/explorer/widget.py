@@ -22,11 +22,11 @@ import torch.nn.functional as F
 import traitlets
 from PIL import Image
 
+from ..colours import segment_palette
 from ..files import write_atomically
 from ..images import ImageInput
 from ..pipeline import EmerDiffPipeline
 from ..pixels import COLOUR, FLOOR
-from ..plotting import segment_palette
 from ..responses import ImageResponses, quantise
 from ..settings import MODES, Settings, whole
 

@@ -20,9 +20,9 @@ from pycocotools import mask as coco_masks
 from safetensors.numpy import load, save
 
 from .._version import CITATION
+from ..colours import colourise, overlay, segment_palette
 from ..files import file_digest, is_plain, replacing, unchanged, write_atomically
 from ..images import ImageInput, load_image, reading
-from ..plotting import colourise, overlay, segment_palette
 from ..settings import check_known
 from ..stages import EmerDiffOutput
 from .shapes import boxes, polygons, prompts, segment_table

@@ -5,6 +5,7 @@ axes of your own in ``figsize(columns)``; ``save_figure(figure, path)`` for a pa
 or ``FigureFolder(folder)`` for all of a notebook's figures, with what was plotted, and tables for LaTeX.
 """
 
+from ..colours import colourise, overlay, segment_palette
 from .charts import (
     class_legend,
     fate_bars,
@@ -16,14 +17,12 @@ from .charts import (
 from .folder import FigureFolder
 from .images import (
     attention_overlay,
-    colourise,
     gallery,
     grid_of_maps,
     match_segments,
-    overlay,
     pca_image,
     show,
 )
 from .paper_tables import paper_table
-from .style import CHART_COLOURS, FOUND, NEUTRAL, figsize, looks, save_figure, segment_palette, use_style
+from .style import CHART_COLOURS, FOUND, NEUTRAL, figsize, looks, save_figure, use_style
 from .text import full_text

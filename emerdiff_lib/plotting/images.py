@@ -14,52 +14,14 @@ from scipy.optimize import linear_sum_assignment
 from sklearn.decomposition import PCA
 
 from ..evaluation.metrics import contingency_table
-from ..evaluation.regions import boundaries
 from .folder import keep
-from .style import LINE, POINTS, SMALL, TEXT, WIDTHS, figsize, segment_palette
+from .style import LINE, POINTS, SMALL, TEXT, WIDTHS, figsize
 from .text import least_width, wrap
 
 MAP = "magma"  # responses and attention: dark where there is none
 PANEL = 1.05  # inches that an image of a gallery is wide at least, where two columns allow it
 GAP = 0.06  # inches between panels
 TINY = 6.0  # points of titles that need it
-VOID = (64, 64, 64)
-
-
-def colourise(
-    labels: np.ndarray, palette: np.ndarray | None = None, ignore_index: int | None = None
-) -> np.ndarray:
-    """(H, W) integer labels → (H, W, 3) uint8.
-
-    Args:
-        palette: (n, 3) uint8; :func:`segment_palette` without one.
-        ignore_index: label of pixels that count as nothing, painted dark grey.
-
-    Raises:
-        ValueError: for a label without a colour.
-    """
-    labels = np.asarray(labels)
-    known = np.ones(labels.shape, bool) if ignore_index is None else labels != ignore_index
-    low, high = (int(labels[known].min()), int(labels[known].max())) if known.any() else (0, 0)
-    palette = segment_palette(high + 1) if palette is None else np.asarray(palette)
-    if low < 0 or high >= len(palette):
-        wrong = low if low < 0 else high
-        raise ValueError(
-            f"Label {wrong} has no colour: the palette is for 0 to {len(palette) - 1}; pass a longer one, or "
-            f"ignore_index={wrong} if it stands for nothing."
-        )
-    coloured = palette[np.where(known, labels, 0)]
-    coloured[~known] = VOID
-    return coloured
-
-
-def overlay(
-    image: np.ndarray, labels: np.ndarray, palette: np.ndarray | None = None, ignore_index: int | None = None
-) -> np.ndarray:
-    """Image (H, W, 3) uint8 with the colours of its labels (H, W) half laid over it, their boundaries in white."""
-    mixed = (np.asarray(image, float) + colourise(labels, palette, ignore_index)) / 2
-    mixed[boundaries(np.asarray(labels))] = 255
-    return mixed.astype(np.uint8)
 
 
 def match_segments(maps: Sequence[np.ndarray]) -> list[np.ndarray]:
