@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 import torch
 from diffusers import DiffusionPipeline
@@ -22,7 +22,7 @@ from .inversion import Trajectory, draw_noise
 from .loading import load_diffusers_pipeline
 from .memory import affordable_rows
 from .predictor import Predictor
-from .settings import REQUIRED, Settings, check_known, check_names, layered
+from .settings import REQUIRED, Options, Settings, check_known, check_names, layered
 
 _OWN_HOOKS = ("transformers", "diffusers", "accelerate", "peft", "torch")  # they record and move
 
@@ -85,9 +85,12 @@ class FrozenModel:
             )
 
     @classmethod
-    def from_pipe(cls, pipe: DiffusionPipeline, **default_settings: Any) -> Self:
+    def from_pipe(
+        cls, pipe: DiffusionPipeline, num_masks: int | None = None, **default_settings: Unpack[Options]
+    ) -> Self:
         """Around a pipeline in memory, whatever was done to it (LoRA, dtype, offload, quantisation, compiling): no copy."""
-        return cls(pipe, default_settings)
+        named = {} if num_masks is None else {"num_masks": num_masks}
+        return cls(pipe, {**named, **default_settings})
 
     @classmethod
     def from_pretrained(cls, name: str | Path = "toyscapes", **kwargs: Any) -> Self:

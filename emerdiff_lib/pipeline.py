@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack, overload
 
 import numpy as np
 import torch
@@ -20,9 +20,19 @@ from .modulation import difference_maps, signed_responses
 from .predictor import Predictor
 from .refinement import refine, resize_maps
 from .responses import ImageResponses, gather
-from .settings import ASSIGNED, MODULATED, Settings, check_generator, check_only, whole
+from .settings import ASSIGNED, MODULATED, Options, Settings, check_generator, check_only, whole
 from .stages import CoarseMasks, EmerDiffOutput, Responses, check_masks
 from .timing import stopwatch
+
+
+class CallOptions(Options, total=False):
+    """Keywords of a call, as :meth:`EmerDiffPipeline.__call__` describes them."""
+
+    trajectory: Trajectory | None
+    coarse_masks: np.ndarray | torch.Tensor | None
+    output_difference_maps: bool
+    mask_batch_size: int | None
+    generator: torch.Generator | None
 
 
 class EmerDiffPipeline(FrozenModel):
@@ -32,10 +42,20 @@ class EmerDiffPipeline(FrozenModel):
     :meth:`cluster` → :meth:`modulate` → :meth:`assign`; around one that you have, make it with :meth:`from_pipe`.
     """
 
+    @overload
+    def __call__(
+        self, image: list[Any] | tuple[Any, ...], num_masks: int | None = None, **options: Unpack[CallOptions]
+    ) -> list[EmerDiffOutput]: ...
+
+    @overload
+    def __call__(
+        self, image: image_io.ImageInput, num_masks: int | None = None, **options: Unpack[CallOptions]
+    ) -> EmerDiffOutput: ...
+
     @torch.no_grad()
     def __call__(
         self,
-        image: image_io.ImageInput | list[image_io.ImageInput],
+        image: image_io.ImageInput | list[Any] | tuple[Any, ...],
         num_masks: int | None = None,
         *,
         trajectory: Trajectory | None = None,
@@ -43,7 +63,7 @@ class EmerDiffPipeline(FrozenModel):
         output_difference_maps: bool = False,
         mask_batch_size: int | None = None,
         generator: torch.Generator | None = None,
-        **settings: Any,
+        **settings: Unpack[Options],
     ) -> EmerDiffOutput | list[EmerDiffOutput]:
         """Segment an image, or each image of a list.
 
@@ -74,12 +94,13 @@ class EmerDiffPipeline(FrozenModel):
             )
         if trajectory is not None:
             images = [trajectory.check_image(images[0])]
-        settings["num_masks"] = num_masks
-        self.resolve(trajectory, **settings)  # refuses what cannot be used before any work is done
+        self.resolve(
+            trajectory, num_masks=num_masks, **settings
+        )  # refuses what cannot be used before any work is done
 
         outputs = []
         for one in images:
-            coarse = self.cluster(one, coarse_masks=coarse_masks, generator=generator, **settings)
+            coarse = self.cluster(one, num_masks, coarse_masks=coarse_masks, generator=generator, **settings)
             responses = self.respond(coarse, mask_batch_size=mask_batch_size)
             labels = self.assign(responses)
             outputs.append(self.output(responses, labels, generator, output_difference_maps))
@@ -143,7 +164,7 @@ class EmerDiffPipeline(FrozenModel):
         *,
         coarse_masks: np.ndarray | torch.Tensor | None = None,
         generator: torch.Generator | None = None,
-        **settings: Any,
+        **settings: Unpack[Options],
     ) -> CoarseMasks:
         """Everything up to the coarse masks (Sec. 3.1): query vectors at t_f, clustered into K masks.
 
@@ -187,7 +208,7 @@ class EmerDiffPipeline(FrozenModel):
         return CoarseMasks(trajectory, queries, masks, embeddings, resolved, own_masks is not None, seconds)
 
     def modulate(
-        self, coarse: CoarseMasks, *, mask_batch_size: int | None = None, **settings: Any
+        self, coarse: CoarseMasks, *, mask_batch_size: int | None = None, **settings: Unpack[Options]
     ) -> Responses:
         """Response of the pixels to each mask (Sec. 3.2).
 
@@ -211,7 +232,7 @@ class EmerDiffPipeline(FrozenModel):
         return Responses(coarse, maps, resolved, seconds)
 
     def probe(
-        self, coarse: CoarseMasks, *, mask_batch_size: int | None = None, **settings: Any
+        self, coarse: CoarseMasks, *, mask_batch_size: int | None = None, **settings: Unpack[Options]
     ) -> ImageResponses:
         """Signed responses to ``num_parts`` small probe masks in place of the K coarse ones (``mode="pixel"`` and "fast").
 
@@ -233,13 +254,13 @@ class EmerDiffPipeline(FrozenModel):
         return responses
 
     def respond(
-        self, coarse: CoarseMasks, *, mask_batch_size: int | None = None, **settings: Any
+        self, coarse: CoarseMasks, *, mask_batch_size: int | None = None, **settings: Unpack[Options]
     ) -> Responses | ImageResponses:
         """:meth:`modulate`, or :meth:`probe` where the settings ask for probe masks, for code that runs in any mode."""
         probes = self._later_settings(coarse, settings).num_parts is not None
         return (self.probe if probes else self.modulate)(coarse, mask_batch_size=mask_batch_size, **settings)
 
-    def _later_settings(self, coarse: CoarseMasks, given: dict[str, Any]) -> Settings:
+    def _later_settings(self, coarse: CoarseMasks, given: Mapping[str, Any]) -> Settings:
         check_only("modulate", given, MODULATED)
         return self.resolve(coarse.trajectory, **coarse.settings.changed(given))
 
@@ -258,7 +279,7 @@ class EmerDiffPipeline(FrozenModel):
         return self.predictor(settings.num_inference_steps, settings.prompt, settings.processing_resolution)
 
     @torch.no_grad()
-    def assign(self, responses: Responses | ImageResponses, **settings: Any) -> np.ndarray:
+    def assign(self, responses: Responses | ImageResponses, **settings: Unpack[Options]) -> np.ndarray:
         """Labels (H, W) int32: for each pixel the mask with the largest response, in refined difference maps (Eq. 5).
 
         Of :class:`ImageResponses`, K segments of pixels' own features instead, unless masks are the caller's. ``settings``

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from functools import partial
 from numbers import Integral
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, TypedDict
 
 # What a mode sets; every other setting is the checkpoint's. "exact" is the paper's method and sets nothing.
 # notebooks/results/pixel_*.json say how the other two were chosen.
@@ -171,6 +171,30 @@ class Settings:
         if given.get("mode") not in (None, self.mode):
             kept = {name: value for name, value in kept.items() if name not in MODES[self.mode]}
         return layered(given, kept)
+
+
+class Options(TypedDict, total=False):
+    """Settings as keywords, for type checkers and editors; None, or left out, is the checkpoint's default."""
+
+    mode: str | None
+    feature_layer: str | None
+    feature_timestep: int | None
+    noise_ensemble_size: int | None
+    processing_resolution: int | None
+    inversion: str | None
+    num_inference_steps: int | None
+    prompt: str | None
+    modulation_layer: str | None
+    modulation_timestep: int | None
+    modulation_strength: float | None
+    offset_placement: str | None
+    attention_injection: bool | None
+    denoising_steps: int | None
+    one_sided: bool | None
+    readout: str | None
+    num_parts: int | None
+    filter_sigma: float | None
+    guide_radius: float | None
 
 
 NAMES = tuple(each.name for each in fields(Settings))
