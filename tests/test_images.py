@@ -193,18 +193,15 @@ def test_processing_sizes_are_multiples_of_bounded_area_and_keep_the_shape(
         assert 1 / 2 < tall * wide / resolution**2 < 2
 
 
-@pytest.mark.parametrize(
-    ("size", "resolution", "multiple", "expected"),
-    [
+def test_common_aspects_are_kept_exactly():
+    for size, resolution, multiple, expected in (
         ((360, 480), 166, 8, (144, 192)),
         ((360, 480), 512, 32, (480, 640)),
         ((96, 160), 128, 8, (96, 160)),
         ((512, 512), 512, 64, (512, 512)),
-    ],
-)
-def test_common_aspects_are_kept_exactly(size, resolution, multiple, expected):
-    assert processing_size(size, resolution, multiple) == expected
-    assert processing_size(size[::-1], resolution, multiple) == expected[::-1]
+    ):
+        assert processing_size(size, resolution, multiple) == expected
+        assert processing_size(size[::-1], resolution, multiple) == expected[::-1]
 
 
 def test_what_opens_is_found_and_what_is_hidden_is_counted(tmp_path):
