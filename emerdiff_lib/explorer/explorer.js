@@ -34,17 +34,17 @@ function heat(value) {
   return STOPS[low].map((part, c) => part + (at - low) * (STOPS[low + 1][c] - part));
 }
 
+const [WHITE, OUTLINE, NOTHING] = [[255, 255, 255], [255, 214, 0], [0, 0, 0, 0]];
+
 // An image of width × height whose pixel i has colour(i), [r, g, b] or [r, g, b, alpha].
 function drawn(width, height, colour) {
   const canvas = element("canvas", { width, height });
   const context = canvas.getContext("2d");
   const image = context.createImageData(width, height);
   for (let i = 0; i < width * height; i++) {
-    const [r, g, b, alpha = 255] = colour(i);
-    image.data[4 * i] = r;
-    image.data[4 * i + 1] = g;
-    image.data[4 * i + 2] = b;
-    image.data[4 * i + 3] = alpha;
+    const one = colour(i);
+    for (let c = 0; c < 3; c++) image.data[4 * i + c] = one[c];
+    image.data[4 * i + 3] = one.length > 3 ? one[3] : 255;
   }
   context.putImageData(image, 0, 0);
   return canvas;
@@ -177,18 +177,21 @@ async function mount(root, data, { change = () => {}, viewport = new Viewport(),
     return differs(i, thick) || (x >= thick && labels[i - thick] !== labels[i]) || (i >= thick * width && labels[i - thick * width] !== labels[i]);
   };
 
+  const mixed = [0, 0, 0]; // one array for all pixels
   function segmentColour(i) {
     const segment = labels[i];
+    const all = state.selected === null;
+    if (all && state.opacity > 0 && differs(i, 1)) return WHITE;
     const share = segment === state.selected ? 0 : state.opacity;
-    const dim = state.selected === null || segment === state.selected ? 1 : 0.4;
-    if (state.selected === null && share > 0 && differs(i, 1)) return [255, 255, 255];
-    return [0, 1, 2].map((c) => dim * ((1 - share) * pixels[4 * i + c] + share * responses.palette[3 * segment + c]));
+    const light = all || segment === state.selected ? 1 : 0.4;
+    for (let c = 0; c < 3; c++) mixed[c] = light * ((1 - share) * pixels[4 * i + c] + share * responses.palette[3 * segment + c]);
+    return mixed;
   }
 
   function marks(canvas) {
     const on = canvas.getContext("2d");
     if (state.selected !== null) {
-      on.drawImage(drawn(width, height, (i) => (outlined(i) ? [255, 214, 0] : [0, 0, 0, 0])), 0, 0);
+      on.drawImage(drawn(width, height, (i) => (outlined(i) ? OUTLINE : NOTHING)), 0, 0);
     }
     const [dx, dy] = [width / columns, height / rows];
     on.lineWidth = thick;
@@ -262,8 +265,8 @@ async function mount(root, data, { change = () => {}, viewport = new Viewport(),
 
   // -- changing -------------------------------------------------------------------------------------------------------------
 
-  // Takes any of the state's values; whoever listens hears of it unless it was they who said it.
-  function set(values, silent = false) {
+  // Takes any of the state's values, and says what became of them.
+  function set(values) {
     const before = state.k;
     Object.assign(state, values);
     if (state.k !== before) {
@@ -274,7 +277,7 @@ async function mount(root, data, { change = () => {}, viewport = new Viewport(),
     if (inside < 0) state.selected = null; // there are fewer
     else if (labels[state.y * width + state.x] !== state.selected) [state.x, state.y] = [inside % width, Math.floor(inside / width)];
     draw();
-    if (!silent) change(state);
+    change(state);
   }
 
   function pointAt(x, y) {
@@ -352,7 +355,7 @@ async function mount(root, data, { change = () => {}, viewport = new Viewport(),
     }
     const own = responses.labels(state.k, h, w);
     if (kind === "segment") return state.selected === null ? null : png(w, h, own.map((one) => 255 * (one === state.selected)));
-    if (kind === "coco") return new Blob([JSON.stringify(coco(own, w, h, responses.name))], { type: "application/json" });
+    if (kind === "coco") return new Blob([JSON.stringify(coco(own, w, h, (responses.name || "image").replace(/^.*[/\\]/, "")))], { type: "application/json" });
     return png(w, h, own, kind === "palette" ? responses.palette.subarray(0, 3 * state.k) : null);
   }
 
@@ -360,12 +363,24 @@ async function mount(root, data, { change = () => {}, viewport = new Viewport(),
     const blob = await file(kind);
     if (!blob) return (status.textContent = kind === "mask" ? "There is no mask; choose Paint and drag." : "No segment is selected; click one.");
     const number = { segment: `segment-${state.selected}-of-${state.k}`, mask: "mask" }[kind] ?? `${kind}-${state.k}`;
-    const stem = responses.name.replace(/\.\w+$/, "").replace(/[^\w.-]+/g, "-");
+    const stem = (responses.name || "image").replace(/^.*[/\\:]/, "").replace(/\.\w+$/, "");
     download(`${stem}-${number}.${kind === "coco" ? "json" : "png"}`, blob);
   }
 
+  // The lines that make it again; `pipe` and `image` where it is not known which they were.
   function python() {
-    const lines = [responses.python, `labels = responses.segments(${state.k})`];
+    const { name, model, dtype, seed, settings, changed } = responses;
+    const literal = (value) => ({ true: "True", false: "False", null: "None" })[value] ?? JSON.stringify(value);
+    const scene = name.match(/^toyscapes:(\d+)$/);
+    const options = ["mode", ...changed.filter((one) => one !== "mode")].map((one) => `${one}=${literal(settings[one])}`);
+    if (seed !== undefined) options.push(`generator=torch.Generator().manual_seed(${seed})`);
+    const image = scene ? `Toyscapes.from_seed(${scene[1]}).image` : name ? literal(name) : "image";
+    const lines = [
+      "import torch", "from emerdiff_lib import Toyscapes, load_pipeline", "",
+      ...(model ? [`pipe = load_pipeline(${literal(model)}, dtype=${literal(dtype)})`] : []),
+      `responses = pipe.probe(pipe.cluster(${[image, ...options].join(", ")}))`,
+      `labels = responses.segments(${state.k})`,
+    ];
     if (state.selected !== null) lines.push(`segment = labels == ${state.selected}`);
     if (state.mask.size) {
       const cells = [...state.mask].sort((a, b) => a - b).join(", ");
@@ -386,7 +401,7 @@ function renderExplorer({ model, el }) {
     selected: model.get("selected"),
     mask: new Set(model.get("mask").flat().flatMap((inside, cell) => (inside ? [cell] : []))),
   });
-  const hear = () => shown?.set(told(), true);
+  const hear = () => shown?.set(told());
   const change = (state) => {
     const { rows, columns } = shown.responses;
     const row = (y) => Array.from({ length: columns }, (_, x) => Number(state.mask.has(y * columns + x)));

@@ -20,6 +20,10 @@ class ImageResponses {
     [responses.rows, responses.columns] = responses.grid; // of coarse cells
     [responses.h, responses.w] = responses.codesSize; // of the responses
     responses.pixels = responses.h * responses.w;
+    responses.parts = responses.scales.length;
+    responses.regions = responses.groups.length / responses.numbers.length;
+    responses.cellsOfPart = new Uint16Array(responses.parts);
+    for (const part of responses.partOfCell) responses.cellsOfPart[part] += 1;
     return responses;
   }
 

@@ -10,7 +10,6 @@ import html
 import json
 import zlib
 from collections.abc import Iterable, Mapping
-from dataclasses import fields
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import traitlets
-from PIL import Image
 
 from ..colours import segment_palette
 from ..files import write_atomically
@@ -28,7 +26,7 @@ from ..images import ImageInput
 from ..pipeline import EmerDiffPipeline
 from ..pixels import COLOUR, FLOOR
 from ..responses import ImageResponses, quantise
-from ..settings import MODES, Settings, whole
+from ..settings import NAMES, Settings, whole
 
 HERE = Path(__file__).parent
 EXPLORER = ("responses", "explorer")  # its JavaScript
@@ -40,7 +38,7 @@ SHOWN = 1280  # pixels of the longer side of an image that is shown; files are o
 def payload(
     responses: ImageResponses,
     numbers: Iterable[int] | None = None,
-    source: Mapping[str, str] | None = None,
+    source: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """For :file:`responses.js`: {"header": plain values, "arrays": {name: {"dtype", "zlib"}}}.
 
@@ -63,73 +61,52 @@ def payload(
     superpixels = responses.superpixels()
     first = np.unique(superpixels.labels, return_index=True)[1]  # a pixel of each superpixel
     groups = [superpixels.segments(k).ravel()[first] for k in numbers]
-    usual = responses.settings.num_masks
     arrays = {
         "codes": codes.numpy(),
         "scales": scales.numpy(),
         "colours": colours.round().to(torch.uint8).numpy(),
         "cellColours": cells.round().to(torch.uint8).numpy(),
         "partOfCell": responses.parts.int().argmax(0).numpy().astype(np.uint16),
-        "cellsOfPart": responses.parts.sum((1, 2)).numpy().astype(np.uint16),
         "superpixels": superpixels.labels.astype(np.uint16),
         "groups": np.stack(groups).astype(np.uint8),
         "palette": segment_palette(max(numbers)).astype(np.uint8),
     }
-    shown = responses.image.copy()
+    shown, file = responses.image.copy(), BytesIO()
     shown.thumbnail((SHOWN, SHOWN))
+    shown.save(file, "webp", quality=90)
     header = {
         "size": list(responses.processing_size),
         "imageSize": list(responses.size),
         "shownSize": [shown.height, shown.width],
         "codesSize": size,
         "grid": list(grid),
-        "parts": len(responses.parts),
-        "regions": len(superpixels.areas),
         "numbers": numbers,
-        "k": min(numbers, key=lambda k: abs(k - usual)),
+        "k": min(numbers, key=lambda k: abs(k - responses.settings.num_masks)),
         "floor": FLOOR,
         "colourWidth": COLOUR,
-        "image": _as_url(shown),
-        **(source or source_of(responses.settings)),
+        "image": f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode('ascii')}",
+        "settings": responses.settings.to_dict(),
+        **(source or {"name": "", "model": "", "changed": NAMES}),
     }
     return {"header": header, "arrays": {name: _encoded(array) for name, array in arrays.items()}}
 
 
-def source_of(
-    settings: Settings, pipe: EmerDiffPipeline | None = None, image: Any = None, seed: int | None = None
-) -> dict[str, str]:
-    """{"name": of the image, "python": the lines that make its responses again}.
-
-    What is not known, a pipeline in memory or an image without a name, is called ``pipe`` and ``image`` in them.
-    """
-    name = str(image) if isinstance(image, str | Path) else "image"
-    lines, taken = ["import torch"], "image" if name == "image" else repr(name)
-    if name.startswith("toyscapes:"):
-        lines.append("from emerdiff_lib import Toyscapes")
-        taken = f"Toyscapes.from_seed({int(name.partition(':')[2])}).image"
-    if pipe is not None and pipe.model_name:
-        lines.append("from emerdiff_lib import load_pipeline")
-        lines.append(f"pipe = load_pipeline({pipe.model_name!r}, dtype={str(pipe.dtype)[6:]!r})")
-    usual = {each.name: each.default for each in fields(Settings)} | MODES[settings.mode]
-    usual = usual if pipe is None else pipe.resolve(mode=settings.mode).to_dict()
-    given = {name: value for name, value in settings.to_dict().items() if value != usual[name]}
-    words = [taken, *(f"{name}={value!r}" for name, value in ({"mode": settings.mode} | given).items())]
-    words += [] if seed is None else [f"generator=torch.Generator().manual_seed({seed})"]
-    lines += [f"coarse = pipe.cluster({', '.join(words)})", "responses = pipe.probe(coarse)"]
-    return {"name": Path(name.replace(":", "-")).name, "python": "\n".join(lines)}
+def source_of(pipe: EmerDiffPipeline, settings: Settings, image: Any, seed: int) -> dict[str, Any]:
+    """How responses were made, as far as their settings do not say it: "name" of the image, "model" and "dtype", "seed", and
+    which settings ("changed") are not the model's own."""
+    usual, name = pipe.resolve(mode=settings.mode).to_dict(), isinstance(image, str | Path)
+    return {
+        "name": str(image) if name else "",
+        "model": pipe.model_name or "",
+        "dtype": str(pipe.dtype).removeprefix("torch."),
+        "seed": seed,
+        "changed": [name for name, value in settings.to_dict().items() if value != usual[name]],
+    }
 
 
 def _encoded(array: np.ndarray) -> dict[str, str]:
     packed = zlib.compress(array.astype(array.dtype.newbyteorder("<")).tobytes(), 9)
     return {"dtype": array.dtype.name, "zlib": base64.b64encode(packed).decode("ascii")}
-
-
-def _as_url(image: Image.Image) -> str:
-    """Without loss where it is small."""
-    small, buffer = image.width * image.height <= 256**2, BytesIO()
-    kind, options = ("png", {}) if small else ("jpeg", {"quality": 88})
-    image.convert("RGB").save(buffer, kind, **options)
-    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
 
 
 def script(*names: str) -> str:
@@ -182,7 +159,7 @@ class Explorer(anywidget.AnyWidget):
         num_segments: K that is shown; ``responses.segments(explorer.num_segments)`` are its labels. It can be set and observed,
             as the other two can.
         selected: the segment that was clicked, or None.
-        mask: (h, w) bool, the cells that were painted; ``responses.difference_maps(explorer.mask[None])``.
+        mask: (h, w) rows of 0 and 1, the cells that were painted; ``responses.difference_maps([explorer.mask])``.
     """
 
     _esm = script(*EXPLORER) + "\nexport default { render: renderExplorer };"
@@ -190,15 +167,10 @@ class Explorer(anywidget.AnyWidget):
     data = traitlets.Dict().tag(sync=True)
     num_segments = traitlets.Int().tag(sync=True)
     selected = traitlets.Int(None, allow_none=True).tag(sync=True)
-    mask = traitlets.Any().tag(
-        sync=True,
-        to_json=lambda mask, widget: np.asarray(mask).astype(int).tolist(),
-        from_json=lambda rows, widget: np.array(rows, bool),
-    )
+    mask = traitlets.List().tag(sync=True)
 
     def __init__(self, responses: ImageResponses, numbers: Iterable[int] | None = None, source: Any = None):
-        data = payload(responses, numbers, source)
-        empty = np.zeros(responses.grid, bool)
+        data, empty = payload(responses, numbers, source), np.zeros(responses.grid, int).tolist()
         super().__init__(data=data, num_segments=data["header"]["k"], mask=empty)
         self.responses = responses
 
@@ -227,5 +199,5 @@ def explore(
     """
     generator = generator or torch.Generator().manual_seed(0)
     coarse = pipe.cluster(image, generator=generator, **({"mode": "pixel"} | settings))
-    source = source_of(coarse.settings, pipe, image, generator.initial_seed())
+    source = source_of(pipe, coarse.settings, image, generator.initial_seed())
     return Explorer(pipe.probe(coarse), numbers, source)

@@ -110,7 +110,9 @@ async function mountWorkbench(root, { ask, remembered, remember }) {
     const [title, place] = sections[name].children;
     const k = explorers[name]?.state.k;
     sections[name].hidden = false;
-    title.textContent = answer.caption;
+    const { settings, model: by } = answer.data.header;
+    title.textContent = [asked.image, by || "the given model", `${settings.mode} mode`,
+      `λ = ${settings.modulation_strength} at t = ${settings.modulation_timestep}`, `queries at t = ${settings.feature_timestep}`].join(" · ");
     explorers[name] = await mount(place, answer.data, { viewport, ...(k ? { k } : {}) });
     remember({ ...remembered(), [name]: asked });
     bar.value = 1;
@@ -148,7 +150,7 @@ async function mountWorkbench(root, { ask, remembered, remember }) {
   const last = SIDES.filter((name) => sides[name]).at(-1);
   fill(sides[last]);
   await describe();
-  for (const name of SIDES) if (sides[name] && !sides[name].wait) await show(name, sides[name]);
+  for (const name of SIDES) if (sides[name]) await show(name, sides[name]);
 }
 
 const STOPPED = { error: "Cancelled; what is shown stays." };
@@ -158,7 +160,7 @@ function mountApplication(root, first) {
   const key = `emerdiff ${JSON.stringify(first)}`;
   const ask = async (request, tell, signal) => {
     try {
-      const response = await fetch(`ask${location.search}`, { method: "POST", body: JSON.stringify(request), signal });
+      const response = await fetch(location.href.split("#")[0], { method: "POST", body: JSON.stringify(request), signal });
       if (!response.ok) return { error: `The server refuses this (${response.status}).` };
       const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
       let text = "";

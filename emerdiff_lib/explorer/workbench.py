@@ -12,8 +12,10 @@ import threading
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager
 from functools import lru_cache, partial
+from itertools import count
+from types import SimpleNamespace
 from typing import Any
 
 import anywidget
@@ -32,7 +34,6 @@ from .widget import HERE, payload, script, source_of
 
 KEPT = 16  # results, and images that were uploaded
 MODELS = ("toyscapes", "streets", *VARIANTS)
-GIVEN = "the given image"
 Tell = Callable[[float], None]  # is told which share of the work is done, and raises Cancelled to end it
 
 
@@ -77,12 +78,9 @@ class Bench:
 
     def upload(self, name: str, content: bytes) -> str:
         """Keep an image by a name of its own, which is returned."""
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("error", Image.DecompressionBombWarning)
-                image = load_image(content)
-        except (OSError, ValueError, Image.DecompressionBombWarning) as error:
-            raise ValueError(f"{name} cannot be read: {error}") from error
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            image = load_image(content)
         name = f"{name} ({hashlib.sha256(content).hexdigest()[:8]})"
         _keep(self.images, name, image)
         return name
@@ -100,15 +98,11 @@ class Bench:
         }
 
     def compute(self, request: dict[str, Any], tell: Tell) -> dict[str, Any]:
-        """The explorer's data and a caption."""
-        pipe, name = self.pipe(request), request["image"]
-        responses = self.responses(request, tell)
-        used = responses.settings
-        caption = (
-            f"{name} · {pipe.model_name or 'the given model'} · {used.mode} mode · λ = {used.modulation_strength:g} "
-            f"at t = {used.modulation_timestep} · queries at t = {used.feature_timestep}"
-        )
-        return {"caption": caption, "data": payload(responses, source=source_of(used, pipe, name, self.seed))}
+        """The explorer's data."""
+        responses, name = self.responses(request, tell), request["image"]
+        known = None if name in self.images else name
+        source = source_of(self.pipe(request), responses.settings, known, self.seed)
+        return {"data": payload(responses, source=source)}
 
     def pipe(self, request: dict[str, Any]) -> EmerDiffPipeline:
         """The model that is asked for, or the bundled one that suits the image; the last two stay loaded."""
@@ -119,14 +113,13 @@ class Bench:
     def responses(self, request: dict[str, Any], tell: Tell) -> ImageResponses:
         """Computed, unless they are known."""
         pipe, name, settings = self.pipe(request), request["image"], {"mode": "pixel"} | request["settings"]
-        image = self.images[name] if name in self.images else one_image(name).image
+        image = self.images.get(name) or one_image(name).image
         used = pipe.resolve(**settings).to_dict()
-        made_by = [pipe.model_name, self.seed, image.size, sorted(used.items()), pipe.autocast]
-        made_by += _model_state(pipe)
+        made_by = [pipe.model_name, image.size, sorted(used.items()), pipe.autocast, *_model_state(pipe)]
         key = hashlib.sha256(image.tobytes() + repr(made_by).encode()).hexdigest()
         if key not in self.results:
             generator = torch.Generator().manual_seed(self.seed)
-            with torch.no_grad(), pipe.watched(partial(_Bar, tell)):
+            with torch.no_grad(), pipe.watched(partial(_bar, tell)):
                 coarse = pipe.cluster(image, generator=generator, **settings)
                 rows = pipe.default_mask_batch_size(coarse.trajectory.clean_latents, one_sided=True)
                 # few at once, so that a stop is soon heard
@@ -149,23 +142,12 @@ def _model_state(pipe: EmerDiffPipeline) -> Iterator[Any]:
             yield [(name, p.data_ptr(), p._version) for name, p in part.named_parameters()]
 
 
-class _Bar(nullcontext):
-    """As much of ``tqdm`` as the pipeline uses; whoever is told may end the work."""
-
-    def __init__(self, tell: Tell, items: Any = None, total: int | None = None):
-        super().__init__(self)
-        self.tell, self.items, self.done = tell, items, 0
-        self.total = len(items) if total is None else total
-        self.update(0)
-
-    def __iter__(self) -> Iterator[Any]:
-        for item in self.items:
-            yield item
-            self.update()
-
-    def update(self, count: int = 1) -> None:
-        self.done += count
-        self.tell(self.done / max(1, self.total))
+@contextmanager
+def _bar(tell: Tell, items: None = None, total: int = 1) -> Iterator[SimpleNamespace]:
+    """As much of ``tqdm`` as probing uses; whoever is told may end the work."""
+    steps = count(1)
+    tell(0)
+    yield SimpleNamespace(update=lambda rows=1: [tell(next(steps) / total) for _ in range(rows)])
 
 
 class Workbench(anywidget.AnyWidget):
@@ -174,7 +156,6 @@ class Workbench(anywidget.AnyWidget):
     Args:
         pipe: whose settings can be changed.
         image: to begin with: as for the pipeline, or "toyscapes:7", a Toyscapes scene by its seed.
-        compute: begin as soon as it is shown, with this checkpoint's own settings.
         seed: of the inversion noise and of k-means.
 
     Attributes:
@@ -185,21 +166,14 @@ class Workbench(anywidget.AnyWidget):
     _css = HERE / "explorer.css"
     shown = traitlets.Dict().tag(sync=True)  # {side: what it was asked for}
 
-    def __init__(
-        self,
-        pipe: EmerDiffPipeline,
-        image: ImageInput = SAMPLE + "temple",
-        compute: bool = True,
-        seed: int = 0,
-    ):
+    def __init__(self, pipe: EmerDiffPipeline, image: ImageInput = SAMPLE + "temple", seed: int = 0):
         self.bench = Bench(lambda _: pipe, seed=seed)
         self.responses: dict[str, ImageResponses] = {}
         self._stopped: set[int] = set()
-        name = image if isinstance(image, str) else GIVEN
-        if name == GIVEN:
-            self.bench.images[GIVEN] = load_image(image)
-        request = {"do": "compute", "image": name, "model": "", "settings": {}, "wait": not compute}
-        super().__init__(shown={"left": request})
+        name = image if isinstance(image, str) else "the given image"
+        if name != image:
+            self.bench.images[name] = load_image(image)
+        super().__init__(shown={"left": {"do": "compute", "image": name, "settings": {}}})
         self.on_msg(self._hear)
 
     def _hear(self, widget: Any, message: dict[str, Any], buffers: Any) -> None:
