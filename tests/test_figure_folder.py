@@ -84,7 +84,7 @@ def test_a_table_has_chosen_columns_or_those_that_fit_and_marks_the_best(tmp_pat
     scores = {
         "oracle mIoU": [70.0, 80.04, 76.0, 80.0],
         "VI (bits)": [2.5, 1.26, 2.0, 3.0],
-        "segments": [9, 4, 5, 6],
+        "s / image": [3, 4, 5, 6],
     }
     table = pd.DataFrame(
         scores | {f"number {i}": 1.0 for i in range(14)}, pd.Index(list("abcd"), name="method")
@@ -96,10 +96,10 @@ def test_a_table_has_chosen_columns_or_those_that_fit_and_marks_the_best(tmp_pat
         tmp_path / "manifest.json", **(dict.fromkeys(KEYS, "") | EMPTY | {"tables": {"": table}})
     )
     (again,) = read_manifest(path.parent)["tables"].values()
-    figures.table("chosen", again, "Scores", ["segments", "VI (bits)", "oracle mIoU"])
+    figures.table("chosen", again, "Scores", ["s / image", "VI (bits)", "oracle mIoU"])
     lines = (tmp_path / "chosen.tex").read_text("utf-8").splitlines()
     assert [line.removesuffix(r" \\") for line in lines if line[:3] in ("a &", "b &", "c &", "d &")] == [
-        "a & 9 & 2.50 & 70.0",
+        r"a & \textbf{3} & 2.50 & 70.0",
         r"b & 4 & \textbf{1.26} & \textbf{80.0}",
         r"c & 5 & \underline{2.00} & \underline{76.0}",
         r"d & 6 & 3.00 & \textbf{80.0}",

@@ -23,7 +23,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from emerdiff_lib.benchmark.front import VARIANTS
-from emerdiff_lib.datasets.images import one_image
+from emerdiff_lib.datasets.images import find_images, one_image
 from emerdiff_lib.runs.notebook import check_parameters
 from emerdiff_lib.studies import comparison, names
 from emerdiff_lib.toyscapes.shifts import SHIFTS
@@ -65,7 +65,6 @@ OWN_MODEL = {
 # Small values for whatever a notebook has a parameter of that name for, on the tiny checkpoint's schedule of 10 steps
 TINY = dict(
     image="toyscapes:3",
-    images=["toyscapes:3"],
     num_scenes=2,
     num_probe_scenes=6,
     limit=2,
@@ -338,3 +337,15 @@ def test_what_an_image_parameter_may_name(tmp_path, capsys):
         Image.new("RGB", (8, 8)).save(tmp_path / name)
     assert (one_image(tmp_path).name, one_image("toyscapes:7-9").seed) == ("a.png", 7)
     assert "names 2 images; a.png is the first" in capsys.readouterr().out
+    several = find_images(f"sample:cat, {tmp_path},toyscapes:7-8")
+    assert [one.record for one in several] == [
+        "cat",
+        "a.png",
+        "b.png",
+        "toyscapes-000007",
+        "toyscapes-000008",
+    ]
+    with pytest.raises(ValueError, match=r"names cat twice"):
+        find_images("sample:cat,sample:all")
+    Image.new("RGB", (8, 8)).save(tmp_path / "one, two.png")
+    assert one_image(tmp_path / "one, two.png").name == "one, two.png"

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import re
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from PIL import Image
@@ -62,15 +63,23 @@ class ImageSample:
 
 def find_images(spec: str | Path) -> list[ImageSample]:
     """What ``spec`` names: an image file, a folder (every image below it), "sample:temple" (:data:`~emerdiff_lib.images.SAMPLES`)
-    or "sample:all", or "toyscapes:7" / "toyscapes:0-9" by seed.
+    or "sample:all", "toyscapes:7" / "toyscapes:0-9" by seed, or several of these, separated by commas.
 
     What a run has written is not read as input, wherever it lies: files that a ``request.json`` beside them lists, unchanged.
 
     Raises:
         FileNotFoundError: nothing is there, or the folder holds no image.
         PermissionError: a folder below it cannot be read.
-        ValueError: a Toyscapes range that is empty or leaves the world's seeds.
+        ValueError: a Toyscapes range that is empty or leaves the world's seeds, or two images of one name.
     """
+    parts = [part.strip() for part in str(spec).split(",")]
+    if len(parts) > 1 and all(parts) and not os.path.exists(Path(spec).expanduser()):
+        samples = [replace(sample, record=sample.name) for part in parts for sample in find_images(part)]
+        if twice := [name for name, times in Counter(one.name for one in samples).items() if times > 1]:
+            raise ValueError(
+                f"image={str(spec)!r} names {shown(twice[0])} twice; give each image a name of its own."
+            )
+        return samples
     if match := _TOYSCAPES.fullmatch(str(spec)):
         first, last = int(match[1]), int(match[2] or match[1])
         if last < first or last >= 900_000:

@@ -89,7 +89,9 @@ def _styled(
         values = (sign * column).round(digits[name])
         if name.split(",")[0] not in HIGHER | LOWER or values.isna().all():
             return [""] * len(values)
-        ends = table.attrs.get("intervals", {}).get(name, {}).get(table.index[values.argmax()], [np.inf])
+        ends = (
+            table.attrs.get("intervals", {}).get(name, {}).get(table.index[values.argmax()], [sign * np.inf])
+        )
         least = min(sign * end for end in ends)
         return [bold if one == values.max() else underline if one >= least else "" for one in values]
 
