@@ -116,7 +116,9 @@ def test_one_interval_makes_every_verdict():
     table = comparison.difference_table(paired)["oracle mIoU"]
     assert table.tolist() == ["-6.1 [-8.7, -3.3]", "+2.0 [-0.5, +3.0] (n.s.)", "+4.0 [+1.0, +6.0]"]
     (line,) = comparison.findings({"scores": scores, "paired": paired})
-    assert "-6.1 [-8.7, -3.3]. Significantly ahead of 1 and behind 1 of 3 other methods." in line
+    assert (
+        "-6.1 [-8.7, -3.3], behind. It is significantly ahead of 1 and behind 1 of 3 other methods." in line
+    )
 
 
 def test_few_images_have_no_verdict(pipe, data, tmp_path):

@@ -276,7 +276,7 @@ def interval_panels(figure: Any, tables: Mapping[str, pd.DataFrame]) -> None:
 
 
 def findings(tables: Mapping[str, pd.DataFrame]) -> list[str]:
-    """A line per measure: the first method beside the best that does without modulated denoising, and among all.
+    """Sentences, for each measure: the first method beside the best that does without modulated denoising, and among all.
 
     The best is looked for among those that start from the same features or masks, if there are any. All verdicts are those of
     the paired intervals (:func:`~emerdiff_lib.evaluation.intervals.verdict`).
@@ -289,17 +289,13 @@ def findings(tables: Mapping[str, pd.DataFrame]) -> list[str]:
         column, said = scores[MEASURES[measure]], rows[ENDS[1:]].apply(lambda ends: verdict(*ends), axis=1)
         candidates = [name for name in rows.index if name in same]
         best = column[candidates or rows.index].idxmax()
-        which = (
-            f"best of the same {inputs} without modulated denoising" if candidates else "best other method"
-        )
+        which = f"the same {inputs} without modulated denoising" if candidates else "the other methods"
         line = (
-            f'{MEASURES[measure]}: {reference} {column[reference]:.1f}; {which} "{best}" {column[best]:.1f}, difference '
-            f"{with_interval(*rows.loc[best, ENDS])}"
+            f'{MEASURES[measure]}: {reference} {column[reference]:.1f}, against {column[best]:.1f} of "{best}", the best of '
+            f"{which}: {with_interval(*rows.loc[best, ENDS])}, {said[best]}."
         )
-        if said[best] in ("not significant", TOO_FEW):
-            line += f", {said[best]}"
         if not said.eq(TOO_FEW).all():
             ahead, behind = (said.eq(word).sum() for word in ("ahead", "behind"))
-            line += f". Significantly ahead of {ahead} and behind {behind} of {len(rows)} other methods"
-        lines.append(line + ".")
+            line += f" It is significantly ahead of {ahead} and behind {behind} of {len(rows)} other methods."
+        lines.append(line)
     return lines
