@@ -1,11 +1,13 @@
 """Features and correspondence under a domain shift are measured apart; notebook 09's verdicts follow from intervals."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from emerdiff_lib import Toyscapes
 from emerdiff_lib.evaluation.metrics import contingency_table
 from emerdiff_lib.evaluation.regions import true_masks
+from emerdiff_lib.studies import two_stages
 from emerdiff_lib.studies.two_stages import evaluate_scene, position_masks, run_shifts
 
 from .conftest import run_cells, seeded
@@ -24,24 +26,25 @@ def scene_result(own=RIGHT, modulated=0.9, bilinear=0.5, guided=0.95):
     return {"own cells": own, "position cells": WRONG, "boundary F": edges} | tables
 
 
-def cells_of_08(**results):
+def cells_of_09(**results):
     """What the cells of notebook 09 make of results, {shift: scene by scene}; the first shift is the reference."""
     shifts = {"as trained" if name == "reference" else name: scenes for name, scenes in results.items()}
-    names = {"names": list(shifts), "results": shifts}
-    return run_cells("09_domain_shift", names, "import numpy", "def gain", "def verdict", "def row_of")
+    given = {"np": np, "pd": pd, "study": two_stages, "names": list(shifts), "results": shifts}
+    texts = ("def share_left", "def what_is_left", "def verdict", "def row_of", "table = pd.DataFrame(")
+    return run_cells("09_domain_shift", given, *texts)
 
 
 def word(scenes, reference):
-    return cells_of_08(reference=reference, fog=scenes)["table"].loc["fog", "breaks first"]
+    return cells_of_09(reference=reference, fog=scenes)["table"].loc["fog", "breaks first"]
 
 
 def test_what_is_left_by_hand():
     perfect, blind, blurred = scene_result(), scene_result(own=WRONG), scene_result(modulated=0.6)
-    cells = cells_of_08(reference=[perfect] * 3, blind=[blind] * 3, blurred=[blurred] * 3)
-    assert cells["gain"]([perfect], "features")(np.array([0])) == pytest.approx(1 - 0.25)  # (4/8 + 0) / 2
-    left = cells["what_is_left"]([blind] * 3, [perfect] * 3)
+    cells = cells_of_09(reference=[perfect] * 8, blind=[blind] * 8, blurred=[blurred] * 8)
+    assert two_stages.gain([perfect], "features")(np.array([0])) == pytest.approx(1 - 0.25)  # (4/8 + 0) / 2
+    left = cells["what_is_left"]([blind] * 8, [perfect] * 8)
     assert left == {"features": (0, 0, 0), "correspondence": (1, 1, 1), "difference": (-1, -1, -1)}
-    left = cells["what_is_left"]([blurred] * 3, [perfect] * 3)
+    left = cells["what_is_left"]([blurred] * 8, [perfect] * 8)
     assert left["correspondence"] == pytest.approx((0.25,) * 3)
     assert left["difference"] == pytest.approx((0.75,) * 3)
     table = cells["table"]
@@ -64,16 +67,16 @@ def test_verdicts_on_made_up_results(scene, reference, expected):
     assert word([scene] * 8, [reference] * 8) == expected
 
 
-def test_what_is_uncertain_cannot_be_told():
-    assert word([scene_result()], [scene_result()]) == "cannot be told"  # one scene has no interval
+def test_what_is_uncertain_is_inconclusive():
+    assert word([scene_result()], [scene_result()]) == "inconclusive"  # one scene has no interval
     # scenes that differ widely: about 66 and 56 % are left, with intervals that reach 100 %
-    reference = [scene_result(modulated=0.5 + gained) for gained in (0.4, 0.02, 0.02, 0.02)]
-    scenes = [scene_result(modulated=0.5 + gained) for gained in (0.2, 0.03, 0.03, 0.02)]
-    scenes = [s | {"own cells": own} for s, own in zip(scenes, (WRONG, RIGHT, RIGHT, RIGHT), strict=True)]
-    row = cells_of_08(reference=reference, fog=scenes)["table"].loc["fog"]
+    reference = [scene_result(modulated=0.5 + gained) for gained in (0.4, 0.02, 0.02, 0.02) * 2]
+    scenes = [scene_result(modulated=0.5 + gained) for gained in (0.2, 0.03, 0.03, 0.02) * 2]
+    scenes = [s | {"own cells": own} for s, own in zip(scenes, (WRONG, RIGHT, RIGHT, RIGHT) * 2, strict=True)]
+    row = cells_of_09(reference=reference, fog=scenes)["table"].loc["fog"]
     for stage in ("features", "correspondence"):
         assert row[f"{stage}, % left"] < 90 and row[f"{stage}, % high"] >= 100
-    assert row["breaks first"] == "cannot be told"
+    assert row["breaks first"] == "inconclusive"
 
 
 def test_masks_of_positions_are_compact_and_see_nothing():
