@@ -14,6 +14,8 @@ from pathlib import Path
 import nbformat
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
 LIBRARY = ROOT / "emerdiff_lib"
@@ -29,7 +31,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 FLOORS = (
     {"_environment", "_version", "files", "interventions", "memory", "settings", "timing"},
     {"images", "backbones", "evaluation", "loading"},
-    {"predictor", "toyscapes"},
+    {"colours", "predictor", "toyscapes"},
     {"inversion"},
     {"features", "stages"},
     {"clustering", "modulation", "pixels"},
@@ -49,7 +51,7 @@ NEVER = {  # beyond the floors: what some rooms must not know, of ours and of ot
     "toyscapes": {"pipeline", "evaluation"},
 }
 # The only rooms that may need the workbook's packages, by way of plotting
-PLOTS = {"plotting", "explorer", "export", "runs", "studies", "benchmark"}
+PLOTS = {"plotting", "explorer", "runs", "studies", "benchmark"}
 
 
 # -- imports ------------------------------------------------------------------------------------------------------------
@@ -171,6 +173,23 @@ def test_mypy_has_nothing_to_say():
 
 
 # -- what is said twice agrees ------------------------------------------------------------------------------------------
+
+
+def test_every_dependency_has_an_exact_version_within_its_range_and_all_commands_use_it():
+    lines = (ROOT / "constraints.txt").read_text().split()
+    exact = {
+        canonicalize_name(name): version for name, _, version in (line.partition("==") for line in lines)
+    }
+    for text in [*PROJECT["dependencies"], *(one for extra in EXTRAS.values() for one in extra)]:
+        needed = Requirement(text)
+        if needed.name != PROJECT["name"]:
+            assert exact[canonicalize_name(needed.name)] in needed.specifier, text
+    (command,) = re.findall(r"\n(python3 .*pytest)\n", (ROOT / "README.md").read_text())
+    assert command in (ROOT / ".ci" / "run").read_text()
+    for name in ("README.md", ".ci/run", ".github/workflows/ci.yml", ".github/workflows/book.yml"):
+        assert "pip install -e" not in (ROOT / name).read_text(), f"{name}: pip install -c constraints.txt -e"
+    installed = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"][-1]["pip"]
+    assert installed == ["-c constraints.txt", "-e .[test]"]
 
 
 def test_types_and_weights_are_packed():

@@ -32,8 +32,8 @@ JOINED = "EmerDiff workbook, joined"
 _READ = ("labels.png", "baseline_labels.png", "masks.safetensors")  # by load_output
 
 
-def save_output(output: EmerDiffOutput, image: Image.Image, folder: str | Path) -> None:
-    """Write one image's segmentation into ``folder`` (made if missing; files of an earlier run are replaced).
+def save_output(output: EmerDiffOutput, image: ImageInput, folder: str | Path) -> None:
+    """Write the segmentation of an image into ``folder`` (made if missing; files of an earlier run are replaced).
 
     ============================  ===================================================================================
     ``image.png``                 the image as it was read (upright, RGB)
@@ -46,21 +46,23 @@ def save_output(output: EmerDiffOutput, image: Image.Image, folder: str | Path) 
     ============================  ===================================================================================
 
     Equal segmentations give equal files: seconds, which differ every time, are in none of them.
+
+    Raises:
+        ValueError: an image of another size than the one that was segmented.
     """
-    folder = Path(folder)
+    folder, pixels, count = Path(folder).expanduser(), _pixels_of(output, image), len(output.coarse_masks)
     folder.mkdir(parents=True, exist_ok=True)
-    count = len(output.coarse_masks)
     palette, depth = segment_palette(count), np.uint8 if count <= 256 else np.uint16
     images = {
-        "image": np.asarray(image),
+        "image": pixels,
         "labels": output.labels.astype(depth),
         "labels_colour": colourise(output.labels, palette),
-        "overlay": overlay(np.asarray(image), output.labels, palette),
+        "overlay": overlay(pixels, output.labels, palette),
         "baseline_labels": output.baseline_labels.astype(depth),
     }
-    for name, pixels in images.items():
+    for name, array in images.items():
         with replacing(folder / f"{name}.png") as path:  # a link is replaced, not what it leads to
-            Image.fromarray(pixels).save(path, "PNG")
+            Image.fromarray(array).save(path, "PNG")
     masks = output.coarse_masks.astype(np.uint8)
     tensors = {"coarse_masks": masks, "mask_embeddings": output.mask_embeddings}
     if output.difference_maps is not None:
@@ -73,6 +75,16 @@ def save_output(output: EmerDiffOutput, image: Image.Image, folder: str | Path) 
     write_atomically(folder / "settings.json", json.dumps(record, indent=2) + "\n")
 
 
+def _pixels_of(output: EmerDiffOutput, image: ImageInput) -> np.ndarray:
+    """(H, W, 3) uint8 of the image that was segmented; raises a ValueError for one of another size."""
+    pixels = np.asarray(load_image(image))
+    if pixels.shape[:2] != output.labels.shape:
+        raise ValueError(
+            f"The image is {pixels.shape[:2]}, the labels are {output.labels.shape}; pass the one that was segmented."
+        )
+    return pixels
+
+
 def load_output(folder: str | Path) -> EmerDiffOutput:
     """What :func:`save_output` wrote, as the pipeline returned it but without its seconds.
 
@@ -80,7 +92,7 @@ def load_output(folder: str | Path) -> EmerDiffOutput:
         FileNotFoundError: if the folder holds no such files.
         ValueError: they are not what was written together: damaged, changed, or of two segmentations.
     """
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     with reading(folder / "settings.json"):
         record = json.loads((folder / "settings.json").read_text())
         checksums = {name: record["files"][name] for name in _READ}
@@ -224,11 +236,7 @@ def write_formats(
     Raises:
         ValueError: an unknown format, an image of another size, or more segments than a format can hold.
     """
-    names, folder, pixels = check_formats(formats), Path(folder).expanduser(), np.asarray(load_image(image))
-    if pixels.shape[:2] != output.labels.shape:
-        raise ValueError(
-            f"The image is {pixels.shape[:2]}, the labels are {output.labels.shape}; pass the one that was segmented."
-        )
+    names, folder, pixels = check_formats(formats), Path(folder).expanduser(), _pixels_of(output, image)
     if "palette" in names and len(output.coarse_masks) > PALETTE_SIZE:
         count = len(output.coarse_masks)
         raise ValueError(

@@ -1,6 +1,4 @@
-"""One look for all figures: sizes in columns of a paper, small text, fonts that stay text, no ink without a meaning; colours that
-readers with any colour vision can tell apart.
-"""
+"""One look for all figures: sizes in columns of a paper, small text, fonts that stay text, no ink without a meaning."""
 
 from __future__ import annotations
 

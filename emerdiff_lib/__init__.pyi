@@ -1,0 +1,21 @@
+from ._version import __version__
+from .inversion import Trajectory
+from .pipeline import EmerDiffPipeline, load_pipeline
+from .responses import ImageResponses
+from .settings import Settings
+from .stages import CoarseMasks, EmerDiffOutput, Responses
+from .toyscapes import Scene, Toyscapes
+
+__all__ = [
+    "CoarseMasks",
+    "EmerDiffOutput",
+    "EmerDiffPipeline",
+    "ImageResponses",
+    "Responses",
+    "Scene",
+    "Settings",
+    "Toyscapes",
+    "Trajectory",
+    "__version__",
+    "load_pipeline",
+]
