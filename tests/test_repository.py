@@ -152,8 +152,8 @@ def test_the_library_imports_without_jupyter_and_plots():
     """Everything but plots, in a process where the workbook's packages cannot be found."""
     blocked = ["matplotlib", "papermill", "IPython", "ipywidgets", "anywidget"]
     blocked += ["traitlets", "jupyterlab", "nbformat", "pytest"]
-    drawing = {name for name in modules() if imports(name)[1] & {"matplotlib"}}
-    plots = {name for name in modules() if drawing & needed_by(name)}
+    direct = {name for name in modules() if imports(name)[1] & set(blocked)}
+    plots = {name for name in modules() if direct & needed_by(name)}
     assert {room(name) for name in plots} <= PLOTS
     needed = sorted(name for name in modules() if name not in plots and not name.endswith("__main__"))
     code = f"""
