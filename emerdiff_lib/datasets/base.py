@@ -199,18 +199,11 @@ class FileDataset(LabelledDataset):
         return Sample(name, image, labels, crc32(name.encode()))
 
     def _facts(self, positions: Sequence[int]) -> list[str]:
-        modes, turned = set(), 0
-        for _, image_file, label_file in (self.pairs[position] for position in positions):
-            with open_image(image_file) as image:
+        turned, way = 0, "upright" if self.upright else "as stored"
+        for position in positions:
+            with open_image(self.pairs[position][1]) as image:
                 turned += image.getexif().get(ExifTags.Base.Orientation, 1) != 1
-            if label_file.suffix != ".mat":
-                with open_image(label_file) as labels:
-                    modes.add(labels.mode)
-        facts = [f"label maps of Pillow's mode {', '.join(sorted(modes))}"] if modes else []
-        way = "upright" if self.upright else "as stored"
-        return facts + (
-            [f"{turned} images turned by EXIF, whose label maps are taken {way}"] if turned else []
-        )
+        return [f"{turned} images turned by EXIF, whose label maps are taken {way}"] if turned else []
 
     def cut(self, image: Image.Image, labels: np.ndarray) -> tuple[Image.Image, np.ndarray]:
         """The part of image and labels that counts; all, unless a data set says otherwise."""
