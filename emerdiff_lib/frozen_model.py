@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import secrets
 import threading
@@ -129,7 +130,19 @@ class FrozenModel:
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or name == "pipe":
             raise AttributeError(name)
-        return getattr(self.pipe, name)
+        try:
+            return getattr(self.pipe, name)
+        except AttributeError:
+            kind, near = (
+                type(self.pipe).__name__,
+                difflib.get_close_matches(name, dir(self) + dir(self.pipe), 1),
+            )
+            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            raise AttributeError(
+                f"Neither {type(self).__name__} nor the {kind} within has {name!r}{hint}; dir(pipe) lists what there is.",
+                name=name,
+                obj=self,
+            ) from None
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
         """Moves the pipeline, as diffusers' ``to``."""

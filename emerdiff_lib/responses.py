@@ -130,17 +130,23 @@ class ImageResponses:
             yield shares(some, torch.exp(-nearest / (2 * COLOUR**2)))
 
     def features(
-        self, values: torch.Tensor | np.ndarray | None = None, guide_radius: float | None = None
+        self,
+        values: torch.Tensor | np.ndarray | None = None,
+        guide_radius: float | None = None,
+        size: tuple[int, int] | None = None,
     ) -> torch.Tensor:
-        """F(p) = Σ w(p) v / Σ w(p): (H, W, d) float32, any coarse features at every pixel, refined along the picture's edges.
+        """F(p) = Σ w(p) v / Σ w(p): (H, W, d) float32, any coarse features at every pixel, refined along the image's edges.
 
         Args:
             values: (h, w, d) at any resolution: other layers, text-aligned embeddings, an array of one's own; the queries
                 by default.
             guide_radius: of a guided filter, in heights of a cell, 0 for none; by default the settings'.
+            size: (height, width) of the result; the image's own by default. ``processing_size`` saves memory, and is what
+                the features are computed at.
         """
         values = self.queries if values is None else torch.as_tensor(values).float()
-        return self._spread(self.part_features(values), guide_radius)
+        features = self._spread(self.part_features(values), guide_radius)
+        return resize_maps(features.permute(2, 0, 1), size or self.size).permute(1, 2, 0)
 
     def part_features(self, values: torch.Tensor) -> torch.Tensor:
         """(P, d): mean of coarse features (h, w, d) over each part's cells."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,8 +15,24 @@ from .inversion import Trajectory
 from .settings import Settings
 
 
+class _Stage:
+    """What a result does not have is looked for by another name, or at another stage."""
+
+    if not TYPE_CHECKING:  # checkers refuse such names themselves
+
+        def __getattr__(self, name: str) -> Any:
+            known = dict.fromkeys([each.name for each in fields(self)] + list(vars(type(self))))
+            public = ", ".join(each for each in known if not each.startswith("_"))
+            raise AttributeError(
+                f"{type(self).__name__} has no {name!r}; it has {public}. Segments for any K, segments at a point and "
+                "features of pixels are had of probe masks: pipe.probe(pipe.cluster(image, mode='pixel')).",
+                name=name,
+                obj=self,
+            )
+
+
 @dataclass(repr=False)
-class CoarseMasks:
+class CoarseMasks(_Stage):
     """Sec. 3.1: an inverted image, what the network knows about each cell of a coarse grid, and the masks made of it.
 
     Attributes:
@@ -64,7 +80,7 @@ class CoarseMasks:
 
 
 @dataclass(repr=False)
-class Responses:
+class Responses(_Stage):
     """Sec. 3.2: how strongly each mask moves each pixel, and how that was made.
 
     Attributes:
@@ -87,7 +103,7 @@ class Responses:
 
 
 @dataclass
-class EmerDiffOutput(BaseOutput):
+class EmerDiffOutput(_Stage, BaseOutput):
     """The segmentation of one image of size (H, W).
 
     Attributes:

@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -23,14 +23,15 @@ from transformers.image_processing_base import ImageProcessingMixin
 
 from .backbones import TextTokens
 from .clustering import mask_embeddings
-from .images import to_guide
+from .images import ImageInput, load_image, to_guide
 from .interventions import capturing_attention, exclusive
 from .inversion import draw_noise
 from .loading import CLIP_FOLDER, load_component
 from .pipeline import EmerDiffPipeline
 from .predictor import Predictor
+from .refinement import resize_maps
 from .responses import ImageResponses
-from .settings import real
+from .settings import Options, real
 
 # CLIP's short list of templates that do nearly as well as its eighty
 TEMPLATES = (
@@ -383,6 +384,51 @@ def name_pixels(
 ) -> np.ndarray:
     """(H, W) int32 classes: the same features spread over pixels by pixel mode's responses, every pixel by itself."""
     features = words.features(responses.image, vocabulary) if features is None else features
-    scores = words.scores(responses.features(features), vocabulary)
+    spread = responses.features(features, size=responses.processing_size)
+    scores = words.scores(spread, vocabulary)
     labels = torch.from_numpy(vocabulary.labels(scores))[None, None].float()
     return F.interpolate(labels, size=responses.size, mode="nearest-exact")[0, 0].int().numpy()
+
+
+@dataclass
+class NamedImage:
+    """An image whose pixels have names.
+
+    Attributes:
+        names: of the classes, in order.
+        labels: (H, W) int32, at the image's size: which of ``names``; one more than the last where none fits.
+        heat_maps: (C, H, W) float32 in [0, 1]: how well each class fits every pixel.
+    """
+
+    names: tuple[str, ...]
+    labels: np.ndarray
+    heat_maps: np.ndarray
+
+
+def name_image(
+    pipe: EmerDiffPipeline,
+    image: ImageInput,
+    vocabulary: Vocabulary | Sequence[str] | Mapping[str, Sequence[str]],
+    words: TextAligned | None = None,
+    *,
+    generator: torch.Generator | None = None,
+    **settings: Unpack[Options],
+) -> NamedImage:
+    """From words to heat maps and a named map in one call, by pixel mode's responses.
+
+    Args:
+        vocabulary: class names, {class: its words}, or a :class:`Vocabulary` with templates and a threshold.
+        words: what they are compared with, such as :class:`MaskClip`, which does best; the pipeline's own
+            :class:`DenoisingError` by default.
+        generator, settings: of the pipeline; ``mode`` is "pixel" or "fast".
+
+    Raises:
+        ValueError: a model that is not conditioned on text, or mode="exact".
+    """
+    image = load_image(image)
+    vocabulary = vocabulary if isinstance(vocabulary, Vocabulary) else Vocabulary.of(vocabulary)
+    words = DenoisingError(pipe) if words is None else words
+    responses = pipe.probe(pipe.cluster(image, generator=generator, **(Options(mode="pixel") | settings)))
+    features = responses.features(words.features(image, vocabulary), size=responses.processing_size)
+    scores = resize_maps(words.scores(features, vocabulary).permute(2, 0, 1), responses.size)
+    return NamedImage(vocabulary.names, vocabulary.labels(scores.permute(1, 2, 0)), scores.numpy())

@@ -1,4 +1,5 @@
-"""PyTorch is asked for threads that sleep and for large pages before it is loaded, but where the user said otherwise."""
+"""What importing the library does: PyTorch is asked for threads that sleep and for large pages before it is loaded, but where the
+user said otherwise; and nothing is loaded that takes long."""
 
 import os
 import subprocess
@@ -16,6 +17,8 @@ class Finder:
             sys.exit()
 sys.meta_path.insert(0, Finder())
 import emerdiff_lib
+assert not {"torch", "diffusers", "numpy"} & sys.modules.keys()  # names load when they are used
+emerdiff_lib.EmerDiffPipeline
 """
 
 
@@ -25,3 +28,11 @@ def test_wishes_are_there_in_time_and_the_user_s_win(given):
     unset = {name: value for name, value in os.environ.items() if name not in wishes}
     said = subprocess.check_output([sys.executable, "-c", LOOK], env=unset | given, text=True)
     assert said.split() == list((wishes | given).values())
+
+
+def test_the_pipeline_loads_no_more_than_diffusers():
+    """Of what takes a second: what it needs for one step is loaded there."""
+    code = "import sys; from diffusers import DiffusionPipeline; before = set(sys.modules); import emerdiff_lib.pipeline"
+    code += "; print(*{name.partition('.')[0] for name in set(sys.modules) - before})"
+    more = set(subprocess.check_output([sys.executable, "-c", code], text=True).split())
+    assert "emerdiff_lib" in more and not more & {"sklearn", "skimage", "pandas", "matplotlib", "pyarrow"}

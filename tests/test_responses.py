@@ -111,7 +111,7 @@ def test_weights_and_features_are_those_of_loops(found, monkeypatch):
     lengths = signed(found).norm(dim=1).numpy()
     height, width = found.processing_size
     weights = torch.cat(list(found.weights()), 1).unflatten(1, (height, width)).numpy()
-    plain = found.features(guide_radius=0).numpy()
+    plain = found.features(guide_radius=0, size=found.processing_size).numpy()
     queries, image = found.queries.numpy(), np.asarray(found.image) / 255
     means = np.stack([queries[part].mean(0) for part in found.parts.numpy()])
     rows, columns = found.parts.shape[1:]

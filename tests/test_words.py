@@ -22,6 +22,7 @@ from emerdiff_lib.words import (
     MaskClip,
     Vocabulary,
     WordAttention,
+    name_image,
     name_pixels,
     name_places,
     name_segments,
@@ -216,3 +217,17 @@ def test_features_of_another_shape_are_refused(halves):
     words = DenseFeatures(lambda image: torch.zeros(3, 3), lambda texts: torch.zeros(len(texts), 3))
     with pytest.raises(ValueError, match=r"shape \(h, w, d\), not \(3, 3\)"):
         words.features(halves, Vocabulary.of(["a"]))
+
+
+def test_one_call_from_words_to_heat_maps_and_a_named_map(pipe, scene):
+    """As features, scores and pixels step by step; an image of another size than the model's has maps of its own size."""
+    names = ["road", "sky", "house"]
+    named = name_image(pipe, scene.image, names, generator=seeded())
+    responses = pipe.probe(pipe.cluster(scene.image, generator=seeded(), mode="pixel"))
+    expected = name_pixels(DenoisingError(pipe), responses, Vocabulary.of(names))
+    assert np.array_equal(named.labels, expected) and named.names == tuple(names)
+    assert np.allclose(named.heat_maps.sum(0), 1, atol=1e-5)
+    large = name_image(pipe, scene.image.resize((192, 160)), names, mode="fast")
+    assert large.heat_maps.shape == (3, 160, 192) and np.array_equal(large.labels, large.heat_maps.argmax(0))
+    with pytest.raises(ValueError, match="has no probe masks"):
+        name_image(pipe, scene.image, names, mode="exact")
