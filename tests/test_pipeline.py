@@ -1,12 +1,13 @@
 """The pipeline as a user calls it: contract, determinism, odd inputs, clear refusals."""
 
 import json
+import pickle
 
 import numpy as np
 import pytest
 import torch
 
-from emerdiff_lib import EmerDiffOutput, EmerDiffPipeline, Toyscapes
+from emerdiff_lib import EmerDiffOutput, EmerDiffPipeline, Responses, Toyscapes
 
 from .conftest import seeded
 
@@ -202,3 +203,14 @@ def test_a_network_that_breaks_is_an_error_not_a_segmentation(scene):
         broken.unet.conv_in.weight[0, 0, 0, 0] = float("nan")
     with pytest.raises(ValueError, match="not finite"):
         broken(scene.image, generator=seeded(), **QUICK)
+
+
+def test_a_name_that_is_nowhere_is_answered_with_what_there_is(pipe):
+    with pytest.raises(AttributeError, match="did you mean 'cluster'"):
+        pipe.clusters
+    responses = Responses(None, torch.zeros(2, 4, 4), None)
+    with pytest.raises(
+        AttributeError, match=r"no 'segments'; it has coarse, difference_maps, .* pipe\.probe"
+    ):
+        responses.segments
+    assert torch.equal(pickle.loads(pickle.dumps(responses)).difference_maps, responses.difference_maps)
