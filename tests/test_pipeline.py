@@ -207,10 +207,10 @@ def test_a_network_that_breaks_is_an_error_not_a_segmentation(scene):
 
 def test_a_name_that_is_nowhere_is_answered_with_what_there_is(pipe):
     with pytest.raises(AttributeError, match="did you mean 'cluster'"):
-        pipe.clusters
+        pipe.clusters()
     responses = Responses(None, torch.zeros(2, 4, 4), None)
     with pytest.raises(
         AttributeError, match=r"no 'segments'; it has coarse, difference_maps, .* pipe\.probe"
     ):
-        responses.segments
+        responses.segments(3)
     assert torch.equal(pickle.loads(pickle.dumps(responses)).difference_maps, responses.difference_maps)
