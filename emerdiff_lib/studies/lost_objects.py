@@ -20,7 +20,7 @@ from scipy.ndimage import binary_dilation
 from ..assignment import resize_maps
 from ..datasets import LabelledDataset, Sample
 from ..evaluation.metrics import AREA_NAMES, area_bin, contingency_table
-from ..evaluation.regions import cell_shares, find_regions
+from ..evaluation.regions import Region, cell_shares, find_regions
 from ..pipeline import EmerDiffPipeline
 from .mapping import map_images
 
@@ -99,6 +99,12 @@ def classes_of_segments(way: Trace) -> np.ndarray:
     return contingency_table(way.labels, way.truth, *size, way.ignore_index).argmax(1)
 
 
+def box(region: Region) -> list[int]:
+    """[top, left, bottom, right] of a region in pixels."""
+    rows, columns = region.window
+    return [rows.start, columns.start, rows.stop, columns.stop]
+
+
 def object_rows(way: Trace, smallest: float = 0.0005) -> list[dict[str, Any]]:
     """One row per object, a connected region of one class of the ground truth, down to a share of ``smallest``.
 
@@ -128,13 +134,12 @@ def object_rows(way: Trace, smallest: float = 0.0005) -> list[dict[str, Any]]:
             "modulation": bool(around.any() and response[inside].mean() > response[around].mean()),
             "argmax": recall >= 0.5,
         }
-        vertical, horizontal = region.window
         rows.append(
             {
                 "class_index": region.class_index,
                 "area": region.area,
                 "size": area_bin(region.area),
-                "box": [vertical.start, horizontal.start, vertical.stop, horizontal.stop],
+                "box": box(region),
                 "recall": recall,
                 **passed,
                 "fate": FOUND if passed["argmax"] else next(stage for stage in STAGES if not passed[stage]),
