@@ -47,9 +47,10 @@ def segment_all(
 ):
     """Notebook 05's: ({name: folder}, results)."""
     given = {"__name__": "__main__", "pipe": pipe, "samples": samples, "chosen": chosen, "seed": seed}
+    given |= {"Path": Path, "torch": torch}
     given |= {"output_dir": output_dir, "output_difference_maps": difference_maps, "mask_batch_size": None}
     given |= {"formats": formats, "show": 0, "nb": SimpleNamespace(execution=execution or {})}
-    cells = run_cells("05_segmentation", given, "import numpy", "def segment", "timed(segment_all)")
+    cells = run_cells("05_segmentation", given, "def segment", "timed(segment_all)")
     return cells["folders"], cells["results"]
 
 
