@@ -180,7 +180,7 @@ def skip_foreign(app, what, name, obj, skip, options) -> bool | None:
 def list_public_names(app, what, name, obj, options, lines) -> None:
     """Below a package's docstring: what can be imported from it."""
     if what == "module" and hasattr(obj, "__path__"):
-        places = [(one, defined_at(f"{name}.{one}")) for one in sorted(vars(obj))]
+        places = [(one, defined_at(f"{name}.{one}")) for one in sorted(dir(obj))]
         links = [f":any:`{n} <{p}>`" for n, p in places if p and p.startswith(f"{name}.")]
         lines += ["", f"From here: {', '.join(links)}."] if links else []
 
