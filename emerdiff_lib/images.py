@@ -264,7 +264,7 @@ def processing_size(size: tuple[int, int], resolution: int, multiple: int) -> tu
     """The (height, width) at which the model works on an image of (height, width) ``size``.
 
     Both sides are multiples of ``multiple``, so that layer grids and pixels line up without padding. Of such sizes, one near
-    the image's aspect ratio and near ``resolution``² pixels, where 1 % of the ratio counts as much as 8 % of the pixels. An
+    the image's aspect ratio and near ``resolution`` squared pixels, 1 % of the ratio counting as much as 8 % of the pixels. An
     image that is thinner than a multiple gets more pixels than that, but at most four times as many: beyond, it is shortened,
     and memory stays bounded.
     """
