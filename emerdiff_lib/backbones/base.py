@@ -149,11 +149,6 @@ class Backbone:
         """
         return self.denoiser(latents, timestep=timesteps, **self.rows(condition, len(latents))).sample
 
-    @property
-    def sampling(self) -> dict[str, Any]:
-        """What the pipeline's own call wants besides, to draw images."""
-        return {}
-
     def rows(self, condition: Condition, count: int) -> dict[str, Any]:
         """A row's condition for ``count`` rows."""
         return nested(lambda tensor: tensor.expand(count, *tensor.shape[1:]), condition)

@@ -48,10 +48,6 @@ class StableDiffusion3(Backbone):
             return first
         return [*first, TextTokens(self.pipe.tokenizer_3, prompt, self._t5_tokens, first[0].limit)]
 
-    @property
-    def sampling(self) -> dict[str, Any]:
-        return {"max_sequence_length": self._t5_tokens}
-
     def default_layers(self) -> tuple[str, str]:
         names = self.layers()
         return super().default_layers() if self.is_toyscapes else (names[9 * len(names) // 24], names[-1])
