@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from diffusers import DiffusionPipeline, SD3Transformer2DModel
 
 from .base import Backbone, Condition, TextTokens
