@@ -1,4 +1,4 @@
-"""The studies behind notebooks 01 to 03: each against something that does not use their code."""
+"""The studies behind notebooks 02 and 03: each against something that does not use their code."""
 
 import numpy as np
 import pytest
@@ -12,9 +12,6 @@ from . import tiny_stable_diffusion
 from .conftest import run_cells, seeded
 
 LAYER = "up_blocks.2.attentions.0.transformer_blocks.0.attn2"
-
-
-# -- 01: the network --------------------------------------------------------------------------------------------------
 
 
 # -- 02: features and words --------------------------------------------------------------------------------------------
@@ -57,9 +54,8 @@ def test_words_are_found_in_prompts(pipe, tmp_path):
 
 @pytest.fixture(scope="module")
 def cells_of_03():
-    return run_cells(
-        "03_difference_maps", {"seed": 0}, "import numpy", "def enlarge", "def competing_regions"
-    )
+    given = {"seed": 0, "np": np, "torch": torch}
+    return run_cells("03_difference_maps", given, "def enlarge", "def responses_to", "def competing_regions")
 
 
 def test_competing_regions_hold_every_cell(cells_of_03, scene):
