@@ -89,19 +89,14 @@ def test_masks_of_ones_own(pipe, scene):
             pipe(scene.image, coarse_masks=bad)
 
 
-@pytest.mark.parametrize("size", [(1, 1), (7, 250), (2000, 3000)])
+@pytest.mark.parametrize("size", [(1, 1), (1, 5000), (7, 250), (2000, 3000)])
 def test_any_size_comes_back_at_its_size(pipe, size):
     image = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
     output = pipe(image, num_masks=1, modulation_timestep=21, processing_resolution=64, generator=seeded())
     assert output.labels.shape == output.baseline_labels.shape == size
     assert (output.labels == 0).all() and output.coarse_masks.all()
-
-
-def test_bfloat16_runs_and_agrees_roughly(pipe, scene, output):
-    half = EmerDiffPipeline.from_pretrained("toyscapes", dtype=torch.bfloat16)
-    options = dict(coarse_masks=output.coarse_masks, modulation_timestep=41)
-    labels = [model(scene.image, generator=seeded(), **options).labels for model in (half, pipe)]
-    assert (labels[0] == labels[1]).mean() > 0.8
+    height, width = output.settings["processing_size"]
+    assert output.coarse_masks.shape[1:] == (height // 8, width // 8) and height * width <= 4 * 64**2
 
 
 @pytest.mark.parametrize(
@@ -140,8 +135,7 @@ def test_fast_mode_is_its_shortcuts_and_they_can_be_overridden(pipe, scene):
     options = dict(mode="fast", readout="image", output_difference_maps=True)
     decoded = pipe(scene.image, generator=seeded(), **options, **quick)
     assert decoded.settings["readout"] == "image" and decoded.difference_maps.shape == (3, 128, 128)
-    enough = pipe.resolve(num_masks=20, mode="fast").num_parts
-    assert enough == 20  # at least as many probe masks as segments
+    assert pipe.resolve(num_masks=20, mode="fast").num_parts == 20  # at least as many as segments
 
 
 def test_stages_one_by_one_are_the_pipeline(pipe, scene, output):
@@ -209,8 +203,6 @@ def test_a_name_that_is_nowhere_is_answered_with_what_there_is(pipe):
     with pytest.raises(AttributeError, match="did you mean 'cluster'"):
         pipe.clusters()
     responses = Responses(None, torch.zeros(2, 4, 4), None)
-    with pytest.raises(
-        AttributeError, match=r"no 'segments'; it has coarse, difference_maps, .* pipe\.probe"
-    ):
+    with pytest.raises(AttributeError, match=r"no 'segments'; it has coarse, .* pipe\.probe"):
         responses.segments(3)
     assert torch.equal(pickle.loads(pickle.dumps(responses)).difference_maps, responses.difference_maps)

@@ -69,28 +69,19 @@ def test_a_stop_ends_the_work(bench, own):
     assert "Cancelled" in answer["error"] and not bench.results and not own._watches
 
 
-@pytest.mark.parametrize(
-    ("name", "said"), [("toyscapes:x", "no image at toyscapes:x"), ("/no/file", "/no/file"), ("", "image")]
-)
-def test_an_image_that_is_none_is_said(bench, name, said):
-    answer = bench.answer(asked(name), None)
-    assert said in answer["error"] and answer.keys() == {"error"}
-
-
-def test_images_can_be_uploaded(bench):
+def test_images_can_be_uploaded_and_what_is_none_is_said(bench):
+    for name, said in (("toyscapes:x", "no image at toyscapes:x"), ("/no/file", "/no/file"), ("", "image")):
+        answer = bench.answer(asked(name), None)
+        assert said in answer["error"] and answer.keys() == {"error"}
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 96, 3), np.uint8))
     buffer = BytesIO()
     noise.save(buffer, "PNG")
-    upload = lambda content: bench.answer(
-        {"do": "upload", "name": "mine.png", "content": base64.b64encode(content).decode()}, None
-    )
+    given = {"do": "upload", "name": "mine.png"}
+    upload = lambda file: bench.answer(given | {"content": base64.b64encode(file).decode()}, None)
     name = upload(buffer.getvalue())["image"]
     assert name.startswith("mine.png (") and bench.images[name] == noise
-    for content in (
-        b"none",
-        b"%!PS-Adobe-3.0 EPSF-3.0\n(x) run\n",
-        bytes(18),
-    ):  # nothing; a program; what TGA accepts
+    # nothing; a program; what TGA accepts
+    for content in (b"none", b"%!PS-Adobe-3.0 EPSF-3.0\n(x) run\n", bytes(18)):
         assert "The image cannot be read" in upload(content)["error"]
 
 
@@ -157,14 +148,12 @@ def test_it_works_as_an_application(browser, tmp_path):
     """One process for all pages, which paths are relative to; it ends whole."""
     Toyscapes.from_seed(7).image.save(tmp_path / "mine.png")
     options, token = ("--image", "mine.png", "--model", "toyscapes"), {"EMERDIFF_TOKEN": "open sesame"}
-    with serving(
-        "emerdiff_lib.explorer", *options, folder=tmp_path, ready="?token=open%20sesame", **token
-    ) as address:
-        url = f"{address}?token=open%20sesame"
+    ready = "?token=open%20sesame"
+    with serving("emerdiff_lib.explorer", *options, folder=tmp_path, ready=ready, **token) as address:
+        url = address + ready
         for refused, headers in ((url, {"Host": "example.org"}), (address, {}), (f"{address}?token=x", {})):
-            with pytest.raises(
-                urllib.error.HTTPError, match="403"
-            ):  # as DNS rebinding would; and without the token
+            # as DNS rebinding would; and without the token
+            with pytest.raises(urllib.error.HTTPError, match="403"):
                 urllib.request.urlopen(urllib.request.Request(refused, headers=headers))
         context = browser.new_context(viewport={"width": 1400, "height": 1100})
         tab, errors = context.new_page(), []
@@ -182,10 +171,8 @@ def test_it_works_as_an_application(browser, tmp_path):
         tab.close()
         assert not errors
         port = address.rpartition(":")[2].strip("/")
-        lines = {
-            process: " ".join(process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"])
-        }
-        (server,) = (process for process, line in lines.items() if f"--port={port}" in line)
+        everything = psutil.process_iter(["cmdline"])
+        (server,) = (one for one in everything if f"--port={port}" in (one.info["cmdline"] or []))
         assert not server.children(recursive=True)
         server.terminate()
         assert not psutil.wait_procs([server], timeout=20)[1]
