@@ -30,35 +30,24 @@ def masks():
     return torch.stack([columns < 5, (columns >= 5) & (columns < 12), columns >= 12])
 
 
-def modulated(
-    layer=LAYER, timestep=101, strength=10.0, placement="after_projection", injection=True, **shortcuts
-):
-    return Settings(
-        num_masks=3,
-        feature_layer=layer,
-        processing_resolution=64,
-        modulation_layer=layer,
-        modulation_timestep=timestep,
-        modulation_strength=strength,
-        offset_placement=placement,
-        attention_injection=injection,
-        **shortcuts,
-    )
+def modulated(layer=LAYER, timestep=101, **others):
+    layers = {"feature_layer": layer, "modulation_layer": layer, "modulation_timestep": timestep}
+    return Settings(num_masks=3, processing_resolution=64, **layers, **others)
 
 
 @torch.no_grad()
-def maps_of(pipe, trajectory, masks, strength=10.0, decode=None, chunk_size=8, **shortcuts):
-    settings, decode = modulated(strength=strength, **shortcuts), decode or pipe.decode
-    return difference_maps(
-        signed_responses(pipe.predictor(), decode, trajectory, masks, settings, chunk_size)
-    )
+def maps_of(pipe, trajectory, masks, decode=None, chunk_size=8, **others):
+    settings, decode = modulated(**others), decode or pipe.decode
+    responses = signed_responses(pipe.predictor(), decode, trajectory, masks, settings, chunk_size)
+    return difference_maps(responses)
 
 
 @pytest.mark.parametrize("injection", [True, False])
 @pytest.mark.parametrize("placement", ["after_projection", "before_projection"])
 @torch.no_grad()
 def test_lockstep_equals_the_reference(pipe, trajectory, masks, injection, placement):
-    predictor, settings = pipe.predictor(), modulated(placement=placement, injection=injection)
+    settings = modulated(offset_placement=placement, attention_injection=injection)
+    predictor = pipe.predictor()
     rows = modulated_latents(predictor, trajectory, signed_offsets(masks[:2], 10.0), settings)
     maps = reference.stored_maps(predictor, trajectory, 101) if injection else dict.fromkeys(range(102), {})
     singles = [
@@ -79,7 +68,7 @@ def test_rows_part_at_any_layer(pipe, trajectory, masks, block, injection):
     """Everything before the modulated layer is computed once; the rows must come out as if nothing had been shared."""
     layer, predictor = f"{block}.transformer_blocks.0.attn2", pipe.predictor()
     maps = reference.stored_maps(predictor, trajectory, 41) if injection else dict.fromkeys(range(102), {})
-    settings = modulated(layer, 41, injection=injection)
+    settings = modulated(layer, 41, attention_injection=injection)
     rows = modulated_latents(predictor, trajectory, signed_offsets(masks[:1], 10.0), settings)
     grid = pipe.backbone.grid(layer, *trajectory.clean_latents.shape[2:])
     mask = torch.nn.functional.interpolate(masks[None, :1].float(), size=grid, mode="nearest-exact")[0, 0]
@@ -134,8 +123,8 @@ def test_the_strength_of_shortened_runs_is_scaled(pipe, trajectory, masks):
 
 
 def test_one_sided_is_half_of_paired_where_responses_are_linear(pipe, trajectory, masks):
-    paired = maps_of(pipe, trajectory, masks, strength=0.05)
-    one_sided = maps_of(pipe, trajectory, masks, strength=0.05, one_sided=True)
+    paired = maps_of(pipe, trajectory, masks, modulation_strength=0.05)
+    one_sided = maps_of(pipe, trajectory, masks, modulation_strength=0.05, one_sided=True)
     assert (2 * one_sided - paired).norm() / paired.norm() < 0.1
 
 
