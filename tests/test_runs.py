@@ -107,9 +107,6 @@ def counts(results) -> tuple[int, int, int]:
     return len(results) - results.computed, results.computed, len(results.failures)
 
 
-# -- what a result depends on ----------------------------------------------------------------------------------------
-
-
 def pipeline() -> EmerDiffPipeline:
     pipe = EmerDiffPipeline.from_pretrained("toyscapes")
     pipe.set_progress_bar_config(disable=True)
@@ -205,9 +202,6 @@ def test_settings_and_versions_are_part_of_a_segmentation(tmp_path, pipe, monkey
     assert counts(look()) == (0, 2, 0)
 
 
-# -- records ----------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("files", [False, True])
 def test_a_damaged_record_is_computed_again(texts, tmp_path, files):
     look = lambda: count_words(texts, tmp_path / "out", files=files)
@@ -276,9 +270,6 @@ def test_what_somebody_has_changed_is_renamed_and_not_lost(texts, tmp_path):
         assert (results.folder("05.txt") / f"{name}.changed").read_text() == "my own words"
     index = pd.read_csv(tmp_path / "index.csv").set_index("image").folder
     assert len(index) == 12 and index["05.txt"] == results.folder("05.txt").name
-
-
-# -- accidents ------------------------------------------------------------------------------------------------------------
 
 
 def test_one_bad_image_stops_nothing(texts, tmp_path):
@@ -362,9 +353,6 @@ def test_progress_is_by_the_clock_and_without_what_was_kept(tmp_path, monkeypatc
     speed = {"seconds_per_image": 10.0, "seconds_left": 10}
     assert seen[9] == {"done": 9, "total": 10, "failed": 1} | speed
     assert json.loads(file.read_text()) == {"done": 10, "total": 10, "failed": 1}
-
-
-# -- several processes ------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -485,9 +473,6 @@ def test_a_variant_of_the_weights_travels_with_the_name(tmp_path):
     loaded = EmerDiffPipeline.from_pretrained(tmp_path, variant="fp16")
     assert model_key(loaded) != model_key(EmerDiffPipeline.from_pretrained(tmp_path))
     assert pickle.loads(_dumps(loaded)).variant == "fp16"  # which raises an error for other weights
-
-
-# -- images -------------------------------------------------------------------------------------------------------------------
 
 
 def test_a_folder_of_images_is_segmented_and_kept(tmp_path, pipe, scene):

@@ -31,10 +31,9 @@ def scored(seeds, length=2, unknown=False):
         if unknown:
             truth[:] = VOID
         embeddings = np.arange(6.0)[:, None] + np.resize([0.0, seed / 100], length)
-        score = lambda labels, embeddings=embeddings, truth=truth: tables.score(
-            labels, truth, embeddings, 1.5, CLASSES, VOID
-        )
-        results.append({"name": f"{seed}", "methods": {m: score(labels) for m, labels in segments.items()}})
+        about = truth, embeddings, 1.5, CLASSES, VOID
+        methods = {name: tables.score(labels, *about) for name, labels in segments.items()}
+        results.append({"name": f"{seed}", "methods": methods})
     return results
 
 
@@ -84,19 +83,15 @@ def test_scores_follow_from_the_pixels_of_all_images():
 def test_protocols_are_fitted_on_the_images_that_they_name():
     scores = tables.summarise(RESULTS, FIT, draws=20)["scores"]
     for method in METHODS:
-        own, other = (
-            [
-                protocols.Record(*(np.array(r["methods"][method][n]) for n in ("table", "embeddings")))
-                for r in some
-            ]
-            for some in (RESULTS, FIT)
-        )
+        part = lambda result, name, method=method: np.array(result["methods"][method][name])
+        record = lambda result, part=part: protocols.Record(part(result, "table"), part(result, "embeddings"))
+        own, other = (list(map(record, some)) for some in (RESULTS, FIT))
         same, concepts = protocols.concept_embeddings(own), protocols.concept_embeddings(other)
         expected = {
             "traditional": protocols.traditional(own).sum(0),
-            "modified_self": sum(protocols.modified(record, same) for record in own),
-            "modified": sum(protocols.modified(record, concepts) for record in own),
-            "modified_cosine": sum(protocols.modified(record, concepts, cosine=True) for record in own),
+            "modified_self": sum(protocols.modified(one, same) for one in own),
+            "modified": sum(protocols.modified(one, concepts) for one in own),
+            "modified_cosine": sum(protocols.modified(one, concepts, cosine=True) for one in own),
         }
         for name, counts in expected.items():
             assert scores.loc[method, tables.TABLE[name]] == pytest.approx(100 * metrics.mean_iou(counts))
@@ -113,9 +108,8 @@ def test_differences_are_paired_and_the_reference_is_the_first_method():
         assert row["low"] <= row["points"] <= row["high"]
     levels = frames["intervals"].set_index(["method", "measure"])
     kept = scores.attrs["intervals"]
-    assert (
-        kept["boundary F"]["the other"] == levels.loc[("the other", "boundary_f"), ["low", "high"]].tolist()
-    )
+    ends = levels.loc[("the other", "boundary_f"), ["low", "high"]]
+    assert kept["boundary F"]["the other"] == ends.tolist()
     assert len(kept) == 3 and not tables.summarise(RESULTS[:7], FIT, draws=20)["scores"].attrs["intervals"]
     with pytest.raises(ValueError, match="no results"):
         tables.summarise([], FIT)
