@@ -243,6 +243,7 @@ def test_a_heat_map_writes_every_number_and_whole_names():
 def test_the_line_of_a_front_is_of_points_that_none_beats():
     seconds, scores = [6.41, 6.37, 3.28, 1.15, 1.15, 0.13], [82.7, 83.3, 81.4, 79.1, 81.4, 53.3]
     table = pd.DataFrame({"s": seconds, "F": scores, "kind": ["guided", "plain"] * 3})
-    cells = run_cells("11_efficiency", {"plotting": plotting, "np": np}, "def draw_front")
+    given = {"plotting": plotting, "np": np, "few_ticks": dict}
+    cells = run_cells("11_efficiency", given, "def draw_front")
     cells["draw_front"](ax := plt.subplots()[1], table, "s", "F")
     assert ax.lines[0].get_xydata().tolist() == [[0.13, 53.3], [1.15, 81.4], [6.37, 83.3]]
