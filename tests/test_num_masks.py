@@ -26,8 +26,9 @@ def data():
 @pytest.fixture(scope="module")
 def cells(pipe):
     given = {"pipe": pipe, "settings": QUICK, "given": QUICK | {"num_masks": 4}, "K": 4}
-    names = ("import numpy", "def silhouette", "def rule_scores", "def group(", "def segment")
-    return run_cells("12_how_many_masks", given | {"numbers": CANDIDATES}, *names)
+    given |= {"numbers": CANDIDATES, "cluster_queries": cluster_queries, "np": np, "pd": pd, "torch": torch}
+    names = ("def silhouette", "def eigenvalues", "def rule_scores", "def group(", "def segment")
+    return run_cells("12_how_many_masks", given, *names)
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +76,7 @@ def test_the_fixed_number_comes_from_other_pictures(cells):
     given["fit_rows"] = frame((direct, 2, [10]), (direct, 4, [20]), (direct, 6, [90]), (anywhere, 2, [90]))
     picks = [{"silhouette": 2, "eigengap": 4, "bic": 6}, {"silhouette": 2, "eigengap": 2, "bic": 6}]
     given["results"] = [{"name": f"{i}", "picks": picked} for i, picked in enumerate(picks)]
-    tables = run_cells("12_how_many_masks", cells | given, "def choices")
+    tables = run_cells("12_how_many_masks", cells | given, "def best_fixed", "def choices")
     table = tables["choices"](direct)
     assert table.loc["always 6", "ARI"] == pytest.approx(35) and table.loc["always 6", "minus fixed"] == 0
     assert table.loc["silhouette", "ARI"] == pytest.approx(40)
