@@ -1,5 +1,6 @@
 """Models held against each other: tables against direct means, and the untrained control."""
 
+import pandas as pd
 import pytest
 import torch
 
@@ -22,8 +23,8 @@ def control(pipe):
 def cells(pipe, control, tmp_path_factory):
     given = {"given": QUICK, "seeds": range(1000, 1002), "output_dir": tmp_path_factory.mktemp("models")}
     given |= {"pipes": {"toyscapes": pipe, two_stages.UNTRAINED: control}}
-    given["nb"] = type("Notebook", (), {"execution": {}})
-    texts = ("import numpy", "def statistic", "def table_of", "table = table_of(results)")
+    given |= {"nb": type("Notebook", (), {"execution": {}}), "two_stages": two_stages, "pd": pd}
+    texts = ("def statistic", "def table_of", "table = table_of(results)")
     return run_cells("13_cross_model", given, *texts)
 
 

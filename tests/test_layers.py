@@ -1,5 +1,7 @@
 """Notebook 13 on where to take queries and where to modulate: against perfect features, and another notebook's numbers."""
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -25,11 +27,13 @@ def scenes():
     return open_dataset("toyscapes", split="validation")
 
 
-def cells_of_10(pipe, scenes, count, *texts, override=None, **given):
+def cells_of_13(pipe, scenes, count, *texts, override=None, **given):
     """The notebook's cells on the layers of one model up to those that hold ``texts``."""
     namespace = {"pipes": {"one": pipe}, "looked_into": "one", "given": given, "scenes": scenes}
     namespace["layer_samples"] = first_samples(scenes, count)
-    namespace = run_cells("13_cross_model", namespace, "import numpy", "pipe, changes =") | (override or {})
+    namespace |= {"np": np, "pd": pd, "torch": torch, "Toyscapes": Toyscapes, "two_stages": two_stages}
+    namespace |= {"mean_iou": mean_iou, "assign_bilinear": assign_bilinear}
+    namespace = run_cells("13_cross_model", namespace, "pipe, changes =") | (override or {})
     return run_cells("13_cross_model", namespace, *texts)
 
 
@@ -42,7 +46,7 @@ def test_perfect_features_read_to_the_upper_bound(pipe, scenes):
         return {name: torch.eye(count)[torch.from_numpy(cells)] for name in names}
 
     override = {"image_queries": perfect, "layers": [LAYER]}
-    cells = cells_of_10(pipe, scenes, 4, "by_sample = ", override=override, num_masks=count)
+    cells = cells_of_13(pipe, scenes, 4, "by_sample = ", override=override, num_masks=count)
     row = cells["reading"].loc[(LAYER, 281)]
     assert row["probe accuracy"] > 95  # all but classes that one half of the scenes does not have
     total = 0
@@ -53,11 +57,11 @@ def test_perfect_features_read_to_the_upper_bound(pipe, scenes):
     assert row["oracle mIoU"] == pytest.approx(100 * mean_iou(total), abs=3)
 
 
-def test_a_push_is_that_of_the_other_study(pipe, scenes):
-    """Notebook 09 pushes the same true masks at the layer that its settings name."""
+def test_modulation_is_that_of_the_other_study(pipe, scenes):
+    """Notebook 09 modulates the layer that its settings name by the same true masks."""
     other = LAYER.replace("up_blocks.2", "up_blocks.1")
-    cells = cells_of_10(pipe, scenes, 1, "def push_true_masks", override={"layers": [LAYER, other]})
-    scores = cells["push_true_masks"](0)
+    cells = cells_of_13(pipe, scenes, 1, "def modulate_true_masks", override={"layers": [LAYER, other]})
+    scores = cells["modulate_true_masks"](0)
     for layer in (LAYER, other):
         settings = {"modulation_layer": layer, "denoising_steps": 6}
         theirs = two_stages.evaluate_scene(pipe, Toyscapes("validation")[0], settings)["boundary F"]
@@ -67,9 +71,9 @@ def test_a_push_is_that_of_the_other_study(pipe, scenes):
 
 
 def test_joint_attention_is_shared_between_text_and_image_tokens(pipe, scenes, tmp_path):
-    attend = cells_of_10(pipe, scenes, 1, "def attention_to_text", override={"layers": [LAYER]})
+    attend = cells_of_13(pipe, scenes, 1, "def attention_to_text", override={"layers": [LAYER]})
     assert attend["attention_to_text"](281).loc[LAYER].item() == pytest.approx(100, abs=1e-3)
     joint = load_pipeline(tiny_stable_diffusion.save(tmp_path / "model", 16, layout="3", num_masks=3))
-    cells = cells_of_10(joint, scenes, 2, "def attention_to_text", num_inference_steps=10)
-    shares = cells["attention_to_text"](201)["% of attention to words"]
+    cells = cells_of_13(joint, scenes, 2, "def attention_to_text", num_inference_steps=10)
+    shares = cells["attention_to_text"](201)["% of attention to text"]
     assert list(shares.index) == joint.backbone.layers() and shares.between(1e-9, 100 - 1e-9).all()
