@@ -39,9 +39,8 @@ def test_every_page_is_there_and_every_link_leads_somewhere(site):
 
 def test_functions_name_the_notebooks_that_use_them(site):
     page = (site / "api" / "emerdiff_lib.pipeline.html").read_text("utf-8")
-    (links,) = re.findall(
-        r'id="emerdiff_lib\.pipeline\.EmerDiffPipeline\.probe".*?Used in(.*?)</p>', page, re.DOTALL
-    )
+    name = re.escape("emerdiff_lib.pipeline.EmerDiffPipeline.probe")
+    (links,) = re.findall(rf'id="{name}".*?Used in(.*?)</p>', page, re.DOTALL)
     assert "10_pixel_features.html" in links
 
 

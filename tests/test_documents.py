@@ -4,15 +4,14 @@ import importlib.metadata
 import re
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
 import pytest
 
 from emerdiff_lib.frozen_model import FrozenModel
 
-ROOT = Path(__file__).parents[1]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+from .test_repository import PROJECT, ROOT, distribution
+
 SCRIPT = Path(__file__).with_name("user_script.py")
 BLOCK = re.compile(r"^```python *([^\n]*)\n(.*?)^```$", re.M | re.S)
 
@@ -57,7 +56,6 @@ def test_every_python_block_runs_after_those_above_it(document, photo, few_steps
 
 def test_a_plain_install_segments_saves_names_and_gives_features_in_twenty_lines(photo):
     """In a process that has no package of the extras that programs use: what looks for one finds none."""
-    distribution = lambda text: re.match(r"[\w.-]+", text)[0].lower().replace("_", "-")
     extras = PROJECT["optional-dependencies"]
     absent = {distribution(one) for extra in ("workbook", "ray", "if", "heif") for one in extras[extra]}
     owners = importlib.metadata.packages_distributions().items()

@@ -128,9 +128,7 @@ ONCE = {
 def test_the_network_is_called_as_its_own_pipeline_calls_it(model):
     layout, pipe = model
     if layout == "LCM":
-        pytest.skip(
-            "a latent consistency model is told the strength of guidance besides, of which there is none here"
-        )
+        pytest.skip("a latent consistency model is told the strength of guidance besides; here is none")
     calls, side = [], 64 // pipe.vae_scale_factor * pipe.vae_scale_factor
     handle = pipe.denoiser.register_forward_hook(
         lambda module, args, kwargs, output: calls.append((args, kwargs, output[0])), with_kwargs=True
@@ -256,15 +254,10 @@ def test_attention_is_told_apart_by_its_tokens(tmp_path, image, layout):
     shares = {}
     for name, module in (("text", attention.add_k_proj), ("image", attention.to_k)):
         others = attention.to_k if name == "text" else attention.add_k_proj
-        hook = others.register_forward_hook(lambda module, args, output: torch.zeros_like(output))
-        queries = attention.add_q_proj, attention.to_q
-        hooks = [
-            q.register_forward_hook(lambda module, args, output: torch.ones_like(output)) for q in queries
-        ]
-        hooks += [module.register_forward_hook(lambda module, args, output: torch.full_like(output, 50.0))]
-        shares[name] = word_attention(predictor, latents, 281, [layer])[layer].sum(-1)
-        for one in (hook, *hooks):
-            one.remove()
+        values = {others: 0.0, attention.add_q_proj: 1.0, attention.to_q: 1.0, module: 50.0}
+        constant = lambda value: lambda module, args, output: torch.full_like(output, value)
+        with hooked([one.register_forward_hook(constant(value)) for one, value in values.items()]):
+            shares[name] = word_attention(predictor, latents, 281, [layer])[layer].sum(-1)
     assert shares["text"].mean() > shares["image"].mean() + 0.3
 
 
@@ -273,9 +266,6 @@ def test_long_prompts_warn_and_say_what_is_read(tmp_path):
     with pytest.warns(UserWarning, match="longer than what this model reads"):
         pipe.condition("road " * 200)
     assert pipe.prompt_read("road") == "road" and 30 < pipe.prompt_read("road " * 200).count("road") < 77
-
-
-# -- flows ----------------------------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
@@ -325,9 +315,8 @@ def test_latents_are_shifted_and_scaled_as_the_autoencoder_says(tmp_path, image)
     mode = pipe.vae.encode(pixels).latent_dist.mode()
     latents = pipe.backbone.encode(pixels)
     torch.testing.assert_close(latents, (mode - 0.0609) * 1.5305)
-    torch.testing.assert_close(
-        pipe.backbone.decode(latents), pipe.vae.decode(mode).sample, atol=1e-4, rtol=1e-4
-    )
+    decoded = pipe.backbone.decode(latents)
+    torch.testing.assert_close(decoded, pipe.vae.decode(mode).sample, atol=1e-4, rtol=1e-4)
 
 
 @torch.no_grad()
@@ -341,17 +330,14 @@ def test_activations_are_of_image_tokens(image):
         blocks[4].register_forward_hook(lambda _, i, o: seen.update(block=o[1])),
     ]
     names = ["transformer_blocks.2.attn", "transformer_blocks.4", "pos_embed"]
-    features = extract_activations(predictor, latents, 281, names)
-    for hook in hooks:
-        hook.remove()
+    with hooked(hooks):
+        features = extract_activations(predictor, latents, 281, names)
     torch.testing.assert_close(features[names[0]].flatten(0, 1), seen["attention"][0])
     torch.testing.assert_close(features[names[1]].flatten(0, 1), seen["block"][0])
     assert features["pos_embed"].shape == (8, 8, 96)
     with pytest.raises(RuntimeError, match="unflatten"):
         extract_activations(predictor, pipe.encode(image), 281, ["context_embedder"])
 
-
-# -- published sizes ------------------------------------------------------------------------------------------------
 
 SD3_5 = dict(
     num_layers=24,
@@ -361,18 +347,14 @@ SD3_5 = dict(
     qk_norm="rms_norm",
     dual_attention_layers=tuple(range(13)),
 )
-SDXL = dict(
+SDXL = tiny_stable_diffusion.XL | dict(
     sample_size=128,
     block_out_channels=(320, 640, 1280),
     cross_attention_dim=2048,
     attention_head_dim=(5, 10, 20),
     transformer_layers_per_block=(1, 2, 10),
-    use_linear_projection=True,
-    addition_embed_type="text_time",
     addition_time_embed_dim=256,
     projection_class_embeddings_input_dim=2816,
-    down_block_types=("DownBlock2D",) + ("CrossAttnDownBlock2D",) * 2,
-    up_block_types=("CrossAttnUpBlock2D",) * 2 + ("UpBlock2D",),
 )
 PIXART = dict(sample_size=128, num_layers=28, caption_channels=4096, use_additional_conditions=False)
 # (class, config, family, millions of weights, layers, queries', modulated, grid for 128 × 96 latents)

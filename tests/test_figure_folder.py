@@ -81,20 +81,14 @@ def test_tables_are_latex_s(tmp_path):
 
 def test_a_table_has_chosen_columns_or_those_that_fit_and_marks_the_best(tmp_path):
     figures = plotting.FigureFolder(tmp_path)
-    scores = {
-        "oracle mIoU": [70.0, 80.04, 76.0, 80.0],
-        "VI (bits)": [2.5, 1.26, 2.0, 3.0],
-        "s / image": [3, 4, 5, 6],
-    }
-    table = pd.DataFrame(
-        scores | {f"number {i}": 1.0 for i in range(14)}, pd.Index(list("abcd"), name="method")
-    )
+    scores = {"oracle mIoU": [70.0, 80.04, 76.0, 80.0], "VI (bits)": [2.5, 1.26, 2.0, 3.0]}
+    scores |= {"s / image": [3, 4, 5, 6]} | {f"number {i}": 1.0 for i in range(14)}
+    table = pd.DataFrame(scores, pd.Index(list("abcd"), name="method"))
     table.attrs["intervals"] = {"oracle mIoU": {"b": [75.5, 83.0]}, "VI (bits)": {"b": [1.0, 2.1]}}
     kept = list(figures.table("wide", table).data)
     assert kept == ["method", *table][: len(kept)] and 4 < len(kept) < 12
-    path = write_manifest(
-        tmp_path / "manifest.json", **(dict.fromkeys(KEYS, "") | EMPTY | {"tables": {"": table}})
-    )
+    manifest = dict.fromkeys(KEYS, "") | EMPTY | {"tables": {"": table}}
+    path = write_manifest(tmp_path / "manifest.json", **manifest)
     (again,) = read_manifest(path.parent)["tables"].values()
     figures.table("chosen", again, "Scores", ["s / image", "VI (bits)", "oracle mIoU"])
     lines = (tmp_path / "chosen.tex").read_text("utf-8").splitlines()

@@ -110,6 +110,17 @@ def test_boundary_scores_pixel_by_pixel(image, tolerance):
     np.testing.assert_allclose(metrics.boundary_scores(segments, truth, tolerance, ignore), expected)
 
 
+def test_void_beside_a_displaced_boundary_costs_nothing():
+    """Everything is one pixel off and so within two; void that covers no boundary must not turn matches into misses."""
+    truth = np.zeros((40, 40), int)
+    truth[:, 8:], truth[:, 24:] = 1, 2
+    ours = np.roll(truth, 1, 1)
+    ours[:, 0] = 0
+    assert metrics.boundary_scores(ours, truth, 2) == (1, 1, 1)
+    truth[:, 27:30] = VOID  # the truth's edge at 24 is three pixels away, ours at 25 only two
+    assert metrics.boundary_scores(ours, truth, 2, VOID) == (1, 1, 1)
+
+
 @given(images(largest=20))
 @example(NOTHING_KNOWN)
 @quick

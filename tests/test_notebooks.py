@@ -104,10 +104,8 @@ def small_parameters(name, model):
 def run(name, folder, **parameters):
     if "output_dir" in parameters_of(name):
         parameters.setdefault("output_dir", str(folder / "results"))
-    out = folder / f"{name}.ipynb"
-    papermill.execute_notebook(
-        FOLDER / f"{name}.ipynb", out, parameters, cwd=FOLDER, progress_bar=False, kernel_name="python3"
-    )
+    out, how = folder / f"{name}.ipynb", {"progress_bar": False, "kernel_name": "python3"}
+    papermill.execute_notebook(FOLDER / f"{name}.ipynb", out, parameters, cwd=FOLDER, **how)
     return out
 
 
@@ -233,8 +231,6 @@ def test_help_lists_every_name_that_there_is(name, parameter, there):
     assert set(ast.literal_eval(parameters_of(name)[parameter]["default"])) == there
 
 
-# -- what is wrong is said in one sentence ----------------------------------------------------------------------------
-
 SEGMENT, EVALUATION = "05_segmentation", "06_evaluation"
 LOST, MODELS, MASKS = "08_small_objects_and_boundaries", "13_cross_model", "12_how_many_masks"
 
@@ -263,21 +259,13 @@ def test_an_unknown_parameter_is_named_by_every_notebook(name):
     ("name", "given", "sentence"),
     [
         (SEGMENT, {"num_masks": 0}, "num_masks=0 is not possible; it is a whole number of at least 1."),
-        (
-            SEGMENT,
-            {"settings": {"num_masks": 3}, "num_masks": 4},
-            "num_masks is given twice, as 4 and in settings as 3; …",
-        ),
+        (SEGMENT, {"num_masks": 4, "settings": {"num_masks": 3}}, "num_masks is given twice, as 4 and in …"),
         (SEGMENT, {"image": "toyscapes:-5"}, "There is no image at toyscapes:-5; …"),
         (EVALUATION, {"methods": ["EmerDif"]}, "method='EmerDif' is unknown (did you mean 'EmerDiff'?); …"),
         (EVALUATION, {"methods": ["backbone k-means"]}, '"backbone k-means" needs a backbone: …'),
         (EVALUATION, {"dataset_options": {"order": 1}}, "Data set 'toyscapes' has no option 'order'…"),
         (EVALUATION, {"settings": {"mode": "fast"}}, "settings cannot hold mode='fast', as modes are …"),
-        (
-            EVALUATION,
-            {"fit_split": "trian"},
-            "ToyscapesDataset: fit_split='trian' is unknown (did you mean 'train'?); …",
-        ),
+        (EVALUATION, {"fit_split": "trian"}, "…: fit_split='trian' is unknown (did you mean 'train'?); …"),
         (LOST, {"first_scene": 990, "num_scenes": 24}, "num_scenes=24 is not possible; … from 1 to 10."),
         (MODELS, {"models": ["untrained"]}, "…whose first is a model…"),
         (MODELS, {"models": ["toyscapes", "toyscapes"]}, "…named twice…"),
@@ -325,9 +313,8 @@ def test_parameters_are_checked_against_the_cell_that_declares_them():
             assert "\n" not in str(caught.value)
     with pytest.raises(ValueError, match="-y") as caught:  # what is suggested is an option in a shell
         check_parameters({"In": ["", """names: list = ["a's", "b"]\n"""], "names": "a"})
-    assert yaml.safe_load(shlex.split(str(caught.value).partition("papermill's")[2])[-1]) == {
-        "names": ["a's", "b"]
-    }
+    option = shlex.split(str(caught.value).partition("papermill's")[2])[-1]
+    assert yaml.safe_load(option) == {"names": ["a's", "b"]}
 
 
 def test_what_an_image_parameter_may_name(tmp_path, capsys):
@@ -346,14 +333,8 @@ def test_what_an_image_parameter_may_name(tmp_path, capsys):
         Image.new("RGB", (8, 8)).save(tmp_path / name)
     assert (one_image(tmp_path).name, one_image("toyscapes:7-9").seed) == ("a.png", 7)
     assert "names 2 images; a.png is the first" in capsys.readouterr().out
-    several = find_images(f"sample:cat, {tmp_path},toyscapes:7-8")
-    assert [one.record for one in several] == [
-        "cat",
-        "a.png",
-        "b.png",
-        "toyscapes-000007",
-        "toyscapes-000008",
-    ]
+    several = [one.record for one in find_images(f"sample:cat, {tmp_path},toyscapes:7-8")]
+    assert several == ["cat", "a.png", "b.png", "toyscapes-000007", "toyscapes-000008"]
     with pytest.raises(ValueError, match=r"names cat twice"):
         find_images("sample:cat,sample:all")
     Image.new("RGB", (8, 8)).save(tmp_path / "one, two.png")

@@ -8,8 +8,6 @@ from emerdiff_lib import load_pipeline, loading
 
 from .conftest import seeded
 
-# -- the model
-
 
 def test_the_streets_model_inverts_exactly_and_draws_what_it_is_told():
     pipe = load_pipeline("streets")
@@ -36,6 +34,3 @@ def test_a_package_may_leave_the_streets_model_out(monkeypatch, tmp_path):
     monkeypatch.setattr(loading, "STREETS_FOLDER", tmp_path)
     with pytest.raises(FileNotFoundError, match="not in this installation .* allow to leave out"):
         load_pipeline("streets")
-
-
-# -- another size

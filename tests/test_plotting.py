@@ -69,9 +69,6 @@ def texts_of(artists):
     return [artist.get_text().replace("\n", "") for artist in artists]
 
 
-# -- colours and style --------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("count, bound", [(3, 30), (6, 20), (8, 15), (12, 14), (30, 7), (40, 6)])
 def test_segments_are_told_apart_by_everyone(count, bound):
     assert least_difference(plotting.segment_palette(count) / 255) >= bound
@@ -85,9 +82,6 @@ def test_curves_and_fates_are_told_apart_by_everyone_and_without_colours():
     assert least_difference(pair) >= 40 and abs(np.subtract(*rgb2lab(pair)[:, 0])) >= 20
 
 
-# -- text ---------------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("width", [0.6, 1.0, 1.5])
 def test_lines_fit_and_names_are_broken_and_never_cut(width):
     for name in LAYERS:
@@ -98,9 +92,6 @@ def test_lines_fit_and_names_are_broken_and_never_cut(width):
     wrapped = wrap(text, width)
     assert wrapped.replace("\N{NO-BREAK SPACE}", " ").split() == text.split()
     assert "$x_0 + y$" in wrapped and "four\nfive" in wrapped and "\n%" not in wrapped
-
-
-# -- images -------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("count, columns", [(12, 6), (5, None), (26, 13), (7, 3)])
@@ -126,18 +117,15 @@ def test_images_of_any_shape_are_equally_high_and_no_text_runs_into_another(widt
     rows = [[one, two, three, one], [two, three, one, one], [one, one, two]]
     names = ["bilinear upsampling of the masks", "EmerDiff-Pixel (ours), filtered", "true classes"]
     titles = ["the photograph itself", "correspondence", "K", "two words"]
-    figures = [
-        plotting.grid_of_maps(rows, names, titles, width),
-        plotting.gallery(rows[0], titles, width=width),
-    ]
-    for figure in figures:
+    grid = plotting.grid_of_maps(rows, names, titles, width)
+    for figure in (grid, plotting.gallery(rows[0], titles, width=width)):
         shown = [ax for ax in figure.axes if ax.images]
         texts = [text for ax in shown for text in (ax.title, ax.yaxis.label) if text.get_text()]
         boxes = boxes_of([*shown, *texts], figure)
         heights = [box.height for box in boxes[: len(shown)]]
         assert max(heights) < 1.03 * min(heights) and not collide(boxes)
         assert min(box.x0 for box in boxes) >= 0 and max(box.x1 for box in boxes) <= figure.bbox.width
-    labels = [ax.yaxis.label.get_text().split() for ax in figures[0].axes[::4]]
+    labels = [ax.yaxis.label.get_text().split() for ax in grid.axes[::4]]
     assert ["".join(label) for label in labels] == [name.replace(" ", "") for name in names]
 
 
@@ -181,8 +169,6 @@ def test_an_overlay_mixes_and_outlines():
     assert np.abs(mixed[:, :20] - 0.5 * IMAGE[:, :20]).max() < 1
     assert np.abs(mixed[:, 21:] - 0.5 * (IMAGE[:, 21:].astype(int) + palette[1])).max() < 1
 
-
-# -- charts -------------------------------------------------------------------------------------------------------------
 
 COLUMNS = ("setting", "value", "low", "high", "kind")
 

@@ -33,9 +33,6 @@ def signed(found):
     return root.sign() * root.square() * found.scales[:, None, None, None].double()
 
 
-# -- the record ---------------------------------------------------------------------------------------------------------
-
-
 def test_the_error_of_quantisation_is_as_documented():
     r = torch.randn(5, 3, 40, 40, generator=seeded()) ** 3
     r[2] = 0
@@ -69,9 +66,6 @@ def test_what_is_no_such_file_is_one_sentence(found, tmp_path):
             ImageResponses.load(tmp_path / "r")
 
 
-# -- masks ---------------------------------------------------------------------------------------------------------------
-
-
 def test_responses_to_masks_are_sums_of_shares(found):
     strokes = torch.rand(3, *found.parts.shape[1:], generator=seeded()) < 0.3
     expected = []
@@ -82,9 +76,8 @@ def test_responses_to_masks_are_sums_of_shares(found):
         expected.append(total)
     expected = torch.stack(expected)
     torch.testing.assert_close(found.responses_to(strokes).double(), expected, atol=1e-6, rtol=1e-4)
-    torch.testing.assert_close(
-        found.difference_maps(strokes.numpy()).double(), expected.norm(dim=1), atol=1e-6, rtol=1e-4
-    )
+    lengths = found.difference_maps(strokes.numpy()).double()
+    torch.testing.assert_close(lengths, expected.norm(dim=1), atol=1e-6, rtol=1e-4)
     finer = strokes.repeat_interleave(3, 1).repeat_interleave(3, 2)
     torch.testing.assert_close(found.responses_to(finer), found.responses_to(strokes), atol=1e-6, rtol=1e-4)
     with pytest.raises(ValueError, match=r"\(K, h, w\)"):
@@ -101,9 +94,6 @@ def test_sums_are_what_the_network_answers_to_small_pushes(pipe, coarse):
     assert isinstance(asked, Responses)
     error = (found.difference_maps(union) - asked.difference_maps).norm() / asked.difference_maps.norm()
     assert error < 0.1
-
-
-# -- pixels --------------------------------------------------------------------------------------------------------------
 
 
 def test_weights_and_features_are_those_of_loops(found, monkeypatch):
@@ -171,15 +161,10 @@ def test_what_lies_at_a_point_grows_with_granularity(found, scene):
     assert np.mean(best) > 0.5 and max(best) > 0.9 and cuts[-1].all()
 
 
-@pytest.mark.parametrize(
-    ("point", "granularity", "message"), [((129, 0), 0, "x=129"), ((0, 0), 2, "granularity=2")]
-)
-def test_points_beside_the_picture_are_refused(found, point, granularity, message):
-    with pytest.raises(ValueError, match=message):
-        found.segment_at(point, granularity)
-
-
-def test_a_point_of_a_picture_of_another_size_is_found(pipe, scene):
+def test_points_are_those_of_a_picture_of_any_size_and_none_beside_it(pipe, scene, found):
+    for point, granularity, message in (((129, 0), 0, "x=129"), ((0, 0), 2, "granularity=2")):
+        with pytest.raises(ValueError, match=message):
+            found.segment_at(point, granularity)
     large = scene.image.resize((300, 200))
     responses = pipe.probe(pipe.cluster(large, 3, mode="fast", generator=seeded()))
     cut = responses.segment_at((299.9, 199.9), 0.3)
@@ -227,9 +212,6 @@ def test_plain_and_broken_features():
     assert (feature_superpixels(torch.zeros(16, 16, 4), cell=4).segments(5) == 0).all()
     with pytest.raises(ValueError, match="not finite"):
         feature_superpixels(torch.full((16, 16, 4), torch.nan), cell=4)
-
-
-# -- through the pipeline ------------------------------------------------------------------------------------------------
 
 
 def test_the_pipeline_s_pixel_mode(pipe, scene):

@@ -39,9 +39,6 @@ def study():
     )
 
 
-# -- files --------------------------------------------------------------------------------------------------
-
-
 def test_files_are_replaced_whole_or_left_alone(tmp_path):
     path = tmp_path / "a.json"
     write_atomically(path, "λ")
@@ -57,9 +54,6 @@ def test_files_are_replaced_whole_or_left_alone(tmp_path):
     assert path.read_text() == "one" and os.listdir(tmp_path) == ["a.json"]
     (tmp_path / "plain").write_text("")
     assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode  # as readable as any
-
-
-# -- manifests ----------------------------------------------------------------------------------------------------------
 
 
 def test_a_manifest_reads_back_and_writes_the_same_bytes(tmp_path, study):
@@ -84,9 +78,6 @@ def test_what_is_no_manifest_is_neither_written_nor_read(tmp_path, study):
         read_manifest(tmp_path / "m.json")
 
 
-# -- RESULTS.md ---------------------------------------------------------------------------------------------------------
-
-
 def test_pictures_have_to_be_in_the_ledger(tmp_path, study):
     ledger = [{"seeds": "0-131", "state": "looked at"}, {"seeds": "500-699", "state": script.CONFIRMATION}]
     write_manifest(tmp_path / "late.json", **(study | {"seeds": {"claim": range(500, 600)}}))
@@ -108,9 +99,7 @@ def test_committed_results_are_what_their_manifests_say(pipe):
     manifests, ledger = script.read_folder(FOLDER)
     assert script.unlisted_seeds(manifests, ledger) == []
     text = script.render(manifests, ledger, pipe.default_settings())
-    assert text == (ROOT / "RESULTS.md").read_text(encoding="utf-8"), (
-        "renew RESULTS.md (CONTRIBUTING.md, Results)"
-    )
+    assert text == (ROOT / "RESULTS.md").read_text(encoding="utf-8"), "renew it (CONTRIBUTING.md, Results)"
 
 
 def test_no_number_of_the_readme_is_stale():

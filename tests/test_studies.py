@@ -7,14 +7,12 @@ import torch
 from emerdiff_lib import words
 from emerdiff_lib.backbones import TextTokens
 from emerdiff_lib.evaluation.regions import cell_shares, find_regions
+from emerdiff_lib.interventions import hooked
 
 from . import tiny_stable_diffusion
 from .conftest import run_cells, seeded
 
 LAYER = "up_blocks.2.attentions.0.transformer_blocks.0.attn2"
-
-
-# -- 02: features and words --------------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
@@ -23,12 +21,8 @@ def test_word_attention_is_the_softmax_of_the_layers_queries_and_keys(pipe, scen
     noisy = torch.randn(2, 8, 32, 32, generator=seeded())
     module, seen = pipe.denoiser.get_submodule(LAYER), {}
     keep = lambda name: lambda module, inputs, output: seen.update({name: output})
-    hooks = [getattr(module, name).register_forward_hook(keep(name)) for name in ("to_q", "to_k")]
-    try:
+    with hooked([getattr(module, name).register_forward_hook(keep(name)) for name in ("to_q", "to_k")]):
         found = words.word_attention(predictor, noisy, 281, [LAYER])[LAYER]
-    finally:
-        for hook in hooks:
-            hook.remove()
     expected, depth = np.zeros((256, seen["to_k"].shape[1])), seen["to_q"].shape[-1] // module.heads
     for row in range(2):
         for head in range(module.heads):
@@ -47,9 +41,6 @@ def test_words_are_found_in_prompts(pipe, tmp_path):
         where = words.token_positions(TextTokens(clip, "a zebra on a road", 77), word)
         tokens = clip.convert_ids_to_tokens([clip("a zebra on a road").input_ids[i] for i in where])
         assert len(where) == pieces and "".join(tokens).replace("</w>", "") == (word if pieces else "")
-
-
-# -- 03: objects and responses ------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -72,8 +63,7 @@ def test_responses_to_cells_are_the_pipelines_difference_maps(pipe, cells_of_03,
     assert cells_of_03["grid_of"](pipe, trajectory) == (16, 16)
     settings = {"modulation_timestep": 41, "modulation_strength": 10.0}
     (response,) = cells_of_03["responses_to"](pipe, trajectory, cells, **settings)
-    out = pipe(
-        scene.image, trajectory=trajectory, coarse_masks=cells, output_difference_maps=True, **settings
-    )
+    settings |= {"trajectory": trajectory, "output_difference_maps": True}
+    out = pipe(scene.image, coarse_masks=cells, **settings)
     np.testing.assert_allclose(response, out.difference_maps[0], atol=1e-6)
     assert response[region.mask].mean() > 3 * response.mean()

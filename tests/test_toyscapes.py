@@ -67,14 +67,10 @@ def test_labels_classes_and_palette_fit_together():
     assert len(Toyscapes.palette) == 18 and len(Toyscapes.coarse_palette) == 10
     fine, coarse = np.array(Toyscapes.class_names), np.array(Toyscapes.coarse_class_names)
     scenes = [Toyscapes("test")[i] for i in range(40)]
-    pairs = {
-        pair for s in scenes for pair in zip(fine[s.labels.flat], coarse[s.coarse_labels.flat], strict=True)
-    }
+    named = lambda s: zip(fine[s.labels.flat], coarse[s.coarse_labels.flat], strict=True)
+    pairs = {pair for one in scenes for pair in named(one)}
     assert {("wheel", "car"), ("crown", "tree"), ("sail", "boat"), ("roof", "building")} <= pairs
     assert len(pairs) == 18  # every class occurs, each in one group
-
-
-# -- the bundled model
 
 
 def test_stable_diffusion_pipeline_loads_the_bundled_model_and_draws():

@@ -100,9 +100,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(trained, photos, tmp_pa
 
 
 def test_training_continues_from_exported_weights(trained, photos, tmp_path, capsys):
-    start = (
-        f"{TINY} --images {photos} --size 32 --steps 1 --init-from {trained / 'model'} --output {tmp_path}"
-    )
+    start = f"{TINY} --images {photos} --size 32 --steps 1 --init-from {trained}/model --output {tmp_path}"
     run(f"{start}/more {UNET}")
     assert "the text encoder starts anew" in capsys.readouterr().out  # of other words
     folders = (trained / "model", tmp_path / "more" / "model")

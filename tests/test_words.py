@@ -67,9 +67,6 @@ def halves():
     return Image.fromarray(picture)
 
 
-# -- vocabularies ---------------------------------------------------------------------------------------------------------
-
-
 def test_a_class_fits_as_well_as_its_best_word():
     vocabulary = Vocabulary.of(["door, screen door", "building;edifice", "sky"])
     assert vocabulary.names == ("door, screen door", "building;edifice", "sky")
@@ -96,9 +93,6 @@ def test_what_fits_nothing_is_none_of_these():
 def test_impossible_vocabularies_are_one_sentence(make, message):
     with pytest.raises(ValueError, match=message):
         make()
-
-
-# -- MaskCLIP -------------------------------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
@@ -135,9 +129,6 @@ def test_templates_are_averaged_on_the_unit_sphere(clip):
     texts = F.normalize(clip.sentences(["a red", "the red", "a road", "the road"]), dim=-1)
     expected = F.normalize(torch.stack([texts[:2].mean(0), texts[2:].mean(0)]), dim=-1)
     torch.testing.assert_close(clip.words(vocabulary), expected)
-
-
-# -- naming ---------------------------------------------------------------------------------------------------------------
 
 
 def test_places_and_segments_get_their_names(halves):
@@ -192,9 +183,6 @@ def test_words_are_said_as_the_vocabulary_says_them(pipe, scene):
         own = kind(pipe, prompt="a red {}").features(scene.image, Vocabulary.of(["boat"]))
         said = Vocabulary.of(["boat"], templates=["a red {}", "a blue {}"])
         torch.testing.assert_close(kind(pipe).features(scene.image, said), own)
-
-
-# -- the CLIP that comes with the workbook
 
 
 def test_the_bundled_clip_tells_its_words_apart_and_names_scenes():

@@ -11,32 +11,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import diffusers
 import sentencepiece
 import torch
-from diffusers import (
-    AutoencoderKL,
-    DDPMScheduler,
-    FlowMatchEulerDiscreteScheduler,
-    IFPipeline,
-    KandinskyV22Pipeline,
-    PNDMScheduler,
-    SD3Transformer2DModel,
-    StableDiffusion3Pipeline,
-    StableDiffusionPipeline,
-    StableDiffusionXLPipeline,
-    UNet2DConditionModel,
-    VQModel,
-)
+import transformers
 from tokenizers.pre_tokenizers import ByteLevel
-from transformers import (
-    CLIPTextConfig,
-    CLIPTextModel,
-    CLIPTextModelWithProjection,
-    CLIPTokenizer,
-    T5Config,
-    T5EncoderModel,
-    T5Tokenizer,
-)
 
 TEXT = "a picture of the and sky mountain road house roof tree car boat day"
 WIDTHS = (32, 64, 64, 64)  # Stable Diffusion: 320, 640, 1280, 1280; its norms want multiples of 32
@@ -58,13 +37,13 @@ def vocabulary() -> tuple[dict[str, int], list[str]]:
     return {token: index for index, token in enumerate(tokens)}, merges
 
 
-def tokenizer(folder: Path) -> CLIPTokenizer:
+def tokenizer(folder: Path) -> transformers.CLIPTokenizer:
     """From ``vocab.json`` and ``merges.txt``, which are written into ``folder`` (made if missing)."""
     folder.mkdir(parents=True, exist_ok=True)
     tokens, merges = vocabulary()
     (folder / "vocab.json").write_text(json.dumps(tokens))
     (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n")
-    return CLIPTokenizer.from_pretrained(folder, model_max_length=77)
+    return transformers.CLIPTokenizer.from_pretrained(folder, model_max_length=77)
 
 
 XL = dict(  # no attention on the finest grid, deep attention on the others; told a pooled text and sizes
@@ -143,14 +122,12 @@ NOISE = {  # of their schedulers
 TEXT_WIDTHS = {"2.x": 1024, "XL": 64, "SSD-1B": 64, "Kandinsky 2.2": 0, "IF": 0}  # of a token; otherwise 768
 
 
-def networks(
-    sample_size: int = 32, layout: str = "1.x"
-) -> tuple[UNet2DConditionModel | SD3Transformer2DModel, AutoencoderKL, CLIPTextModel | None]:
-    """U-Net, VAE and text encoder in the default dtype, from torch's present random state."""
+def networks(sample_size: int = 32, layout: str = "1.x") -> tuple:
+    """U-Net or transformer, VAE and text encoder or None in the default dtype, from torch's present random state."""
     other, width = LAYOUTS[layout], TEXT_WIDTHS.get(layout, 768)
     if layout.startswith("3"):
         return transformer(sample_size, **other), autoencoder(sample_size, 16), None
-    unet = UNet2DConditionModel(
+    unet = diffusers.UNet2DConditionModel(
         **dict(
             sample_size=sample_size,
             in_channels=4,
@@ -164,15 +141,15 @@ def networks(
         )
         | other
     )
-    return unet, autoencoder(sample_size, 4), CLIPTextModel(text_config(width)) if width else None
+    vae = autoencoder(sample_size, 4)
+    text_encoder = transformers.CLIPTextModel(text_config(width)) if width else None
+    return unet, vae, text_encoder
 
 
-def autoencoder(sample_size: int, channels: int) -> AutoencoderKL:
+def autoencoder(sample_size: int, channels: int) -> diffusers.AutoencoderKL:
     """Stable Diffusion 1's, or 3's with its 16 channels and a shift."""
-    statistics = (
-        dict(scaling_factor=0.18215) if channels == 4 else dict(scaling_factor=1.5305, shift_factor=0.0609)
-    )
-    return AutoencoderKL(
+    statistics = {4: dict(scaling_factor=0.18215), 16: dict(scaling_factor=1.5305, shift_factor=0.0609)}
+    return diffusers.AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
         block_out_channels=(8, 16, 16, 16),
@@ -180,13 +157,13 @@ def autoencoder(sample_size: int, channels: int) -> AutoencoderKL:
         layers_per_block=1,
         latent_channels=channels,
         sample_size=8 * sample_size,
-        **statistics,
+        **statistics[channels],
     )
 
 
-def transformer(sample_size: int, **other) -> SD3Transformer2DModel:
+def transformer(sample_size: int, **other) -> diffusers.SD3Transformer2DModel:
     """Tokens of 2 × 2 latents, words of two CLIPs of 64 numbers and of T5's 160: Stable Diffusion 3's 768, 1280 and 4096."""
-    return SD3Transformer2DModel(
+    return diffusers.SD3Transformer2DModel(
         **dict(
             sample_size=sample_size,
             patch_size=2,
@@ -201,8 +178,8 @@ def transformer(sample_size: int, **other) -> SD3Transformer2DModel:
     )
 
 
-def movq() -> VQModel:
-    return VQModel(
+def movq() -> diffusers.VQModel:
+    return diffusers.VQModel(
         block_out_channels=(32, 32, 32, 32),  # its spatial norms want multiples of 32
         down_block_types=("DownEncoderBlock2D",) * 3 + ("AttnDownEncoderBlock2D",),
         up_block_types=("AttnUpDecoderBlock2D",) + ("UpDecoderBlock2D",) * 3,
@@ -214,7 +191,7 @@ def movq() -> VQModel:
     )
 
 
-def t5(folder: Path, width: int = 32) -> tuple[T5EncoderModel, T5Tokenizer]:
+def t5(folder: Path, width: int = 32) -> tuple[transformers.T5EncoderModel, transformers.T5Tokenizer]:
     """Text encoder, and a tokenizer from ``spiece.model``, which is written into ``folder`` (made if missing)."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "spiece.model").open("wb") as file:
@@ -229,14 +206,14 @@ def t5(folder: Path, width: int = 32) -> tuple[T5EncoderModel, T5Tokenizer]:
             bos_id=-1,
             minloglevel=2,
         )
-    tokenizer = T5Tokenizer.from_pretrained(folder, extra_ids=0, model_max_length=512)
-    config = T5Config(vocab_size=len(tokenizer), d_model=width, d_kv=8, d_ff=64, num_layers=2, num_heads=4)
-    return T5EncoderModel(config), tokenizer
+    tokenizer = transformers.T5Tokenizer.from_pretrained(folder, extra_ids=0, model_max_length=512)
+    sizes = dict(d_model=width, d_kv=8, d_ff=64, num_layers=2, num_heads=4)
+    return transformers.T5EncoderModel(transformers.T5Config(vocab_size=len(tokenizer), **sizes)), tokenizer
 
 
-def text_config(width: int) -> CLIPTextConfig:
+def text_config(width: int) -> transformers.CLIPTextConfig:
     ids = vocabulary()[0]
-    return CLIPTextConfig(
+    return transformers.CLIPTextConfig(
         vocab_size=len(ids),
         hidden_size=width,
         intermediate_size=width,
@@ -250,9 +227,7 @@ def text_config(width: int) -> CLIPTextConfig:
     )
 
 
-def save(
-    folder: Path | str, sample_size: int = 32, seed: int = 0, layout: str = "1.x", **default_settings
-) -> Path:
+def save(folder: Path | str, sample_size: int = 32, seed: int = 0, layout: str = "1.x", **default_settings):
     """Write the checkpoint into ``folder`` in safetensors, weights from ``seed``, and return the folder.
 
     Args:
@@ -267,43 +242,44 @@ def save(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         unet, vae, text_encoder = networks(sample_size, layout)
-        second, vq = CLIPTextModelWithProjection(text_config(64)), movq()
+        second, vq = transformers.CLIPTextModelWithProjection(text_config(64)), movq()
         torch.manual_seed(seed)
         if layout == "Kandinsky 2.2":
-            pipeline = KandinskyV22Pipeline(unet, DDPMScheduler(**noise), vq)
+            pipeline = diffusers.KandinskyV22Pipeline(unet, diffusers.DDPMScheduler(**noise), vq)
         elif layout == "IF":
             words, tokens = t5(folder / "tokenizer")
             parts = dict(safety_checker=None, feature_extractor=None, watermarker=None)
-            scheduler = DDPMScheduler(**noise)
-            pipeline = IFPipeline(tokens, words, unet, scheduler, **parts, requires_safety_checker=False)
+            parts |= dict(scheduler=diffusers.DDPMScheduler(**noise), requires_safety_checker=False)
+            pipeline = diffusers.IFPipeline(tokens, words, unet, **parts)
         elif layout.startswith("3"):
             third, tokens = t5(folder / "tokenizer_3", 160) if layout == "3.5" else (None, None)
-            pipeline = StableDiffusion3Pipeline(
+            pipeline = diffusers.StableDiffusion3Pipeline(
                 transformer=unet,
                 vae=vae,
-                scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
-                text_encoder=CLIPTextModelWithProjection(text_config(64)),
+                scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),
+                text_encoder=transformers.CLIPTextModelWithProjection(text_config(64)),
                 tokenizer=tokenizer(folder / "tokenizer"),
-                text_encoder_2=CLIPTextModelWithProjection(text_config(64)),
+                text_encoder_2=transformers.CLIPTextModelWithProjection(text_config(64)),
                 tokenizer_2=tokenizer(folder / "tokenizer_2"),
                 text_encoder_3=third,
                 tokenizer_3=tokens,
             )
         else:
+            steps = dict(set_alpha_to_one=False, skip_prk_steps=True, steps_offset=1)
             parts = dict(
                 vae=vae,
                 unet=unet,
                 text_encoder=text_encoder,
                 tokenizer=tokenizer(folder / "tokenizer"),
-                scheduler=PNDMScheduler(set_alpha_to_one=False, skip_prk_steps=True, steps_offset=1, **noise),
+                scheduler=diffusers.PNDMScheduler(**steps, **noise),
                 feature_extractor=None,
             )
             if unet.config.addition_embed_type:
                 parts |= dict(text_encoder_2=second, tokenizer_2=tokenizer(folder / "tokenizer_2"))
-                pipeline = StableDiffusionXLPipeline(**parts)
+                pipeline = diffusers.StableDiffusionXLPipeline(**parts)
             else:
                 parts |= dict(safety_checker=None, requires_safety_checker=False)
-                pipeline = StableDiffusionPipeline(**parts)
+                pipeline = diffusers.StableDiffusionPipeline(**parts)
     if default_settings:
         pipeline.register_to_config(default_settings=default_settings)
     pipeline.save_pretrained(folder)

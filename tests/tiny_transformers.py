@@ -8,71 +8,46 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import diffusers
 import torch
-from diffusers import (
-    AutoencoderDC,
-    AutoencoderKLQwenImage,
-    DiffusionPipeline,
-    DPMSolverMultistepScheduler,
-    FlowMatchEulerDiscreteScheduler,
-    FluxPipeline,
-    FluxTransformer2DModel,
-    PixArtAlphaPipeline,
-    PixArtSigmaPipeline,
-    PixArtTransformer2DModel,
-    QwenImagePipeline,
-    QwenImageTransformer2DModel,
-    SanaPipeline,
-    SanaTransformer2DModel,
-)
-from transformers import (
-    CLIPTextModel,
-    Gemma2Config,
-    Gemma2Model,
-    Qwen2_5_VLConfig,
-    Qwen2_5_VLForConditionalGeneration,
-    Qwen2Tokenizer,
-)
+import transformers
 
 from .tiny_stable_diffusion import autoencoder, t5, text_config, tokenizer, vocabulary
 
 SMALL = dict(hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2)
+JOINT = dict(num_layers=3, num_attention_heads=2, attention_head_dim=16, joint_attention_dim=32)
+JOINT |= dict(axes_dims_rope=(4, 6, 6))
 SIDE = 16  # of the latents that they claim to be trained on
 SHIFTING = dict(
     use_dynamic_shifting=True, base_shift=0.5, max_shift=1.15, base_image_seq_len=256, max_image_seq_len=4096
 )
 
 
-def flux(folder: Path, guidance: bool = True) -> DiffusionPipeline:
+def flux(folder: Path, guidance: bool = True) -> diffusers.DiffusionPipeline:
     """dev, or without guidance schnell, whose noise is not shifted."""
     words, tokenizer_2 = t5(folder / "tokenizer_2", 32)
-    return FluxPipeline(
-        transformer=FluxTransformer2DModel(
+    noise = SHIFTING | {"shift": 3.0} if guidance else {"shift": 1.0}
+    return diffusers.FluxPipeline(
+        transformer=diffusers.FluxTransformer2DModel(
+            **JOINT,
             in_channels=64,
-            num_layers=3,
             num_single_layers=2,
-            attention_head_dim=16,
-            num_attention_heads=2,
-            joint_attention_dim=32,
             pooled_projection_dim=64,
             guidance_embeds=guidance,
-            axes_dims_rope=(4, 6, 6),
         ),
         vae=autoencoder(SIDE, 16),
-        scheduler=FlowMatchEulerDiscreteScheduler(
-            **(SHIFTING | {"shift": 3.0} if guidance else {"shift": 1.0})
-        ),
-        text_encoder=CLIPTextModel(text_config(64)),
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(**noise),
+        text_encoder=transformers.CLIPTextModel(text_config(64)),
         tokenizer=tokenizer(folder / "tokenizer"),
         text_encoder_2=words,
         tokenizer_2=tokenizer_2,
     )
 
 
-def pixart(folder: Path, alpha: bool = False) -> DiffusionPipeline:
+def pixart(folder: Path, alpha: bool = False) -> diffusers.DiffusionPipeline:
     """Σ, or α, which is conditioned on the image's size."""
     words, tokens = t5(folder / "tokenizer", 32)
-    transformer = PixArtTransformer2DModel(
+    transformer = diffusers.PixArtTransformer2DModel(
         sample_size=128 if alpha else SIDE,
         in_channels=4,
         out_channels=8,
@@ -85,31 +60,27 @@ def pixart(folder: Path, alpha: bool = False) -> DiffusionPipeline:
         interpolation_scale=1,
     )
     parts = dict(tokenizer=tokens, text_encoder=words, vae=autoencoder(SIDE, 4), transformer=transformer)
-    scheduler = DPMSolverMultistepScheduler(beta_start=0.0001, beta_end=0.02)
-    return (PixArtAlphaPipeline if alpha else PixArtSigmaPipeline)(scheduler=scheduler, **parts)
+    scheduler = diffusers.DPMSolverMultistepScheduler(beta_start=0.0001, beta_end=0.02)
+    kind = diffusers.PixArtAlphaPipeline if alpha else diffusers.PixArtSigmaPipeline
+    return kind(scheduler=scheduler, **parts)
 
 
-def sana(folder: Path) -> DiffusionPipeline:
+def sana(folder: Path) -> diffusers.DiffusionPipeline:
     _, tokens = t5(folder / "tokenizer", 32)
-    vae = AutoencoderDC(
+    blocks = dict(block_types=("ResBlock", "EfficientViTBlock"), block_out_channels=(8, 8))
+    blocks |= dict(layers_per_block=(1, 1), qkv_multiscales=((), (5,)))
+    vae = diffusers.AutoencoderDC(
+        **{f"{side}_{name}": value for side in ("encoder", "decoder") for name, value in blocks.items()},
         in_channels=3,
         latent_channels=8,
         attention_head_dim=4,
-        encoder_block_types=("ResBlock", "EfficientViTBlock"),
-        decoder_block_types=("ResBlock", "EfficientViTBlock"),
-        encoder_block_out_channels=(8, 8),
-        decoder_block_out_channels=(8, 8),
-        encoder_layers_per_block=(1, 1),
-        decoder_layers_per_block=(1, 1),
-        encoder_qkv_multiscales=((), (5,)),
-        decoder_qkv_multiscales=((), (5,)),
         downsample_block_type="conv",
         upsample_block_type="interpolate",
         decoder_norm_types="rms_norm",
         decoder_act_fns="silu",
         scaling_factor=0.41407,
     )
-    transformer = SanaTransformer2DModel(
+    transformer = diffusers.SanaTransformer2DModel(
         sample_size=SIDE,
         patch_size=1,
         in_channels=8,
@@ -122,14 +93,13 @@ def sana(folder: Path) -> DiffusionPipeline:
         cross_attention_dim=32,
         caption_channels=32,
     )
-    gemma = Gemma2Config(**SMALL, vocab_size=len(tokens), num_key_value_heads=1, head_dim=16)
-    scheduler = DPMSolverMultistepScheduler(
-        use_flow_sigmas=True, flow_shift=3.0, prediction_type="flow_prediction"
-    )
-    return SanaPipeline(tokens, Gemma2Model(gemma), vae, transformer, scheduler)
+    gemma = transformers.Gemma2Config(**SMALL, vocab_size=len(tokens), num_key_value_heads=1, head_dim=16)
+    flow = dict(use_flow_sigmas=True, flow_shift=3.0, prediction_type="flow_prediction")
+    scheduler = diffusers.DPMSolverMultistepScheduler(**flow)
+    return diffusers.SanaPipeline(tokens, transformers.Gemma2Model(gemma), vae, transformer, scheduler)
 
 
-def qwen_image(folder: Path) -> DiffusionPipeline:
+def qwen_image(folder: Path) -> diffusers.DiffusionPipeline:
     ids, merges = vocabulary()
     text = SMALL | dict(
         vocab_size=len(ids) + 3,
@@ -140,9 +110,10 @@ def qwen_image(folder: Path) -> DiffusionPipeline:
         eos_token_id=0,
     )
     vision = dict(depth=1, hidden_size=32, intermediate_size=32, num_heads=2, out_hidden_size=32)
-    return QwenImagePipeline(
-        scheduler=FlowMatchEulerDiscreteScheduler(**SHIFTING, shift=1.0, shift_terminal=0.02),
-        vae=AutoencoderKLQwenImage(
+    config = transformers.Qwen2_5_VLConfig(text_config=text, vision_config=vision)
+    return diffusers.QwenImagePipeline(
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(**SHIFTING, shift=1.0, shift_terminal=0.02),
+        vae=diffusers.AutoencoderKLQwenImage(
             base_dim=8,
             z_dim=4,
             dim_mult=[1, 1, 1, 1],
@@ -151,23 +122,13 @@ def qwen_image(folder: Path) -> DiffusionPipeline:
             latents_mean=[0.1, 0.2, 0.0, -0.1],
             latents_std=[1.0, 1.5, 2.0, 0.5],
         ),
-        text_encoder=Qwen2_5_VLForConditionalGeneration(
-            Qwen2_5_VLConfig(text_config=text, vision_config=vision)
-        ),
-        tokenizer=Qwen2Tokenizer(vocab=ids, merges=[tuple(merge.split()) for merge in merges]),
-        transformer=QwenImageTransformer2DModel(
-            in_channels=16,
-            out_channels=4,
-            num_layers=3,
-            attention_head_dim=16,
-            num_attention_heads=2,
-            joint_attention_dim=32,
-            axes_dims_rope=(4, 6, 6),
-        ),
+        text_encoder=transformers.Qwen2_5_VLForConditionalGeneration(config),
+        tokenizer=transformers.Qwen2Tokenizer(vocab=ids, merges=[tuple(merge.split()) for merge in merges]),
+        transformer=diffusers.QwenImageTransformer2DModel(**JOINT, in_channels=16, out_channels=4),
     )
 
 
-LAYOUTS: dict[str, Callable[..., DiffusionPipeline]] = {
+LAYOUTS: dict[str, Callable[..., diffusers.DiffusionPipeline]] = {
     "FLUX.1": flux,
     "FLUX.1 schnell": lambda folder: flux(folder, guidance=False),
     "PixArt": pixart,
