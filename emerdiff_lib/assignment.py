@@ -10,7 +10,7 @@ import torch
 from .refinement import resize_maps
 
 
-def assign_pixels(maps: torch.Tensor, size: tuple[int, int]) -> np.ndarray:
+def assign_pixels(maps: Iterable[torch.Tensor], size: tuple[int, int]) -> np.ndarray:
     """The index of the largest map at every pixel.
 
     Args:
@@ -20,16 +20,6 @@ def assign_pixels(maps: torch.Tensor, size: tuple[int, int]) -> np.ndarray:
     Returns:
         (height, width) int32 labels in 0 … K−1; ties go to the first.
     """
-    return _largest(maps, size)
-
-
-def assign_bilinear(coarse_masks: torch.Tensor, size: tuple[int, int]) -> np.ndarray:
-    """The baseline that the paper calls "SD": coarse masks (K, h, w) upsampled bilinearly to (height, width), argmax."""
-    return _largest(coarse_masks.float(), size)
-
-
-def _largest(maps: Iterable[torch.Tensor], size: tuple[int, int]) -> np.ndarray:
-    """argmax over maps that never lie in memory together at full size."""
     best = torch.full(size, -torch.inf)
     labels = torch.zeros(size, dtype=torch.int32)
     for k, m in enumerate(maps):
@@ -37,3 +27,8 @@ def _largest(maps: Iterable[torch.Tensor], size: tuple[int, int]) -> np.ndarray:
         labels.masked_fill_(resized > best, k)
         torch.maximum(best, resized, out=best)
     return labels.numpy()
+
+
+def assign_bilinear(coarse_masks: torch.Tensor, size: tuple[int, int]) -> np.ndarray:
+    """The baseline that the paper calls "SD": coarse masks (K, h, w) upsampled bilinearly to (height, width), argmax."""
+    return assign_pixels(coarse_masks, size)

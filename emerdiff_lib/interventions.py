@@ -193,7 +193,7 @@ def sharing_softmax(rows: int) -> OwnAttention:
     return OwnAttention(attend)
 
 
-def _masked(scores: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+def masked(scores: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
     """QKᵀ/√d under an additive mask, or one of what may be attended to."""
     if mask is None:
         return scores
@@ -226,7 +226,7 @@ def shared_attention(
     for start in range(0, query.shape[2], block):
         scores = query[:, :, start : start + block] * scale @ transposed
         some = mask if mask is None or mask.shape[-2] == 1 else mask[..., start : start + block, :]
-        scores = _masked(scores, some)
+        scores = masked(scores, some)
         parts.append(torch.softmax(scores, dim=-1).to(wide.dtype) @ wide)
     output = torch.cat(parts, dim=2) if len(parts) > 1 else parts[0]
     return output[0].unflatten(-1, (-1, values.shape[-1])).permute(2, 0, 1, 3)
@@ -302,7 +302,7 @@ def capturing_attention(denoiser: nn.Module, layers: Iterable[str]) -> Iterator[
             scale, rows = given.get("scale") or query.shape[-1] ** -0.5, []
             for i in range(len(query)):  # one at a time: (heads, queries, keys) is large by itself
                 some = None if mask is None else mask[i if len(mask) > 1 else 0]
-                scores = _masked(query[i] * scale @ key[i].transpose(-2, -1), some)
+                scores = masked(query[i] * scale @ key[i].transpose(-2, -1), some)
                 rows.append(scores.softmax(-1).mean(0))
             maps[running[-1]] = torch.stack(rows).mean(0).cpu()
         return F.scaled_dot_product_attention(**given)

@@ -7,12 +7,14 @@ here, so that its probabilities can be kept.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch.overrides import TorchFunctionMode
 
+from ..interventions import OwnAttention, masked
 from ..inversion import Trajectory, reverse_step
 from ..pipeline import EmerDiffPipeline
 from ..predictor import Predictor
@@ -22,43 +24,33 @@ from ..stages import CoarseMasks, Responses
 Maps = dict[int, list[torch.Tensor]]
 
 
-class WrittenOutAttention(TorchFunctionMode):
-    """softmax(QKᵀ/√d)·V step by step; with ``stored`` probabilities, those are used in place of the run's own.
+@contextmanager
+def written_out_attention(stored: list[torch.Tensor] | None = None) -> Iterator[list[torch.Tensor]]:
+    """Within the context, softmax(QKᵀ/√d)·V is computed step by step; with ``stored`` probabilities, those are used.
 
-    Attributes:
-        probabilities: (B, heads, tokens, tokens or words) of every call so far.
+    Yields the list of the (B, heads, tokens, tokens or words) probabilities of every call so far.
     """
+    probabilities: list[torch.Tensor] = []
 
-    def __init__(self, stored: list[torch.Tensor] | None = None):
-        super().__init__()
-        self.stored, self.probabilities = stored, []
-
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        if function is not F.scaled_dot_product_attention:
-            return function(*args, **kwargs)
-        names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
-        given = dict(zip(names, args, strict=False)) | kwargs
-        query, key, value, mask = (given.get(name) for name in names[:4])
-        if self.stored:
-            probabilities = self.stored[len(self.probabilities)]
+    def attend(given: dict[str, Any]) -> torch.Tensor:
+        query, key = given["query"], given["key"]
+        if stored:
+            probabilities.append(stored[len(probabilities)])
         else:
             scores = query @ key.transpose(-2, -1) * (given.get("scale") or query.shape[-1] ** -0.5)
-            if mask is not None:
-                mask = torch.where(mask, 0.0, -torch.inf) if mask.dtype == torch.bool else mask
-                scores = scores + mask
-            probabilities = scores.softmax(-1)
-        self.probabilities.append(probabilities)
-        return probabilities @ value
+            probabilities.append(masked(scores, given.get("attn_mask")).softmax(-1))
+        return probabilities[-1] @ given["value"]
+
+    with OwnAttention(attend):
+        yield probabilities
 
 
 def stored_maps(predictor: Predictor, trajectory: Trajectory, timestep: int) -> Maps:
     """The attention probabilities of the unmodulated trajectory from ``timestep`` on."""
     latents, maps = trajectory.latents[timestep], {}
     for t in (t for t in trajectory.timesteps if t <= timestep):
-        with WrittenOutAttention() as attention:
+        with written_out_attention() as maps[t]:
             latents = reverse_step(predictor, trajectory, latents, t)
-        maps[t] = attention.probabilities
     return maps
 
 
@@ -85,7 +77,7 @@ def modulated_latents(
             hooks = [projection.register_forward_hook(lambda _, args, output: output + offset)]
         elif t == timestep:
             hooks = [projection.register_forward_pre_hook(lambda _, args: args[0] + offset)]
-        with WrittenOutAttention(maps.get(t)):
+        with written_out_attention(maps.get(t)):
             latents = reverse_step(predictor, trajectory, latents, t)
         for hook in hooks:
             hook.remove()

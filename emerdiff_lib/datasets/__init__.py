@@ -30,7 +30,6 @@ DATASETS = {
     "coco-object": COCOObject,
     "voc-2012": VOC2012,
     "pascal-context-59": PascalContext,
-    "pascal-context-459": partial(PascalContext, all_classes=True),
     "cityscapes": Cityscapes,
     "cityscapes-27": Cityscapes27,
     "camvid": CamVid,

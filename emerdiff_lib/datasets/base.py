@@ -12,7 +12,6 @@ from zlib import crc32
 
 import numpy as np
 from PIL import ExifTags, Image
-from scipy.io import loadmat
 
 from ..images import LOSSLESS, image_files, load_image, open_image, plain_name, reading, shown
 from ..settings import check_known
@@ -219,24 +218,21 @@ class FileDataset(LabelledDataset):
 
 
 def stored_numbers(file: Path) -> np.ndarray:
-    """(H, W) int32 numbers of a label map: an image with a single channel, palette or not, or MATLAB's variable LabelMap.
+    """(H, W) int32 numbers of a label map: an image with a single channel, palette or not.
 
     Raises:
         FileNotFoundError, PermissionError, ValueError: it cannot be read, is in a lossy format, has colours, or has numbers
             outside 0–65535.
     """
     with reading(file):
-        if file.suffix == ".mat":
-            numbers = loadmat(file)["LabelMap"]
-        else:
-            with open_image(file, LOSSLESS) as opened:
-                if "jpeg" in str(opened.info.get("compression")):
-                    raise ValueError("JPEG has changed its numbers")
-                numbers = np.array(opened)
-            with open(file, "rb") as stream:
-                head = stream.read(26)
-            if head.startswith(b"\x89PNG") and head[25] == 0:  # grey: Pillow spreads 2 and 4 bits over 0–255
-                numbers = numbers // {2: 85, 4: 17}.get(head[24], 1)
+        with open_image(file, LOSSLESS) as opened:
+            if "jpeg" in str(opened.info.get("compression")):
+                raise ValueError("JPEG has changed its numbers")
+            numbers = np.array(opened)
+        with open(file, "rb") as stream:
+            head = stream.read(26)
+        if head.startswith(b"\x89PNG") and head[25] == 0:  # grey: Pillow spreads 2 and 4 bits over 0–255
+            numbers = numbers // {2: 85, 4: 17}.get(head[24], 1)
         if (
             numbers.ndim != 2
             or numbers.dtype.kind not in "bui"

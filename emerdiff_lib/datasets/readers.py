@@ -240,67 +240,38 @@ CLASS_ORDERS = {"alphabetical": sorted(_VOC_FIRST), "voc-first": _VOC_FIRST}
 
 
 class PascalContext(FileDataset):
-    """VOC 2010 with context labels: the 59 frequent classes, or all 459 where the official files are.
-
-    The first of these that is there is read:
+    """VOC 2010 with context labels: the 59 frequent classes. The first of these that is there is read:
 
     - ``SegmentationClassContext/*.png``, listed in ``ImageSets/SegmentationContext/{train,val}.txt``, as mmsegmentation's
-      converter writes them, which numbers the 59 classes alphabetically;
+      converter writes them, which numbers the classes alphabetically;
     - ``59_context_labels/*.png``, the authors' archive of that name, in the order of their ``59_labels.txt`` and of FCN:
-      VOC's 20 objects first. Images are listed in ``ImageSets/Main/{train,val}.txt``;
-    - ``trainval/*.mat`` (variable LabelMap, official) with ``labels.txt``, which says what the numbers mean, and the same
-      lists. All 459 classes are only there.
+      VOC's 20 objects first. Images are listed in ``ImageSets/Main/{train,val}.txt``.
 
     Whatever is read, class indices are alphabetical, and label 0 is ignored. ``ImageSets/Main`` lists images without context
     labels as well, which are left out.
 
     Args:
-        all_classes: 459 classes.
         class_order: how PNGs of your own are numbered, "alphabetical" or "voc-first", where it is not as said above.
     """
 
     class_names = tuple(CLASS_ORDERS["alphabetical"])
     splits = ("val", "train")
     source = (
-        "Expected: JPEGImages/*.jpg with SegmentationClassContext/*.png and "
-        "ImageSets/SegmentationContext/{train,val}.txt, or with 59_context_labels/*.png or trainval/*.mat and labels.txt, "
-        "and ImageSets/Main/{train,val}.txt. VOC 2010 is at host.robots.ox.ac.uk/pascal/VOC/voc2010, the context labels "
-        "at cs.stanford.edu/~roozbeh/pascal-context."
+        "Expected: JPEGImages/*.jpg with SegmentationClassContext/*.png and ImageSets/SegmentationContext/{train,val}.txt, "
+        "or with 59_context_labels/*.png and ImageSets/Main/{train,val}.txt. VOC 2010 is at "
+        "host.robots.ox.ac.uk/pascal/VOC/voc2010, the context labels at cs.stanford.edu/~roozbeh/pascal-context."
     )
 
-    def __init__(
-        self, root: Path, split: str | None = None, all_classes: bool = False, class_order: str = ""
-    ):
-        self.all_classes = all_classes
+    def __init__(self, root: Path, split: str | None = None, class_order: str = ""):
         self.class_order = check_known("class_order", class_order, ("", *CLASS_ORDERS))
         super().__init__(root, split)
 
     def find_pairs(self, root: Path) -> list[tuple[str, Path, Path]]:
-        labels, order = "SegmentationClassContext", "alphabetical"
-        listing, converted = "ImageSets/SegmentationContext/{split}.txt", (root / labels).is_dir()
-        if not converted:
-            labels, order, listing = "59_context_labels", "voc-first", "ImageSets/Main/{split}.txt"
-        if self.all_classes or not (root / labels).is_dir():
-            labels, listing, converted, self.endings = (
-                "trainval",
-                "ImageSets/Main/{split}.txt",
-                False,
-                ("", ".mat"),
-            )
-            self.note, self.table = "official .mat files", self._official(root / "labels.txt")
-        else:
-            numbered = enumerate(CLASS_ORDERS[self.class_order or order], start=1)
-            numbers = {number: self.class_names.index(name) for number, name in numbered}
-            self.table, self.note = lookup_table(numbers, ignored=[0]), labels
-        self.layout = "JPEGImages", labels, listing
-        return [pair for pair in super().find_pairs(root) if converted or pair[2].exists()]
-
-    def _official(self, listing: Path) -> np.ndarray:
-        """From the numbers of the official files to class indices; ``class_names`` become all 459 if asked for."""
-        lines = (line.partition(":") for line in text_lines(self.expect(listing)))
-        known = {int(number): name.strip() for number, _, name in lines}
-        if self.all_classes:
-            self.class_names, self.ignore_index = tuple(name for n, name in known.items() if n > 0), 65535
-        index = {name: i for i, name in enumerate(self.class_names)}
-        numbers = {number: index[name] for number, name in known.items() if name in index}
-        return lookup_table(numbers, ignored=[0, *known], ignore_index=self.ignore_index)
+        labels, order, lists = "59_context_labels", "voc-first", "Main"
+        if (root / "SegmentationClassContext").is_dir():
+            labels, order, lists = "SegmentationClassContext", "alphabetical", "SegmentationContext"
+        numbered = enumerate(CLASS_ORDERS[self.class_order or order], start=1)
+        numbers = {number: self.class_names.index(name) for number, name in numbered}
+        self.table, self.note = lookup_table(numbers, ignored=[0]), labels
+        self.layout = "JPEGImages", labels, f"ImageSets/{lists}/{{split}}.txt"
+        return [pair for pair in super().find_pairs(root) if lists != "Main" or pair[2].exists()]

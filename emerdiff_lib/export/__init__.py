@@ -2,15 +2,3 @@
 
 from .files import FORMATS, check_formats, join_coco, load_output, save_output, write_formats
 from .shapes import polygons, prompts, segment_table
-
-__all__ = [
-    "FORMATS",
-    "check_formats",
-    "join_coco",
-    "load_output",
-    "polygons",
-    "prompts",
-    "save_output",
-    "segment_table",
-    "write_formats",
-]

@@ -193,21 +193,16 @@ def _series(
 def _number_axis(ax: Axes, values: np.ndarray, log: bool) -> None:
     """Plain numbers under the points themselves, where they do not collide."""
     if log:
-        _plain_log_axis(ax)
+        ax.set_xscale("log")
+        ax.xaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))
+        ax.xaxis.set_major_formatter("{x:g}")
+        ax.xaxis.set_minor_locator(NullLocator())
     scale = np.log(values) if log else values
     inches = ax.get_position().width * ax.figure.get_figure(root=True).get_figwidth()
     room = np.diff(scale) / max(np.ptp(scale), 1e-9) * 0.9 * inches
     widths = np.array([text_width(f"{value:g}", SMALL) for value in values])
     if len(values) == 1 or (room >= (widths[1:] + widths[:-1]) / 2 + 0.05).all():
         ax.set_xticks(values, [f"{value:g}" for value in values])
-
-
-def _plain_log_axis(ax: Axes) -> None:
-    """A logarithmic x axis whose ticks read 0.1, 0.2, 0.5, 1, …"""
-    ax.set_xscale("log")
-    ax.xaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))
-    ax.xaxis.set_major_formatter("{x:g}")
-    ax.xaxis.set_minor_locator(NullLocator())
 
 
 def _name_rows(ax: Axes, rows: Sequence, names: bool) -> None:

@@ -37,7 +37,7 @@ class Config:
     crops: int = HfArg(default=4, help="crops of a folder's image in an epoch, each used twice")
     zoom: float = HfArg(default=0.4, help="smallest side of a crop, as a share of the image's shorter one")
     hold_out: int = HfArg(default=0, help="of so many images, one is held out and its loss logged; 0: none")
-    workers: int = HfArg(default=0, help="processes that draw crops ahead; worth it beside a GPU")
+    workers: int = HfArg(default=0, help="threads that draw crops ahead; worth it beside a GPU")
     num_scenes: int = HfArg(default=24_000, help="Toyscapes scenes drawn and encoded once")
     batch_size: int = 32
     autoencoder_steps: int = HfArg(default=1300, help="0 keeps that of --init-from")

@@ -8,17 +8,14 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import islice
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from ..files import write_atomically
@@ -138,7 +135,7 @@ def folder_crops(config: Config) -> Source:
 
 
 @dataclass
-class Crops(Dataset):
+class Crops:
     """Item i: (crops, size, size, 3) uint8 crops of file i mod n in epoch i // n, which depend on the seed and i alone.
 
     Args:
@@ -160,28 +157,17 @@ class Crops(Dataset):
         return np.stack(crops)
 
     def epochs(self, workers: int = 0) -> Callable[[int], np.ndarray]:
-        """A function from an epoch's number to all of its crops. Workers draw the next one while one is trained on."""
-        count, ahead = len(self.files), dict[int, Iterator[np.ndarray]]()
-        options = {"num_workers": workers, "multiprocessing_context": "spawn"} if workers else {}
-        options |= {"prefetch_factor": -(-count // workers)} if workers else {}
+        """A function from an epoch's number to all of its crops. Threads draw the next one while one is trained on."""
+        count, ahead = len(self.files), dict[int, Iterable[np.ndarray]]()
+        over = ThreadPool(workers).imap if workers else map  # which draws nothing before it is asked to
+        drawn = lambda number: over(self.__getitem__, range(number * count, (number + 1) * count))
 
         @lru_cache(maxsize=1)
         def epoch(number: int) -> np.ndarray:
-            if number not in ahead:
-                ahead.clear()  # its workers end
-                loader = DataLoader(
-                    self,
-                    batch_size=None,
-                    sampler=range(number * count, sys.maxsize),
-                    collate_fn=np.asarray,
-                    generator=torch.Generator(),  # or it would draw from the one that dropout draws from
-                    **options,
-                )
-                ahead[number] = iter(loader)
-            items = ahead.pop(number)
-            crops = np.concatenate(list(islice(items, count)))
-            ahead[number + 1] = items
-            return crops
+            items = ahead.pop(number, None) or drawn(number)
+            ahead.clear()
+            ahead[number + 1] = drawn(number + 1)
+            return np.concatenate(list(items))
 
         return epoch
 
