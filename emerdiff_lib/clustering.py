@@ -38,20 +38,19 @@ def cluster_queries(queries: torch.Tensor, num_masks: int, random_state: int = 0
     return torch.from_numpy(np.stack([clusters.reshape(height, width) == k for k in order]))
 
 
-def part_masks(queries: torch.Tensor, num_parts: int, random_state: int = 0) -> torch.Tensor:
+def part_masks(queries: torch.Tensor, num_parts: int) -> torch.Tensor:
     """Small compact masks that partition the grid, (P, h, w) bool: k-means of query vectors and positions.
 
     Args:
         queries: (h, w, d) float.
         num_parts: P; as many as there are cells, at most.
-        random_state: seed of k-means.
     """
     height, width, _ = queries.shape
     axes = torch.linspace(0, 1, height), torch.linspace(0, 1, width)
     positions = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1)
     spread = torch.linalg.vector_norm(queries.flatten(0, 1).std(0)).clamp(min=1e-12)
     points = torch.cat([queries / spread, POSITION_WEIGHT * positions], -1)
-    return cluster_queries(points, min(num_parts, height * width), random_state)
+    return cluster_queries(points, min(num_parts, height * width))
 
 
 def mask_embeddings(features: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:

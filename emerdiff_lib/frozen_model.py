@@ -111,13 +111,6 @@ class FrozenModel:
             if isinstance(network, torch.nn.Module):
                 network.requires_grad_(False)
         index = {} if str(name).endswith(".safetensors") else DiffusionPipeline.load_config(pipe.name_or_path)
-        if (alphas := getattr(pipe.scheduler, "alphas_cumprod", None)) is not None:
-            count = pipe.scheduler.config.num_train_timesteps
-            if len(alphas) != count or not 0 < min(alphas) <= max(alphas) <= 1:
-                raise ValueError(
-                    f"The scheduler of {name} adds noise to {len(alphas)} of {count} timesteps, with ᾱ from {min(alphas):.3g} to "
-                    f"{max(alphas):.3g}, which are shares; download the folder scheduler/ again."
-                )
         try:
             model = cls(pipe, index.get("default_settings"), str(name), kwargs.get("variant") or "")
             model.backbone.defaults()

@@ -116,11 +116,6 @@ def _components(source: str, index: Mapping[str, Any], kwargs: Mapping[str, Any]
         encoder = components.get(name.replace("tokenizer", "text_encoder"))
         longest = getattr(getattr(encoder, "config", None), "max_position_embeddings", None)
         if name.startswith("tokenizer") and longest:
-            if not isinstance(tokenizer.model_max_length, int | float) or tokenizer.model_max_length < 2:
-                raise ValueError(
-                    f"The {name} of {source} has model_max_length={tokenizer.model_max_length!r}; it is a number, {longest} for "
-                    "its text encoder."
-                )
             tokenizer.model_max_length = min(tokenizer.model_max_length, longest)
     return components
 

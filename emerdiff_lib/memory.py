@@ -6,13 +6,6 @@ import psutil
 import torch
 
 
-def free_bytes(device: torch.device) -> int:
-    if device.type == "cuda":
-        reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return torch.cuda.mem_get_info(device)[0] + reserved
-    return psutil.virtual_memory().available
-
-
 def affordable_rows(
     device: torch.device,
     dtype: torch.dtype,
@@ -25,4 +18,8 @@ def affordable_rows(
 
     A row is taken to need eight feature maps of ``channels`` × ``pixels`` at the network's widest resolution.
     """
-    return int(max(1, min(most, share * free_bytes(device) / (8 * channels * pixels * dtype.itemsize))))
+    free = psutil.virtual_memory().available
+    if device.type == "cuda":
+        reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        free = torch.cuda.mem_get_info(device)[0] + reserved
+    return int(max(1, min(most, share * free / (8 * channels * pixels * dtype.itemsize))))

@@ -44,7 +44,7 @@ class Superpixels:
     areas: np.ndarray
     joins: np.ndarray
 
-    def segments(self, num_segments: int, random_state: int = 0) -> np.ndarray:
+    def segments(self, num_segments: int) -> np.ndarray:
         """(H, W) int32: neighbours joined, and what is left grouped into ``num_segments``, the largest first.
 
         Fewer come back only where there are fewer regions.
@@ -58,7 +58,7 @@ class Superpixels:
         np.add.at(totals, owner, self.means * self.areas[:, None])
         groups = np.arange(len(areas))
         if len(areas) > num_segments:
-            fit = KMeans(num_segments, n_init=8, random_state=random_state)
+            fit = KMeans(num_segments, n_init=8, random_state=0)
             groups = fit.fit_predict(totals / areas[:, None], sample_weight=areas**GROUPING)
         pixels = np.bincount(groups, areas)
         rank = np.empty(len(pixels), np.int32)
@@ -77,13 +77,12 @@ class Superpixels:
         return np.unique(owner, return_inverse=True)[1]
 
 
-def feature_superpixels(features: torch.Tensor, cell: float, random_state: int = 0) -> Superpixels:
+def feature_superpixels(features: torch.Tensor, cell: float) -> Superpixels:
     """Over-segment pixels by their features.
 
     Args:
         features: (H, W, d) float.
         cell: height of a coarse cell in pixels, the unit of all lengths and areas.
-        random_state: seed of k-means.
 
     Raises:
         ValueError: if the features are not finite.
@@ -91,7 +90,7 @@ def feature_superpixels(features: torch.Tensor, cell: float, random_state: int =
     values = features.float().numpy()
     if not np.isfinite(values).all():
         raise ValueError("The features are not finite; use dtype float32, or check the model's weights.")
-    labels = _connected(_clustered(values, random_state), SMALLEST * cell**2)
+    labels = _connected(_clustered(values), SMALLEST * cell**2)
     areas = np.bincount(labels.ravel()).astype(np.float64)
     flat = values.reshape(-1, values.shape[-1])
     sums = [np.bincount(labels.ravel(), channel, len(areas)) for channel in flat.T]
@@ -100,14 +99,14 @@ def feature_superpixels(features: torch.Tensor, cell: float, random_state: int =
     return Superpixels(labels, means, areas, _joins(contrast, length, areas))
 
 
-def _clustered(values: np.ndarray, random_state: int) -> np.ndarray:
+def _clustered(values: np.ndarray) -> np.ndarray:
     """(H, W) cluster of every pixel, of more clusters than anybody wants."""
     from sklearn.cluster import KMeans
 
     flat = values.reshape(-1, values.shape[-1])
-    chosen = flat[np.random.default_rng(random_state).permutation(len(flat))[:_SAMPLE]]
+    chosen = flat[np.random.default_rng(0).permutation(len(flat))[:_SAMPLE]]
     count = min(CLUSTERS, len(np.unique(chosen, axis=0)))
-    fit = KMeans(count, n_init=1, random_state=random_state).fit(chosen)
+    fit = KMeans(count, n_init=1, random_state=0).fit(chosen)
     return fit.predict(flat).reshape(values.shape[:2])
 
 

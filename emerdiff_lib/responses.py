@@ -239,22 +239,12 @@ class ImageResponses:
     def save(self, path: Path | str) -> Path:
         """Everything in one safetensors file; returns its path."""
         path = Path(path).expanduser()
-        tensors = {
-            "parts": self.parts.to(torch.uint8),
-            "codes": self.codes,
-            "scales": self.scales,
-            "queries": self.queries.float(),
-            "image": torch.from_numpy(np.array(self.image)),
-        }
-        if self.own_masks is not None:
-            tensors["own_masks"] = self.own_masks.to(torch.uint8)
-        metadata = {
-            "settings": json.dumps(self.settings.to_dict()),
-            "processing_size": json.dumps(self.processing_size),
-        }
-        content = save({name: value.contiguous() for name, value in tensors.items()}, metadata)
+        tensors = {name: value for name, value in vars(self).items() if isinstance(value, torch.Tensor)}
+        tensors["image"] = torch.from_numpy(np.array(self.image))
+        plain = {"settings": self.settings.to_dict(), "processing_size": self.processing_size}
+        metadata = {name: json.dumps(value) for name, value in plain.items()}
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, content)
+        write_atomically(path, save({n: value.contiguous() for n, value in tensors.items()}, metadata))
         return path
 
     @classmethod
@@ -274,13 +264,10 @@ class ImageResponses:
             with safe_open(path, "pt") as file:
                 settings, size = (json.loads(file.metadata()[n]) for n in ("settings", "processing_size"))
                 found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            image = Image.fromarray(found["image"].numpy())
-            parts = found["parts"].bool()
-            rest = found["codes"], found["scales"], found["queries"]
-            own_masks = found["own_masks"].bool() if "own_masks" in found else None
-            if not len(parts) == len(rest[0]) == len(rest[1]) or parts.shape[1:] != rest[2].shape[:2]:
-                raise ValueError("shapes that do not belong together")
-            return cls(parts, *rest, image, tuple(size), Settings(**settings), own_masks)
+            for name in {"parts", "own_masks"} & found.keys():
+                found[name] = found[name].bool()  # files have held them as bytes
+            image = Image.fromarray(found.pop("image").numpy())
+            return cls(**found, image=image, processing_size=tuple(size), settings=Settings(**settings))
         except Exception as error:  # safetensors has an error of its own for what it cannot parse
             raise ValueError(f"{path} holds no responses, or is damaged; make it again.") from error
 

@@ -15,8 +15,7 @@ from PIL import Image
 
 from emerdiff_lib import load_pipeline
 from emerdiff_lib.train.__main__ import kept_precision, main
-from emerdiff_lib.train.architecture import build_text_encoder
-from emerdiff_lib.train.backbones import Backbone
+from emerdiff_lib.train.architecture import Backbone, build_text_encoder
 from emerdiff_lib.train.config import Config, parse
 from emerdiff_lib.train.packaging import load_weights
 from emerdiff_lib.train.sources import folder_crops, read_captions

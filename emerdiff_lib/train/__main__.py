@@ -18,7 +18,7 @@ from accelerate import Accelerator
 
 from ..files import write_atomically
 from . import architecture
-from .backbones import Backbone
+from .architecture import Backbone
 from .config import Config, flag, parse
 from .packaging import export, load_weights, write_card
 from .sources import folder_crops, toyscapes

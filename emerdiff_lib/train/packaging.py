@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 
 from ..backbones import find_backbone
 from ..files import write_atomically
-from .backbones import Backbone
+from .architecture import Backbone
 from .config import Config, flag
 from .loop import Progress
 from .sources import Source

@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerFast
 
 from ..files import replacing
 from . import architecture
-from .backbones import Backbone
+from .architecture import Backbone
 from .config import Config
 from .loop import Progress, train
 from .packaging import export
