@@ -29,13 +29,8 @@ SCHEDULER = dict(
 
 def pipeline(dtype: torch.dtype, device: str | torch.device = "cpu") -> EmerDiffPipeline:
     """The pipeline without its text encoder; on the "meta" device it takes no memory."""
-    default = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        with torch.device(device):
-            unet, vae = UNet2DConditionModel(**UNET), AutoencoderKL(**VAE)
-    finally:
-        torch.set_default_dtype(default)
+    with torch.device(device):
+        unet, vae = UNet2DConditionModel(**UNET).to(dtype), AutoencoderKL(**VAE).to(dtype)
     parts = dict.fromkeys(("text_encoder", "tokenizer", "safety_checker", "feature_extractor"))
     scheduler = PNDMScheduler(**SCHEDULER)
     return EmerDiffPipeline.from_pipe(
