@@ -1,4 +1,4 @@
-"""From maps to labels: every pixel takes the mask that moved it most (Sec. 3.2, Eq. 5), and the bilinear baseline."""
+"""From maps to labels: every pixel takes the mask with the largest response (Sec. 3.2, Eq. 5), and the bilinear baseline."""
 
 from __future__ import annotations
 

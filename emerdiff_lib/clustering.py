@@ -6,7 +6,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-POSITION_WEIGHT = 0.5  # of a picture's height, against the queries' standard deviation, where parts are made
+POSITION_WEIGHT = 0.5  # of an image's height, against the queries' standard deviation, where parts are made
 
 
 def cluster_queries(queries: torch.Tensor, num_masks: int, random_state: int = 0) -> torch.Tensor:

@@ -179,7 +179,7 @@ class FrozenModel:
     # -- settings ---------------------------------------------------------------------------------------------------
 
     def default_settings(self) -> dict[str, Any]:
-        """What this checkpoint is used with unless told otherwise, by flat name."""
+        """Default settings of this checkpoint, by flat name."""
         return self.resolve().to_dict()
 
     def resolve(self, trajectory: Trajectory | None = None, **given: Any) -> Settings:

@@ -39,7 +39,7 @@ class Trajectory:
             latents were drawn.
         clean_latents: x₀, (1, C, h, w) float32.
         num_inference_steps: N, which fixes the distance between timesteps.
-        image: the picture that was inverted, at its own size; None where latents came from elsewhere.
+        image: the image that was inverted, at its own size; None where latents came from elsewhere.
         prompt: the text condition that it was inverted under; ``processing_resolution``: the image's size then.
         latent_space: what the latents mean (:meth:`.FrozenModel.latent_space`); None where they came from elsewhere.
         seconds: spent in "encode" and "invert".

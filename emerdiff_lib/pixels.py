@@ -30,13 +30,13 @@ _SAMPLE = 4000  # pixels that k-means sees
 
 @dataclass(repr=False)
 class Superpixels:
-    """Superpixels of a picture, and in which order those without contrast join.
+    """Superpixels of an image, and in which order those without contrast join.
 
     Attributes:
         labels: (H, W) int, 0 … R−1.
         means: (R, d) mean feature of each; ``areas``: (R,) pixels.
         joins: (R−1, 2) regions, the second of which becomes part of the first, the least contrast first; fewer where the
-            picture has parts that do not touch.
+            image has parts that do not touch.
     """
 
     labels: np.ndarray
@@ -127,7 +127,7 @@ def border_contrast(labels: np.ndarray, values: np.ndarray, reach: int) -> tuple
 
     Args:
         labels: (H, W) regions 0 … R−1; ``values``: (H, W, d) features.
-        reach: pixels between the two places that are compared are 2·reach − 1, the border in their middle.
+        reach: pixels between the two that are compared are 2·reach − 1, the border in their middle.
 
     Returns:
         (R, R) summed Euclidean differences, and how many pixels of border they are sums over; both symmetric.

@@ -1,6 +1,6 @@
-"""What is done to maps before the argmax: the paper's Gaussian filter, then a guided filter with the picture as guide.
+"""What is done to maps before the argmax: the paper's Gaussian filter, then a guided filter with the image as guide.
 
-The guided filter is He et al.'s (TPAMI 2013). kornia has one too, but reflects the picture at its border where theirs cuts
+The guided filter is He et al.'s (TPAMI 2013). kornia has one too, but reflects the image at its border where theirs cuts
 windows off, and its cost grows with the radius (a coarse cell of Stable Diffusion is 32 pixels high).
 """
 

@@ -1,8 +1,8 @@
-"""How an image answers when small masks are pushed, once and for all: what follows from it needs no network any more.
+"""Responses of an image to many small probe masks: what is computed from them needs no network any more.
 
-A mask's response is the signed change of the image when its cells are pushed at t_m. Responses of small masks add up to those
-of larger ones, so that one set of them serves every K, every grouping and every stroke of a brush. And they say of every
-pixel which cells it hangs on: with those shares as weights it gets a feature of its own, instead of its winner's.
+A mask's response is the signed change of the image when the mask is modulated at t_m. Responses of small masks add up to those
+of larger ones, so that one set of them serves every K, every grouping and every stroke of a brush. And they give every
+pixel a weight for each probe mask: with these it gets a feature of its own, instead of that of one mask.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class ImageResponses:
             r = sign(code) · (code / 127)² · scale.
         scales: (P,) float32, the largest ``|r|`` of each part.
         queries: (h, w, d) float32, the features that pixels get shares of unless others are given.
-        image: the picture, at its own size; ``processing_size``: (H, W) of its pixels below.
+        image: the image, at its own size; ``processing_size``: (H, W) of its pixels below.
         settings: all settings.
         own_masks: (K, h', w') bool masks of the caller's, to which pixels are assigned; None: segments are made of features.
         seconds: spent in each stage so far.
@@ -66,7 +66,7 @@ class ImageResponses:
 
     @property
     def size(self) -> tuple[int, int]:
-        """(height, width) of the picture, and of its labels."""
+        """(height, width) of the image, and of its labels."""
         return self.image.height, self.image.width
 
     @property
@@ -90,7 +90,7 @@ class ImageResponses:
             f"ImageResponses({len(self.parts)} parts of {rows} × {columns} cells, {height} × {width} pixels)"
         )
 
-    # -- masks: what moves when they are pushed ---------------------------------------------------------------------------
+    # -- masks: their responses -------------------------------------------------------------------------------------------
 
     def responses_to(self, masks: torch.Tensor | np.ndarray) -> torch.Tensor:
         """Signed responses (K, 3, H, W) float32 to any masks, groups or strokes (K, h, w), at any resolution.
@@ -102,8 +102,8 @@ class ImageResponses:
             raise ValueError(f"masks have shape (K, h, w), not {tuple(masks.shape)}.")
         parts = self.parts.float().flatten(1)
         shares = shares_of_cells(masks, self.grid).flatten(1) @ parts.T / parts.sum(1)
-        moved = [torch.einsum("kp,pcn->kcn", shares, some) for some in self.decoded()]
-        return torch.cat(moved, 2).unflatten(2, self.codes.shape[2:])
+        added = [torch.einsum("kp,pcn->kcn", shares, some) for some in self.decoded()]
+        return torch.cat(added, 2).unflatten(2, self.codes.shape[2:])
 
     def difference_maps(self, masks: torch.Tensor | np.ndarray) -> torch.Tensor:
         """dᵏ (K, H, W) float32 of any masks (Eq. 4): the length of their responses, at the processing size."""
@@ -115,7 +115,7 @@ class ImageResponses:
             root = codes.float() / 127
             yield root * root.abs() * self.scales[:, None, None]
 
-    # -- pixels: which cells they hang on ---------------------------------------------------------------------------------
+    # -- pixels: weights and features -------------------------------------------------------------------------------------
 
     def weights(self) -> Iterator[torch.Tensor]:
         """(P, n) float32 :func:`shares` of every part in some pixels of the codes after the other, row by row.
@@ -179,7 +179,7 @@ class ImageResponses:
         return self._superpixels[radius]
 
     def segments(self, num_segments: int, guide_radius: float | None = None) -> np.ndarray:
-        """(H, W) int32 segments at the picture's own size, the largest first; fewer than K only of very plain pictures.
+        """(H, W) int32 segments at the image's own size, the largest first; fewer than K only of very plain images.
 
         Raises:
             ValueError: if ``num_segments`` is not a whole number of at least 1.
@@ -191,15 +191,15 @@ class ImageResponses:
         return assign_bilinear(labels == torch.arange(int(labels.max()) + 1)[:, None, None], self.size)
 
     def segment_at(self, point: tuple[float, float], granularity: float = 0.5) -> np.ndarray:
-        """(H, W) bool at the picture's own size: what lies at a point, finer or coarser; a coarser one holds all finer ones.
+        """(H, W) bool at the image's own size: what lies at a point, finer or coarser; a coarser one holds all finer ones.
 
         Args:
-            point: (x, y) in pixels of the picture.
+            point: (x, y) in pixels of the image.
             granularity: from 0, the superpixel there, to 1, all that it is joined to in the end; of R superpixels, neighbours
                 without contrast join until R^(1 − granularity) are left.
 
         Raises:
-            ValueError: a point outside of the picture, or another granularity.
+            ValueError: a point outside of the image, or another granularity.
         """
         (x, y), (height, width) = point, self.size
         x, y = real(0, width)("x", x), real(0, height)("y", y)

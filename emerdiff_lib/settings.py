@@ -199,7 +199,7 @@ class Options(TypedDict, total=False):
 
 NAMES = tuple(each.name for each in fields(Settings))
 REQUIRED = tuple(each.name for each in fields(Settings) if each.default is dataclasses.MISSING)
-# What can still be told otherwise at later stages
+# What later stages can still set otherwise
 MODULATED = ("mode", *NAMES[NAMES.index("modulation_layer") : NAMES.index("filter_sigma")])
 ASSIGNED = ("mode", "filter_sigma", "guide_radius")
 

@@ -55,18 +55,18 @@ class CoarseMasks(_Stage):
 
     @property
     def image(self) -> Image.Image:
-        """The picture, at its own size."""
+        """The image, at its own size."""
         if self.trajectory.image is None:
             raise ValueError("This trajectory carries no image; make it with pipe.invert(image).")
         return self.trajectory.image
 
     @property
     def size(self) -> tuple[int, int]:
-        """(height, width) of the picture, and of its labels."""
+        """(height, width) of the image, and of its labels."""
         return self.image.height, self.image.width
 
     def processing_size(self, vae_scale_factor: int) -> tuple[int, int]:
-        """(height, width) at which the picture was encoded."""
+        """(height, width) at which the image was encoded."""
         height, width = self.trajectory.clean_latents.shape[2:]
         return height * vae_scale_factor, width * vae_scale_factor
 
@@ -87,7 +87,7 @@ class Responses(_Stage):
         coarse: the stage before.
         difference_maps: (K, H, W) float32 on the CPU, unfiltered, at the processing size and in [0, √3]; at the size of
             the latents and in their units where latents were compared.
-        settings: those of ``coarse``, with what this stage was told otherwise.
+        settings: those of ``coarse``, with what was changed for this stage.
         seconds: spent in each stage so far.
     """
 

@@ -110,7 +110,7 @@ class TextAligned(ABC):
 
     @abstractmethod
     def features(self, image: Image.Image, vocabulary: Vocabulary) -> torch.Tensor:
-        """(h, w, d) float32 of a picture; they may depend on the words that are looked for."""
+        """(h, w, d) float32 of an image; they may depend on the words that are looked for."""
 
     @abstractmethod
     def scores(self, features: torch.Tensor, vocabulary: Vocabulary) -> torch.Tensor:
@@ -118,7 +118,7 @@ class TextAligned(ABC):
 
 
 class DenseFeatures(TextAligned):
-    """Any two functions: a picture → (h, w, d), sentences → (n, d); compared by cosine.
+    """Any two functions: an image → (h, w, d), sentences → (n, d); compared by cosine.
 
     Args:
         temperature: cosines are divided by it before the softmax.
@@ -136,7 +136,7 @@ class DenseFeatures(TextAligned):
     def features(self, image: Image.Image, vocabulary: Vocabulary) -> torch.Tensor:
         found = torch.as_tensor(self.of_image(image)).float().cpu()
         if found.ndim != 3:
-            raise ValueError(f"Dense features of a picture have shape (h, w, d), not {tuple(found.shape)}.")
+            raise ValueError(f"Dense features of an image have shape (h, w, d), not {tuple(found.shape)}.")
         return found
 
     @torch.no_grad()
@@ -158,7 +158,7 @@ class MaskClip(DenseFeatures):
     Args:
         model: a CLIP of ``transformers`` with its ``tokenizer``.
         mean, std: of the pixel normalisation.
-        resolution: pictures are seen at about this number squared of pixels, at their aspect ratio.
+        resolution: images are seen at about this number squared of pixels, at their aspect ratio.
     """
 
     def __init__(
@@ -215,8 +215,8 @@ class WordAttention(TextAligned):
     """How much every place attends to each word, over layers, heads and noise draws (DAAM, arXiv 2210.04885).
 
     Attributes:
-        pipe: whose U-Net and text encoder are asked.
-        timestep: at which the picture is noised; by default t_f.
+        pipe: whose U-Net and text encoder are used.
+        timestep: at which the image is noised; by default t_f.
         prompt: a sentence with ``{}`` for a class's word, by default the vocabulary's first template; one call of the network
             for each word.
         draws: of noise; ``seed`` of them.
@@ -269,7 +269,7 @@ class DenoisingError(TextAligned):
 
     Attributes:
         pipe, prompt, draws, seed: as of :class:`WordAttention`.
-        timestep: at which the picture is noised; words decide where much is open.
+        timestep: at which the image is noised; words decide where much is open.
     """
 
     pipe: EmerDiffPipeline
@@ -322,7 +322,7 @@ def word_attention(
 
 
 def first_template(vocabulary: Vocabulary) -> str:
-    """As the diffusion model is asked: without a full stop, which a tokenizer of whole words would read as part of the word."""
+    """A prompt for the diffusion model: without a full stop, which a tokenizer of whole words would read as part of the word."""
     return vocabulary.templates[0].removesuffix(".")
 
 
@@ -346,7 +346,7 @@ def token_positions(part: TextTokens, word: str) -> list[int]:
 def name_places(
     words: TextAligned, image: Image.Image, vocabulary: Vocabulary, features: torch.Tensor | None = None
 ) -> np.ndarray:
-    """(H, W) int32 classes by the embeddings alone: every pixel by the bilinear mean of its places' scores.
+    """(H, W) int32 classes by the embeddings alone: every pixel by the bilinear mean of its cells' scores.
 
     Args:
         features: what ``words.features(image, vocabulary)`` gives, where it is known already.

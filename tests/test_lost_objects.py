@@ -42,7 +42,7 @@ EVERYTHING = {name: value for changes in SPOILT.values() for name, value in chan
 
 
 @pytest.mark.parametrize(
-    ("changes", "fate"),
+    ("changes", "outcome"),
     [
         ({}, FOUND),
         ({"labels": HALF}, FOUND),  # half of its pixels in segments of its class are enough
@@ -51,17 +51,17 @@ EVERYTHING = {name: value for changes in SPOILT.values() for name, value in chan
         ({"labels": NOWHERE} | EVERYTHING, "VAE"),  # the first that fails
     ],
 )
-def test_the_first_stage_that_fails_is_named_and_the_last_where_none_does(changes, fate):
+def test_the_first_stage_that_fails_is_named_and_the_last_where_none_does(changes, outcome):
     row = row_of(replace(whole(), **changes))
-    assert row["fate"] == fate and row["area"] == 0.25 and row["box"] == [8, 8, 24, 24]
+    assert row["outcome"] == outcome and row["area"] == 0.25 and row["box"] == [8, 8, 24, 24]
 
 
 @pytest.mark.parametrize("stage", SPOILT)
 def test_what_the_labels_miss_is_lost_at_the_first_stage_that_fails_and_what_they_find_is_found(stage):
     way = replace(whole(), **SPOILT[stage])
     row = row_of(way)
-    assert row["fate"] == FOUND and not row[stage]
-    assert row_of(replace(way, labels=NOWHERE))["fate"] == stage
+    assert row["outcome"] == FOUND and not row[stage]
+    assert row_of(replace(way, labels=NOWHERE))["outcome"] == stage
 
 
 def test_an_object_smaller_than_half_a_cell_is_lost_at_the_grid_unless_it_is_found():
@@ -69,8 +69,8 @@ def test_an_object_smaller_than_half_a_cell_is_lost_at_the_grid_unless_it_is_fou
     truth[9:13, 9:13] = 1  # a quarter of one cell
     image = np.where(truth[..., None] == 1, 0.9, 0.1) * np.ones(3)
     way = replace(whole(), truth=truth, image=image, reconstruction=image, labels=NOWHERE)
-    assert row_of(way)["fate"] == "coarse grid"
-    assert row_of(replace(way, labels=truth))["fate"] == FOUND
+    assert row_of(way)["outcome"] == "coarse grid"
+    assert row_of(replace(way, labels=truth))["outcome"] == FOUND
 
 
 def test_void_is_no_object():

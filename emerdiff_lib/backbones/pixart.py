@@ -42,5 +42,5 @@ class PixArt(Backbone):
                 "resolution": latents.new_tensor([[height, width]]).expand(len(latents), -1),
                 "aspect_ratio": latents.new_tensor([[height / width]]).expand(len(latents), -1),
             }
-        told = self.rows(condition, len(latents)) | {"added_cond_kwargs": added}
-        return self.denoiser(latents, timestep=timesteps, **told).sample[:, : latents.shape[1]]
+        condition_rows = self.rows(condition, len(latents)) | {"added_cond_kwargs": added}
+        return self.denoiser(latents, timestep=timesteps, **condition_rows).sample[:, : latents.shape[1]]

@@ -1,1 +1,1 @@
-"""What the method costs: a reference point, a cost model, and measurements of time, memory and quality side by side."""
+"""What the method costs: a naive implementation, a cost model, and measurements of time, memory and quality side by side."""

@@ -148,7 +148,7 @@ def save_page(
 class Explorer(anywidget.AnyWidget):
     """An image and what follows from its responses: segments for any K, cells behind a pixel, pixels behind a cell, own masks.
 
-    All of it is computed where it is shown; the kernel is asked for nothing. Shown outside of a live notebook (exported HTML, a
+    All of it is computed where it is shown; no kernel is needed. Shown outside of a live notebook (exported HTML, a
     forge), it is the page of :func:`page`.
 
     Args:

@@ -166,7 +166,7 @@ def _table(output: EmerDiffOutput, image: np.ndarray, folder: Path, name: str) -
 
 
 def _crops(output: EmerDiffOutput, image: np.ndarray, folder: Path, name: str) -> None:
-    """``crop_0000.png`` …: every segment cut out of the picture, transparent around it."""
+    """``crop_0000.png`` …: every segment cut out of the image, transparent around it."""
     for segment, (x, y, width, height) in boxes(output.labels).items():
         window = slice(y, y + height), slice(x, x + width)
         alpha = np.where(output.labels[window] == segment, 255, 0).astype(np.uint8)

@@ -1,6 +1,6 @@
 """What segments are, one by one: where they lie, what they look like, their outlines, and what one would point at.
 
-Coordinates are in pixels of the picture, x to the right and y down, a pixel's corner at whole numbers and its middle at halves.
+Coordinates are in pixels of the image, x to the right and y down, a pixel's corner at whole numbers and its middle at halves.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ def boxes(labels: np.ndarray) -> dict[int, tuple[int, int, int, int]]:
 
 
 def segment_table(output: EmerDiffOutput, image: np.ndarray) -> pd.DataFrame:
-    """A row per segment: "area" in pixels and "share" of the picture, its box ("x", "y", "width", "height"), centroid ("cx",
+    """A row per segment: "area" in pixels and "share" of the image, its box ("x", "y", "width", "height"), centroid ("cx",
     "cy"), mean colour ("red", "green", "blue", 0 to 255) and mean query vector ("q0", "q1" …).
 
     Args:
-        image: (H, W, 3) uint8, the picture that was segmented.
+        image: (H, W, 3) uint8, the image that was segmented.
     """
     rows, places = [], boxes(output.labels)
     for region in regionprops(output.labels.astype(np.int32) + 1, intensity_image=image):

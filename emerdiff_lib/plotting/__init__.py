@@ -8,11 +8,11 @@ or ``FigureFolder(folder)`` for all of a notebook's figures, with what was plott
 from ..colours import colourise, overlay, segment_palette
 from .charts import (
     class_legend,
-    fate_bars,
     heatmap,
     intervals,
     line_with_bands,
     shared_legend,
+    stage_bars,
 )
 from .folder import FigureFolder
 from .images import (

@@ -114,7 +114,7 @@ def heatmap(ax: Axes, wide: pd.DataFrame, fmt: str = ".1f", names: bool = True, 
     return ax
 
 
-def fate_bars(ax: Axes, table: pd.DataFrame, found: str = "found", names: bool = True) -> Axes:
+def stage_bars(ax: Axes, table: pd.DataFrame, found: str = "found", names: bool = True) -> Axes:
     """A bar per row, divided among its columns in percent, with each number in its part.
 
     Args:

@@ -20,7 +20,7 @@ CHART_COLOURS = tuple(STYLE["axes.prop_cycle"].by_key()["color"])
 NEUTRAL = "#7F7F7F"  # baselines, and all that a chart does not speak of
 FOUND, LOST = "#0072B2", "#E69F00"  # blue and orange: apart in every vision, and dark and light in grey
 
-# Beside their colours, so that curves are told apart in grey: one look per curve, for ``ax.plot(x, y, **look)``.
+# Beside their colours, so that curves differ in grey: one look per curve, for ``ax.plot(x, y, **look)``.
 LINES = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p")
 

@@ -1,1 +1,1 @@
-"""Many pictures: results that are kept one by one, so that long runs go on where they stopped."""
+"""Many images: results that are kept one by one, so that long runs go on where they stopped."""

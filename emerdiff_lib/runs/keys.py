@@ -1,6 +1,6 @@
 """Cache keys: what a result depends on. Two results are the same thing only if their keys are the same.
 
-Left out, as they move no more than the last digits: the device, the processor, the number of threads, batch sizes.
+Left out, as they change no more than the last digits: the device, the processor, the number of threads, batch sizes.
 """
 
 from __future__ import annotations

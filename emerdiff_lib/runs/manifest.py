@@ -31,7 +31,7 @@ def write_manifest(
     """Write the manifest of a study; folders that ``path`` lacks are made.
 
     Args:
-        title, question: what the study is called and asks.
+        title, question: of the study.
         command: the shell command that makes these numbers again.
         settings: what the numbers depend on, flat (``Settings.to_dict()``, parameters of the notebook).
         seeds: of the Toyscapes images that were looked at, by what they were for; {} where images come from elsewhere.

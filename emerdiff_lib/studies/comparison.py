@@ -51,7 +51,7 @@ ON_THE_SAME_MASKS: dict[str, Callable[[torch.Tensor, np.ndarray], np.ndarray]] =
     names.BILINEAR_WALKER: baselines.random_walk,
     names.BILINEAR_ADAPTIVE: baselines.pixel_adaptive_masks,
 }
-# The coarse features are EmerDiff's, and pixels become segments as in pixel mode; self-attention asks the network besides
+# The coarse features are EmerDiff's, and pixels become segments as in pixel mode; self-attention runs the network besides
 ON_THE_SAME_FEATURES: dict[str, Upsampler] = {
     names.QUERIES_BILINEAR: upsamplers.bilinear,
     names.QUERIES_GUIDED: upsamplers.guided,

@@ -118,7 +118,7 @@ def object_rows(way: Trace, smallest: float = 0.0005) -> list[dict[str, Any]]:
 
     Returns:
         {"class_index", "area" (share of the image), "size" (its bin), "box" [top, left, bottom, right] in pixels, "recall" in
-        [0, 1], a bool per stage, "fate": "found", or the first stage that it fails if it fails the last one}.
+        [0, 1], a bool per stage, "outcome": "found", or the first stage that it fails if it fails the last one}.
     """
     mask_classes, segment_classes = classes_of_masks(way), classes_of_segments(way)
     rows = []
@@ -142,7 +142,9 @@ def object_rows(way: Trace, smallest: float = 0.0005) -> list[dict[str, Any]]:
                 "box": box(region),
                 "recall": recall,
                 **passed,
-                "fate": FOUND if passed["argmax"] else next(stage for stage in STAGES if not passed[stage]),
+                "outcome": FOUND
+                if passed["argmax"]
+                else next(stage for stage in STAGES if not passed[stage]),
             }
         )
     return rows
@@ -160,7 +162,7 @@ def follow(
     """All objects of some images (names and positions in ``data``) under every K.
 
     Returns:
-        A row per object and K: those of :func:`object_rows`, "K" and "position"; "size" and "fate" are ordered categories.
+        A row per object and K: those of :func:`object_rows`, "K" and "position"; "size" and "outcome" are ordered categories.
 
     Raises:
         ValueError: for a setting that the pipeline refuses, or if every image failed.
@@ -177,13 +179,13 @@ def follow(
 
     key = {"study": "lost objects", "settings": resolved}
     results = map_images(rows_of, pipe, data, samples, output_dir, key, **execution)
-    fate = pd.CategoricalDtype([*STAGES, FOUND], ordered=True)
+    outcome = pd.CategoricalDtype([*STAGES, FOUND], ordered=True)
     size = pd.CategoricalDtype(AREA_NAMES, ordered=True)
-    return pd.DataFrame([row for rows in results for row in rows]).astype({"size": size, "fate": fate})
+    return pd.DataFrame([row for rows in results for row in rows]).astype({"size": size, "outcome": outcome})
 
 
-def fates(objects: pd.DataFrame) -> pd.DataFrame:
-    """Percent of the objects of each size by fate, a row per K and size in order, with the number of "objects"."""
-    grouped = objects.groupby(["K", "size"], observed=False)["fate"]
-    shares = 100 * grouped.value_counts(normalize=True).unstack("fate").reindex(columns=[*STAGES, FOUND])
+def failure_stages(objects: pd.DataFrame) -> pd.DataFrame:
+    """Percent of the objects of each size by outcome, a row per K and size in order, with the number of "objects"."""
+    grouped = objects.groupby(["K", "size"], observed=False)["outcome"]
+    shares = 100 * grouped.value_counts(normalize=True).unstack("outcome").reindex(columns=[*STAGES, FOUND])
     return shares.astype(float).assign(objects=grouped.size())

@@ -20,7 +20,7 @@ QUERIES_WALK = "query features + random walk"
 QUERIES_ATTENTION = "query features + self-attention"
 QUERIES_OPTIMISED = "query features, optimised"
 
-# The picture alone, without any model
+# The image alone, without any model
 COLOUR = "colour + position k-means"
 COLOUR_CELLS = "colour + position k-means of cells"
 POSITION = "position k-means"

@@ -98,7 +98,7 @@ def text_aligned(pipe: EmerDiffPipeline, clip: str = "") -> dict[str, TextAligne
 
 
 def features_key(features: Mapping[str, TextAligned]) -> dict[str, Any]:
-    """What results depend on besides the pipeline: how the diffusion model itself is asked, or the weights and size of a CLIP."""
+    """What results depend on besides the pipeline: prompts of the diffusion model itself, or the weights and size of a CLIP."""
     options = ("prompt", "timestep", "draws", "seed", "resolution")
     return {
         kind: {name: getattr(one, name) for name in options if hasattr(one, name)}

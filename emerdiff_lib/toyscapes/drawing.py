@@ -238,7 +238,7 @@ def polyline(knots: np.ndarray, heights: np.ndarray, x: np.ndarray) -> np.ndarra
 
 
 class Canvas:
-    """An RGB picture with a label and an object number at every pixel, seen through a window onto the world."""
+    """An RGB image with a label and an object number at every pixel, seen through a window onto the world."""
 
     def __init__(self, pixels: int, left: float, top: float, extent: float):
         self.rgb = np.zeros((pixels, pixels, 3), np.float32)

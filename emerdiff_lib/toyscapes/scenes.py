@@ -18,13 +18,13 @@ SPLITS = {"test": range(0, 1_000), "validation": range(1_000, 2_000), "train": r
 
 @dataclass(frozen=True)
 class Scene:
-    """One picture of the world with its ground truth.
+    """One image of the world with its ground truth.
 
     Attributes:
-        image: RGB picture, 128 × 128.
+        image: RGB image, 128 × 128.
         labels: (128, 128) uint8, indices into ``Toyscapes.class_names``.
         coarse_labels: (128, 128) uint8, indices into ``Toyscapes.coarse_class_names``.
-        caption: what the picture shows, in words.
+        caption: what the image shows, in words.
         seed: the number that the scene is a function of.
     """
 

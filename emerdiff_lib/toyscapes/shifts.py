@@ -31,7 +31,7 @@ class Shift:
         lines: a line drawing, dark lines on white paper where classes or objects meet.
         window: side of the window onto the world over its usual side; below 1 everything is nearer.
         light: factors of RGB over the window, x and y in [0, 1]; they broadcast to (h, w, 3).
-        spoil: finished (H, W, 3) uint8 picture and a random generator → picture.
+        spoil: finished (H, W, 3) uint8 image and a random generator → image.
     """
 
     description: str

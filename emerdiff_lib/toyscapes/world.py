@@ -215,7 +215,7 @@ class Painter(ObjectPainter):
         return light
 
     def caption(self) -> str:
-        """Names every object of which at least 0.2 % of the picture is visible, far to near, and the light."""
+        """Names every object of which at least 0.2 % of the image is visible, far to near, and the light."""
         objects = self.canvas.objects.ravel()
         visible = np.bincount(objects, minlength=len(self.words) + 1) / objects.size
         seen = [description for number, description in self.words if visible[number] >= 0.002]

@@ -1,4 +1,4 @@
-"""All that a training run can be told, checked once: a dataclass whose fields are the options of the command line."""
+"""Options of a training run, checked once: a dataclass whose fields are the options of the command line."""
 
 from __future__ import annotations
 
