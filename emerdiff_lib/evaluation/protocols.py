@@ -29,8 +29,8 @@ class Record(NamedTuple):
 
 
 def oracle(table: ArrayLike) -> np.ndarray:
-    """(C, 3) class counts when each segment of a (K, C) contingency table takes the class that most of its pixels have: an
-    upper bound of any labelling."""
+    """(C, 3) class counts when each segment of a (K, C) contingency table takes the class that most of its pixels have: no
+    labelling of whole segments has a higher pixel accuracy."""
     table = np.asarray(table)
     return named_counts(table, table.argmax(1))
 
