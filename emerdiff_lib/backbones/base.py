@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from diffusers import DiffusionPipeline
+from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
@@ -159,11 +161,9 @@ class Backbone:
         if not config.get("use_dynamic_shifting"):
             return config.get("flow_shift") or config.get("shift") or 1.0
         tokens = (processing_resolution / self.size_multiple) ** 2
-        lengths = config["base_image_seq_len"], config["max_image_seq_len"]
-        slope = (config["max_shift"] - config["base_shift"]) / (lengths[1] - lengths[0])
-        shift = config["base_shift"] + slope * (tokens - lengths[0])
-        linear = config.get("time_shift_type") == "linear"
-        return shift if linear else float(torch.tensor(shift, dtype=torch.float64).exp())
+        names = ("base_image_seq_len", "max_image_seq_len", "base_shift", "max_shift")
+        shift = calculate_shift(tokens, *(config[name] for name in names))
+        return shift if config.get("time_shift_type") == "linear" else math.exp(shift)
 
     # -- layers ---------------------------------------------------------------------------------------------------------
 
