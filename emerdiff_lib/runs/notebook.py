@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import difflib
 import json
 import shlex
 import sys
@@ -18,7 +17,7 @@ import torch
 
 from .. import plotting
 from ..files import folder_path
-from ..settings import flag, real, text, whole
+from ..settings import flag, real, suggestion, text, whole
 from .cached_map import check_execution
 from .manifest import write_manifest
 
@@ -115,11 +114,8 @@ def check_parameters(namespace: MutableMapping[str, Any]) -> dict[str, tuple[str
     declared, given = _declared_and_given(namespace.get("In", []))
     for name in given:
         if name not in declared:
-            near = difflib.get_close_matches(name, declared, 1)
-            hint = f" (did you mean {near[0]!r}?)" if near else ""
-            raise ValueError(
-                f"There is no parameter {name!r}{hint}; this notebook has {', '.join(declared)}."
-            )
+            hint, known = suggestion(name, declared), ", ".join(declared)
+            raise ValueError(f"There is no parameter {name!r}{hint}; this notebook has {known}.")
     for name, (kind, default) in declared.items():
         if kind == "str" and type(namespace[name]) is int:  # papermill's idea of an image called 2024
             namespace[name] = str(namespace[name])

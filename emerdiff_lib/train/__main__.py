@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         load_weights(config.init_from, vae=vae, **({} if config.fresh_unet else backbone.networks))
 
     stages = {"autoencoder": train_autoencoder(config, accelerator, vae, source)}
-    latents = latents_of(source, vae, accelerator, config.output / "latents.pt")
+    latents = latents_of(source, vae, accelerator)
     deviation = latents(0)[:2000, 0].float().std().item()
     vae.register_to_config(scaling_factor=1 / deviation)  # as Stable Diffusion's autoencoder has it
     stages["denoiser and text encoders"] = train_denoiser(
