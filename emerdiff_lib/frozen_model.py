@@ -185,10 +185,8 @@ class FrozenModel:
         if trajectory is not None:
             given = trajectory.settings(given)
             made_in, here = trajectory.latent_space, self.latent_space()
-            near = {"rtol": 0.02, "atol": 1e-4}  # as bfloat16 rounds
-            if made_in is not None and not (
-                made_in.shape == here.shape and torch.allclose(made_in, here, **near)
-            ):
+            same = lambda other: torch.allclose(other, here, rtol=0.02, atol=1e-4)  # as bfloat16 rounds
+            if made_in is not None and not (made_in.shape == here.shape and same(made_in)):
                 raise ValueError(
                     "The trajectory was made with another model, whose latents or noise are others; invert with this one: "
                     "pipe.invert(image)."
