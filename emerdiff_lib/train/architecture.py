@@ -62,7 +62,7 @@ def tokenize(tokenizer: PreTrainedTokenizerFast, captions: list[str]) -> torch.T
 def build_autoencoder(size: int) -> AutoencoderKL:
     """Reduction 4 (a reduction of 8 loses the small objects), 8 latent channels."""
     config = AutoencoderKL.load_config(TOYSCAPES_FOLDER, subfolder="vae")
-    return AutoencoderKL.from_config(config, sample_size=size, scaling_factor=1.0)
+    return AutoencoderKL.from_config(config, sample_size=size)
 
 
 def build_text_encoder(vocabulary_size: int) -> CLIPTextModel:
