@@ -88,15 +88,14 @@ def train(
             if progress.step % 20 == 0:
                 log(folder, progress, loss=round(progress.loss, 5), seconds=round(progress.seconds))
             if progress.step % config.checkpoint_every == 0 or progress.step == steps:
-                save(accelerator, folder, average, progress)
                 average.store(parameters)
                 average.copy_to(parameters)
                 modules.eval()
                 progress.measures = report(progress.step)
                 log(folder, progress, **progress.measures)
-                point(folder, progress)
                 average.restore(parameters)
                 modules.train()
+                save(accelerator, folder, average, progress)
                 clock = time.perf_counter()
     average.copy_to(parameters)
     modules.eval()
@@ -115,17 +114,12 @@ def log(folder: Path, progress: Progress, **values: float) -> None:
         file.write(json.dumps({"step": progress.step, **values}) + "\n")
 
 
-def point(folder: Path, progress: Progress) -> None:
-    """Let a run that goes on begin at the checkpoint of this step."""
-    write_atomically(folder / "latest.json", json.dumps(asdict(progress)))
-
-
 def save(accelerator: Accelerator, folder: Path, average: EMAModel, progress: Progress) -> None:
     """Write a checkpoint beside the last one, then point to it, then delete the last one: a kill leaves one that is whole."""
     state = folder / f"step-{progress.step}"
     accelerator.save_state(state)
     torch.save(average.state_dict(), state / "ema.pt")
-    point(folder, progress)
+    write_atomically(folder / "latest.json", json.dumps(asdict(progress)))
     for old in folder.glob("step-*"):
         if old != state:
             shutil.rmtree(old)
