@@ -9,7 +9,6 @@ and the residual is kept, so that the replay is exact; theirs takes the schedule
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -216,9 +215,7 @@ def invert_ddim(
 
     Each step takes ε(xₜ, t) ≈ ε(xₜ₋Δ, t), which is where its error comes from.
     """
-    known = inspect.signature(DDIMInverseScheduler).parameters
-    config = {key: value for key, value in predictor.scheduler.config.items() if key in known}
-    scheduler = DDIMInverseScheduler(**config)
+    scheduler = DDIMInverseScheduler.from_config(predictor.scheduler.config)
     scheduler.set_timesteps(len(predictor.timesteps))
     latents, current = {}, clean_latents
     for t in progress(sorted(timesteps)):

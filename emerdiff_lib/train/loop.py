@@ -65,8 +65,11 @@ def train(
     clock = time.perf_counter()
     with tqdm(total=steps, initial=min(progress.step, steps), desc=name) as bar:
         while progress.step < steps:
+            # the rate rises over the warm-up, and falls to 0 over the last share of the steps
+            rise = (progress.step + 1) / max(config.warmup_steps, 1)
+            fall = (steps - progress.step) / max(config.cooldown * steps, 1)
             for group in optimizer.param_groups:
-                group["lr"] = peak_rate * rate_at(config, progress.step, steps)
+                group["lr"] = peak_rate * (min(1.0, rise) * min(1.0, fall))
             key = np.random.SeedSequence((config.seed, 0, progress.step)).generate_state(1, np.uint64)
             generator = torch.Generator(accelerator.device).manual_seed(int(key[0] >> np.uint64(1)))
             loss = loss_of_step(progress.step, generator)
@@ -100,13 +103,6 @@ def train(
     average.copy_to(parameters)
     modules.eval()
     return progress
-
-
-def rate_at(config: Config, step: int, steps: int) -> float:
-    """The learning rate as a share of its peak: it rises over the warm-up, and falls to 0 over the last share of the steps."""
-    rise = (step + 1) / max(config.warmup_steps, 1)
-    fall = (steps - step) / max(config.cooldown * steps, 1)
-    return min(1.0, rise) * min(1.0, fall)
 
 
 def log(folder: Path, progress: Progress, **values: float) -> None:
