@@ -339,9 +339,8 @@ class FrozenModel:
 
     def affordable_rows(self, latents: torch.Tensor) -> int:
         """Rows like these latents that the network can be called with at once."""
-        return affordable_rows(
-            self.backbone.device, self.dtype, *self.backbone.widest_maps(*latents.shape[2:])
-        )
+        widest = self.backbone.widest_maps(*latents.shape[2:])
+        return affordable_rows(self.backbone.device, self.dtype, *widest)
 
     def _bar(self, items: Sequence[Any]) -> Iterable[Any]:
         """A progress bar over more than one item."""
@@ -357,13 +356,9 @@ def network_state(network: torch.nn.Module) -> dict[str, Any]:
         hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
         if any(getattr(hook, "__module__", "").split(".")[0] not in _OWN_HOOKS for hook in hooks):
             state["hooks"] = secrets.token_hex()
-        processor, caches = getattr(module, "processor", None), getattr(module, "_diffusers_hook", None)
-        state[name] = [
-            _plain(module),
-            type(processor).__name__,
-            _plain(processor),
-            sorted(getattr(caches, "hooks", ())),
-        ]
+        processor = getattr(module, "processor", None)
+        caches = sorted(getattr(getattr(module, "_diffusers_hook", None), "hooks", ()))
+        state[name] = [_plain(module), type(processor).__name__, _plain(processor), caches]
     return state
 
 

@@ -112,9 +112,8 @@ def reverse_coefficients(
 ) -> tuple[float, float, float]:
     """(√ᾱₜ₋Δ, √(1−ᾱₜ₋Δ−σₜ²), σₜ), where σₜ² = (1−ᾱₜ₋Δ)/(1−ᾱₜ)·(1−ᾱₜ/ᾱₜ₋Δ) for DDPM and 0 for DDIM."""
     alpha_bar, before = predictor.alpha_bars(timestep, previous)
-    variance = (
-        (1 - before) / (1 - alpha_bar) * (1 - alpha_bar / before) if method == "ddpm" else torch.zeros(())
-    )
+    variance = (1 - before) / (1 - alpha_bar) * (1 - alpha_bar / before)
+    variance = variance if method == "ddpm" else torch.zeros(())
     direction = (1 - before - variance).clamp(min=0)
     return before.sqrt().item(), direction.sqrt().item(), variance.sqrt().item()
 

@@ -86,9 +86,8 @@ def _from_folder(source: str, name: str, kwargs: dict[str, Any]) -> DiffusionPip
         source = DiffusionPipeline.download(source, use_safetensors=True, **hub)
     _check_shards(Path(source))
     if name in VARIANTS and "vae" not in kwargs:
-        kwargs["vae"] = load_component(
-            diffusers.AutoencoderKL, TOYSCAPES_FOLDER, subfolder="vae", dtype=kwargs["dtype"]
-        )
+        given = {"subfolder": "vae", "dtype": kwargs["dtype"]}
+        kwargs["vae"] = load_component(diffusers.AutoencoderKL, TOYSCAPES_FOLDER, **given)
         kwargs["vae"].register_to_config(shift_factor=0.0)  # some pipelines want a number
     absent = [name for name, entry in index.items() if name in UNUSED or entry == [None, None]]
     kwargs = {**dict.fromkeys(absent), **kwargs}
@@ -228,19 +227,17 @@ def _check_shards(folder: Path) -> None:
 
 def _only_variant(folder: Path) -> str | None:
     """The variant whose weights are the only ones of a folder: "fp16" where every file is ``….fp16.safetensors``."""
-    names = [file.name for file in folder.glob("*/*.safetensors")]
-    variants = {
-        m[1] if (m := re.search(r"\.(\w+?)(?:-\d+-of-\d+)?\.safetensors$", name)) else None for name in names
-    }
+    variant = re.compile(r"\.(\w+?)(?:-\d+-of-\d+)?\.safetensors$")
+    variants = {m[1] if (m := variant.search(str(f))) else None for f in folder.glob("*/*.safetensors")}
     return variants.pop() if len(variants) == 1 else None
 
 
 def _from_single_file(path: str, kwargs: dict[str, Any]) -> DiffusionPipeline:
     """``config`` (a folder or hub id in diffusers' layout) says what the file holds; by default diffusers guesses."""
     with _reading(path):
-        config = kwargs.get("config") or fetch_diffusers_config(load_single_file_checkpoint(path)).get(
-            "pretrained_model_name_or_path"
-        )
+        if not (config := kwargs.get("config")):
+            guess = fetch_diffusers_config(load_single_file_checkpoint(path))
+            config = guess["pretrained_model_name_or_path"]
     try:
         index = DiffusionPipeline.load_config(config)
     except OSError as error:

@@ -181,12 +181,8 @@ class Backbone:
 
     def _attention(self) -> dict[str, nn.Module]:
         modules = attention_modules(self.denoiser)
-        return {
-            name: module
-            for block in self.blocks()
-            for name, module in modules.items()
-            if name.startswith(f"{block}.")
-        }
+        names = [name for block in self.blocks() for name in modules if name.startswith(f"{block}.")]
+        return {name: modules[name] for name in names}
 
     def grid(self, layer: str, height: int, width: int) -> tuple[int, int]:
         """(h, w) of a layer's image tokens for (height, width) latents."""
@@ -250,9 +246,8 @@ class Backbone:
 
     def native_resolution(self) -> int | None:
         """Side in pixels of the square images that it was trained on; None where the config does not say."""
-        size = getattr(self.denoiser.config, "sample_size", None) or getattr(
-            self.pipe, "default_sample_size", None
-        )
+        size = getattr(self.denoiser.config, "sample_size", None)
+        size = size or getattr(self.pipe, "default_sample_size", None)
         if size is None:
             return None
         side = size if isinstance(size, int) else round((size[0] * size[1]) ** 0.5)

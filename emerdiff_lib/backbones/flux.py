@@ -37,9 +37,8 @@ class Flux(Backbone):
             )
 
     def condition(self, prompt: str) -> Condition:
-        embeds, pooled, _ = self.pipe.encode_prompt(
-            prompt, device=self.device, max_sequence_length=self._limit
-        )
+        given = {"device": self.device, "max_sequence_length": self._limit}
+        embeds, pooled, _ = self.pipe.encode_prompt(prompt, **given)
         dtype = self.denoiser.dtype
         return {"encoder_hidden_states": embeds.to(dtype), "pooled_projections": pooled.to(dtype)}
 

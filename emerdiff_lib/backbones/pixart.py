@@ -25,9 +25,8 @@ class PixArt(Backbone):
         return 300 if isinstance(self.pipe, PixArtSigmaPipeline) else 120
 
     def condition(self, prompt: str) -> Condition:
-        embeds, mask, _, _ = self.pipe.encode_prompt(
-            prompt, do_classifier_free_guidance=False, device=self.device, max_sequence_length=self.text_limit
-        )
+        given = {"device": self.device, "max_sequence_length": self.text_limit}
+        embeds, mask, _, _ = self.pipe.encode_prompt(prompt, False, **given)
         return {"encoder_hidden_states": embeds.to(self.denoiser.dtype), "encoder_attention_mask": mask}
 
     def text_tokens(self, prompt: str) -> list[TextTokens]:

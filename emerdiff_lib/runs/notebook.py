@@ -49,9 +49,8 @@ class Notebook:
         plotting.use_style()
         self.figures = plotting.FigureFolder(namespace.get("figures_dir", ""), number)
         self.show = self.figures.show
-        self.execution = {
-            name: namespace[name] for name in ("workers", "engine", "shard") if name in namespace
-        }
+        names = [name for name in ("workers", "engine", "shard") if name in namespace]
+        self.execution = {name: namespace[name] for name in names}
         check_execution(**self.execution)
 
     def finish(self, notebook: str, title: str, question: str, **manifest: Any) -> None:

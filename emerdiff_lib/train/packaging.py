@@ -37,9 +37,8 @@ def load_weights(folder: Path, **modules: torch.nn.Module) -> None:
                 f"{folder} has no weights of the {name}; --init-from takes a folder as this trainer exports it."
             )
         weights = {key: value.float() for key, value in load_file(path).items()}
-        here, there = (
-            {(key, value.shape) for key, value in state.items()} for state in (module.state_dict(), weights)
-        )
+        shapes = lambda state: {(key, value.shape) for key, value in state.items()}
+        here, there = shapes(module.state_dict()), shapes(weights)
         if here == there:
             module.load_state_dict(weights)
         elif name.startswith("text_encoder"):
