@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import secrets
-import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, Unpack
 
@@ -23,7 +20,7 @@ from .inversion import Trajectory, draw_noise
 from .loading import load_diffusers_pipeline
 from .memory import affordable_rows
 from .predictor import Predictor
-from .settings import REQUIRED, Options, Settings, check_known, check_names, layered
+from .settings import REQUIRED, Options, Settings, check_known, check_names, layered, suggestion
 
 _OWN_HOOKS = ("transformers", "diffusers", "accelerate", "peft", "torch")  # they record and move
 
@@ -55,7 +52,6 @@ class FrozenModel:
         self.own_settings = dict(default_settings or {})
         self.model_name, self.variant = model_name, variant
         check_names(self.own_settings)
-        self._watches: dict[int, Callable[..., Any]] = {}  # by thread
         self.looked_at_prediction_type = False
         self._require("vae", "movq", "scheduler")
         config = pipe.scheduler.config
@@ -126,11 +122,7 @@ class FrozenModel:
         try:
             return getattr(self.pipe, name)
         except AttributeError:
-            kind, near = (
-                type(self.pipe).__name__,
-                difflib.get_close_matches(name, dir(self) + dir(self.pipe), 1),
-            )
-            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            kind, hint = type(self.pipe).__name__, suggestion(name, dir(self) + dir(self.pipe))
             raise AttributeError(
                 f"Neither {type(self).__name__} nor the {kind} within has {name!r}{hint}; dir(pipe) lists what there is.",
                 name=name,
@@ -192,7 +184,9 @@ class FrozenModel:
         """
         if trajectory is not None:
             given = trajectory.settings(given)
-            if (made_in := trajectory.latent_space) is not None and not _close(made_in, self.latent_space()):
+            made_in, here = trajectory.latent_space, self.latent_space()
+            same = lambda other: torch.allclose(other, here, rtol=0.02, atol=1e-4)  # as bfloat16 rounds
+            if made_in is not None and not (made_in.shape == here.shape and same(made_in)):
                 raise ValueError(
                     "The trajectory was made with another model, whose latents or noise are others; invert with this one: "
                     "pipe.invert(image)."
@@ -345,36 +339,12 @@ class FrozenModel:
 
     def affordable_rows(self, latents: torch.Tensor) -> int:
         """Rows like these latents that the network can be called with at once."""
-        return affordable_rows(
-            self.backbone.device, self.dtype, *self.backbone.widest_maps(*latents.shape[2:])
-        )
-
-    # -- progress ---------------------------------------------------------------------------------------------------
-
-    @contextmanager
-    def watched(self, watch: Callable[..., Any]) -> Iterator[None]:
-        """Within the context, ``watch`` makes this thread's progress bars, as ``tqdm`` would; what they raise ends the work."""
-        thread = threading.get_ident()
-        before = self._watches.get(thread)
-        self._watches[thread] = watch
-        try:
-            yield
-        finally:
-            del self._watches[thread]
-            if before is not None:
-                self._watches[thread] = before
-
-    def progress_bar(self, iterable: Any = None, total: int | None = None) -> Any:
-        watch = self._watches.get(threading.get_ident(), self.pipe.progress_bar)
-        return watch(iterable, total=total)
+        widest = self.backbone.widest_maps(*latents.shape[2:])
+        return affordable_rows(self.backbone.device, self.dtype, *widest)
 
     def _bar(self, items: Sequence[Any]) -> Iterable[Any]:
         """A progress bar over more than one item."""
         return self.progress_bar(items) if len(items) > 1 else items
-
-
-def _close(one: torch.Tensor, other: torch.Tensor) -> bool:
-    return one.shape == other.shape and torch.allclose(one, other, rtol=0.02, atol=1e-4)  # as bfloat16 rounds
 
 
 def network_state(network: torch.nn.Module) -> dict[str, Any]:
@@ -386,13 +356,9 @@ def network_state(network: torch.nn.Module) -> dict[str, Any]:
         hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
         if any(getattr(hook, "__module__", "").split(".")[0] not in _OWN_HOOKS for hook in hooks):
             state["hooks"] = secrets.token_hex()
-        processor, caches = getattr(module, "processor", None), getattr(module, "_diffusers_hook", None)
-        state[name] = [
-            _plain(module),
-            type(processor).__name__,
-            _plain(processor),
-            sorted(getattr(caches, "hooks", ())),
-        ]
+        processor = getattr(module, "processor", None)
+        caches = sorted(getattr(getattr(module, "_diffusers_hook", None), "hooks", ()))
+        state[name] = [_plain(module), type(processor).__name__, _plain(processor), caches]
     return state
 
 

@@ -174,7 +174,10 @@ def load_image(image: ImageInput, upright: bool = True) -> Image.Image:
     """
     if isinstance(image, str) and image.startswith(SAMPLE):
         place, _ = SAMPLES[check_known("sample", image.removeprefix(SAMPLE), SAMPLES)]
-        return _from_array(_sample(*place.split(":")), image)
+        package, name = place.split(":")
+        library = importlib.import_module(package)  # here, as that takes a second
+        sample = library.load_sample_image(name) if "sklearn" in package else getattr(library, name)()
+        return _from_array(sample[0] if isinstance(sample, tuple) else sample, image)  # of two eyes, the left
     if isinstance(image, str | Path):
         with open_image(image) as opened:
             return _to_rgb(opened, shown(image), upright)
@@ -193,13 +196,6 @@ def load_image(image: ImageInput, upright: bool = True) -> Image.Image:
     if isinstance(image, np.ndarray):
         return _from_array(image, "The image")
     raise TypeError(f"An image is a path, a PIL image, an array or a tensor, not {type(image).__name__}.")
-
-
-def _sample(package: str, name: str) -> np.ndarray:
-    """A photograph of scikit-learn or scikit-image, which are loaded for it: that takes a second."""
-    library = importlib.import_module(package)
-    found = library.load_sample_image(name) if package.startswith("sklearn") else getattr(library, name)()
-    return found[0] if isinstance(found, tuple) else found  # of two eyes, the left
 
 
 def _from_array(array: np.ndarray, name: str) -> Image.Image:

@@ -9,7 +9,6 @@ and the residual is kept, so that the replay is exact; theirs takes the schedule
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -113,9 +112,8 @@ def reverse_coefficients(
 ) -> tuple[float, float, float]:
     """(√ᾱₜ₋Δ, √(1−ᾱₜ₋Δ−σₜ²), σₜ), where σₜ² = (1−ᾱₜ₋Δ)/(1−ᾱₜ)·(1−ᾱₜ/ᾱₜ₋Δ) for DDPM and 0 for DDIM."""
     alpha_bar, before = predictor.alpha_bars(timestep, previous)
-    variance = (
-        (1 - before) / (1 - alpha_bar) * (1 - alpha_bar / before) if method == "ddpm" else torch.zeros(())
-    )
+    variance = (1 - before) / (1 - alpha_bar) * (1 - alpha_bar / before)
+    variance = variance if method == "ddpm" else torch.zeros(())
     direction = (1 - before - variance).clamp(min=0)
     return before.sqrt().item(), direction.sqrt().item(), variance.sqrt().item()
 
@@ -216,9 +214,7 @@ def invert_ddim(
 
     Each step takes ε(xₜ, t) ≈ ε(xₜ₋Δ, t), which is where its error comes from.
     """
-    known = inspect.signature(DDIMInverseScheduler).parameters
-    config = {key: value for key, value in predictor.scheduler.config.items() if key in known}
-    scheduler = DDIMInverseScheduler(**config)
+    scheduler = DDIMInverseScheduler.from_config(predictor.scheduler.config)
     scheduler.set_timesteps(len(predictor.timesteps))
     latents, current = {}, clean_latents
     for t in progress(sorted(timesteps)):

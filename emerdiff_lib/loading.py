@@ -81,14 +81,13 @@ def _from_folder(source: str, name: str, kwargs: dict[str, Any]) -> DiffusionPip
     hub = {key: kwargs[key] for key in _HUB if key in kwargs}
     with _reading(source):
         index = DiffusionPipeline.load_config(source, **{k: v for k, v in hub.items() if k != "variant"})
-    _check_index(source, index)
+    entries = _entries(source, index)
     if not Path(source).is_dir():
         source = DiffusionPipeline.download(source, use_safetensors=True, **hub)
     _check_shards(Path(source))
     if name in VARIANTS and "vae" not in kwargs:
-        kwargs["vae"] = load_component(
-            diffusers.AutoencoderKL, TOYSCAPES_FOLDER, subfolder="vae", dtype=kwargs["dtype"]
-        )
+        given = {"subfolder": "vae", "dtype": kwargs["dtype"]}
+        kwargs["vae"] = load_component(diffusers.AutoencoderKL, TOYSCAPES_FOLDER, **given)
         kwargs["vae"].register_to_config(shift_factor=0.0)  # some pipelines want a number
     absent = [name for name, entry in index.items() if name in UNUSED or entry == [None, None]]
     kwargs = {**dict.fromkeys(absent), **kwargs}
@@ -97,21 +96,20 @@ def _from_folder(source: str, name: str, kwargs: dict[str, Any]) -> DiffusionPip
     if "variant" not in kwargs and (variant := _only_variant(Path(source))):
         kwargs["variant"] = variant
     if not {"device_map", "quantization_config"} & kwargs.keys():
-        kwargs |= _components(source, index, kwargs)
+        kwargs |= _components(source, entries, kwargs)
     with _reading(source):
         return DiffusionPipeline.from_pretrained(source, use_safetensors=True, **kwargs)
 
 
-def _components(source: str, index: Mapping[str, Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+def _components(source: str, entries: Mapping[str, type], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """Every component of an index that is not given."""
     components: dict[str, Any] = {}
-    for name, (library, kind) in _entries(index).items():
+    for name, kind in entries.items():
         if name not in kwargs:
             dtype = kwargs["dtype"]
             dtype = dtype.get(name, dtype.get("default", torch.float32)) if isinstance(dtype, dict) else dtype
             options: dict[str, Any] = {"dtype": dtype, "variant": kwargs.get("variant")}
-            component = getattr(importlib.import_module(library), kind)
-            components[name] = load_component(component, source, subfolder=name, **options)
+            components[name] = load_component(kind, source, subfolder=name, **options)
     for name, tokenizer in components.items():  # a length that the encoder does not have would be padded to
         encoder = components.get(name.replace("tokenizer", "text_encoder"))
         longest = getattr(getattr(encoder, "config", None), "max_position_embeddings", None)
@@ -187,24 +185,18 @@ def _check_config(folder: Path, subfolder: str) -> None:
             )
 
 
-def _entries(index: Mapping[str, Any]) -> dict[str, Any]:
-    """(library, class) of an index's components, without those that are absent or not used."""
-    return {
-        name: entry
-        for name, entry in index.items()
-        if isinstance(entry, list | tuple) and name not in UNUSED and list(entry) != [None, None]
-    }
-
-
-def _check_index(source: str, index: Any) -> None:
-    """Raises a ValueError for code of the model's own."""
+def _entries(source: str, index: Any) -> dict[str, type]:
+    """The classes of an index's components, without those that are absent or not used; ValueError for code of its own."""
     kind = index.get("_class_name") if isinstance(index, Mapping) else None
     if not isinstance(kind, str) or not hasattr(diffusers, kind):
         raise ValueError(
             f"{source} names the pipeline {kind!r}, which diffusers {diffusers.__version__} does not have; EmerDiff runs no code "
             "that comes with a model."
         )
-    for name, entry in _entries(index).items():
+    entries: dict[str, type] = {}
+    for name, entry in index.items():
+        if not isinstance(entry, list | tuple) or name in UNUSED or list(entry) == [None, None]:
+            continue
         match entry:  # transformers' Auto classes would take what the model names
             case ["diffusers" | "transformers" as library, str(component)] if not re.match(
                 "Auto[A-Z]", component
@@ -217,6 +209,8 @@ def _check_index(source: str, index: Any) -> None:
                 f"{source} takes its {name} from {'.'.join(map(str, entry))}, which is not run; EmerDiff takes it from diffusers "
                 "or transformers, and runs no code that comes with a model."
             )
+        entries[name] = known
+    return entries
 
 
 def _check_shards(folder: Path) -> None:
@@ -233,19 +227,17 @@ def _check_shards(folder: Path) -> None:
 
 def _only_variant(folder: Path) -> str | None:
     """The variant whose weights are the only ones of a folder: "fp16" where every file is ``….fp16.safetensors``."""
-    names = [file.name for file in folder.glob("*/*.safetensors")]
-    variants = {
-        m[1] if (m := re.search(r"\.(\w+?)(?:-\d+-of-\d+)?\.safetensors$", name)) else None for name in names
-    }
+    variant = re.compile(r"\.(\w+?)(?:-\d+-of-\d+)?\.safetensors$")
+    variants = {m[1] if (m := variant.search(str(f))) else None for f in folder.glob("*/*.safetensors")}
     return variants.pop() if len(variants) == 1 else None
 
 
 def _from_single_file(path: str, kwargs: dict[str, Any]) -> DiffusionPipeline:
     """``config`` (a folder or hub id in diffusers' layout) says what the file holds; by default diffusers guesses."""
     with _reading(path):
-        config = kwargs.get("config") or fetch_diffusers_config(load_single_file_checkpoint(path)).get(
-            "pretrained_model_name_or_path"
-        )
+        if not (config := kwargs.get("config")):
+            guess = fetch_diffusers_config(load_single_file_checkpoint(path))
+            config = guess["pretrained_model_name_or_path"]
     try:
         index = DiffusionPipeline.load_config(config)
     except OSError as error:
@@ -253,7 +245,7 @@ def _from_single_file(path: str, kwargs: dict[str, Any]) -> DiffusionPipeline:
             f"{config}, by whose layout {path} would be read, is not on this machine; pass config=, a diffusers folder or hub id "
             "of the same architecture."
         ) from error
-    _check_index(str(config), index)
+    _entries(str(config), index)  # refuses code of its own
     with _reading(path):
         kind = getattr(diffusers, index["_class_name"])
         return kind.from_single_file(path, **{"safety_checker": None} | kwargs | {"config": str(config)})

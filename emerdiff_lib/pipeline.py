@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Unpack, overload
 
@@ -232,11 +232,16 @@ class EmerDiffPipeline(FrozenModel):
         return Responses(coarse, maps, resolved, seconds)
 
     def probe(
-        self, coarse: CoarseMasks, *, mask_batch_size: int | None = None, **settings: Unpack[Options]
+        self,
+        coarse: CoarseMasks,
+        *,
+        mask_batch_size: int | None = None,
+        progress: Callable[..., Any] | None = None,
+        **settings: Unpack[Options],
     ) -> ImageResponses:
         """Signed responses to ``num_parts`` small probe masks in place of the K coarse ones (``mode="pixel"`` and "fast").
 
-        Arguments are those of :meth:`modulate`.
+        Arguments are those of :meth:`modulate`, and ``progress`` in place of ``tqdm``; what it raises ends the work.
 
         Raises:
             ValueError: a setting that is not possible, or ``num_parts`` is None.
@@ -248,7 +253,7 @@ class EmerDiffPipeline(FrozenModel):
             )
         parts, seconds = part_masks(coarse.queries, resolved.num_parts), dict(coarse.seconds)
         with stopwatch(seconds, "modulate"):
-            chunks = self._signed_responses(coarse, parts, resolved, mask_batch_size)
+            chunks = self._signed_responses(coarse, parts, resolved, mask_batch_size, progress)
             responses = gather(chunks, coarse, parts, resolved, self.vae_scale_factor)
         responses.seconds = seconds
         return responses
@@ -266,14 +271,17 @@ class EmerDiffPipeline(FrozenModel):
 
     @torch.no_grad()
     def _signed_responses(
-        self, coarse: CoarseMasks, masks: torch.Tensor, settings: Settings, size: int | None
+        self,
+        coarse: CoarseMasks,
+        masks: torch.Tensor,
+        settings: Settings,
+        size: int | None,
+        progress: Callable[..., Any] | None = None,
     ) -> Iterator[torch.Tensor]:
         whole(1, optional=True)("mask_batch_size", size)
         size = size or self.default_mask_batch_size(coarse.trajectory.clean_latents, settings.one_sided)
-        predictor = self._predictor(settings)
-        return signed_responses(
-            predictor, self.decode, coarse.trajectory, masks, settings, size, self.progress_bar
-        )
+        predictor, bar = self._predictor(settings), progress or self.progress_bar
+        return signed_responses(predictor, self.decode, coarse.trajectory, masks, settings, size, bar)
 
     def _predictor(self, settings: Settings) -> Predictor:
         return self.predictor(settings.num_inference_steps, settings.prompt, settings.processing_resolution)

@@ -38,8 +38,19 @@ class Predictor:
         processing_resolution: int = 512,
     ):
         self.backbone, self.condition = backbone, condition
-        shift = backbone.noise_shift(processing_resolution) if backbone.is_flow else None
-        self.scheduler = schedule(backbone.pipe.scheduler.config, num_inference_steps, shift)
+        config: Mapping[str, Any] = backbone.pipe.scheduler.config
+        if backbone.is_flow:
+            count, shift = config["num_train_timesteps"], backbone.noise_shift(processing_resolution)
+            config = {"num_train_timesteps": count, "trained_betas": flow_betas(count, shift)}
+        spacing = {"timestep_spacing": "leading", "steps_offset": 1, "set_alpha_to_one": True}
+        as_it_is = {"clip_sample": False, "thresholding": False}
+        self.scheduler = DDIMScheduler.from_config(config, **spacing, **as_it_is)
+        limit = self.scheduler.config.num_train_timesteps
+        if not 1 <= num_inference_steps < limit:
+            raise ValueError(
+                f"num_inference_steps={num_inference_steps} is not possible; choose 1 to {limit - 1}."
+            )
+        self.scheduler.set_timesteps(num_inference_steps)
         self.timesteps: list[int] = self.scheduler.timesteps.tolist()
         self.stride = self.scheduler.config.num_train_timesteps // num_inference_steps  # Δ
 
@@ -107,38 +118,6 @@ class Predictor:
             return clean, output
         alpha_bar = self.alpha_bar(timestep)
         return clean, (latents - alpha_bar.sqrt().item() * clean) / (1 - alpha_bar).sqrt().item()
-
-
-def schedule(
-    scheduler_config: Mapping[str, Any], num_inference_steps: int, shift: float | None = None
-) -> DDIMScheduler:
-    """The noise schedule with N inference steps: leading spacing, offset 1, ᾱ = 1 at the end.
-
-    Args:
-        shift: of a flow, see :func:`flow_betas`; None for a schedule of betas.
-
-    Raises:
-        ValueError: if N is not between 1 and the number of training timesteps.
-    """
-    usual = dict(
-        timestep_spacing="leading",
-        steps_offset=1,
-        set_alpha_to_one=True,
-        clip_sample=False,
-        thresholding=False,
-    )
-    if shift is None:
-        scheduler = DDIMScheduler.from_config(scheduler_config, **usual)
-    else:
-        count = scheduler_config["num_train_timesteps"]
-        scheduler = DDIMScheduler(count, trained_betas=flow_betas(count, shift), **usual)
-    limit = scheduler.config.num_train_timesteps
-    if not 1 <= num_inference_steps < limit:
-        raise ValueError(
-            f"num_inference_steps={num_inference_steps} is not possible; choose 1 to {limit - 1}."
-        )
-    scheduler.set_timesteps(num_inference_steps)
-    return scheduler
 
 
 def flow_betas(count: int, shift: float) -> list[float]:

@@ -73,10 +73,15 @@ def check_known(name: str, value: Any, valid: Iterable[str]) -> str:
     """Returns ``value`` if it is one of ``valid``, else raises a ValueError that lists them and suggests the nearest."""
     valid = list(valid)
     if not isinstance(value, str) or value not in valid:
-        near = difflib.get_close_matches(str(value), valid, 1)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
-        raise ValueError(f"{name}={value!r} is unknown{hint}; choose one of {', '.join(map(repr, valid))}.")
+        known = ", ".join(map(repr, valid))
+        raise ValueError(f"{name}={value!r} is unknown{suggestion(value, valid)}; choose one of {known}.")
     return value
+
+
+def suggestion(value: Any, valid: Iterable[str]) -> str:
+    """For behind an unknown name, the nearest of those there are, in brackets; "" if none is near."""
+    near = difflib.get_close_matches(str(value), valid, 1)
+    return f" (did you mean {near[0]!r}?)" if near else ""
 
 
 def one_of(*valid: str) -> Callable[[str, Any], str]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from diffusers import DiffusionPipeline
+from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
@@ -159,11 +161,9 @@ class Backbone:
         if not config.get("use_dynamic_shifting"):
             return config.get("flow_shift") or config.get("shift") or 1.0
         tokens = (processing_resolution / self.size_multiple) ** 2
-        lengths = config["base_image_seq_len"], config["max_image_seq_len"]
-        slope = (config["max_shift"] - config["base_shift"]) / (lengths[1] - lengths[0])
-        shift = config["base_shift"] + slope * (tokens - lengths[0])
-        linear = config.get("time_shift_type") == "linear"
-        return shift if linear else float(torch.tensor(shift, dtype=torch.float64).exp())
+        names = ("base_image_seq_len", "max_image_seq_len", "base_shift", "max_shift")
+        shift = calculate_shift(tokens, *(config[name] for name in names))
+        return shift if config.get("time_shift_type") == "linear" else math.exp(shift)
 
     # -- layers ---------------------------------------------------------------------------------------------------------
 
@@ -181,12 +181,8 @@ class Backbone:
 
     def _attention(self) -> dict[str, nn.Module]:
         modules = attention_modules(self.denoiser)
-        return {
-            name: module
-            for block in self.blocks()
-            for name, module in modules.items()
-            if name.startswith(f"{block}.")
-        }
+        names = [name for block in self.blocks() for name in modules if name.startswith(f"{block}.")]
+        return {name: modules[name] for name in names}
 
     def grid(self, layer: str, height: int, width: int) -> tuple[int, int]:
         """(h, w) of a layer's image tokens for (height, width) latents."""
@@ -250,9 +246,8 @@ class Backbone:
 
     def native_resolution(self) -> int | None:
         """Side in pixels of the square images that it was trained on; None where the config does not say."""
-        size = getattr(self.denoiser.config, "sample_size", None) or getattr(
-            self.pipe, "default_sample_size", None
-        )
+        size = getattr(self.denoiser.config, "sample_size", None)
+        size = size or getattr(self.pipe, "default_sample_size", None)
         if size is None:
             return None
         side = size if isinstance(size, int) else round((size[0] * size[1]) ** 0.5)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from diffusers import DiffusionPipeline, FluxTransformer2DModel
+from diffusers import DiffusionPipeline, FluxPipeline, FluxTransformer2DModel
 
 from .base import Backbone, Condition, TextTokens
 
@@ -12,14 +12,12 @@ NO_GUIDANCE = 1.0  # what a distilled model is conditioned on in place of a seco
 
 def packed(latents: torch.Tensor) -> torch.Tensor:
     """(B, C, h, w) → (B, h/2 · w/2, 4·C): a token for each 2 × 2 latents."""
-    halves = latents.unflatten(3, (-1, 2)).unflatten(2, (-1, 2))
-    return halves.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
+    return FluxPipeline._pack_latents(latents.contiguous(), *latents.shape)
 
 
 def unpacked(tokens: torch.Tensor, height: int, width: int) -> torch.Tensor:
     """The inverse of :func:`packed`."""
-    halves = tokens.unflatten(2, (-1, 2, 2)).unflatten(1, (height // 2, width // 2))
-    return halves.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
+    return FluxPipeline._unpack_latents(tokens, height, width, vae_scale_factor=1)
 
 
 class Flux(Backbone):
@@ -39,9 +37,8 @@ class Flux(Backbone):
             )
 
     def condition(self, prompt: str) -> Condition:
-        embeds, pooled, _ = self.pipe.encode_prompt(
-            prompt, device=self.device, max_sequence_length=self._limit
-        )
+        given = {"device": self.device, "max_sequence_length": self._limit}
+        embeds, pooled, _ = self.pipe.encode_prompt(prompt, **given)
         dtype = self.denoiser.dtype
         return {"encoder_hidden_states": embeds.to(dtype), "pooled_projections": pooled.to(dtype)}
 
@@ -55,11 +52,8 @@ class Flux(Backbone):
 
     def call(self, latents: torch.Tensor, timesteps: torch.Tensor, condition: Condition) -> torch.Tensor:
         rows, _, height, width = latents.shape
-        h, w = height // 2, width // 2
-        positions = torch.stack(torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij"), -1).flatten(
-            0, 1
-        )
-        ids = torch.cat([torch.zeros(h * w, 1), positions], 1).to(latents)
+        where = latents.device, latents.dtype
+        ids = FluxPipeline._prepare_latent_image_ids(rows, height // 2, width // 2, *where)
         guidance = latents.new_full((rows,), NO_GUIDANCE, dtype=torch.float32)
         output = self.denoiser(
             hidden_states=packed(latents),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from diffusers import PixArtSigmaPipeline, PixArtTransformer2DModel
@@ -25,9 +25,8 @@ class PixArt(Backbone):
         return 300 if isinstance(self.pipe, PixArtSigmaPipeline) else 120
 
     def condition(self, prompt: str) -> Condition:
-        embeds, mask, _, _ = self.pipe.encode_prompt(
-            prompt, do_classifier_free_guidance=False, device=self.device, max_sequence_length=self.text_limit
-        )
+        given = {"device": self.device, "max_sequence_length": self.text_limit}
+        embeds, mask, _, _ = self.pipe.encode_prompt(prompt, False, **given)
         return {"encoder_hidden_states": embeds.to(self.denoiser.dtype), "encoder_attention_mask": mask}
 
     def text_tokens(self, prompt: str) -> list[TextTokens]:
@@ -35,12 +34,10 @@ class PixArt(Backbone):
 
     def call(self, latents: torch.Tensor, timesteps: torch.Tensor, condition: Condition) -> torch.Tensor:
         """PixArt-α of 1024 pixels is conditioned on the image's size and aspect ratio."""
-        added = {"resolution": None, "aspect_ratio": None}
+        height, width = (side * self.vae_scale_factor for side in latents.shape[2:])
+        added: dict[str, Any] = {"resolution": None, "aspect_ratio": None}
         if self.denoiser.use_additional_conditions:
-            height, width = (side * self.vae_scale_factor for side in latents.shape[2:])
-            added = {
-                "resolution": latents.new_tensor([[height, width]]).expand(len(latents), -1),
-                "aspect_ratio": latents.new_tensor([[height / width]]).expand(len(latents), -1),
-            }
+            added = {"resolution": [[height, width]], "aspect_ratio": [[height / width]]}
+            added = self.rows({name: latents.new_tensor(one) for name, one in added.items()}, len(latents))
         condition_rows = self.rows(condition, len(latents)) | {"added_cond_kwargs": added}
         return self.denoiser(latents, timestep=timesteps, **condition_rows).sample[:, : latents.shape[1]]

@@ -23,10 +23,8 @@ class QwenImage(Backbone):
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         mean, scale = self._statistics(latents.device)
-        vae = self.pipe.vae
-        return (
-            vae.decode((latents / scale + mean)[:, :, None].to(vae.dtype)).sample[:, :, 0].to(latents.dtype)
-        )
+        frames = (latents / scale + mean)[:, :, None].to(self.pipe.vae.dtype)
+        return self.pipe.vae.decode(frames).sample[:, :, 0].to(latents.dtype)
 
     def condition(self, prompt: str) -> Condition:
         embeds, mask = self.pipe.encode_prompt(prompt, device=self.device)

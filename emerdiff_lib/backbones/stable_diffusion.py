@@ -60,10 +60,6 @@ class StableDiffusion(Backbone):
         return plain and (config.addition_embed_type, kind) == cls.additions
 
     @property
-    def vae_scale_factor(self) -> int:
-        return 2 ** (len(self.pipe.vae.config.block_out_channels) - 1)
-
-    @property
     def patch_size(self) -> int:
         return 2 ** (len(self.denoiser.config.block_out_channels) - 1)
 

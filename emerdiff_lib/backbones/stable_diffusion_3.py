@@ -28,14 +28,8 @@ class StableDiffusion3(Backbone):
         self._t5_tokens = 0 if self.is_toyscapes else T5_TOKENS
 
     def condition(self, prompt: str) -> Condition:
-        embeds, _, pooled, _ = self.pipe.encode_prompt(
-            prompt,
-            prompt_2=None,
-            prompt_3=None,
-            device=self.device,
-            do_classifier_free_guidance=False,
-            max_sequence_length=self._t5_tokens,
-        )
+        given = {"do_classifier_free_guidance": False, "max_sequence_length": self._t5_tokens}
+        embeds, _, pooled, _ = self.pipe.encode_prompt(prompt, None, None, self.device, **given)
         dtype = self.denoiser.dtype
         return {"encoder_hidden_states": embeds.to(dtype), "pooled_projections": pooled.to(dtype)}
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import torch
 
@@ -38,22 +37,18 @@ class StableDiffusionXL(StableDiffusion):
         return super().call(latents, timesteps, {**condition, "added_cond_kwargs": added})
 
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
-        with self._upcast():
-            return super().encode(pixels)
+        return self._upcast(super().encode, pixels)
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        with self._upcast():
-            return super().decode(latents)
+        return self._upcast(super().decode, latents)
 
-    @contextmanager
-    def _upcast(self) -> Iterator[None]:
+    def _upcast(self, run: Callable[[torch.Tensor], torch.Tensor], values: torch.Tensor) -> torch.Tensor:
         """The published autoencoder overflows in float16, and its config says so."""
         vae = self.pipe.vae
-        overflows = vae.dtype == torch.float16 and vae.config.force_upcast
-        if overflows:
-            vae.to(torch.float32)
+        if vae.dtype != torch.float16 or not vae.config.force_upcast:
+            return run(values)
         try:
-            yield
+            vae.to(torch.float32)
+            return run(values)
         finally:
-            if overflows:
-                vae.to(torch.float16)
+            vae.to(torch.float16)

@@ -157,9 +157,8 @@ class FileDataset(LabelledDataset):
         image_end, label_end = self.endings
         if listing:
             names = [line.split()[0] for line in text_lines(listing[0])]
-            return [
-                (name, images / f"{name}{image_end}.jpg", labels / f"{name}{label_end}") for name in names
-            ]
+            pair = lambda name: (name, images / f"{name}{image_end}.jpg", labels / f"{name}{label_end}")
+            return list(map(pair, names))
         pairs = []
         for file in image_files(images):
             name = file.relative_to(images).with_suffix("").as_posix().removesuffix(image_end)
@@ -233,11 +232,8 @@ def stored_numbers(file: Path) -> np.ndarray:
             head = stream.read(26)
         if head.startswith(b"\x89PNG") and head[25] == 0:  # grey: Pillow spreads 2 and 4 bits over 0–255
             numbers = numbers // {2: 85, 4: 17}.get(head[24], 1)
-        if (
-            numbers.ndim != 2
-            or numbers.dtype.kind not in "bui"
-            or not 0 <= numbers.min() <= numbers.max() < 65536
-        ):
+        whole = numbers.ndim == 2 and numbers.dtype.kind in "bui"
+        if not whole or not 0 <= numbers.min() <= numbers.max() < 65536:
             raise ValueError(
                 "a label map holds one whole number from 0 to 65535 for every pixel, and no colours"
             )

@@ -44,11 +44,9 @@ class ImageSample:
     @property
     def image(self) -> Image.Image:
         """The image; raises as :func:`~emerdiff_lib.images.load_image` does."""
-        return (
-            Toyscapes.from_seed(self.seed).image
-            if self.seed is not None
-            else load_image(self.photograph or self.path)
-        )
+        if self.seed is not None:
+            return Toyscapes.from_seed(self.seed).image
+        return load_image(self.photograph or self.path)
 
     @property
     def model(self) -> str:
@@ -115,10 +113,8 @@ def one_image(spec: str | Path) -> ImageSample:
     """The first of the images that ``spec`` names, which is said if there are others; raises as :func:`find_images`."""
     samples = find_images(spec)
     if len(samples) > 1:
-        first = f"{shown(samples[0].name)} is the first"
-        print(
-            f"image={str(spec)!r} names {len(samples)} images; {first}, which is looked at (05 segments all)."
-        )
+        first = f"{shown(samples[0].name)} is the first, which is looked at (05 segments all)"
+        print(f"image={str(spec)!r} names {len(samples)} images; {first}.")
     return samples[0]
 
 

@@ -71,10 +71,8 @@ class LabelledFolder(FileDataset):
 
     def find_pairs(self, root: Path) -> list[tuple[str, Path, Path]]:
         pairs = super().find_pairs(root)
-        listings = [
-            file for file in (root / self.split / "classes.txt", root / "classes.txt") if file.exists()
-        ]
-        if listings:
+        places = (root / self.split / "classes.txt", root / "classes.txt")
+        if listings := [file for file in places if file.exists()]:
             self.class_names = tuple(text_lines(listings[0]))
             if len(set(self.class_names)) != len(self.class_names) or not self.class_names:
                 raise ValueError(
@@ -188,9 +186,8 @@ class Cityscapes(FileDataset):
     layout, endings = ("leftImg8bit/{split}", "gtFine/{split}"), ("_leftImg8bit", "_gtFine_labelIds.png")
 
     def find_pairs(self, root: Path) -> list[tuple[str, Path, Path]]:
-        return [
-            (name.rpartition("__")[2], *files) for name, *files in super().find_pairs(root)
-        ]  # without cities
+        pairs = super().find_pairs(root)
+        return [(name.rpartition("__")[2], *files) for name, *files in pairs]  # without cities
 
 
 class Cityscapes27(Cityscapes):

@@ -81,16 +81,13 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def main(argv: list[str] | None = None) -> None:
+    usual = " (%(default)s if it is not given)"
     parser = argparse.ArgumentParser("python -m emerdiff_lib.explorer", description=__doc__)
     parser.add_argument("--model", default="", help="folder or hub id; empty: what suits the image")
-    parser.add_argument(
-        "--image", default="sample:temple", help="what is shown first; sample:temple if it is not given"
-    )
+    parser.add_argument("--image", default="sample:temple", help="what is shown first" + usual)
     parser.add_argument("--device", default="", help="empty: a GPU if there is one")
-    parser.add_argument(
-        "--dtype", default="float32", help="float32 (if it is not given), bfloat16 or float16"
-    )
-    parser.add_argument("--port", type=int, default=8866, help="8866 if it is not given")
+    parser.add_argument("--dtype", default="float32", help="float32, bfloat16 or float16" + usual)
+    parser.add_argument("--port", type=int, default=8866, help="0 for a free one" + usual)
     parser.add_argument("--no-browser", action="store_true", help="only serve")
     args = parser.parse_args(argv)
     bench = Bench(partial(load_pipeline, device=args.device, dtype=args.dtype), MODELS)

@@ -119,11 +119,12 @@ class Bench:
         key = hashlib.sha256(image.tobytes() + repr(made_by).encode()).hexdigest()
         if key not in self.results:
             generator = torch.Generator().manual_seed(self.seed)
-            with torch.no_grad(), pipe.watched(partial(_bar, tell)):
+            with torch.no_grad():
                 coarse = pipe.cluster(image, generator=generator, **settings)
                 rows = pipe.default_mask_batch_size(coarse.trajectory.clean_latents, one_sided=True)
                 # few at once, so that a stop is soon heard
-                _keep(self.results, key, pipe.probe(coarse, mask_batch_size=min(rows, 8)))
+                few, bar = min(rows, 8), partial(_bar, tell)
+                _keep(self.results, key, pipe.probe(coarse, mask_batch_size=few, progress=bar))
         self.results.move_to_end(key)
         return self.results[key]
 
@@ -143,7 +144,7 @@ def _model_state(pipe: EmerDiffPipeline) -> Iterator[Any]:
 
 
 @contextmanager
-def _bar(tell: Tell, items: None = None, total: int = 1) -> Iterator[SimpleNamespace]:
+def _bar(tell: Tell, total: int) -> Iterator[SimpleNamespace]:
     """As much of ``tqdm`` as probing uses; whoever is told may end the work."""
     steps = count(1)
     tell(0)

@@ -253,18 +253,13 @@ def join_coco(folders: Iterable[Path], path: Path | str) -> None:
     Raises:
         ValueError: ``path`` is another file, which is not written over.
     """
-    if os.path.lexists(path) and not (
-        is_plain(path) and JOINED in Path(path).read_text(errors="replace")[:99]
-    ):
+    ours = is_plain(path) and JOINED in Path(path).read_text(errors="replace")[:99]
+    if os.path.lexists(path) and not ours:
         raise ValueError(
             f"{path} is in the way, which is no file of a run; move it, or choose another folder."
         )
-    joined: dict[str, Any] = {
-        "info": {"description": JOINED},
-        "images": [],
-        "categories": [],
-        "annotations": [],
-    }
+    joined: dict[str, Any] = {"info": {"description": JOINED}}
+    joined |= {"images": [], "categories": [], "annotations": []}
     for folder in folders:
         one = json.loads((folder / "coco.json").read_text())
         joined["images"] += one["images"]

@@ -150,19 +150,14 @@ def _attempt(function: Callable, results: Results, sample_key: Callable, name: s
     except FolderError as error:
         return STOPPED, error
     except Exception as error:  # what an image, or a network that is given it, may raise is no closed list
+        kind, text = type(error).__name__, " ".join(str(error).split())
         if isinstance(error, MemoryError | torch.OutOfMemoryError):
             gc.collect()
             torch.cuda.empty_cache()
-        return FAILED, one_line(error)
+            advice = "try a smaller processing_resolution or another device"
+            return FAILED, f"out of memory ({text or kind}); {advice}"
+        return FAILED, text if isinstance(error, ValueError | OSError) and text else f"{kind}: {text}"
     return COMPUTED, ""
-
-
-def one_line(error: BaseException) -> str:
-    """An error as one line of text."""
-    text = " ".join(str(error).split())
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return f"out of memory ({text or type(error).__name__}); try a smaller processing_resolution or another device"
-    return text if isinstance(error, ValueError | OSError) and text else f"{type(error).__name__}: {text}"
 
 
 # -- where they are worked on -------------------------------------------------------------------------------------------

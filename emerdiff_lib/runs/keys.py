@@ -52,19 +52,17 @@ def network_digest(module: torch.nn.Module) -> str:
 
 def versions() -> dict[str, str]:
     """The releases of what computes, without their builds ("+cpu")."""
-    releases = {
-        name: importlib.metadata.version(name).split("+")[0] for name in f"{_LIBRARIES} {_WRITERS}".split()
-    }
-    return {"emerdiff_lib": __version__} | releases
+    names = f"{_LIBRARIES} {_WRITERS}".split()
+    release = lambda name: importlib.metadata.version(name).split("+")[0]
+    return {"emerdiff_lib": __version__} | {name: release(name) for name in names}
 
 
 def model_key(pipe: EmerDiffPipeline) -> dict[str, Any]:
     """Every network by weights (dtypes among them) and configuration, the tokenizers, the scheduler, and autocast."""
     parts = {name: part for name, part in pipe.components.items() if part is not None}
     networks = {name: part for name, part in parts.items() if isinstance(part, torch.nn.Module)}
-    key: dict[str, Any] = {
-        name: f"{network_digest(network)}-{digest(_config(network))}" for name, network in networks.items()
-    }
+    of_network = lambda network: f"{network_digest(network)}-{digest(_config(network))}"
+    key: dict[str, Any] = {name: of_network(network) for name, network in networks.items()}
     key |= {name: _tokenizer(part) for name, part in parts.items() if name.startswith("tokenizer")}
     key["scheduler"] = digest([type(pipe.scheduler).__name__, _config(pipe.scheduler)])
     key["pipeline"] = digest([_config(pipe), pipe.own_settings])  # how an empty prompt is encoded, for one

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import difflib
 import json
 import shlex
 import sys
@@ -18,7 +17,7 @@ import torch
 
 from .. import plotting
 from ..files import folder_path
-from ..settings import flag, real, text, whole
+from ..settings import flag, real, suggestion, text, whole
 from .cached_map import check_execution
 from .manifest import write_manifest
 
@@ -50,9 +49,8 @@ class Notebook:
         plotting.use_style()
         self.figures = plotting.FigureFolder(namespace.get("figures_dir", ""), number)
         self.show = self.figures.show
-        self.execution = {
-            name: namespace[name] for name in ("workers", "engine", "shard") if name in namespace
-        }
+        names = [name for name in ("workers", "engine", "shard") if name in namespace]
+        self.execution = {name: namespace[name] for name in names}
         check_execution(**self.execution)
 
     def finish(self, notebook: str, title: str, question: str, **manifest: Any) -> None:
@@ -115,11 +113,8 @@ def check_parameters(namespace: MutableMapping[str, Any]) -> dict[str, tuple[str
     declared, given = _declared_and_given(namespace.get("In", []))
     for name in given:
         if name not in declared:
-            near = difflib.get_close_matches(name, declared, 1)
-            hint = f" (did you mean {near[0]!r}?)" if near else ""
-            raise ValueError(
-                f"There is no parameter {name!r}{hint}; this notebook has {', '.join(declared)}."
-            )
+            hint, known = suggestion(name, declared), ", ".join(declared)
+            raise ValueError(f"There is no parameter {name!r}{hint}; this notebook has {known}.")
     for name, (kind, default) in declared.items():
         if kind == "str" and type(namespace[name]) is int:  # papermill's idea of an image called 2024
             namespace[name] = str(namespace[name])

@@ -59,10 +59,9 @@ class Results:
         return self.get(self.names[index])
 
     def __str__(self) -> str:
-        total, failed = len(self) + len(self.failures), len(self.failures)
-        lines = [
-            f"{total} images: {len(self) - self.computed} kept, {self.computed} computed, {failed} failed."
-        ]
+        done, failed = len(self), len(self.failures)
+        counts = f"{done - self.computed} kept, {self.computed} computed, {failed} failed."
+        lines = [f"{done + failed} images: {counts}"]
         lines += [f"  failed: {shown(name)}: {why}" for name, why in list(self.failures.items())[:5]]
         lines += [f"  … and {failed - 5} more"] if failed > 5 else []
         return "\n".join(lines).encode("utf-8", "backslashreplace").decode()  # names need not be text

@@ -72,12 +72,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         load_weights(config.init_from, vae=vae, **({} if config.fresh_unet else backbone.networks))
 
     stages = {"autoencoder": train_autoencoder(config, accelerator, vae, source)}
-    latents = latents_of(source, vae, accelerator, config.output / "latents.pt")
+    latents = latents_of(source, vae, accelerator)
     deviation = latents(0)[:2000, 0].float().std().item()
     vae.register_to_config(scaling_factor=1 / deviation)  # as Stable Diffusion's autoencoder has it
-    stages["denoiser and text encoders"] = train_denoiser(
-        config, accelerator, vae, backbone, tokenizer, source, latents
-    )
+    given = config, accelerator, vae, backbone, tokenizer, source, latents
+    stages["denoiser and text encoders"] = train_denoiser(*given)
     folder = export(config.output / "model", backbone, vae, tokenizer)
     write_card(folder, config, source, precision, stages)
     size = sum(file.stat().st_size for file in folder.rglob("*.safetensors")) / 1e6

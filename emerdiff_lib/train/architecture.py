@@ -1,4 +1,4 @@
-"""The components of a small model, those of Stable Diffusion with a word-level tokenizer, and its loss.
+"""The components of a small model, the bundled checkpoint's with a tokenizer of its own, and its loss.
 
 The U-Net's thin top level (24 channels, one layer) is deliberate: whatever needs context has to be understood at 16 × 16,
 where EmerDiff looks (see the model card).
@@ -20,19 +20,13 @@ from diffusers import (
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
 
+from ..loading import TOYSCAPES_FOLDER
 from .config import Config
 
 UNKNOWN, BEGIN, END = "<unknown>", "<begin>", "<end>"
 SPECIAL = (UNKNOWN, BEGIN, END)
 MAX_TOKENS = 64
 Networks = dict[str, torch.nn.Module]
-NOISE_SCHEDULE = dict(
-    num_train_timesteps=1000,
-    beta_start=0.00085,
-    beta_end=0.012,
-    beta_schedule="scaled_linear",
-    steps_offset=1,
-)  # Stable Diffusion's
 
 
 def words_of(captions: Iterable[str]) -> list[str]:
@@ -67,34 +61,15 @@ def tokenize(tokenizer: PreTrainedTokenizerFast, captions: list[str]) -> torch.T
 
 def build_autoencoder(size: int) -> AutoencoderKL:
     """Reduction 4 (a reduction of 8 loses the small objects), 8 latent channels."""
-    return AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3,
-        block_out_channels=(16, 32, 64),
-        layers_per_block=1,
-        latent_channels=8,
-        norm_num_groups=8,
-        sample_size=size,
-        mid_block_add_attention=False,
-    )
+    config = AutoencoderKL.load_config(TOYSCAPES_FOLDER, subfolder="vae")
+    return AutoencoderKL.from_config(config, sample_size=size)
 
 
 def build_text_encoder(vocabulary_size: int) -> CLIPTextModel:
     """Two layers."""
-    return CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=vocabulary_size,
-            hidden_size=64,
-            intermediate_size=128,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            max_position_embeddings=MAX_TOKENS,
-            projection_dim=64,
-            bos_token_id=SPECIAL.index(BEGIN),
-            eos_token_id=SPECIAL.index(END),
-            pad_token_id=SPECIAL.index(END),
-        )
-    )
+    config = CLIPTextConfig.from_json_file(TOYSCAPES_FOLDER / "text_encoder" / "config.json")
+    config.vocab_size = vocabulary_size
+    return CLIPTextModel(config)
 
 
 def build_unet(size: int, widths: Sequence[int], dropout: float = 0.0) -> UNet2DConditionModel:
@@ -106,19 +81,9 @@ def build_unet(size: int, widths: Sequence[int], dropout: float = 0.0) -> UNet2D
         widths: channels of the four levels, multiples of 8; of the lower three, of 16.
         dropout: in the residual blocks, while training.
     """
-    return UNet2DConditionModel(
-        sample_size=size // 4,
-        in_channels=8,
-        out_channels=8,
-        block_out_channels=tuple(widths),
-        layers_per_block=1,
-        cross_attention_dim=64,
-        attention_head_dim=(1, 2, 2, 2),
-        norm_num_groups=8,
-        dropout=dropout,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-    )
+    config = UNet2DConditionModel.load_config(TOYSCAPES_FOLDER, subfolder="unet")
+    given = {"sample_size": size // 4, "block_out_channels": tuple(widths), "dropout": dropout}
+    return UNet2DConditionModel.from_config(config, **given)
 
 
 class Backbone:
@@ -129,8 +94,9 @@ class Backbone:
     """
 
     def __init__(self, config: Config, vocabulary_size: int):
-        self.schedule = NOISE_SCHEDULE | {"prediction_type": config.prediction_type}
-        self.scheduler = DDPMScheduler(**self.schedule)
+        schedule = PNDMScheduler.load_config(TOYSCAPES_FOLDER, subfolder="scheduler")  # Stable Diffusion's
+        self.sampler = PNDMScheduler.from_config(schedule, prediction_type=config.prediction_type)
+        self.scheduler = DDPMScheduler.from_config(self.sampler.config)
         unet = build_unet(config.size, config.widths, config.dropout)
         self.networks: Networks = {
             "unet": unet.to(memory_format=torch.channels_last),
@@ -152,7 +118,7 @@ class Backbone:
         text = self.networks["text_encoder"](tokens).last_hidden_state
         noisy = noisy.contiguous(memory_format=torch.channels_last)
         prediction = self.networks["unet"](noisy, timesteps, text).sample
-        epsilon = self.schedule["prediction_type"] == "epsilon"
+        epsilon = self.scheduler.config.prediction_type == "epsilon"
         target = noise if epsilon else self.scheduler.get_velocity(clean, noise, timesteps)
         return F.mse_loss(prediction.float(), target)
 
@@ -164,7 +130,7 @@ class Backbone:
             vae=vae,
             tokenizer=tokenizer,
             **networks,
-            scheduler=PNDMScheduler(**self.schedule, skip_prk_steps=True, set_alpha_to_one=False),
+            scheduler=self.sampler,
             safety_checker=None,
             feature_extractor=None,
             requires_safety_checker=False,

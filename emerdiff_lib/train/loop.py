@@ -65,8 +65,11 @@ def train(
     clock = time.perf_counter()
     with tqdm(total=steps, initial=min(progress.step, steps), desc=name) as bar:
         while progress.step < steps:
+            # the rate rises over the warm-up, and falls to 0 over the last share of the steps
+            rise = (progress.step + 1) / max(config.warmup_steps, 1)
+            fall = (steps - progress.step) / max(config.cooldown * steps, 1)
             for group in optimizer.param_groups:
-                group["lr"] = peak_rate * rate_at(config, progress.step, steps)
+                group["lr"] = peak_rate * (min(1.0, rise) * min(1.0, fall))
             key = np.random.SeedSequence((config.seed, 0, progress.step)).generate_state(1, np.uint64)
             generator = torch.Generator(accelerator.device).manual_seed(int(key[0] >> np.uint64(1)))
             loss = loss_of_step(progress.step, generator)
@@ -88,26 +91,18 @@ def train(
             if progress.step % 20 == 0:
                 log(folder, progress, loss=round(progress.loss, 5), seconds=round(progress.seconds))
             if progress.step % config.checkpoint_every == 0 or progress.step == steps:
-                save(accelerator, folder, average, progress)
                 average.store(parameters)
                 average.copy_to(parameters)
                 modules.eval()
                 progress.measures = report(progress.step)
                 log(folder, progress, **progress.measures)
-                point(folder, progress)
                 average.restore(parameters)
                 modules.train()
+                save(accelerator, folder, average, progress)
                 clock = time.perf_counter()
     average.copy_to(parameters)
     modules.eval()
     return progress
-
-
-def rate_at(config: Config, step: int, steps: int) -> float:
-    """The learning rate as a share of its peak: it rises over the warm-up, and falls to 0 over the last share of the steps."""
-    rise = (step + 1) / max(config.warmup_steps, 1)
-    fall = (steps - step) / max(config.cooldown * steps, 1)
-    return min(1.0, rise) * min(1.0, fall)
 
 
 def log(folder: Path, progress: Progress, **values: float) -> None:
@@ -115,17 +110,12 @@ def log(folder: Path, progress: Progress, **values: float) -> None:
         file.write(json.dumps({"step": progress.step, **values}) + "\n")
 
 
-def point(folder: Path, progress: Progress) -> None:
-    """Let a run that goes on begin at the checkpoint of this step."""
-    write_atomically(folder / "latest.json", json.dumps(asdict(progress)))
-
-
 def save(accelerator: Accelerator, folder: Path, average: EMAModel, progress: Progress) -> None:
     """Write a checkpoint beside the last one, then point to it, then delete the last one: a kill leaves one that is whole."""
     state = folder / f"step-{progress.step}"
     accelerator.save_state(state)
     torch.save(average.state_dict(), state / "ema.pt")
-    point(folder, progress)
+    write_atomically(folder / "latest.json", json.dumps(asdict(progress)))
     for old in folder.glob("step-*"):
         if old != state:
             shutil.rmtree(old)

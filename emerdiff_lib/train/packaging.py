@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerFast
 
 from ..backbones import find_backbone
 from ..files import write_atomically
+from ..frozen_model import FrozenModel
 from .architecture import Backbone
 from .config import Config, flag
 from .loop import Progress
@@ -36,9 +37,8 @@ def load_weights(folder: Path, **modules: torch.nn.Module) -> None:
                 f"{folder} has no weights of the {name}; --init-from takes a folder as this trainer exports it."
             )
         weights = {key: value.float() for key, value in load_file(path).items()}
-        here, there = (
-            {(key, value.shape) for key, value in state.items()} for state in (module.state_dict(), weights)
-        )
+        shapes = lambda state: {(key, value.shape) for key, value in state.items()}
+        here, there = shapes(module.state_dict()), shapes(weights)
         if here == there:
             module.load_state_dict(weights)
         elif name.startswith("text_encoder"):
@@ -53,16 +53,11 @@ def export(folder: Path, backbone: Backbone, vae: AutoencoderKL, tokenizer: PreT
     """Write what diffusers' own pipeline loads ``from_pretrained(folder)``, with its EmerDiff defaults; returns the folder."""
     half = {name: copy.deepcopy(network).half() for name, network in backbone.networks.items()}
     pipeline = backbone.pipeline(copy.deepcopy(vae).half(), tokenizer, half)
-    pipeline.save_pretrained(folder, safe_serialization=True)
-    _add(folder / "model_index.json", {"default_settings": find_backbone(pipeline).defaults()})
+    FrozenModel(pipeline, find_backbone(pipeline).defaults()).save_pretrained(folder)
     # transformers loads a model in the dtype that its config names, diffusers in float32: let both be float32 by default
-    for file in folder.glob("text_encoder*/config.json"):
-        _add(file, {"dtype": "float32"})
+    file = folder / "text_encoder" / "config.json"
+    write_atomically(file, json.dumps(json.loads(file.read_text()) | {"dtype": "float32"}, indent=2) + "\n")
     return folder
-
-
-def _add(path: Path, entries: dict[str, object]) -> None:
-    write_atomically(path, json.dumps(json.loads(path.read_text()) | entries, indent=2) + "\n")
 
 
 def write_card(

@@ -123,9 +123,8 @@ def folder_crops(config: Config) -> Source:
     title = f"{len(kept)} images ({names}), {captioned} of them with a caption; random square crops"
     if held_out:
         title += f"; {len(held_out)} more (one of {config.hold_out}) were held out"
-    data = Crops([files[i] for i in kept], config.size, config.crops, config.zoom, config.seed)
     return Source(
-        data.epochs(config.workers),
+        random_crops([files[i] for i in kept], config),
         [texts[i] for i in kept for _ in range(config.crops)],
         passes=2.0,
         held_out=(squares, [texts[i] for i in held_out]),
@@ -134,42 +133,31 @@ def folder_crops(config: Config) -> Source:
     )
 
 
-@dataclass
-class Crops:
-    """Item i: (crops, size, size, 3) uint8 crops of file i mod n in epoch i // n, which depend on the seed and i alone.
+def random_crops(files: Sequence[Path], config: Config) -> Callable[[int], np.ndarray]:
+    """A function from an epoch's number to ``config.crops`` crops of each file, which depend on the seed and that number alone.
 
-    Args:
-        zoom: the smallest side of a crop as a share of the image's shorter one.
+    Threads draw the next epoch while one is trained on.
     """
+    ahead: dict[int, Iterable[np.ndarray]] = {}
+    # map draws nothing before it is asked to
+    over = ThreadPool(config.workers).imap if config.workers else map
 
-    files: list[Path]
-    size: int
-    crops: int
-    zoom: float
-    seed: int
-
-    def __getitem__(self, index: int) -> np.ndarray:
-        epoch, file = divmod(index, len(self.files))
-        rng, image, crops = np.random.default_rng((self.seed, epoch, file)), load_image(self.files[file]), []
-        for _ in range(self.crops):
-            crop = _cropped(image, self.size, *(rng.uniform(least, 1) for least in (self.zoom, 0, 0)))
+    def crops_of(key: tuple[int, int]) -> np.ndarray:  # of an epoch and a file
+        rng, image, crops = np.random.default_rng((config.seed, *key)), load_image(files[key[1]]), []
+        for _ in range(config.crops):
+            crop = _cropped(image, config.size, *(rng.uniform(least, 1) for least in (config.zoom, 0, 0)))
             crops.append(crop[:, ::-1] if rng.random() < 0.5 else crop)
         return np.stack(crops)
 
-    def epochs(self, workers: int = 0) -> Callable[[int], np.ndarray]:
-        """A function from an epoch's number to all of its crops. Threads draw the next one while one is trained on."""
-        count, ahead = len(self.files), dict[int, Iterable[np.ndarray]]()
-        over = ThreadPool(workers).imap if workers else map  # which draws nothing before it is asked to
-        drawn = lambda number: over(self.__getitem__, range(number * count, (number + 1) * count))
+    @lru_cache(maxsize=1)
+    def epoch(number: int) -> np.ndarray:
+        drawn = lambda number: over(crops_of, [(number, file) for file in range(len(files))])
+        items = ahead.pop(number, None) or drawn(number)
+        ahead.clear()
+        ahead[number + 1] = drawn(number + 1)
+        return np.concatenate(list(items))
 
-        @lru_cache(maxsize=1)
-        def epoch(number: int) -> np.ndarray:
-            items = ahead.pop(number, None) or drawn(number)
-            ahead.clear()
-            ahead[number + 1] = drawn(number + 1)
-            return np.concatenate(list(items))
-
-        return epoch
+    return epoch
 
 
 def _cropped(image: Image.Image, size: int, share: float, across: float, down: float) -> np.ndarray:

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,7 +17,6 @@ from diffusers.utils import make_image_grid
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerFast
 
-from ..files import replacing
 from . import architecture
 from .architecture import Backbone
 from .config import Config
@@ -62,22 +60,12 @@ def train_autoencoder(
     return progress
 
 
-def latents_of(
-    source: Source, vae: AutoencoderKL, accelerator: Accelerator, path: Path
-) -> Callable[[int], torch.Tensor]:
-    """A function from an epoch's number to means and deviations of its latents, (N, 2, C, h, w) float16.
-
-    They are kept in ``path`` if every epoch is the same; else the last epoch's are kept on the device.
-    """
+def latents_of(source: Source, vae: AutoencoderKL, accelerator: Accelerator) -> Callable[[int], torch.Tensor]:
+    """A function from an epoch's number to means and deviations of its latents, (N, 2, C, h, w) float16 on the device."""
 
     @lru_cache(maxsize=1)
     def epoch(number: int) -> torch.Tensor:
-        if source.passes < float("inf"):
-            return encode(vae, source.epoch(number), accelerator).to(accelerator.device)
-        if not path.exists():
-            with replacing(path) as unfinished:
-                torch.save(encode(vae, source.epoch(number), accelerator), unfinished)
-        return torch.load(path, weights_only=True, mmap=True)
+        return encode(vae, source.epoch(number), accelerator).to(accelerator.device)
 
     return epoch
 
