@@ -214,6 +214,8 @@ def test_is_committed_executed_with_described_parameters(name):
     assert all(cell.execution_count for cell in code) and any(cell.outputs for cell in code)
     outputs = [output for cell in code for output in cell.outputs]
     assert not [one for one in outputs if one.output_type == "error" or one.get("name") == "stderr"]
+    said = "".join("".join(one.get("text", "")) for one in outputs)
+    assert not re.search(r"(^|\s)/\w+/", said)  # paths of a machine
     figures = [cell for cell in code if any("image/png" in one.get("data", {}) for one in cell.outputs)]
     assert all(len(cell.metadata["mystnb"]["image"]["alt"]) > 20 for cell in figures)  # the book's alt texts
     assert sum("parameters" in cell.metadata.get("tags", []) for cell in notebook.cells) == 1

@@ -66,7 +66,8 @@ class Notebook:
                 command += _option(name, value)
         path = Path(self._namespace["output_dir"]) / "manifest.json"
         write_manifest(path, title=title, question=question, command=command, **manifest)
-        print(f"Tables and sentences are in {path}.")
+        here = path.is_relative_to(Path.cwd())
+        print(f"Tables and sentences are in {path.relative_to(Path.cwd()) if here else path}.")
 
 
 _NOT_IN_COMMANDS = ("output_dir", "figures_dir", "workers", "engine", "shard", "device", "root")
