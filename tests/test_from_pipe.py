@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 from accelerate import disk_offload
-from diffusers import StableDiffusionPipeline
+from diffusers import FluxPipeline, StableDiffusionPipeline
 
 from emerdiff_lib import EmerDiffPipeline
 from emerdiff_lib.loading import TOYSCAPES_FOLDER, quietly
 
+from . import tiny_transformers
 from .conftest import refusal, seeded
 
 QUICK = {"num_masks": 4, "modulation_timestep": 41, "noise_ensemble_size": 1}
@@ -162,6 +163,47 @@ def test_a_lora_changes_labels_and_is_honoured(theirs, scene, expected):
     theirs.fuse_lora()
     theirs.unload_lora_weights()
     assert (labels(theirs, scene) == adapted).mean() > 0.99
+
+
+class Int8Linear(torch.nn.Module):
+    """What quantisation puts in a linear layer's place: weights of a byte, and a scale for each row."""
+
+    def __init__(self, linear):
+        super().__init__()
+        self.register_buffer("scale", linear.weight.detach().abs().amax(1, keepdim=True) / 127)
+        self.register_buffer("weight", (linear.weight.detach() / self.scale).round().to(torch.int8))
+        self.in_features, self.out_features, self.bias = linear.in_features, linear.out_features, linear.bias
+
+    def forward(self, x):
+        return torch.nn.functional.linear(x, self.weight * self.scale, self.bias)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_quantised_linears_are_modulated_as_others(theirs, scene, expected, mode):
+    """Labels are those of a network that has the rounded weights as numbers."""
+    rounded = in_memory()
+    for name, linear in [(n, m) for n, m in theirs.unet.named_modules() if type(m) is torch.nn.Linear]:
+        quantised = Int8Linear(linear)
+        theirs.unet.set_submodule(name, quantised)
+        rounded.unet.get_submodule(name).weight.data = quantised.weight * quantised.scale
+    found = labels(theirs, scene, **MODES[mode])
+    assert np.array_equal(found, labels(rounded, scene, **MODES[mode]))
+    assert not np.array_equal(found, expected[mode]) and hooks(theirs.unet) == 0
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "backend", ["_native_math", "flex"]
+)  # the second is no F.scaled_dot_product_attention
+def test_another_attention_backend_gives_the_same_responses(tmp_path, scene, backend):
+    flux = FluxPipeline.from_pretrained(tiny_transformers.save(tmp_path, "FLUX.1"))
+    keep = {"num_inference_steps": 10, "processing_resolution": 64, "output_difference_maps": True}
+    maps = lambda: (
+        EmerDiffPipeline.from_pipe(flux)(scene.image, 3, generator=seeded(), **keep).difference_maps
+    )
+    usual = maps()
+    flux.transformer.set_attention_backend(backend)
+    np.testing.assert_allclose(maps(), usual, atol=1e-4)
 
 
 def test_an_ip_adapter_is_given_no_image(theirs, scene, expected):
