@@ -98,7 +98,8 @@ class LabelledDataset(ABC):
                 f"{self.ignore_index}."
             )
         share = ignored / max(1, counts.sum() + ignored)
-        facts = f"in {len(seen)} of {len(positions)} label maps {len(present)} classes, {share:.1%} of pixels ignored"
+        looked_at = f"{len(present)} classes in {len(seen)} of the {len(positions)} label maps"
+        facts = f"{looked_at}, {share:.1%} of pixels ignored"
         return ", ".join([repr(self), facts, *self._facts(seen)])
 
     def _facts(self, positions: Sequence[int]) -> list[str]:
