@@ -160,16 +160,6 @@ def test_labels_without_a_colour_are_errors_and_void_is_grey():
     assert (plotting.colourise(labels, ignore_index=255) == coloured).all()
 
 
-def test_an_overlay_mixes_and_outlines():
-    labels = np.zeros((32, 40), int)
-    labels[:, 20:] = 1
-    palette = np.array([[0, 0, 0], [200, 100, 50]], np.uint8)
-    mixed = plotting.overlay(IMAGE, labels, palette)
-    assert (mixed[:, 20] == 255).all()
-    assert np.abs(mixed[:, :20] - 0.5 * IMAGE[:, :20]).max() < 1
-    assert np.abs(mixed[:, 21:] - 0.5 * (IMAGE[:, 21:].astype(int) + palette[1])).max() < 1
-
-
 COLUMNS = ("setting", "value", "low", "high", "kind")
 
 
