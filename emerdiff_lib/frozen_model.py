@@ -54,15 +54,7 @@ class FrozenModel:
         check_names(self.own_settings)
         self.looked_at_prediction_type = False
         self._require("vae", "movq", "scheduler")
-        config = pipe.scheduler.config
-        is_flow = config.get("use_flow_sigmas") or ("shift" in config and config.get("beta_schedule") is None)
-        given = "a flow's" if is_flow else "DDPM's" if "beta_start" in config else "of another kind"
-        needed = "a flow's" if self.backbone.is_flow else "DDPM's"
-        if given != needed:
-            raise ValueError(
-                f"The noise of {type(pipe.scheduler).__name__} is {given}, and this network needs {needed}; take the scheduler "
-                "of the model's own folder."
-            )
+        self._check_noise()
         if (
             self.backbone.name.startswith("U-Net")
             and not {"feature_layer", "modulation_layer"} <= self.own_settings.keys()
@@ -72,6 +64,17 @@ class FrozenModel:
                 f"This U-Net is of no family that is known. Queries are taken from {feature}, and {modulation} is modulated, "
                 "where the grid is nearest to the paper's; set feature_layer and modulation_layer to choose others.",
                 stacklevel=3,
+            )
+
+    def _check_noise(self) -> None:
+        config = self.pipe.scheduler.config
+        is_flow = config.get("use_flow_sigmas") or ("shift" in config and config.get("beta_schedule") is None)
+        given = "a flow's" if is_flow else "DDPM's" if "beta_start" in config else "of another kind"
+        needed = "a flow's" if self.backbone.is_flow else "DDPM's"
+        if given != needed:
+            raise ValueError(
+                f"The noise of {type(self.pipe.scheduler).__name__} is {given}, and this network needs {needed}; take the "
+                "scheduler of the model's own folder."
             )
 
     def _require(self, *names: str) -> None:
@@ -129,6 +132,14 @@ class FrozenModel:
                 obj=self,
             ) from None
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """A component is the pipeline's: ``pipe.scheduler = …`` as in diffusers."""
+        inner = self.__dict__.get("pipe")
+        if inner is not None and name in inner.components:
+            setattr(inner, name, value)
+        else:
+            super().__setattr__(name, value)
+
     def to(self, *args: Any, **kwargs: Any) -> Self:
         """Moves the pipeline, as diffusers' ``to``."""
         self.pipe.to(*args, **kwargs)
@@ -184,7 +195,8 @@ class FrozenModel:
         """
         if trajectory is not None:
             given = trajectory.settings(given)
-            made_in, here = trajectory.latent_space, self.latent_space()
+            made_in = trajectory.latent_space
+            here = self.latent_space(trajectory.method == "ddim" or bool(trajectory.noise_maps))
             same = lambda other: torch.allclose(other, here, rtol=0.02, atol=1e-4)  # as bfloat16 rounds
             if made_in is not None and not (made_in.shape == here.shape and same(made_in)):
                 raise ValueError(
@@ -232,13 +244,16 @@ class FrozenModel:
             settings = settings.replace(num_parts=max(parts, settings.num_masks))
         return settings
 
-    def latent_space(self) -> torch.Tensor:
-        """(n,) float32: some weights of the autoencoder and the noise schedule, which say what latents mean, in any dtype."""
+    def latent_space(self, denoised: bool = False) -> torch.Tensor:
+        """(n,) float32: some weights of the autoencoder and the noise schedule, which say what latents mean, in any dtype; and
+        of the network, where it took part in making them (``denoised``)."""
         vae = self.pipe.components.get("vae") or self.pipe.components.get("movq")
-        weights = next(vae.parameters(), torch.zeros(0)) if vae is not None else torch.zeros(0)
-        some = torch.zeros(0) if weights.is_meta else weights.detach().flatten()[:64].float().cpu()
-        names = ("beta_start", "beta_end", "shift", "num_train_timesteps")
-        return torch.cat([some, torch.tensor([float(self.pipe.scheduler.config.get(n) or 0) for n in names])])
+        networks = [network for network in (vae, self.denoiser if denoised else None) if network is not None]
+        weights = [next(network.parameters(), torch.zeros(0)) for network in networks]
+        some = [w.detach().flatten()[:64].float().cpu() for w in weights if not w.is_meta]
+        config = {**getattr(vae, "config", {}), **self.pipe.scheduler.config}
+        names = ("beta_start", "beta_end", "shift", "num_train_timesteps", "scaling_factor", "shift_factor")
+        return torch.cat([*some, torch.tensor([float(config.get(name) or 0) for name in names])])
 
     # -- images, latents, predictions -------------------------------------------------------------------------------
 
@@ -283,6 +298,7 @@ class FrozenModel:
         return Predictor(self.backbone, condition, num_inference_steps, processing_resolution)
 
     def _schedule(self, settings: Settings) -> Predictor:
+        self._check_noise()  # a scheduler can be put in its place later
         return Predictor(self.backbone, None, settings.num_inference_steps, settings.processing_resolution)
 
     @torch.no_grad()
@@ -353,7 +369,8 @@ def network_state(network: torch.nn.Module) -> dict[str, Any]:
     """
     state: dict[str, Any] = {}
     for name, module in network.named_modules():
-        hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+        hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
+        hooks += [vars(module)["forward"]] if "forward" in vars(module) else []  # put in its place
         if any(getattr(hook, "__module__", "").split(".")[0] not in _OWN_HOOKS for hook in hooks):
             state["hooks"] = secrets.token_hex()
         processor = getattr(module, "processor", None)

@@ -118,9 +118,11 @@ def image_files(folder: Path | str) -> list[Path]:
             folders[:] = [name for name in folders if name not in no_images]
             skipped += [name for name in (*images, *no_images) if name.startswith(".") or name in no_images]
             files += [Path(place, name) for name in images if not name.startswith(".")]
+    skipped += [str(file) for file in files if not os.path.isfile(file)]
     if others := sorted(name for name in skipped if name != STATE):
         warnings.warn(
-            f"{len(others)} hidden images and system folders of {shown(folder)} are left out ({shown(others[0])} …).",
+            f"{len(others)} hidden images, links to nothing and system folders of {shown(folder)} are left out "
+            f"({shown(others[0])} …).",
             stacklevel=2,
         )
     return sorted(file for file in files if os.path.isfile(file))
@@ -200,6 +202,7 @@ def load_image(image: ImageInput, upright: bool = True) -> Image.Image:
 
 def _from_array(array: np.ndarray, name: str) -> Image.Image:
     """RGB from (H, W), (H, W, 1), (H, W, 3) or (H, W, 4); ``name`` is what messages call it."""
+    array = np.asarray(array)  # a masked one as it is beneath its mask, which no image has
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[..., 0]
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)) or array.size == 0:
@@ -225,7 +228,7 @@ def _from_array(array: np.ndarray, name: str) -> Image.Image:
                 stacklevel=4,
             )
         array = array // 257
-    return _over_white(Image.fromarray(array.astype(np.uint8)), name)
+    return _over_white(Image.fromarray(array.astype(np.uint8)), name, 0 if deep else 32)
 
 
 def _to_rgb(image: Image.Image, name: str, upright: bool) -> Image.Image:
@@ -239,15 +242,16 @@ def _to_rgb(image: Image.Image, name: str, upright: bool) -> Image.Image:
     return _from_array(values, name)  # Pillow's convert() would clip it
 
 
-def _over_white(image: Image.Image, name: str) -> Image.Image:
-    """RGB from a PIL image of any mode of 8 bits."""
+def _over_white(image: Image.Image, name: str, dark: int = 32) -> Image.Image:
+    """RGB from a PIL image of any mode of 8 bits; one without any value from ``dark`` on is warned of."""
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     image = image.convert("RGB")
-    if np.ptp(np.asarray(image), axis=(0, 1)).max() < 8 and min(image.size) > 1:
+    pixels = np.asarray(image)
+    if (np.ptp(pixels, axis=(0, 1)).max() < 8 and min(image.size) > 1) or pixels.max() < dark:
         warnings.warn(
-            f"{name} comes out of nearly one colour; if it should not, look at its transparency and its range of values.",
+            f"{name} comes out dark or of nearly one colour; if it should not, look at its transparency and its range of values.",
             stacklevel=4,
         )
     return image

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -159,6 +160,13 @@ def load_component(
     if missing := [name for name in sorted(report["missing_keys"]) if not re.match(optional, name)]:
         raise ValueError(
             f"{what} is short of {len(missing)} tensors, {missing[0]} for one; download it again."
+        )
+    unused = [name for name in report["unexpected_keys"] if "position_ids" not in name]
+    if unused and kind is not AutoModel:  # a part of a larger model is asked for by that
+        warnings.warn(
+            f"{what} has {len(unused)} tensors that its configuration does not use, {sorted(unused)[0]} for one; they have no "
+            "effect: check that both are of one model.",
+            stacklevel=4,
         )
     _check_finite(network, what)
     return network

@@ -141,7 +141,7 @@ def signed_responses(
         (n, channels, H, W) float32 on the model's device.
 
     Raises:
-        ValueError: they are not finite.
+        ValueError: they are not finite, or all zero.
     """
     strength, steps = settings.modulation_strength, settings.denoising_steps
     timesteps = shortened(trajectory.timesteps, settings.modulation_timestep, steps)
@@ -160,7 +160,7 @@ def signed_responses(
         return differences
 
     with progress(total=len(masks)) if progress else nullcontext() as bar:
-        done = 0
+        done, largest = 0, 0.0
         while done < len(masks):
             try:
                 responses = respond(masks[done : done + chunk_size])
@@ -170,9 +170,14 @@ def signed_responses(
                 chunk_size = (chunk_size + 1) // 2
                 continue
             yield responses
-            done += len(responses)
+            done, largest = done + len(responses), max(largest, float(responses.abs().max()))
             if bar is not None:
                 bar.update(len(responses))
+        if largest < 1e-6:  # what rounding makes
+            raise ValueError(
+                f"No pixel responds at modulation_strength={settings.modulation_strength:g} and modulation_timestep="
+                f"{settings.modulation_timestep}; raise one of them."
+            )
 
 
 def image_differences(latents: torch.Tensor, decode: Decode, settings: Settings) -> torch.Tensor:

@@ -21,7 +21,7 @@ from .predictor import Predictor
 from .refinement import refine, resize_maps
 from .responses import ImageResponses, gather
 from .settings import ASSIGNED, MODULATED, Options, Settings, check_generator, check_only, whole
-from .stages import CoarseMasks, EmerDiffOutput, Responses, check_masks
+from .stages import CoarseMasks, EmerDiffOutput, Responses, check_masks, refuse_turned
 from .timing import stopwatch
 
 
@@ -94,16 +94,18 @@ class EmerDiffPipeline(FrozenModel):
             )
         if trajectory is not None:
             images = [trajectory.check_image(images[0])]
-        self.resolve(
-            trajectory, num_masks=num_masks, **settings
-        )  # refuses what cannot be used before any work is done
+        # refuses what cannot be used before any work is done
+        self.resolve(trajectory, num_masks=num_masks, **settings)
+        whole(1, optional=True)("mask_batch_size", mask_batch_size)
 
-        outputs = []
+        outputs: list[EmerDiffOutput] = []
         for one in images:
             coarse = self.cluster(one, num_masks, coarse_masks=coarse_masks, generator=generator, **settings)
             responses = self.respond(coarse, mask_batch_size=mask_batch_size)
             labels = self.assign(responses)
-            outputs.append(self.output(responses, labels, generator, output_difference_maps))
+            # the seed alone gives the first of a list again, not what came after it
+            seeded = None if outputs else generator
+            outputs.append(self.output(responses, labels, seeded, output_difference_maps))
         self.maybe_free_model_hooks()
         return outputs if isinstance(image, list | tuple) else outputs[0]
 
@@ -153,7 +155,8 @@ class EmerDiffPipeline(FrozenModel):
                 drawn = draw_latents(predictor, latents, timesteps, generator)
                 trajectory = Trajectory("ddpm", timesteps, drawn, latents, len(predictor.timesteps))
         trajectory.image, trajectory.prompt, trajectory.seconds = image, prompt, seconds
-        trajectory.processing_resolution, trajectory.latent_space = resolution, self.latent_space()
+        trajectory.processing_resolution = resolution
+        trajectory.latent_space = self.latent_space(method == "ddim" or noise_maps)
         return trajectory
 
     @torch.no_grad()
@@ -189,6 +192,8 @@ class EmerDiffPipeline(FrozenModel):
                 generator,
                 noise_maps=False,
             )
+        if own_masks is not None and trajectory.image is not None:
+            refuse_turned(own_masks, trajectory.image)
         predictor = self._predictor(resolved)
         seconds = dict(trajectory.seconds)
         with stopwatch(seconds, "queries"):
@@ -229,7 +234,7 @@ class EmerDiffPipeline(FrozenModel):
         seconds = dict(coarse.seconds)
         with stopwatch(seconds, "modulate"):
             maps = difference_maps(self._signed_responses(coarse, coarse.masks, resolved, mask_batch_size))
-        return Responses(coarse, maps, resolved, seconds)
+        return Responses(coarse, maps, resolved, seconds, self._made_by())
 
     def probe(
         self,
@@ -255,7 +260,7 @@ class EmerDiffPipeline(FrozenModel):
         with stopwatch(seconds, "modulate"):
             chunks = self._signed_responses(coarse, parts, resolved, mask_batch_size, progress)
             responses = gather(chunks, coarse, parts, resolved, self.vae_scale_factor)
-        responses.seconds = seconds
+        responses.seconds, responses.made_by = seconds, self._made_by()
         return responses
 
     def respond(
@@ -283,6 +288,11 @@ class EmerDiffPipeline(FrozenModel):
         predictor, bar = self._predictor(settings), progress or self.progress_bar
         return signed_responses(predictor, self.decode, coarse.trajectory, masks, settings, size, bar)
 
+    def _made_by(self) -> dict[str, Any]:
+        name = self.model_name or self.pipe.name_or_path or type(self.pipe).__name__
+        dtype, device = str(self.dtype).removeprefix("torch."), str(self.backbone.device)
+        return {"model": name, "dtype": dtype, "autocast": self.autocast, "device": device}
+
     def _predictor(self, settings: Settings) -> Predictor:
         return self.predictor(settings.num_inference_steps, settings.prompt, settings.processing_resolution)
 
@@ -294,7 +304,7 @@ class EmerDiffPipeline(FrozenModel):
         of :data:`~.settings.ASSIGNED` over those that ``responses`` were made with.
         """
         check_only("assign", settings, ASSIGNED)
-        resolved = responses.settings.replace(**settings)
+        resolved = responses.assigned = responses.settings.replace(**settings)
         responses.seconds.pop("assign", None)  # of another assignment of the same responses
         with stopwatch(responses.seconds, "assign"):
             if isinstance(responses, Responses):
@@ -317,7 +327,11 @@ class EmerDiffPipeline(FrozenModel):
         generator: torch.Generator | None = None,
         difference_maps: bool = False,
     ) -> EmerDiffOutput:
-        """Everything about one image, with the settings that led there."""
+        """Everything about one image, with the settings that led there; ``labels`` are of the latest :meth:`assign`."""
+        if tuple(labels.shape) != responses.size:
+            raise ValueError(
+                f"The labels are {labels.shape}, the image is {responses.size}; pass those of pipe.assign."
+            )
         if isinstance(responses, ImageResponses):
             masks, embeddings = responses.cells_of(labels)
             if (own := responses.own_masks) is not None:
@@ -331,6 +345,11 @@ class EmerDiffPipeline(FrozenModel):
             coarse = responses.coarse
             masks, embeddings, maps = coarse.masks, coarse.embeddings, responses.difference_maps
             own_masks, size = coarse.own_masks, coarse.processing_size(self.vae_scale_factor)
+        if not 0 <= labels.min() <= labels.max() < len(masks):
+            raise ValueError(
+                f"There are {len(masks)} masks and a label {labels.max()}; pass what assign returned."
+            )
+        used = responses.assigned or responses.settings
         return EmerDiffOutput(
             labels=labels,
             baseline_labels=assign_bilinear(masks, labels.shape),
@@ -338,16 +357,13 @@ class EmerDiffPipeline(FrozenModel):
             mask_embeddings=embeddings.numpy(),
             difference_maps=resize_maps(maps, labels.shape).numpy() if difference_maps else None,
             settings={
-                "model": self.model_name or self.pipe.name_or_path or type(self.pipe).__name__,
-                **responses.settings.to_dict(),
-                "prompt_read": self.prompt_read(responses.settings.prompt),
+                **(responses.made_by or self._made_by()),
+                **used.to_dict(),
+                "prompt_read": self.prompt_read(used.prompt),
                 "own_masks": own_masks,
                 "seed": None if generator is None else generator.initial_seed(),
                 "image_size": list(labels.shape),
                 "processing_size": list(size),
-                "dtype": str(self.dtype).removeprefix("torch."),
-                "autocast": self.autocast,
-                "device": str(self.backbone.device),
             },
             timings=responses.seconds,
         )

@@ -116,7 +116,9 @@ def _connected(clusters: np.ndarray, smallest: float) -> np.ndarray:
 
     parts = connected_components(clusters, background=-1, connectivity=1)
     small = np.bincount(parts.ravel())[parts] < smallest
-    if small.any() and not small.all():
+    if small.all():  # nothing but noise
+        return np.zeros_like(parts)
+    if small.any():
         nearest = distance_transform_edt(small, return_distances=False, return_indices=True)
         parts = connected_components(parts[tuple(nearest)], background=-1, connectivity=1)
     return parts - 1

@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -46,9 +47,10 @@ class ImageResponses:
         scales: (P,) float32, the largest ``|r|`` of each part.
         queries: (h, w, d) float32, the features that pixels get shares of unless others are given.
         image: the image, at its own size; ``processing_size``: (H, W) of its pixels below.
-        settings: all settings.
+        settings: all settings; ``assigned``: those of the latest assignment.
         own_masks: (K, h', w') bool masks of the caller's, to which pixels are assigned; None: segments are made of features.
         seconds: spent in each stage so far.
+        made_by: the model, its dtype, device and autocast when this was computed.
     """
 
     parts: torch.Tensor
@@ -60,6 +62,8 @@ class ImageResponses:
     settings: Settings
     own_masks: torch.Tensor | None = None
     seconds: dict[str, float] = field(default_factory=dict)
+    made_by: dict[str, Any] = field(default_factory=dict)
+    assigned: Settings | None = None
     _superpixels: dict[float, Superpixels] = field(default_factory=dict, compare=False)
 
     # -- shapes ---------------------------------------------------------------------------------------------------------
@@ -242,6 +246,7 @@ class ImageResponses:
         tensors = {name: value for name, value in vars(self).items() if isinstance(value, torch.Tensor)}
         tensors["image"] = torch.from_numpy(np.array(self.image))
         plain = {"settings": self.settings.to_dict(), "processing_size": self.processing_size}
+        plain |= {"made_by": self.made_by}
         metadata = {name: json.dumps(value) for name, value in plain.items()}
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, save({n: value.contiguous() for n, value in tensors.items()}, metadata))
@@ -262,12 +267,18 @@ class ImageResponses:
             )
         try:
             with safe_open(path, "pt") as file:
-                settings, size = (json.loads(file.metadata()[n]) for n in ("settings", "processing_size"))
+                plain = {name: json.loads(value) for name, value in file.metadata().items()}
                 found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             for name in {"parts", "own_masks"} & found.keys():
                 found[name] = found[name].bool()  # files have held them as bytes
-            image = Image.fromarray(found.pop("image").numpy())
-            return cls(**found, image=image, processing_size=tuple(size), settings=Settings(**settings))
+            found["image"] = Image.fromarray(found["image"].numpy())
+            settings, size = Settings(**plain["settings"]), tuple(plain["processing_size"])
+            loaded = cls(**found, processing_size=size, settings=settings, made_by=plain.get("made_by", {}))
+            count, channels, height, width = loaded.codes.shape
+            shapes = len(loaded.parts) == len(loaded.scales) == count, loaded.grid == loaded.queries.shape[:2]
+            if not all(shapes) or (settings.readout == "image" and (height, width) != size):
+                raise ValueError("tensors of different responses")
+            return loaded
         except Exception as error:  # safetensors has an error of its own for what it cannot parse
             raise ValueError(f"{path} holds no responses, or is damaged; make it again.") from error
 

@@ -10,6 +10,8 @@ from functools import partial
 from numbers import Integral
 from typing import Annotated, Any, Self, TypedDict
 
+import torch
+
 # What a mode sets; every other setting is the checkpoint's. "exact" is the paper's method and sets nothing.
 # notebooks/results/pixel_*.json say how the other two were chosen.
 _SHORT = {"denoising_steps": 2, "one_sided": True, "modulation_strength": 3.0}
@@ -242,7 +244,7 @@ def check_only(step: str, given: Iterable[str], allowed: Iterable[str]) -> None:
 
 def check_generator(generator: Any) -> None:
     """Raises a ValueError for anything but a ``torch.Generator`` or None."""
-    if generator is not None and not type(generator).__module__.startswith("torch"):
+    if generator is not None and not isinstance(generator, torch.Generator):
         seed = generator if isinstance(generator, int) else 0
         raise ValueError(
             f"generator={generator!r} is not possible; pass torch.Generator().manual_seed({seed})."

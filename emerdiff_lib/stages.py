@@ -87,14 +87,22 @@ class Responses(_Stage):
         coarse: the stage before.
         difference_maps: (K, H, W) float32 on the CPU, unfiltered, at the processing size and in [0, √3]; at the size of
             the latents and in their units where latents were compared.
-        settings: those of ``coarse``, with what was changed for this stage.
+        settings: those of ``coarse``, with what was changed for this stage; ``assigned``: those of the latest assignment.
         seconds: spent in each stage so far.
+        made_by: the model, its dtype, device and autocast when this was computed.
     """
 
     coarse: CoarseMasks
     difference_maps: torch.Tensor
     settings: Settings
     seconds: dict[str, float] = field(default_factory=dict)
+    made_by: dict[str, Any] = field(default_factory=dict)
+    assigned: Settings | None = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the image, and of its labels."""
+        return self.coarse.size
 
     def __repr__(self) -> str:
         count, height, width = self.difference_maps.shape
@@ -150,3 +158,12 @@ def check_masks(masks: Any) -> torch.Tensor:
     if not bool(masks.flatten(1).any(1).all()):
         raise ValueError("coarse_masks hold a mask without any cell; leave it out.")
     return masks
+
+
+def refuse_turned(masks: torch.Tensor, image: Image.Image) -> None:
+    """Raises a ValueError for masks (K, W, H) of an image (H, W): of the stored one, whose EXIF turns it, or transposed."""
+    (width, height), size = image.size, tuple(masks.shape[1:])
+    if size == (width, height) and width != height:
+        raise ValueError(
+            f"coarse_masks are of {size}, the upright image of {(height, width)}: turn or transpose them."
+        )

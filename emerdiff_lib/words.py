@@ -8,6 +8,7 @@ responses they are features like any others, and every pixel is classified by it
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -79,6 +80,8 @@ class Vocabulary:
         if isinstance(names, str):
             raise ValueError(f"names={names!r} is one string; give a list of class names.")
         if not isinstance(names, Mapping):
+            if twice := [name for i, name in enumerate(names) if name in names[:i]]:
+                raise ValueError(f"names hold {twice[0]!r} twice; each class has a name of its own.")
             names = {
                 name: [w.strip() for w in name.replace(";", ",").split(",") if w.strip()] for name in names
             }
@@ -149,7 +152,15 @@ class DenseFeatures(TextAligned):
         """(words, d) unit embeddings: of each word, the mean of its unit embeddings over the templates."""
         sentences = [template.format(word) for word in vocabulary.words for template in vocabulary.templates]
         texts = F.normalize(torch.as_tensor(self.of_texts(sentences)).float().cpu(), dim=-1)
-        return F.normalize(texts.unflatten(0, (len(vocabulary.words), -1)).mean(1), dim=-1)
+        means = F.normalize(texts.unflatten(0, (len(vocabulary.words), -1)).mean(1), dim=-1)
+        distances = torch.cdist(means, means, compute_mode="donot_use_mm_for_euclid_dist")
+        alike = (distances < 1e-5).triu(1).nonzero().tolist()
+        if pairs := [f"{vocabulary.words[i]!r} and {vocabulary.words[j]!r}" for i, j in alike]:
+            warnings.warn(
+                f"To this model {pairs[0]} are the same, as words that it does not know are, or sentences that it cuts off.",
+                stacklevel=2,
+            )
+        return means
 
 
 class MaskClip(DenseFeatures):

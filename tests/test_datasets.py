@@ -234,7 +234,7 @@ def test_sample_names_are_file_names(tmp_path, name):
     assert sample.seed == crc32(sample.name.encode())  # its own, whatever its place
 
 
-@pytest.mark.parametrize("content", ["# nothing\n", "sea\nsea\n"])
+@pytest.mark.parametrize("content", ["# nothing\n", "sea\nsea\n", "road\n\nsky\n"])
 def test_class_names_are_some_and_each_one_class_s(tmp_path, content):
     said = refusal(lambda: LabelledFolder(pair(tmp_path, classes=content)))
     assert "classes.txt names no class, or one twice" in said
@@ -256,7 +256,7 @@ def test_label_maps_of_one_s_own_are_of_the_upright_image(tmp_path):
     (sample,), said = data, data.summary([0])
     assert np.array_equal(sample.image, np.rot90(RGB, -1)) and np.array_equal(sample.labels, upright)
     assert "3 classes in 1 of the 1 label maps, 0.0% of pixels ignored, 1 images turned" in said
-    assert "its image upright, as its EXIF says" in refusal(lambda: turned(tmp_path, upright.T.copy())[0])
+    assert "its image 6 × 8 (upright)" in refusal(lambda: turned(tmp_path, upright.T.copy())[0])
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4, 8])

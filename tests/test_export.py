@@ -185,6 +185,16 @@ def test_one_coco_file_holds_the_images_of_a_run_and_takes_no_other_s_place(outp
         join_coco([tmp_path / "a.jpg"], tmp_path / "mine.json")
 
 
+def test_files_of_one_s_own_are_not_written_over(output, image, tmp_path):
+    (tmp_path / "precious.csv").write_text("mine")
+    (tmp_path / "segments.csv").symlink_to(tmp_path / "precious.csv")
+    write_formats(output, image, tmp_path, ["table"])
+    assert (tmp_path / "precious.csv").read_text() == "mine" and not (tmp_path / "segments.csv").is_symlink()
+    (tmp_path / "labels.png").write_text("mine")
+    with pytest.raises(ValueError, match="labels.png is in the way"):
+        save_output(output, image, tmp_path)
+
+
 @pytest.mark.parametrize("file", ["labels.png", "baseline_labels.png", "masks.safetensors", "settings.json"])
 def test_what_was_changed_is_not_handed_out(output, image, tmp_path, file):
     save_output(output, Image.fromarray(image), tmp_path)

@@ -97,6 +97,7 @@ def test_files_that_are_refused(tmp_path, row):
         (np.full((4, 4), np.nan), "not in nan"),
         (np.full((4, 4), -1), "lies in 0–255, not in -1"),
         (RGB / 100.0, "lies in 0–1, not in 0–2.55"),
+        (np.ma.masked_equal(np.full((4, 4), -9999, np.int16), -9999), "not in -9999"),
         (torch.zeros(4, 4), "(C, H, W) with C = 1, 3 or 4, not (4, 4)"),
     ],
 )
@@ -110,6 +111,7 @@ def test_arrays_that_are_refused(array, message):
         (RAMP.astype(np.uint16) * 17, "12-bit data, multiply them by 16"),
         (np.dstack([RGB, np.zeros_like(RAMP)]), "nearly one colour"),
         (np.full((9, 9), 200, np.uint8), "nearly one colour"),
+        (RGB // 16, "comes out dark"),  # 12 bits of 16
         (RGB, None),
     ],
 )
@@ -129,7 +131,8 @@ def test_what_is_no_regular_file_is_never_waited_for(tmp_path):
     for name in ("folder.png", "pipe.png", "loop.png", "gone.png", "pipe.png/x.png", "x" * 300, "a\0b.png"):
         said = refusal(lambda name=name: load_image(tmp_path / name), FileNotFoundError)
         assert "no image file at" in said and repr(name)[1:-1] in said
-    assert image_files(tmp_path) == []
+    with pytest.warns(UserWarning, match="2 hidden images, links to nothing and"):
+        assert image_files(tmp_path) == []
 
 
 def test_links_are_followed_once_and_what_is_left_out_stays_out(tmp_path):
@@ -182,7 +185,7 @@ def test_what_opens_is_found_and_what_is_hidden_is_counted(tmp_path):
     for name in names + hidden:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(encoded(RGB, "JPEG"))  # content decides
-    with pytest.warns(UserWarning, match="4 hidden images and system folders"):
+    with pytest.warns(UserWarning, match="4 hidden images, links to nothing and system folders"):
         found = image_files(tmp_path)
     assert [file.name for file in found] == names[:-1]
     assert {load_image(file).size for file in found} == {(20, 12)}

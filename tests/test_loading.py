@@ -170,6 +170,12 @@ def test_weights_that_are_missing_or_no_numbers_are_named(folder, name):
     assert re.search(f"The {name} of .* has NaN or infinite values in .*{key.split('.')[-2]}", message)
     save_file(dict(sorted(weights.items())[3:]), file, metadata={"format": "pt"})
     assert "is short of 3 tensors" in refused(folder)
+    weights[key].view(-1)[-1] = 0.0
+    save_file(weights | {"to_q.weight_scale": torch.ones(1)}, file, metadata={"format": "pt"})
+    with pytest.warns(
+        UserWarning, match=f"The {name} of .* has 1 tensors that its configuration does not use"
+    ):
+        EmerDiffPipeline.from_pretrained(folder)
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", "half", None])

@@ -6,6 +6,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 
 from emerdiff_lib import EmerDiffOutput, EmerDiffPipeline, Responses, Toyscapes
 
@@ -49,7 +50,10 @@ def test_images_of_a_list_share_batches_and_come_out_as_alone(pipe):
     alone = [pipe(image, generator=generator, **quick) for image in images]
     for a, b in zip(together, alone, strict=True):
         assert np.array_equal(a.coarse_masks, b.coarse_masks) and (a.labels == b.labels).mean() > 0.999
-    assert together[2].labels.shape == (96, 128)
+    assert together[2].labels.shape == (96, 128) and [a.settings["seed"] for a in together] == [0, None, None]
+    tall = np.ones((1, 128, 96), bool)
+    with pytest.raises(ValueError, match="turn or transpose them"):
+        pipe(images[2], coarse_masks=tall)
     with pytest.raises(ValueError, match="belong to one image"):
         pipe(images, coarse_masks=together[0].coarse_masks)
 
@@ -115,6 +119,7 @@ def test_any_size_comes_back_at_its_size(pipe, size):
         (dict(generator=5), r"torch.Generator\(\).manual_seed\(5\)"),
         (dict(filter_sigma=1e6), "filter_sigma=1000000.0 .* at most 100"),
         (dict(mask_batch_size=0), "mask_batch_size=0"),
+        (dict(mode="fast", modulation_strength=1e-12), "No pixel responds"),
         (dict(denoising_steps=2, inversion="ddim"), "inversion='ddpm'"),
     ],
 )
@@ -177,6 +182,23 @@ def test_settings_are_recorded_as_what_was_done(pipe, scene):
     record = json.loads(json.dumps(output.settings))
     assert record["modulation_strength"] == 5 and record["num_masks"] == 2
     assert record["denoising_steps"] == 3  # 41, 21, 1
+
+
+def test_an_output_says_what_was_computed_and_not_what_is_now(scene):
+    pipe = EmerDiffPipeline.from_pretrained("toyscapes")
+    responses = pipe.modulate(pipe.cluster(scene.image, generator=seeded(), **QUICK))
+    labels = pipe.assign(responses, filter_sigma=3.0)
+    with torch.autocast("cpu", torch.bfloat16):
+        settings = pipe.output(responses, labels).settings
+    assert settings["filter_sigma"] == 3.0 and settings["autocast"] is None
+    for wrong in (labels[:-1], labels + 99):
+        with pytest.raises(ValueError, match="pass "):
+            pipe.output(responses, wrong)
+    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, beta_end=0.02)  # as in diffusers
+    assert pipe.pipe.scheduler.config.beta_end == 0.02
+    pipe.pipe.scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
+    with pytest.raises(ValueError, match="is a flow's, and this network needs DDPM's"):
+        pipe.cluster(scene.image)
 
 
 def test_probe_masks_and_coarse_masks_are_stages_of_their_own(pipe, scene):

@@ -147,6 +147,7 @@ CHANGES = {
     "tiling": lambda pipe: pipe.pipe.vae.enable_tiling(),
     "FreeU": lambda pipe: pipe.pipe.enable_freeu(0.9, 0.2, 1.4, 1.6),
     "a hook": lambda pipe: pipe.denoiser.mid_block.register_forward_hook(lambda module, args, out: 2 * out),
+    "a forward": lambda pipe: setattr(pipe.denoiser.mid_block, "forward", lambda x, *_, **__: x),
     "a processor": lambda pipe: pipe.pipe.unet.set_attn_processor(AttnProcessor()),
     "dropout": lambda pipe: [setattr(m, "p", 0.1) for m in pipe.denoiser.modules() if hasattr(m, "p")],
 }
@@ -264,12 +265,19 @@ def test_nothing_is_written_over_what_no_run_wrote(texts, tmp_path, place, thing
 
 def test_what_somebody_has_changed_is_renamed_and_not_lost(texts, tmp_path):
     results = count_words(texts, tmp_path, files=True)
-    for name in ("text.txt", "request.json"):
-        (results.folder("05.txt") / name).write_text("my own words")
+    for i, (name, kept) in enumerate((("text.txt", ""), ("request.json", ""), ("text.txt", "-2"))):
+        (results.folder("05.txt") / name).write_text(f"my own words {i}")
         assert counts(count_words(texts, tmp_path, files=True)) == (11, 1, 0)
-        assert (results.folder("05.txt") / f"{name}.changed").read_text() == "my own words"
-    index = pd.read_csv(tmp_path / "index.csv").set_index("image").folder
+        assert (results.folder("05.txt") / f"{name}.changed{kept}").read_text() == f"my own words {i}"
+    assert len(count_words({"05.txt": texts["05.txt"]}, tmp_path, seed=1, files=True)) == 1
+    with pytest.raises(ValueError, match="damaged or of another run"):
+        results.get("05.txt")
+    count_words({name: texts[name] for name in ("05.txt", "07.txt")}, tmp_path, files=True)
+    index = pd.read_csv(tmp_path / "index.csv").set_index("image").folder  # of earlier runs as well
     assert len(index) == 12 and index["05.txt"] == results.folder("05.txt").name
+    twins = dict.fromkeys(("scene072590/color/frame.png", "scene122495/color/frame.png"), texts["05.txt"])
+    with pytest.raises(ValueError, match="would have one folder"):
+        count_words(twins, tmp_path, files=True)
 
 
 def test_one_bad_image_stops_nothing(texts, tmp_path):

@@ -181,10 +181,10 @@ class FileDataset(LabelledDataset):
         image = load_image(self.expect(image_file), upright=self.upright)
         numbers = stored_numbers(self.expect(label_file))
         if numbers.shape != (image.height, image.width):
-            turned = " upright, as its EXIF says" if numbers.shape == image.size and self.upright else ""
+            way = "upright" if self.upright else "as stored"
             raise ValueError(
-                f"{shown(label_file)} is {numbers.shape[1]} × {numbers.shape[0]}, its image{turned} {image.width} × "
-                f"{image.height}: they must be of one size."
+                f"{shown(label_file)} is {numbers.shape[1]} × {numbers.shape[0]}, its image {image.width} × {image.height} "
+                f"({way}): they must be of one size."
             )
         table = np.append(self.table, np.int32(UNKNOWN))
         labels = np.take(table, np.minimum(numbers, len(self.table)))
@@ -228,6 +228,8 @@ def stored_numbers(file: Path) -> np.ndarray:
         with open_image(file, LOSSLESS) as opened:
             if "jpeg" in str(opened.info.get("compression")):
                 raise ValueError("JPEG has changed its numbers")
+            if opened.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+                raise ValueError("its EXIF says that it is turned; store it upright")
             numbers = np.array(opened)
         with open(file, "rb") as stream:
             head = stream.read(26)

@@ -66,6 +66,8 @@ class BSDS500(Sequence[AnnotatedImage]):
         image, truth = load_image(file), self.truth / f"{file.stem}.mat"
         with reading(truth):
             people = [person["Segmentation"][0, 0] for person in loadmat(truth)["groundTruth"][0]]
+            if not people or any(not np.all(regions >= 1) for regions in people):
+                raise ValueError("nobody has annotated it, or with numbers that are no regions from 1 on")
             if any(regions.shape != (image.height, image.width) for regions in people):
                 raise ValueError(
                     f"its image is {image.width} × {image.height}, an annotation is of another size"

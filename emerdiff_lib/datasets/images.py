@@ -12,7 +12,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from ..files import folder_path, read_request, unchanged
+from ..files import folder_path, read_request
 from ..images import IMAGE_SUFFIXES, SAMPLE, SAMPLES, image_files, load_image, shown
 from ..settings import check_known, whole
 from ..toyscapes import Scene, Toyscapes
@@ -63,7 +63,7 @@ def find_images(spec: str | Path) -> list[ImageSample]:
     """What ``spec`` names: an image file, a folder (every image below it), "sample:temple" (:data:`~emerdiff_lib.images.SAMPLES`)
     or "sample:all", "toyscapes:7" / "toyscapes:0-9" by seed, or several of these, separated by commas.
 
-    What a run has written is not read as input, wherever it lies: files that a ``request.json`` beside them lists, unchanged.
+    What a run has written is not read as input, wherever it lies, nor what was made of it: files that a ``request.json`` lists.
 
     Raises:
         FileNotFoundError: nothing is there, or the folder holds no image.
@@ -100,8 +100,8 @@ def find_images(spec: str | Path) -> list[ImageSample]:
         )
     files = image_files(path)
     results = {folder: read_request(folder).get("files", {}) for folder in {file.parent for file in files}}
-    is_result = lambda file: unchanged(file, results[file.parent].get(file.name, ""))
-    names = {file.relative_to(path).as_posix(): file for file in files if not is_result(file)}
+    images = [file for file in files if file.name not in results[file.parent]]
+    names = {file.relative_to(path).as_posix(): file for file in images}
     if not names:
         raise FileNotFoundError(
             f"There is no image in {path} (results of a run do not count); looked for {', '.join(IMAGE_SUFFIXES)}."

@@ -74,9 +74,11 @@ class LabelledFolder(FileDataset):
         places = (root / self.split / "classes.txt", root / "classes.txt")
         if listings := [file for file in places if file.exists()]:
             self.class_names = tuple(text_lines(listings[0]))
-            if len(set(self.class_names)) != len(self.class_names) or not self.class_names:
+            lines = len(listings[0].read_text(encoding="utf-8-sig").rstrip().splitlines())
+            if not self.class_names or not len(set(self.class_names)) == len(self.class_names) == lines:
                 raise ValueError(
-                    f"{shown(listings[0])} names no class, or one twice; it has one name per line."
+                    f"{shown(listings[0])} names no class, or one twice, or has a line without a name; its lines are the labels "
+                    "from 0 on, one name in each."
                 )
         else:
             largest = 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from safetensors.numpy import load, save
 
 from .._version import CITATION
 from ..colours import colourise, overlay, segment_palette
-from ..files import file_digest, is_plain, replacing, unchanged, write_atomically
+from ..files import file_digest, is_plain, read_request, replacing, unchanged, write_atomically
 from ..images import ImageInput, load_image, reading
 from ..settings import check_known
 from ..stages import EmerDiffOutput
@@ -52,6 +53,11 @@ def save_output(output: EmerDiffOutput, image: ImageInput, folder: str | Path) -
     """
     folder, pixels, count = Path(folder).expanduser(), _pixels_of(output, image), len(output.coarse_masks)
     folder.mkdir(parents=True, exist_ok=True)
+    ours = [name for name in _READ if (folder / name).exists()] if (folder / "settings.json").exists() else []
+    if there := [name for name in ("image.png", *_READ) if (folder / name).exists() and not ours]:
+        raise ValueError(
+            f"{folder / there[0]} is in the way, which no segmentation has written; move it, or choose another folder."
+        )
     palette, depth = segment_palette(count), np.uint8 if count <= 256 else np.uint16
     images = {
         "image": pixels,
@@ -96,6 +102,8 @@ def load_output(folder: str | Path) -> EmerDiffOutput:
     with reading(folder / "settings.json"):
         record = json.loads((folder / "settings.json").read_text())
         checksums = {name: record["files"][name] for name in _READ}
+    of_run = read_request(folder).get("files", {})  # a run has a checksum of the record, too
+    checksums |= {name: of_run[name] for name in ("settings.json",) if name in of_run}
     if changed := [name for name, checksum in checksums.items() if not unchanged(folder / name, checksum)]:
         raise ValueError(
             f"{folder / changed[0]} is not the file that was written with {folder / 'settings.json'} (it is damaged, was changed "
@@ -243,8 +251,11 @@ def write_formats(
             f"A palette has {PALETTE_SIZE} colours, and there are {count} segments; leave 'palette' out."
         )
     folder.mkdir(parents=True, exist_ok=True)
-    for each in names:
-        FORMATS[each](output, pixels, folder, name)
+    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+        for each in names:
+            FORMATS[each](output, pixels, Path(temporary), name)
+        for file in sorted(Path(temporary).iterdir()):  # a link is replaced, not what it leads to
+            os.replace(file, folder / file.name)
 
 
 def join_coco(folders: Iterable[Path], path: Path | str) -> None:

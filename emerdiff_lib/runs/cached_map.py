@@ -6,6 +6,7 @@ In this process, in several, or on a cluster by Ray; nothing of that changes a b
 from __future__ import annotations
 
 import contextlib
+import csv
 import functools
 import gc
 import io
@@ -25,7 +26,6 @@ from pathlib import Path
 from typing import Any
 
 import cloudpickle
-import pandas as pd
 import torch
 from pebble import ProcessExpired, ProcessPool
 from threadpoolctl import threadpool_limits
@@ -65,7 +65,8 @@ def cached_map(
         key: what all results depend on, for JSON: weights, settings, versions (:mod:`.keys`).
         sample_key: sample → what its result depends on besides, the content of its image for one.
         write: (result, folder) writes files into a folder per sample, and results are these folders, which ``index.csv`` says
-            the images of; by default a result is kept as JSON below a folder per key, beside results of other settings.
+            the images of, earlier runs' and other shards' among them; by default a result is kept as JSON below a folder per key,
+            beside results of other settings.
         workers: processes, or Ray's tasks at a time; 1 with "local" is this process.
         engine: "local", or "ray": the cluster of RAY_ADDRESS, else one on this machine.
         shard: "0/4" is the first of four runs that share the folder and know nothing of each other; "": everything.
@@ -81,6 +82,8 @@ def cached_map(
     root, partial = top if write else top / digest(key), top / STATE / (part or "all")
     kinds = ("failures.json", "index.csv", "progress.json")
     failures, index, progress = (top / kind.replace(".", f"-{part}." if part else ".") for kind in kinds)
+    if write and len(set(map(folder_name, samples))) < len(samples):
+        raise ValueError("Two images would have one folder; rename one, or segment them apart.")
     groups = {name: group(sample) if group else name for name, sample in samples.items()}
     number, count = map(int, (shard or "0/1").split("/"))
     share = set(list(dict.fromkeys(groups.values()))[number::count])
@@ -98,9 +101,10 @@ def cached_map(
                 states[name] = state
         finally:
             _report(failures, json.dumps(results.failures, indent=1) if results.failures else "")
-            done = [name for name in mine if states.get(name) in (KEPT, COMPUTED) and name and write]
-            table = pd.DataFrame({"image": done, "folder": map(folder_name, done)})
-            _report(index, table.to_csv(index=False) if done else "")
+            folders = results.folders() if write and "" not in mine else {}
+            rows = [("image", "folder"), *((name, folder.name) for name, folder in folders.items())]
+            csv.writer(lines := io.StringIO(), lineterminator="\n").writerows(rows)
+            _report(index, lines.getvalue() if folders else "")
     results.names = [name for name in mine if states[name] != FAILED]
     results.computed = list(states.values()).count(COMPUTED)
     if results.failures and not results.names:

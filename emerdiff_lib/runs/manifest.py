@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -71,9 +72,13 @@ def read_manifest(path: Path | str) -> dict[str, Any]:
     path = path / "manifest.json" if path.is_dir() else path
     if not path.is_file():
         raise FileNotFoundError(f"There is no manifest at {path.absolute()}; name a run's output_dir.")
-    content = json.loads(path.read_text(encoding="utf-8"))
+    content = None
+    with suppress(ValueError):
+        content = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(content, dict) or set(content) != set(KEYS):
-        raise ValueError(f"{path} is no manifest: it has to hold {', '.join(KEYS)} and nothing else.")
+        raise ValueError(
+            f"{path} is no manifest, which holds {', '.join(KEYS)} and nothing else; move it, or name another folder."
+        )
     tables = {}
     for name, table in content["tables"].items():
         frame = pd.DataFrame(table["rows"], columns=table["columns"])

@@ -19,7 +19,7 @@ from .. import plotting
 from ..files import folder_path
 from ..settings import flag, real, suggestion, text, whole
 from .cached_map import check_execution
-from .manifest import write_manifest
+from .manifest import read_manifest, write_manifest
 
 LIBRARY = str(Path(__file__).parents[1])
 
@@ -44,7 +44,10 @@ class Notebook:
             shell().set_custom_exc((ValueError, OSError), _show_error)
         self.declared, self._namespace = check_parameters(namespace), namespace
         if "output_dir" in namespace:
-            namespace["output_dir"] = str(folder_path("output_dir", namespace["output_dir"]))
+            folder = folder_path("output_dir", namespace["output_dir"])
+            namespace["output_dir"] = str(folder)
+            if (folder / "manifest.json").exists():  # somebody else's stops the run before it begins
+                read_manifest(folder)
         torch.set_grad_enabled(False)
         plotting.use_style()
         self.figures = plotting.FigureFolder(namespace.get("figures_dir", ""), number)

@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -92,9 +93,21 @@ class Results:
     def get(self, name: str) -> Any:
         """What was put; raises ValueError if there is no whole result."""
         folder = self.folder(name)
-        if not _whole_request(folder):
-            raise ValueError(f"The result of {name} in {self.root} is missing or damaged; run again.")
+        if not self._is_ours(_whole_request(folder)):
+            raise ValueError(
+                f"The result of {name} in {self.root} is missing, damaged or of another run; run again."
+            )
         return json.loads((folder / RESULT).read_text()) if self.write is None else folder
+
+    def _is_ours(self, request: Mapping[str, Any]) -> bool:
+        """Whether a result is of this run's settings."""
+        own = json.loads(json.dumps(dict(self.key)))
+        return bool(request) and own == {name: request["key"].get(name) for name in own}
+
+    def folders(self) -> dict[str, Path]:
+        """{name: folder} of all results of these settings, those of other shards and of earlier runs among them."""
+        requests = {file.parent: read_request(file.parent) for file in sorted(self.root.glob(f"*/{REQUEST}"))}
+        return {r["name"]: folder for folder, r in requests.items() if self._is_ours(r)}
 
 
 def folder_name(name: str) -> str:
@@ -126,7 +139,8 @@ def _make_room(folder: Path, files: Mapping[str, str], is_top: bool) -> None:
         if file not in others:
             (folder / file).unlink()
         elif file in files or file == REQUEST:
-            os.replace(folder / file, folder / f"{file}.changed")
+            names = (folder / f"{file}.changed{f'-{number}' if number > 1 else ''}" for number in count(1))
+            os.replace(folder / file, next(name for name in names if not os.path.lexists(name)))
 
 
 def _refuse_link(folder: Path) -> None:
