@@ -74,7 +74,7 @@ def test_what_is_no_manifest_is_neither_written_nor_read(tmp_path, study):
             write_manifest(tmp_path / "m.json", **(study | {"settings": settings}))
         assert not (tmp_path / "m.json").exists()
     (tmp_path / "m.json").write_text('{"title": ""}')
-    with pytest.raises(ValueError, match="no manifest: it has to hold title, question"):
+    with pytest.raises(ValueError, match="no manifest, which holds title, question"):
         read_manifest(tmp_path / "m.json")
 
 
