@@ -49,12 +49,12 @@ def save_output(output: EmerDiffOutput, image: ImageInput, folder: str | Path) -
     Equal segmentations give equal files: seconds, which differ every time, are in none of them.
 
     Raises:
-        ValueError: an image of another size than the one that was segmented.
+        ValueError: an image of another size than the one that was segmented, or files in the way that are no segmentation's.
     """
     folder, pixels, count = Path(folder).expanduser(), _pixels_of(output, image), len(output.coarse_masks)
     folder.mkdir(parents=True, exist_ok=True)
-    ours = [name for name in _READ if (folder / name).exists()] if (folder / "settings.json").exists() else []
-    if there := [name for name in ("image.png", *_READ) if (folder / name).exists() and not ours]:
+    there = [name for name in ("image.png", *_READ) if (folder / name).exists()]
+    if there and not (folder / "settings.json").exists():
         raise ValueError(
             f"{folder / there[0]} is in the way, which no segmentation has written; move it, or choose another folder."
         )
