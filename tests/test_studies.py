@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import distance_transform_edt
 
 from emerdiff_lib import words
 from emerdiff_lib.backbones import TextTokens
@@ -45,7 +46,7 @@ def test_words_are_found_in_prompts(pipe, tmp_path):
 
 @pytest.fixture(scope="module")
 def cells_of_03():
-    given = {"seed": 0, "np": np, "torch": torch}
+    given = {"seed": 0, "np": np, "torch": torch, "distance_transform_edt": distance_transform_edt}
     return run_cells("03_difference_maps", given, "def enlarge", "def responses_to", "def competing_regions")
 
 
