@@ -100,15 +100,16 @@ def serving(module, *options, folder, ready, **environment):
         server = subprocess.Popen(command, env=environment, cwd=folder, **streams)
     try:
         while True:
-            with suppress(OSError), urllib.request.urlopen(address + ready):
+            with suppress(OSError), urllib.request.urlopen(address + ready, timeout=60):
                 break
             assert server.poll() is None, log.read_text()
             time.sleep(0.5)
         yield address
     finally:
-        with suppress(ProcessLookupError):
-            os.killpg(server.pid, signal.SIGTERM)
-        server.wait()
+        for how in (signal.SIGTERM, signal.SIGKILL):
+            with suppress(ProcessLookupError, subprocess.TimeoutExpired):
+                os.killpg(server.pid, how)
+                server.wait(60)
 
 
 @pytest.fixture
@@ -128,17 +129,15 @@ def _run_in_lab(browser, folder, address, source):
     nbformat.write(notebook, folder / "explorer.ipynb")
     tab, errors = browser.new_page(viewport={"width": 1400, "height": 900}), []
     tab.on("pageerror", lambda error: errors.append(str(error)))
-    tab.set_default_timeout(600_000)  # for what never comes; all that is waited for is a state
+    tab.set_default_timeout(300_000)  # for what never comes; all that is waited for is a state
     tab.goto(address)
-    tab.wait_for_function("() => window.jupyterapp?.shell?.currentWidget?.sessionContext")
-    tab.evaluate(
-        """async () => {
-            const {shell, commands} = window.jupyterapp;
-            await shell.currentWidget.revealed;
-            await shell.currentWidget.sessionContext.ready;  // a command before the kernel listens is lost
-            await commands.execute("notebook:run-all-cells");
+    tab.wait_for_function(  # a command before the kernel listens is lost
+        """() => {
+            const notebook = window.jupyterapp?.shell?.currentWidget;
+            return notebook?.isRevealed && notebook.sessionContext?.isReady;
         }"""
     )
+    tab.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells'); }")  # not waited for
     tab.locator(".emerdiff-explorer[data-drawn]").first.wait_for()
     return tab, errors
 

@@ -87,7 +87,7 @@ def test_two_threads_get_the_labels_of_single_calls(theirs, scene, shared):
     together, start = [None, None], threading.Barrier(2)
 
     def work(i):
-        start.wait()
+        start.wait(60)
         together[i] = labels(pipes[i], scene, **calls[i])
 
     threads = [threading.Thread(target=work, args=(i,)) for i in (0, 1)]

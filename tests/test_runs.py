@@ -13,7 +13,6 @@ import sys
 import threading
 import time
 from contextlib import contextmanager
-from functools import partial
 from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
@@ -303,6 +302,29 @@ def test_a_folder_that_cannot_be_written_to_is_said_before_any_work(texts, tmp_p
             count_words(texts, output)
 
 
+RUN = """
+import signal, sys
+from pathlib import Path
+from tests.test_runs import count_words
+signal.signal(signal.SIGINT, signal.default_int_handler)  # who runs the tests may ignore it
+folder, seconds, workers = Path(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3])
+texts = {path.name: path for path in sorted((folder / "texts").iterdir())}
+count_words(texts, folder / "out", seconds=seconds, workers=workers)  # unguarded, as a notebook that became a script
+"""
+
+
+def start_run(folder, seconds, workers):
+    """A process of its own, in a session of its own, that counts the words of ``folder``/texts."""
+    (folder / "run.py").write_text(RUN)
+    return subprocess.Popen(
+        [sys.executable, folder / "run.py", folder, str(seconds), str(workers)],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        start_new_session=True,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_full_disk_stops_the_run_and_loses_nothing(texts, tmp_path, workers):
     with pytest.raises(FolderError, match="No space left.*what is finished is kept"):
@@ -333,17 +355,17 @@ def test_killed_at_random_moments_a_run_ends_as_if_undisturbed(texts, tmp_path, 
 
 
 def test_two_runs_at_once_do_not_mix_in_a_folder(texts, tmp_path):
-    child = get_context("fork").Process(target=lambda: count_words(texts, tmp_path / "out", seconds=0.3))
-    child.start()
+    child = start_run(tmp_path, seconds=0.3, workers=1)  # no fork: killed, it would keep tqdm's lock for good
     try:
         while not list((tmp_path / "out").glob("*/00-*/request.json")):
+            assert child.poll() is None
             time.sleep(0.01)
         with pytest.raises(FolderError, match="Another run is at work"):
             count_words(texts, tmp_path / "out")
         assert counts(count_words(texts, tmp_path / "out", shard="0/2")) >= (1, 0, 0)  # a shard has its own
     finally:
         child.kill()
-        child.join()
+        child.communicate()
 
 
 def test_progress_is_by_the_clock_and_without_what_was_kept(tmp_path, monkeypatch):
@@ -397,28 +419,11 @@ def test_a_worker_that_dies_before_it_works_does_not_end_the_run(texts, tmp_path
     assert counts(count_words(texts, tmp_path / "out"))[2] == 0
 
 
-RUN = """
-import sys
-from pathlib import Path
-from tests.test_runs import count_words
-texts = {path.name: path for path in sorted(Path(sys.argv[1]).iterdir())}
-count_words(texts, sys.argv[2], seconds=0.05, workers=2)  # unguarded, as a notebook that became a script
-"""
-
-
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_workers_end_with_the_process_that_started_them(texts, tmp_path, how):
     for number in range(100):
         (tmp_path / "texts" / f"more {number:03}.txt").write_text("word " * number)
-    (tmp_path / "run.py").write_text(RUN)
-    runner = subprocess.Popen(
-        [sys.executable, tmp_path / "run.py", tmp_path / "texts", tmp_path / "out"],
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        start_new_session=True,
-        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # who runs the tests may ignore it
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    runner = start_run(tmp_path, seconds=0.05, workers=2)
     done = lambda: len(list((tmp_path / "out").glob("*/*/request.json")))
     while done() < 5 and runner.poll() is None:
         time.sleep(0.05)

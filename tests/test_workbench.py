@@ -158,7 +158,7 @@ def test_it_works_as_an_application(browser, tmp_path):
         context = browser.new_context(viewport={"width": 1400, "height": 1100})
         tab, errors = context.new_page(), []
         tab.on("pageerror", lambda error: errors.append(str(error)))
-        tab.set_default_timeout(600_000)
+        tab.set_default_timeout(300_000)
         tab.goto(url)
         compare(tab)
         tab.reload()  # what was shown is shown again

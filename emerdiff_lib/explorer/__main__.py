@@ -40,8 +40,11 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(self.page)
 
     def do_POST(self) -> None:
-        if self._may():
-            request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        length = self.headers.get("Content-Length", "")
+        if not length.isdecimal():  # a negative one would be read for ever
+            self.send_error(411)
+        elif self._may():
+            request = json.loads(self.rfile.read(int(length)))
             self._begin("application/x-ndjson")
             with suppress(Cancelled):  # a page that was closed hears no answer
                 self._line(self.bench.answer(request, self._tell))

@@ -18,8 +18,7 @@ import re
 import signal
 import sys
 from collections.abc import Callable, Hashable, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, wait
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
@@ -27,7 +26,6 @@ from typing import Any
 
 import cloudpickle
 import torch
-from pebble import ProcessExpired, ProcessPool
 from threadpoolctl import threadpool_limits
 
 from ..files import STATE, folder_path, write_atomically
@@ -173,22 +171,19 @@ def _outcomes(
     if not samples or (engine == "local" and workers == 1):
         yield from ((name, job(name, sample)) for name, sample in samples.items())
         return
-    start, waiting, broken = _by_ray if engine == "ray" else _by_processes, iter(samples.items()), True
-    while broken:  # a pool whose workers died before they had loaded takes no more work
-        broken, running = False, {}
-        with start(_dumps(job), torch.get_num_threads(), workers) as (submit, died):
-            while not broken:
-                for name, sample in islice(waiting, workers - len(running)):
-                    running[submit(name, sample)] = name
-                if not running:
-                    return
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    try:
-                        outcome = future.result()
-                    except died as error:
-                        outcome, broken = (FAILED, KILLED), broken or isinstance(error, BrokenProcessPool)
-                    yield running.pop(future), outcome
-            yield from ((name, (FAILED, KILLED)) for name in running.values())
+    start, waiting, running = _by_ray if engine == "ray" else _by_processes, iter(samples.items()), {}
+    with start(_dumps(job), torch.get_num_threads(), workers) as (submit, died):
+        while True:
+            for name, sample in islice(waiting, workers - len(running)):
+                running[submit(name, sample)] = name
+            if not running:
+                return
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                try:
+                    outcome = future.result()
+                except died:
+                    outcome = FAILED, KILLED
+                yield running.pop(future), outcome
 
 
 # To submit a sample, and what is raised if its process dies
@@ -197,19 +192,41 @@ Started = tuple[Callable[[str, Any], Future], tuple[type[Exception], ...]]
 
 @contextlib.contextmanager
 def _by_processes(job: bytes, threads: int, workers: int) -> Iterator[Started]:
+    """Each process has a pipe of its own, which ends with it: one that is killed holds no lock, and nobody waits for it."""
     context = multiprocessing.get_context("spawn")  # forked processes would inherit threads that do not run
-    setup = job, threads, context.Value("i", 0)
-    # a worker would run the script that started it once more; what it needs of that travels with the job
+    processes: list[Any] = []
+    idle: list[Any] = []  # pipes of processes that wait for a sample
+    # a process would run the script that started it once more; what it needs of that travels with the job
     script = vars(sys.modules["__main__"])
     hidden = {name: script[name] for name in ("__file__", "__spec__") if name in script}
     script |= dict.fromkeys(hidden)
-    pool = ProcessPool(workers, context=context, initializer=_start_worker, initargs=setup)
-    try:
-        yield lambda *sample: pool.schedule(_work, sample), (ProcessExpired, BrokenProcessPool)
-    finally:
-        pool.stop()
-        pool.join()
-        script |= hidden
+
+    def ask(pipe: Any, *messages: Any) -> Outcome:
+        for message in messages:
+            pipe.send(message)
+        outcome = pipe.recv()
+        idle.append(pipe)
+        return outcome
+
+    with ThreadPoolExecutor(workers) as pool:
+
+        def submit(*sample: Any) -> Future:
+            if idle:
+                return pool.submit(ask, idle.pop(), sample)
+            pipe, other = context.Pipe()
+            process = context.Process(target=_serve, args=(other, threads, len(processes)))
+            process.start()
+            processes.append(process)
+            other.close()
+            return pool.submit(ask, pipe, job, sample)  # a job may hold a network of many megabytes
+
+        try:
+            yield submit, (EOFError, ConnectionError)
+        finally:
+            for process in processes:
+                process.kill()
+                process.join()
+            script |= hidden
 
 
 @contextlib.contextmanager
@@ -232,24 +249,16 @@ def _by_ray(job: bytes, threads: int, workers: int) -> Iterator[Started]:
             ray.shutdown()
 
 
-class _Worker:
-    """What this process does: sent once, as a job may hold a network of many megabytes."""
-
-    setup: tuple[bytes, int] = (b"", 1)
-
-
-def _start_worker(job: bytes, threads: int, number: Any) -> None:
-    _Worker.setup = job, threads
+def _serve(pipe: Any, threads: int, turn: int) -> None:
+    """A process's life: one sample after another, until whoever started it is gone."""
     # Ctrl-C is for the process that started the run; it ends the others
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with number.get_lock():
-        if (count := torch.cuda.device_count()) > 1:  # each works on the next GPU
-            torch.cuda.set_device(number.value % count)
-        number.value += 1
-
-
-def _work(name: str, sample: Any) -> Outcome:
-    return _work_on(*_Worker.setup, name, sample)
+    if (count := torch.cuda.device_count()) > 1:  # each works on the next GPU
+        torch.cuda.set_device(turn % count)
+    with contextlib.suppress(EOFError, ConnectionError):
+        job = pipe.recv()
+        while True:
+            pipe.send(_work_on(job, threads, *pipe.recv()))
 
 
 def _work_on(job: bytes, threads: int, name: str, sample: Any) -> Outcome:
