@@ -17,14 +17,15 @@ REQUEST = "request.json"  # in a result's folder: what it was computed from, and
 
 
 @contextmanager
-def replacing(path: Path | str) -> Iterator[Path]:
-    """A temporary path beside ``path`` to write to; when the block ends well, it takes the place of ``path`` in one move.
+def replacing(path: Path | str, folder: Path | None = None) -> Iterator[Path]:
+    """A temporary path to write to; when the block ends well, it takes the place of ``path`` in one move.
 
     The name is this process's own, so two processes that write the same file do not meet: the last one wins. If the
-    block fails, ``path`` stays as it was and the temporary file goes. The folder has to exist.
+    block fails, ``path`` stays as it was and the temporary file goes. It is beside ``path``, or in ``folder`` on the same file
+    system, where what a kill leaves of it is not in the way.
     """
     path = Path(path)
-    temporary = path.with_name(f".{os.getpid()}-{secrets.token_hex(4)}.new")
+    temporary = (folder or path.parent) / f".{os.getpid()}-{secrets.token_hex(4)}.new"
     try:
         yield temporary
         os.replace(temporary, path)
@@ -33,9 +34,9 @@ def replacing(path: Path | str) -> Iterator[Path]:
         raise
 
 
-def write_atomically(path: Path | str, content: str | bytes) -> None:
+def write_atomically(path: Path | str, content: str | bytes, folder: Path | None = None) -> None:
     """Write ``content`` (text as UTF-8) to ``path`` as :func:`replacing` does."""
-    with replacing(path) as temporary:
+    with replacing(path, folder) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 

@@ -91,18 +91,18 @@ def cached_map(
     run = functools.partial(_outcomes, job, mine, min(workers, len(mine)), engine)
     with only_run(top, partial, (failures, index, progress)):
         try:
-            for name, (state, why) in with_progress(run(), len(mine), label, progress):
+            for name, (state, why) in with_progress(run(), len(mine), label, progress, partial):
                 if state == STOPPED:
                     raise why
                 if state == FAILED:
                     results.failures[name] = why
                 states[name] = state
         finally:
-            _report(failures, json.dumps(results.failures, indent=1) if results.failures else "")
+            _report(failures, partial, json.dumps(results.failures, indent=1) if results.failures else "")
             folders = results.folders() if write and "" not in mine else {}
             rows = [("image", "folder"), *((name, folder.name) for name, folder in folders.items())]
             csv.writer(lines := io.StringIO(), lineterminator="\n").writerows(rows)
-            _report(index, lines.getvalue() if folders else "")
+            _report(index, partial, lines.getvalue() if folders else "")
     results.names = [name for name in mine if states[name] != FAILED]
     results.computed = list(states.values()).count(COMPUTED)
     if results.failures and not results.names:
@@ -127,11 +127,11 @@ def check_execution(workers: int = 1, engine: str = "local", shard: str = "") ->
         )
 
 
-def _report(path: Path, text: str) -> None:
+def _report(path: Path, partial: Path, text: str) -> None:
     """A file for people beside the results; an empty one goes. Names need not be text."""
     with writing(path):
         if text:
-            write_atomically(path, text.encode("utf-8", "backslashreplace"))
+            write_atomically(path, text.encode("utf-8", "backslashreplace"), partial)
         else:
             path.unlink(missing_ok=True)
 

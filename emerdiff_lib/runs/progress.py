@@ -20,17 +20,18 @@ SECONDS = 3.0  # between two states of the file
 
 
 def with_progress(
-    outcomes: Iterable[tuple[str, Outcome]], total: int, label: str, file: Path
+    outcomes: Iterable[tuple[str, Outcome]], total: int, label: str, file: Path, partial: Path | None = None
 ) -> Iterator[tuple[str, Outcome]]:
     """The outcomes, while bars and ``file`` say how many there are, and when all will be: by the clock, without kept ones.
 
-    The file is JSON, {"done", "total", "failed"}, and until the end {"seconds_per_image", "seconds_left"}.
+    The file is JSON, {"done", "total", "failed"}, and until the end {"seconds_per_image", "seconds_left"}; a new state is
+    written in the folder ``partial`` first.
     """
     counts, start, latest = dict.fromkeys((KEPT, COMPUTED, FAILED, STOPPED), 0), time.monotonic(), 0.0
 
     def write(done: int, **speed: float) -> None:
         state = {"done": done, "total": total, "failed": counts[FAILED]} | speed
-        write_atomically(file, json.dumps(state) + "\n")
+        write_atomically(file, json.dumps(state) + "\n", partial)
 
     if total < 2:
         yield from outcomes

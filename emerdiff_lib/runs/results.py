@@ -86,7 +86,7 @@ class Results:
             files = {file.name: file_digest(file) for file in sorted(new.iterdir())}
             request = {"name": name, "key": {**self.key, **key}, "files": files}
             _make_room(folder, files, folder == self.partial.parents[1])
-            write_atomically(folder / REQUEST, json.dumps(request, indent=1) + "\n")
+            write_atomically(folder / REQUEST, json.dumps(request, indent=1) + "\n", new)
             for file in files:
                 os.replace(new / file, folder / file)
 
