@@ -62,9 +62,14 @@ def colourise(
 
 
 def overlay(
-    image: np.ndarray, labels: np.ndarray, palette: np.ndarray | None = None, ignore_index: int | None = None
+    image: np.ndarray,
+    labels: np.ndarray,
+    palette: np.ndarray | None = None,
+    ignore_index: int | None = None,
+    opacity: float = 0.5,
 ) -> np.ndarray:
-    """Image (H, W, 3) uint8 with the colours of its labels (H, W) half laid over it, their boundaries in white."""
-    mixed = (np.asarray(image, float) + colourise(labels, palette, ignore_index)) / 2
+    """Image (H, W, 3) uint8 with the colours of its labels (H, W) laid over it, their boundaries in white."""
+    colours = colourise(labels, palette, ignore_index)
+    mixed = (1 - opacity) * np.asarray(image, float) + opacity * colours
     mixed[boundaries(np.asarray(labels))] = 255
     return mixed.astype(np.uint8)

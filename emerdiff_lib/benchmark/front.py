@@ -1,4 +1,4 @@
-"""Quality against seconds: every shortcut alone and together on the same coarse masks, scene by scene."""
+"""Quality against seconds: every approximation alone and together on the same coarse masks, scene by scene."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ..studies.mapping import common_key
 from ..toyscapes import Scene, Toyscapes
 
 GUIDED = {"guide_radius": MODES["fast"]["guide_radius"]}
-# Settings over those of exact mode: every shortcut alone, then together
+# Settings over those of exact mode: every approximation alone, then together
 VARIANTS: dict[str, dict[str, Any]] = {
     names.EMERDIFF: {},
     names.EMERDIFF_GUIDED: GUIDED,
@@ -44,7 +44,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     names.EMERDIFF_FAST: dict(mode="fast"),
 }
 KINDS = ("no denoising", "difference maps", "difference maps, then guided filter", "pixel features")
-NETWORK_FREE = (names.BILINEAR, names.BILINEAR_GUIDED, names.QUERIES_GUIDED)
+OF_QUERIES = (names.QUERIES_GUIDED, names.QUERIES_ADAPTIVE)
+NETWORK_FREE = (names.BILINEAR, names.BILINEAR_GUIDED, *OF_QUERIES)
 
 
 def evaluate(
@@ -76,7 +77,7 @@ def evaluate_scene(
     """One scene under every variant, and its coarse masks and features brought to pixels without the network.
 
     Args:
-        variants: {name: settings of shortcuts, assignment and refinement, or a mode}; exact mode is always added.
+        variants: {name: settings of approximations, assignment and refinement, or a mode}; exact mode is always added.
         **settings: of the pipeline, for all of them.
 
     Returns:
@@ -95,7 +96,7 @@ def evaluate_scene(
     for name, (labels, seconds) in results.items():
         table = contingency_table(labels, scene.coarse_labels, int(labels.max()) + 1, classes)
         scores = {"counts": oracle(table).tolist(), "boundary F": boundary_scores(labels, scene.labels, 2)[2]}
-        comparable = kind_of(name) != KINDS[3] and name != names.QUERIES_GUIDED
+        comparable = kind_of(name) != KINDS[3] and name not in OF_QUERIES
         scores["as exact"] = float((labels == exact).mean()) if comparable else np.nan
         rows.append({"scene": scene.seed, "variant": name, "seconds": seconds} | scores)
     return rows

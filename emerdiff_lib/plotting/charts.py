@@ -91,7 +91,14 @@ def intervals(
     return ax
 
 
-def heatmap(ax: Axes, wide: pd.DataFrame, fmt: str = ".1f", names: bool = True, width: float = 1.5) -> Axes:
+def heatmap(
+    ax: Axes,
+    wide: pd.DataFrame,
+    fmt: str = ".1f",
+    names: bool = True,
+    width: float = 1.5,
+    signed: bool = False,
+) -> Axes:
     """Numbers in cells, coloured from the least to the largest; a colour map that is even and safe for the colour-blind.
 
     Args:
@@ -99,11 +106,13 @@ def heatmap(ax: Axes, wide: pd.DataFrame, fmt: str = ".1f", names: bool = True, 
         fmt: of the numbers.
         names: whether to write the rows' names, over as many lines of ``width`` inches as they need; a row is best 0.25
             inches high.
+        signed: gains and losses, in two colours from zero on.
     """
     keep(ax, wide.reset_index())
     cells = wide.astype(float)
     bare = {"cbar": False, "xticklabels": False, "yticklabels": False}  # names are ours: in lines
-    sns.heatmap(cells, annot=True, fmt=fmt, cmap="viridis", ax=ax, annot_kws={"fontsize": SMALL}, **bare)
+    look = {"cmap": "RdBu", "center": 0} if signed else {"cmap": "viridis"}
+    sns.heatmap(cells, annot=True, fmt=fmt, ax=ax, annot_kws={"fontsize": SMALL}, **look, **bare)
     ax.set_facecolor(VOID)  # cells without a number
     ax.set_xticks(np.arange(len(wide.columns)) + 0.5, [str(column) for column in wide.columns], rotation=0)
     rows = [wrap(str(row), width, SMALL) if names else "" for row in wide.index]
