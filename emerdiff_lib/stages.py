@@ -145,7 +145,12 @@ def check_masks(masks: Any) -> torch.Tensor:
     Raises:
         ValueError: for any other shape, values other than 0 and 1, or an empty mask.
     """
-    masks = torch.as_tensor(masks)
+    try:
+        masks = torch.as_tensor(masks)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"coarse_masks are a (K, h, w) array of 0 and 1, not {type(masks).__name__}: {error}"
+        ) from error
     if masks.ndim != 3 or len(masks) == 0:
         raise ValueError(f"coarse_masks have shape (K, h, w) with K ≥ 1, not {tuple(masks.shape)}.")
     wrong = ~((masks == 0) | (masks == 1))  # NaN as well

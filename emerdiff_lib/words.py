@@ -68,9 +68,12 @@ class Vocabulary:
         for name, words in self.classes.items():
             if isinstance(words, str) or not words:
                 raise ValueError(f"Class {name!r} has the words {words!r}; give a list of at least one.")
-        if isinstance(self.templates, str) or not all("{}" in template for template in self.templates):
+        braces = lambda text: (text.count("{"), text.count("{}"), text.count("}"))
+        if isinstance(self.templates, str) or any(
+            braces(template) != (1, 1, 1) for template in self.templates
+        ):
             raise ValueError(
-                f"templates={self.templates!r} are not possible; each is a sentence with {{}} for a word."
+                f"templates={self.templates!r} are not possible; each is a sentence with one {{}}, for a word."
             )
         real(0, 1)("threshold", self.threshold)
 

@@ -88,6 +88,8 @@ def test_masks_of_ones_own(pipe, scene):
         (np.zeros((2, 4, 4), bool), "without any cell"),
         (np.full((1, 4, 4), np.nan), "nan, where only 0 and 1"),
         (np.arange(16).reshape(1, 4, 4), "one mask per label"),
+        ("masks.png", "not str"),
+        ([[[1, 0], [1]]], "not list"),
     ):
         with pytest.raises(ValueError, match=message):
             pipe(scene.image, coarse_masks=bad)

@@ -88,6 +88,7 @@ def test_what_fits_nothing_is_none_of_these():
         (lambda: Vocabulary.of(["sky", "road", "sky"]), "'sky' twice"),
         (lambda: Vocabulary({"a": []}), "Class 'a'"),
         (lambda: Vocabulary({"a": ["b"]}, templates=["no place"]), "templates="),
+        (lambda: Vocabulary({"a": ["b"]}, templates=["two {} {}"]), "templates="),
         (lambda: Vocabulary({"a": ["b"]}, threshold=2), "threshold=2"),
     ],
 )
