@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, Unpack
 
+import psutil
 import torch
 from diffusers import DiffusionPipeline
 
@@ -18,7 +19,6 @@ from .files import write_atomically
 from .interventions import ChannelsLast, exclusive
 from .inversion import Trajectory, draw_noise
 from .loading import load_diffusers_pipeline
-from .memory import affordable_rows
 from .predictor import Predictor, of_one_model
 from .settings import REQUIRED, Options, Settings, check_known, check_names, layered, suggestion
 
@@ -213,7 +213,7 @@ class FrozenModel:
         if flat.get("inversion") == "ddim" and modes in ((None, None), ("exact", None)):
             flat["denoising_steps"] = None  # of a checkpoint's own, which only DDPM has
         settings = Settings(**flat)
-        predictor = self._schedule(settings)
+        predictor = self._predictor(settings)
         visited = predictor.timesteps if trajectory is None else trajectory.timesteps
         moved = {
             name: min(visited, key=lambda t: abs(t - getattr(settings, name)))
@@ -224,7 +224,7 @@ class FrozenModel:
 
     def checked(self, settings: Settings, trajectory: Trajectory | None = None) -> Settings:
         """Returns settings that this model, and this trajectory, can be used with, else raises a ValueError."""
-        predictor, layers = self._schedule(settings), self.backbone.layers()
+        predictor, layers = self._predictor(settings), self.backbone.layers()
         check_known("feature_layer", settings.feature_layer, layers)
         check_known("modulation_layer", settings.modulation_layer, layers)
         timesteps = {name: getattr(settings, name) for name in ("feature_timestep", "modulation_timestep")}
@@ -294,12 +294,12 @@ class FrozenModel:
             usual = self.resolve()
             num_inference_steps = num_inference_steps or usual.num_inference_steps
             processing_resolution = processing_resolution or usual.processing_resolution
+        self._check_noise()  # a scheduler can be put in its place later
         condition = None if prompt is None else self.condition(prompt)
         return Predictor(self.backbone, condition, num_inference_steps, processing_resolution)
 
-    def _schedule(self, settings: Settings) -> Predictor:
-        self._check_noise()  # a scheduler can be put in its place later
-        return Predictor(self.backbone, None, settings.num_inference_steps, settings.processing_resolution)
+    def _predictor(self, settings: Settings, prompt: str | None = None) -> Predictor:
+        return self.predictor(settings.num_inference_steps, prompt, settings.processing_resolution)
 
     @torch.no_grad()
     def condition(self, prompt: str) -> Mapping[str, Any]:
@@ -361,6 +361,21 @@ class FrozenModel:
     def _bar(self, items: Sequence[Any]) -> Iterable[Any]:
         """A progress bar over more than one item."""
         return self.progress_bar(items) if len(items) > 1 else items
+
+
+def affordable_rows(
+    device: torch.device, dtype: torch.dtype, channels: int, pixels: int, most: int = 64
+) -> int:
+    """Batch rows of a network that two fifths of the free memory hold, at least 1: an estimate, so whoever uses it halves the
+    batch when it was wrong.
+
+    A row is taken to need eight feature maps of ``channels`` × ``pixels`` at the network's widest resolution.
+    """
+    free = psutil.virtual_memory().available
+    if device.type == "cuda":
+        reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        free = torch.cuda.mem_get_info(device)[0] + reserved
+    return int(max(1, min(most, 0.4 * free / (8 * channels * pixels * dtype.itemsize))))
 
 
 def network_state(network: torch.nn.Module) -> dict[str, Any]:

@@ -17,9 +17,8 @@ from .frozen_model import FrozenModel
 from .inversion import Trajectory, draw_latents, invert_ddim, invert_ddpm, replay
 from .loading import check_device, check_dtype
 from .modulation import difference_maps, signed_responses
-from .predictor import Predictor
 from .refinement import refine, resize_maps
-from .responses import ImageResponses, gather
+from .responses import ImageResponses, quantise
 from .settings import ASSIGNED, MODULATED, Options, Settings, check_generator, check_only, whole
 from .stages import CoarseMasks, EmerDiffOutput, Responses, check_masks, refuse_turned
 from .timing import stopwatch
@@ -102,10 +101,9 @@ class EmerDiffPipeline(FrozenModel):
         for one in images:
             coarse = self.cluster(one, num_masks, coarse_masks=coarse_masks, generator=generator, **settings)
             responses = self.respond(coarse, mask_batch_size=mask_batch_size)
-            labels = self.assign(responses)
             # the seed alone gives the first of a list again, not what came after it
             seeded = None if outputs else generator
-            outputs.append(self.output(responses, labels, seeded, output_difference_maps))
+            outputs.append(self.output(responses, seeded, output_difference_maps))
         self.maybe_free_model_hooks()
         return outputs if isinstance(image, list | tuple) else outputs[0]
 
@@ -136,7 +134,7 @@ class EmerDiffPipeline(FrozenModel):
             prompt=prompt,
             processing_resolution=processing_resolution,
         )
-        predictor = self._predictor(settings)
+        predictor = self._predictor(settings, settings.prompt)
         start = settings.modulation_timestep if start_timestep is None else start_timestep
         predictor.check_timestep("start_timestep", start)
         seconds: dict[str, float] = {}
@@ -194,7 +192,7 @@ class EmerDiffPipeline(FrozenModel):
             )
         if own_masks is not None and trajectory.image is not None:
             refuse_turned(own_masks, trajectory.image)
-        predictor = self._predictor(resolved)
+        predictor = self._predictor(resolved, resolved.prompt)
         seconds = dict(trajectory.seconds)
         with stopwatch(seconds, "queries"):
             t_f, layer = resolved.feature_timestep, resolved.feature_layer
@@ -210,7 +208,9 @@ class EmerDiffPipeline(FrozenModel):
                 queries, shares_of_cells(masks, (queries.shape[0], queries.shape[1]))
             )
         resolved = resolved.replace(num_masks=len(masks))
-        return CoarseMasks(trajectory, queries, masks, embeddings, resolved, own_masks is not None, seconds)
+        height, width = (side * self.vae_scale_factor for side in trajectory.clean_latents.shape[2:])
+        found = trajectory, queries, masks, embeddings, resolved
+        return CoarseMasks(*found, (height, width), own_masks is not None, seconds)
 
     def modulate(
         self, coarse: CoarseMasks, *, mask_batch_size: int | None = None, **settings: Unpack[Options]
@@ -234,7 +234,8 @@ class EmerDiffPipeline(FrozenModel):
         seconds = dict(coarse.seconds)
         with stopwatch(seconds, "modulate"):
             maps = difference_maps(self._signed_responses(coarse, coarse.masks, resolved, mask_batch_size))
-        return Responses(coarse, maps, resolved, seconds, self._made_by())
+        made = {"settings": resolved, "seconds": seconds, "made_by": self._made_by()}
+        return Responses(**vars(coarse) | made, difference_maps=maps)
 
     def probe(
         self,
@@ -259,9 +260,9 @@ class EmerDiffPipeline(FrozenModel):
         parts, seconds = part_masks(coarse.queries, resolved.num_parts), dict(coarse.seconds)
         with stopwatch(seconds, "modulate"):
             chunks = self._signed_responses(coarse, parts, resolved, mask_batch_size, progress)
-            responses = gather(chunks, coarse, parts, resolved, self.vae_scale_factor)
-        responses.seconds, responses.made_by = seconds, self._made_by()
-        return responses
+            codes, scales = map(torch.cat, zip(*map(quantise, chunks), strict=True))
+        made = {"settings": resolved, "seconds": seconds, "made_by": self._made_by()}
+        return ImageResponses(**vars(coarse) | made, parts=parts, codes=codes, scales=scales)
 
     def respond(
         self, coarse: CoarseMasks, *, mask_batch_size: int | None = None, **settings: Unpack[Options]
@@ -285,16 +286,13 @@ class EmerDiffPipeline(FrozenModel):
     ) -> Iterator[torch.Tensor]:
         whole(1, optional=True)("mask_batch_size", size)
         size = size or self.default_mask_batch_size(coarse.trajectory.clean_latents, settings.one_sided)
-        predictor, bar = self._predictor(settings), progress or self.progress_bar
+        predictor, bar = self._predictor(settings, settings.prompt), progress or self.progress_bar
         return signed_responses(predictor, self.decode, coarse.trajectory, masks, settings, size, bar)
 
     def _made_by(self) -> dict[str, Any]:
         name = self.model_name or self.pipe.name_or_path or type(self.pipe).__name__
         dtype, device = str(self.dtype).removeprefix("torch."), str(self.backbone.device)
         return {"model": name, "dtype": dtype, "autocast": self.autocast, "device": device}
-
-    def _predictor(self, settings: Settings) -> Predictor:
-        return self.predictor(settings.num_inference_steps, settings.prompt, settings.processing_resolution)
 
     @torch.no_grad()
     def assign(self, responses: Responses | ImageResponses, **settings: Unpack[Options]) -> np.ndarray:
@@ -304,52 +302,34 @@ class EmerDiffPipeline(FrozenModel):
         of :data:`~.settings.ASSIGNED` over those that ``responses`` were made with.
         """
         check_only("assign", settings, ASSIGNED)
-        resolved = responses.assigned = responses.settings.replace(**settings)
+        resolved = responses.settings.replace(**settings)
         responses.seconds.pop("assign", None)  # of another assignment of the same responses
         with stopwatch(responses.seconds, "assign"):
             if isinstance(responses, Responses):
-                coarse, maps = responses.coarse, responses.difference_maps
-                guide, size = coarse.guide(self.vae_scale_factor), coarse.size
-                cell = guide.shape[1] / coarse.masks.shape[1]
-            elif responses.own_masks is None:
-                return responses.segments(resolved.num_masks, resolved.guide_radius)
+                maps = responses.difference_maps
+            elif responses.own_masks:
+                maps = responses.difference_maps(responses.masks)
             else:
-                maps = responses.difference_maps(responses.own_masks)
-                guide, size, cell = responses.guide, responses.size, responses.cell
-            return assign_pixels(
-                refine(maps, guide, cell, resolved.filter_sigma, resolved.guide_radius), size
-            )
+                return responses.segments(resolved.num_masks, resolved.guide_radius)
+            filters = resolved.filter_sigma, resolved.guide_radius
+            return assign_pixels(refine(maps, responses.guide, responses.cell, *filters), responses.size)
 
     def output(
         self,
         responses: Responses | ImageResponses,
-        labels: np.ndarray,
         generator: torch.Generator | None = None,
         difference_maps: bool = False,
+        **settings: Unpack[Options],
     ) -> EmerDiffOutput:
-        """Everything about one image, with the settings that led there; ``labels`` are of the latest :meth:`assign`."""
-        if tuple(labels.shape) != responses.size:
-            raise ValueError(
-                f"The labels are {labels.shape}, the image is {responses.size}; pass those of pipe.assign."
-            )
+        """Everything about one image, :meth:`assign` under ``settings`` included, with all settings that led there."""
+        labels = self.assign(responses, **settings)
+        masks, embeddings = responses.masks, responses.embeddings
         if isinstance(responses, ImageResponses):
-            masks, embeddings = responses.cells_of(labels)
-            if (own := responses.own_masks) is not None:
-                masks, embeddings = (
-                    own,
-                    mask_embeddings(responses.queries, shares_of_cells(own, responses.grid)),
-                )
-            own_masks, size = own is not None, responses.processing_size
+            if not responses.own_masks:
+                masks, embeddings = responses.cells_of(labels)
             maps = responses.difference_maps(masks if difference_maps else masks[:0])
         else:
-            coarse = responses.coarse
-            masks, embeddings, maps = coarse.masks, coarse.embeddings, responses.difference_maps
-            own_masks, size = coarse.own_masks, coarse.processing_size(self.vae_scale_factor)
-        if not 0 <= labels.min() <= labels.max() < len(masks):
-            raise ValueError(
-                f"There are {len(masks)} masks and a label {labels.max()}; pass what assign returned."
-            )
-        used = responses.assigned or responses.settings
+            maps = responses.difference_maps
         return EmerDiffOutput(
             labels=labels,
             baseline_labels=assign_bilinear(masks, labels.shape),
@@ -358,12 +338,12 @@ class EmerDiffPipeline(FrozenModel):
             difference_maps=resize_maps(maps, labels.shape).numpy() if difference_maps else None,
             settings={
                 **(responses.made_by or self._made_by()),
-                **used.to_dict(),
-                "prompt_read": self.prompt_read(used.prompt),
-                "own_masks": own_masks,
+                **responses.settings.replace(**settings).to_dict(),
+                "prompt_read": self.prompt_read(responses.settings.prompt),
+                "own_masks": responses.own_masks,
                 "seed": None if generator is None else generator.initial_seed(),
                 "image_size": list(labels.shape),
-                "processing_size": list(size),
+                "processing_size": list(responses.processing_size),
             },
             timings=responses.seconds,
         )

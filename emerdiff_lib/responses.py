@@ -7,26 +7,18 @@ pixel a weight for each probe mask: with these it gets a feature of its own, ins
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
-from safetensors import safe_open
-from safetensors.torch import save
 
 from .assignment import assign_bilinear
 from .clustering import mask_embeddings, shares_of_cells
-from .files import write_atomically
-from .images import to_tensor
 from .pixels import ADAPTIVE, COLOUR, DIMENSIONS, FLOOR, Superpixels, feature_superpixels, label_shares
 from .refinement import guide_radius_in_pixels, guided_filter, pixel_adaptive, resize_maps
-from .settings import Settings, real, whole
+from .settings import real, whole
 from .stages import CoarseMasks
 
 _FALLBACK = 1e-6  # weight of plain lengths, which decide where nothing else is left
@@ -34,8 +26,8 @@ _PIXELS = 2**16  # whose responses are decoded at a time
 
 
 @dataclass(repr=False)
-class ImageResponses:
-    """The image's signed responses to each of P small masks, quantised to a byte.
+class ImageResponses(CoarseMasks):
+    """The image's signed responses to each of P small masks, quantised to a byte, beside what the stage before has.
 
     The square root of a response is what is rounded, so that weak ones keep their proportions: with u = ``|r| / scale``, the
     error is at most (√u + 1/508) · scale / 127.
@@ -45,48 +37,12 @@ class ImageResponses:
         codes: (P, 3, H, W) int8 at the processing size (where latents were compared: of their channels and size);
             r = sign(code) · (code / 127)² · scale.
         scales: (P,) float32, the largest ``|r|`` of each part.
-        queries: (h, w, d) float32, the features that pixels get shares of unless others are given.
-        image: the image, at its own size; ``processing_size``: (H, W) of its pixels below.
-        settings: all settings; ``assigned``: those of the latest assignment.
-        own_masks: (K, h', w') bool masks of the caller's, to which pixels are assigned; None: segments are made of features.
-        seconds: spent in each stage so far.
-        made_by: the model, its dtype, device and autocast when this was computed.
     """
 
-    parts: torch.Tensor
-    codes: torch.Tensor
-    scales: torch.Tensor
-    queries: torch.Tensor
-    image: Image.Image
-    processing_size: tuple[int, int]
-    settings: Settings
-    own_masks: torch.Tensor | None = None
-    seconds: dict[str, float] = field(default_factory=dict)
-    made_by: dict[str, Any] = field(default_factory=dict)
-    assigned: Settings | None = None
+    parts: torch.Tensor = field(kw_only=True)
+    codes: torch.Tensor = field(kw_only=True)
+    scales: torch.Tensor = field(kw_only=True)
     _superpixels: dict[float, Superpixels] = field(default_factory=dict, compare=False)
-
-    # -- shapes ---------------------------------------------------------------------------------------------------------
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(height, width) of the image, and of its labels."""
-        return self.image.height, self.image.width
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """(h, w) cells."""
-        return self.parts.shape[1], self.parts.shape[2]
-
-    @property
-    def cell(self) -> float:
-        """Height of a cell in pixels of the processing size."""
-        return self.processing_size[0] / self.grid[0]
-
-    @property
-    def guide(self) -> torch.Tensor:
-        """(3, H, W) the image in [0, 1] at its processing size."""
-        return to_tensor(self.image, self.processing_size)[0] / 2 + 0.5
 
     def __repr__(self) -> str:
         (rows, columns), (height, width) = self.grid, self.processing_size
@@ -237,64 +193,6 @@ class ImageResponses:
     def _pixels(self, flat: torch.Tensor) -> torch.Tensor:
         """(n, pixels of the codes) → (n, H, W) at the processing size."""
         return resize_maps(flat.unflatten(1, self.codes.shape[2:]), self.processing_size)
-
-    # -- files ------------------------------------------------------------------------------------------------------------
-
-    def save(self, path: Path | str) -> Path:
-        """Everything in one safetensors file; returns its path."""
-        path = Path(path).expanduser()
-        tensors = {name: value for name, value in vars(self).items() if isinstance(value, torch.Tensor)}
-        tensors["image"] = torch.from_numpy(np.array(self.image))
-        plain = {"settings": self.settings.to_dict(), "processing_size": self.processing_size}
-        plain |= {"made_by": self.made_by}
-        metadata = {name: json.dumps(value) for name, value in plain.items()}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, save({n: value.contiguous() for n, value in tensors.items()}, metadata))
-        return path
-
-    @classmethod
-    def load(cls, path: Path | str) -> ImageResponses:
-        """What :meth:`save` wrote.
-
-        Raises:
-            FileNotFoundError: there is no such file.
-            ValueError: it is damaged, or something else.
-        """
-        path = Path(path).expanduser()
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"There are no responses at {path}; write them with responses.save(path)."
-            )
-        try:
-            with safe_open(path, "pt") as file:
-                plain = {name: json.loads(value) for name, value in file.metadata().items()}
-                found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            for name in {"parts", "own_masks"} & found.keys():
-                found[name] = found[name].bool()  # files have held them as bytes
-            found["image"] = Image.fromarray(found["image"].numpy())
-            settings, size = Settings(**plain["settings"]), tuple(plain["processing_size"])
-            loaded = cls(**found, processing_size=size, settings=settings, made_by=plain.get("made_by", {}))
-            count, channels, height, width = loaded.codes.shape
-            shapes = len(loaded.parts) == len(loaded.scales) == count, loaded.grid == loaded.queries.shape[:2]
-            if not all(shapes) or (settings.readout == "image" and (height, width) != size):
-                raise ValueError("tensors of different responses")
-            return loaded
-        except Exception as error:  # safetensors has an error of its own for what it cannot parse
-            raise ValueError(f"{path} holds no responses, or is damaged; make it again.") from error
-
-
-def gather(
-    responses: Iterable[torch.Tensor],
-    coarse: CoarseMasks,
-    parts: torch.Tensor,
-    settings: Settings,
-    vae_scale_factor: int,
-) -> ImageResponses:
-    """Quantised as they come: what :func:`~.modulation.signed_responses` yields for (P, h, w) probe masks."""
-    codes, scales = map(torch.cat, zip(*map(quantise, responses), strict=True))
-    size = coarse.processing_size(vae_scale_factor)
-    own_masks = coarse.masks if coarse.own_masks else None
-    return ImageResponses(parts, codes, scales, coarse.queries, coarse.image, size, settings, own_masks)
 
 
 def quantise(responses: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

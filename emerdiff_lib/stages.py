@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,24 +15,8 @@ from .inversion import Trajectory
 from .settings import Settings
 
 
-class _Stage:
-    """What a result does not have is looked for by another name, or at another stage."""
-
-    if not TYPE_CHECKING:  # checkers refuse such names themselves
-
-        def __getattr__(self, name: str) -> Any:
-            known = dict.fromkeys([each.name for each in fields(self)] + list(vars(type(self))))
-            public = ", ".join(each for each in known if not each.startswith("_"))
-            raise AttributeError(
-                f"{type(self).__name__} has no {name!r}; it has {public}. Segments for any K, segments at a point and "
-                "features of pixels are had of probe masks: pipe.probe(pipe.cluster(image, mode='pixel')).",
-                name=name,
-                obj=self,
-            )
-
-
 @dataclass(repr=False)
-class CoarseMasks(_Stage):
+class CoarseMasks:
     """Sec. 3.1: an inverted image, what the network knows about each cell of a coarse grid, and the masks made of it.
 
     Attributes:
@@ -41,8 +25,10 @@ class CoarseMasks(_Stage):
         masks: (K, h, w) bool, a partition of the grid unless they are the caller's own.
         embeddings: (K, d) float32, mean query vector of each mask.
         settings: all settings, of later stages too.
+        processing_size: (height, width) at which the image was encoded.
         own_masks: whether the masks are the caller's.
         seconds: spent in each stage so far.
+        made_by: of responses, the model, its dtype, device and autocast when they were computed.
     """
 
     trajectory: Trajectory
@@ -50,8 +36,10 @@ class CoarseMasks(_Stage):
     masks: torch.Tensor
     embeddings: torch.Tensor
     settings: Settings
+    processing_size: tuple[int, int]
     own_masks: bool = False
     seconds: dict[str, float] = field(default_factory=dict)
+    made_by: dict[str, Any] = field(default_factory=dict)
 
     @property
     def image(self) -> Image.Image:
@@ -65,14 +53,20 @@ class CoarseMasks(_Stage):
         """(height, width) of the image, and of its labels."""
         return self.image.height, self.image.width
 
-    def processing_size(self, vae_scale_factor: int) -> tuple[int, int]:
-        """(height, width) at which the image was encoded."""
-        height, width = self.trajectory.clean_latents.shape[2:]
-        return height * vae_scale_factor, width * vae_scale_factor
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(h, w) cells."""
+        return self.queries.shape[0], self.queries.shape[1]
 
-    def guide(self, vae_scale_factor: int) -> torch.Tensor:
+    @property
+    def cell(self) -> float:
+        """Height of a cell in pixels of the processing size."""
+        return self.processing_size[0] / self.grid[0]
+
+    @property
+    def guide(self) -> torch.Tensor:
         """(3, H, W) the image in [0, 1] at its processing size."""
-        return to_tensor(self.image, self.processing_size(vae_scale_factor))[0] / 2 + 0.5
+        return to_tensor(self.image, self.processing_size)[0] / 2 + 0.5
 
     def __repr__(self) -> str:
         count, height, width = self.masks.shape
@@ -80,29 +74,15 @@ class CoarseMasks(_Stage):
 
 
 @dataclass(repr=False)
-class Responses(_Stage):
-    """Sec. 3.2: how strongly each mask moves each pixel, and how that was made.
+class Responses(CoarseMasks):
+    """Sec. 3.2: how strongly each mask moves each pixel, beside what the stage before has.
 
     Attributes:
-        coarse: the stage before.
         difference_maps: (K, H, W) float32 on the CPU, unfiltered, at the processing size and in [0, √3]; at the size of
             the latents and in their units where latents were compared.
-        settings: those of ``coarse``, with what was changed for this stage; ``assigned``: those of the latest assignment.
-        seconds: spent in each stage so far.
-        made_by: the model, its dtype, device and autocast when this was computed.
     """
 
-    coarse: CoarseMasks
-    difference_maps: torch.Tensor
-    settings: Settings
-    seconds: dict[str, float] = field(default_factory=dict)
-    made_by: dict[str, Any] = field(default_factory=dict)
-    assigned: Settings | None = None
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(height, width) of the image, and of its labels."""
-        return self.coarse.size
+    difference_maps: torch.Tensor = field(kw_only=True)
 
     def __repr__(self) -> str:
         count, height, width = self.difference_maps.shape
@@ -111,7 +91,7 @@ class Responses(_Stage):
 
 
 @dataclass
-class EmerDiffOutput(_Stage, BaseOutput):
+class EmerDiffOutput(BaseOutput):
     """The segmentation of one image of size (H, W).
 
     Attributes:

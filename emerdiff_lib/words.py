@@ -9,7 +9,6 @@ responses they are features like any others, and every pixel is classified by it
 from __future__ import annotations
 
 import warnings
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,20 +110,11 @@ class Vocabulary:
         return torch.where(best < self.threshold, len(self.names), labels).int().numpy()
 
 
-class TextAligned(ABC):
-    """Dense features that words can be compared with."""
-
-    @abstractmethod
-    def features(self, image: Image.Image, vocabulary: Vocabulary) -> torch.Tensor:
-        """(h, w, d) float32 of an image; they may depend on the words that are looked for."""
-
-    @abstractmethod
-    def scores(self, features: torch.Tensor, vocabulary: Vocabulary) -> torch.Tensor:
-        """(…, d) features, or means of some → (…, C) in [0, 1], which sum to 1: how well each class fits."""
-
-
-class DenseFeatures(TextAligned):
+class DenseFeatures:
     """Any two functions: an image → (h, w, d), sentences → (n, d); compared by cosine.
+
+    ``features`` of an image may depend on the words that are looked for; ``scores`` of features, or means of some, are (…, C) in
+    [0, 1] and sum to 1: how well each class fits.
 
     Args:
         temperature: cosines are divided by it before the softmax.
@@ -172,7 +162,6 @@ class MaskClip(DenseFeatures):
     Args:
         model: a CLIP of ``transformers`` with its ``tokenizer``.
         mean, std: of the pixel normalisation.
-        resolution: images are seen at about this number squared of pixels, at their aspect ratio.
     """
 
     def __init__(
@@ -181,20 +170,19 @@ class MaskClip(DenseFeatures):
         tokenizer: PreTrainedTokenizerBase,
         mean: Sequence[float] = (0.48145466, 0.4578275, 0.40821073),
         std: Sequence[float] = (0.26862954, 0.26130258, 0.27577711),
-        resolution: int | None = None,
     ):
         self.model, self.tokenizer = model.eval(), tokenizer
         self.mean, self.std = (torch.tensor(v).reshape(3, 1, 1) for v in (mean, std))
-        self.resolution = resolution or model.config.vision_config.image_size
+        self.resolution = model.config.vision_config.image_size
         super().__init__(self.patches, self.sentences, 1 / model.logit_scale.exp().item())
 
     @classmethod
-    def from_pretrained(cls, name: str | Path, resolution: int | None = None, **kwargs: Any) -> MaskClip:
+    def from_pretrained(cls, name: str | Path, **kwargs: Any) -> MaskClip:
         """Load weights (safetensors) by folder or hub id, "openai/clip-vit-base-patch16" for one; "toyscapes-clip" is bundled."""
         name = CLIP_FOLDER if str(name) == TOYSCAPES_CLIP else name
         model, tokenizer = load_component(CLIPModel, name, **kwargs), load_component(AutoTokenizer, name)
         processing, _ = ImageProcessingMixin.get_image_processor_dict(name)
-        return cls(model, tokenizer, processing["image_mean"], processing["image_std"], resolution)
+        return cls(model, tokenizer, processing["image_mean"], processing["image_std"])
 
     def patches(self, image: Image.Image) -> torch.Tensor:
         """(h, w, d) float32, a feature per patch in the space of texts."""
@@ -225,7 +213,7 @@ class MaskClip(DenseFeatures):
 
 
 @dataclass
-class WordAttention(TextAligned):
+class WordAttention:
     """How much every place attends to each word, over layers, heads and noise draws (DAAM, arXiv 2210.04885).
 
     Attributes:
@@ -277,7 +265,7 @@ class WordAttention(TextAligned):
 
 
 @dataclass
-class DenoisingError(TextAligned):
+class DenoisingError:
     """How much better the noise is predicted at every place when a word is said: a diffusion classifier (Li et al., ICCV 2023,
     arXiv 2303.16203), place by place.
 
@@ -310,6 +298,8 @@ class DenoisingError(TextAligned):
     def scores(self, features: torch.Tensor, vocabulary: Vocabulary) -> torch.Tensor:
         return torch.softmax(vocabulary.best(features.float()), -1)
 
+
+TextAligned = DenseFeatures | WordAttention | DenoisingError  # dense features that words can be compared with
 
 # -- attention to words -----------------------------------------------------------------------------------------------
 

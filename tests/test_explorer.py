@@ -12,13 +12,12 @@ import torch.nn.functional as F
 from PIL import Image
 
 from emerdiff_lib.explorer import explore, page, payload, save_page
+from emerdiff_lib.explorer.widget import NUMBERS
 from emerdiff_lib.export import write_formats
 from emerdiff_lib.plotting import segment_palette
 from emerdiff_lib.responses import quantise
 
 from .conftest import seeded
-
-NUMBERS = range(2, 21)
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +26,7 @@ def responses(pipe, scene):
 
 
 def test_the_payload_is_the_responses(responses):
-    data = payload(responses, NUMBERS)
+    data = payload(responses)
     header = data["header"]
     arrays = {
         name: np.frombuffer(zlib.decompress(base64.b64decode(array["zlib"])), array["dtype"])
@@ -41,18 +40,16 @@ def test_the_payload_is_the_responses(responses):
     assert header["codesSize"][0] < codes.shape[2] and arrays["codes"].size <= 700_000
     assert np.array_equal(arrays["partOfCell"].reshape(16, 16), responses.parts.int().argmax(0))
     assert header["k"] == 6 and arrays["scales"].size == 24
-    with pytest.raises(ValueError, match="number of segments=1"):
-        payload(responses, [1])
 
 
 def test_the_widget_shows_the_page_where_there_is_no_kernel(pipe, scene, responses):
-    widget = explore(pipe, scene.image, NUMBERS, num_masks=6, num_parts=24, generator=seeded())
-    assert widget.data["arrays"] == payload(responses, NUMBERS)["arrays"]
+    widget = explore(pipe, scene.image, num_masks=6, num_parts=24, generator=seeded())
+    assert widget.data["arrays"] == payload(responses)["arrays"]
     bundle = widget._repr_mimebundle_()
     data = bundle[0] if isinstance(bundle, tuple) else bundle
     assert "application/vnd.jupyter.widget-view+json" in data
     assert data["text/html"].startswith("<iframe srcdoc=")
-    content = page(payload(responses, NUMBERS), "A <scene>")
+    content = page(payload(responses), "A <scene>")
     assert len(content) < 1e6 and "http://" not in content and "https://" not in content
     assert "<title>A &lt;scene&gt;</title>" in content
     with pytest.raises(ValueError, match='choose mode="pixel" or "fast"'):
@@ -64,12 +61,12 @@ def portrait(pipe, scene, tmp_path_factory):
     """An explorer of a file that is larger than what is processed."""
     path = tmp_path_factory.mktemp("images") / "portrait.png"
     scene.image.resize((270, 480)).save(path)
-    return explore(pipe, path, NUMBERS, num_masks=6, num_parts=24)
+    return explore(pipe, path, num_masks=6, num_parts=24)
 
 
 @pytest.fixture
 def opened(browser, responses, tmp_path):
-    yield from _opened(browser, save_page(responses, tmp_path / "new" / "page.html", NUMBERS))
+    yield from _opened(browser, save_page(responses, tmp_path / "new" / "page.html"))
 
 
 @pytest.fixture
@@ -223,7 +220,7 @@ def test_downloads_are_what_the_library_writes(opened_portrait, portrait, pipe, 
     grey, palette = (Image.open(BytesIO(downloaded(tab, name))) for name in ("Label map", "Palette"))
     assert grey.mode == "L" and palette.getpalette()[:18] == segment_palette(6).ravel().tolist()
     assert np.array_equal(np.array(grey), labels) and np.array_equal(np.array(palette), labels)
-    write_formats(pipe.output(responses, labels), responses.image, tmp_path, ["coco"], "portrait.png")
+    write_formats(pipe.output(responses), responses.image, tmp_path, ["coco"], "portrait.png")
     mine, theirs = json.loads(downloaded(tab, "COCO")), json.loads((tmp_path / "coco.json").read_text())
     plain = lambda record: {key: value for key, value in record.items() if key not in ("id", "image_id")}
     for kind in ("images", "categories", "annotations"):

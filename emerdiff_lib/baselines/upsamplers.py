@@ -8,6 +8,7 @@ embedding stays that of its mask.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -172,10 +173,13 @@ def cluster_upsampled(
 # -- refiners of masks --------------------------------------------------------------------------------------------------
 
 
-def guided_masks(masks: torch.Tensor, image: np.ndarray, radius_in_cells: float = 1.5) -> np.ndarray:
-    """Guided filter of the bilinearly upsampled masks, (K, h, w) → (H, W) int32; see :mod:`emerdiff_lib.refinement`."""
-    maps = refine(masks, to_guide(image), image.shape[0] / masks.shape[1], 0.0, radius_in_cells)
-    return maps.argmax(0).numpy().astype(np.int32)
+def largest_mask(masks: torch.Tensor, image: np.ndarray, upsample: Upsampler) -> np.ndarray:
+    """Any upsampler of features on masks, (K, h, w) → (H, W) int32."""
+    return upsample(masks.permute(1, 2, 0).float(), image).argmax(-1).numpy().astype(np.int32)
+
+
+guided_masks = partial(largest_mask, upsample=guided)
+pixel_adaptive_masks = partial(largest_mask, upsample=adaptive)
 
 
 def random_walk(masks: torch.Tensor, image: np.ndarray) -> np.ndarray:
@@ -195,8 +199,3 @@ def random_walk(masks: torch.Tensor, image: np.ndarray) -> np.ndarray:
     starts, _, numbers = relabel_sequential(seeds)  # the walker wants seeds without gaps
     labels = random_walker(image, starts, mode="cg_j", prob_tol=1.0, channel_axis=-1)
     return (numbers[labels.clip(0)] - 1).clip(0).astype(np.int32)
-
-
-def pixel_adaptive_masks(masks: torch.Tensor, image: np.ndarray) -> np.ndarray:
-    """:func:`~emerdiff_lib.refinement.pixel_adaptive` of the upsampled masks, (K, h, w) → (H, W) int32."""
-    return pixel_adaptive(masks, to_guide(image)).argmax(0).numpy().astype(np.int32)

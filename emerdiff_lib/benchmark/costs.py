@@ -86,11 +86,9 @@ class Machine:
     bytes_per_second: float
 
     @classmethod
-    def measure(
-        cls, device: torch.device, dtypes: Iterable[torch.dtype], size: int = 2048, repeats: int = 5
-    ) -> Machine:
+    def measure(cls, device: torch.device, dtypes: Iterable[torch.dtype]) -> Machine:
         """Times square products of matrices of each dtype and a copy that no cache holds; about two seconds on a CPU."""
-        rates = {}
+        rates, size, repeats = {}, 2048, 5
         for dtype in dict.fromkeys(dtypes):
             a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
             fastest = min(run_times(lambda: a @ b, device, repeats))  # noqa: B023

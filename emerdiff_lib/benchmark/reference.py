@@ -98,4 +98,4 @@ def modulate(pipe: EmerDiffPipeline, coarse: CoarseMasks) -> Responses:
         run = partial(modulated_latents, predictor, coarse.trajectory, maps, mask, **where)
         plus, minus = (pipe.decode(run(sign * settings.modulation_strength)) for sign in (1, -1))
         differences.append(torch.linalg.vector_norm(minus - plus, dim=1)[0].cpu())
-    return Responses(coarse, torch.stack(differences), coarse.settings)
+    return Responses(**vars(coarse) | {"seconds": {}}, difference_maps=torch.stack(differences))

@@ -9,7 +9,7 @@ import base64
 import html
 import json
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -26,32 +26,23 @@ from ..images import ImageInput
 from ..pipeline import EmerDiffPipeline
 from ..pixels import COLOUR, FLOOR
 from ..responses import ImageResponses, quantise
-from ..settings import NAMES, Settings, whole
+from ..settings import NAMES, Settings
 
 HERE = Path(__file__).parent
 EXPLORER = ("responses", "explorer")  # its JavaScript
 MOST_CODES = 700_000  # numbers, a byte each before they are compressed
-MOST_SEGMENTS = 40
+NUMBERS = range(2, 41)  # of segments, K, to choose from
 SHOWN = 1280  # pixels of the longer side of an image that is shown; files are of its own size
 
 
-def payload(
-    responses: ImageResponses,
-    numbers: Iterable[int] | None = None,
-    source: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
+def payload(responses: ImageResponses, source: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """For :file:`responses.js`: {"header": plain values, "arrays": {name: {"dtype", "zlib"}}}.
 
     The responses are brought to a coarser grid of pixels where they would be too many, and quantised again; labels are not.
 
     Args:
-        numbers: of segments, K, to choose from; by default 2 to 40.
         source: :func:`source_of` the responses, for files that are taken out.
-
-    Raises:
-        ValueError: a number that is no whole one of at least 2 and at most 255.
     """
-    numbers = sorted({whole(2, 255)("number of segments", k) for k in numbers or range(2, MOST_SEGMENTS + 1)})
     signed = torch.cat(list(responses.decoded()), 2).unflatten(2, responses.codes.shape[2:])
     share = min(1.0, (MOST_CODES / signed.numel()) ** 0.5)
     size = [max(1, int(side * share)) for side in signed.shape[2:]]
@@ -60,7 +51,7 @@ def payload(
     colours, cells = (F.adaptive_avg_pool2d(responses.guide, tuple(s)) * 255 for s in (size, grid))
     superpixels = responses.superpixels()
     first = np.unique(superpixels.labels, return_index=True)[1]  # a pixel of each superpixel
-    groups = [superpixels.segments(k).ravel()[first] for k in numbers]
+    groups = [superpixels.segments(k).ravel()[first] for k in NUMBERS]
     arrays = {
         "codes": codes.numpy(),
         "scales": scales.numpy(),
@@ -69,7 +60,7 @@ def payload(
         "partOfCell": responses.parts.int().argmax(0).numpy().astype(np.uint16),
         "superpixels": superpixels.labels.astype(np.uint16),
         "groups": np.stack(groups).astype(np.uint8),
-        "palette": segment_palette(max(numbers)).astype(np.uint8),
+        "palette": segment_palette(max(NUMBERS)).astype(np.uint8),
     }
     shown, file = responses.image.copy(), BytesIO()
     shown.thumbnail((SHOWN, SHOWN))
@@ -80,8 +71,8 @@ def payload(
         "shownSize": [shown.height, shown.width],
         "codesSize": size,
         "grid": list(grid),
-        "numbers": numbers,
-        "k": min(numbers, key=lambda k: abs(k - responses.settings.num_masks)),
+        "numbers": list(NUMBERS),
+        "k": min(NUMBERS, key=lambda k: abs(k - responses.settings.num_masks)),
         "floor": FLOOR,
         "colourWidth": COLOUR,
         "image": f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode('ascii')}",
@@ -132,16 +123,11 @@ window.explorer = await {mount}(document.getElementById("explorer"), data);
 """
 
 
-def save_page(
-    responses: ImageResponses,
-    path: Path | str,
-    numbers: Iterable[int] | None = None,
-    title: str = "EmerDiff explorer",
-) -> Path:
+def save_page(responses: ImageResponses, path: Path | str) -> Path:
     """Write :func:`page` of the responses to ``path`` (folders are made), less than a megabyte, and return it."""
     path = Path(path).expanduser()
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, page(payload(responses, numbers), title))
+    write_atomically(path, page(payload(responses)))
     return path
 
 
@@ -153,7 +139,7 @@ class Explorer(anywidget.AnyWidget):
 
     Args:
         responses: of one image, from ``pipe.probe(pipe.cluster(image, mode="pixel"))``.
-        numbers, source: see :func:`payload`.
+        source: see :func:`payload`.
 
     Attributes:
         num_segments: K that is shown; ``responses.segments(explorer.num_segments)`` are its labels. It can be set and observed,
@@ -169,8 +155,8 @@ class Explorer(anywidget.AnyWidget):
     selected = traitlets.Int(None, allow_none=True).tag(sync=True)
     mask = traitlets.List().tag(sync=True)
 
-    def __init__(self, responses: ImageResponses, numbers: Iterable[int] | None = None, source: Any = None):
-        data, empty = payload(responses, numbers, source), np.zeros(responses.grid, int).tolist()
+    def __init__(self, responses: ImageResponses, source: Any = None):
+        data, empty = payload(responses, source), np.zeros(responses.grid, int).tolist()
         super().__init__(data=data, num_segments=data["header"]["k"], mask=empty)
         self.responses = responses
 
@@ -185,7 +171,6 @@ class Explorer(anywidget.AnyWidget):
 def explore(
     pipe: EmerDiffPipeline,
     image: ImageInput,
-    numbers: Iterable[int] | None = None,
     *,
     generator: torch.Generator | None = None,
     **settings: Any,
@@ -193,11 +178,11 @@ def explore(
     """Segment an image in pixel mode and show its :class:`Explorer`.
 
     Args:
-        image: as for the pipeline; ``numbers``: as for :class:`Explorer`.
+        image: as for the pipeline.
         generator: source of the inversion noise and of k-means' seed; by default one of seed 0.
         **settings: of the pipeline.
     """
     generator = generator or torch.Generator().manual_seed(0)
     coarse = pipe.cluster(image, generator=generator, **({"mode": "pixel"} | settings))
     source = source_of(pipe, coarse.settings, image, generator.initial_seed())
-    return Explorer(pipe.probe(coarse), numbers, source)
+    return Explorer(pipe.probe(coarse), source)

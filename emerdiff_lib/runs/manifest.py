@@ -89,13 +89,9 @@ def read_manifest(path: Path | str) -> dict[str, Any]:
 
 def format_seeds(seeds: Iterable[int]) -> str:
     """``"0-99, 200"`` from any seeds."""
-    runs: list[list[int]] = []
-    for seed in sorted(set(map(int, seeds))):
-        if runs and seed == runs[-1][1] + 1:
-            runs[-1][1] = seed
-        else:
-            runs.append([seed, seed])
-    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
+    numbers = np.unique(list(map(int, seeds)))
+    runs = np.split(numbers, np.flatnonzero(np.diff(numbers) != 1) + 1)
+    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs if len(run))
 
 
 def _plain(value: Any) -> Any:

@@ -108,12 +108,10 @@ def evaluate(pipe: EmerDiffPipeline, inverted: InvertedScene, settings: dict[str
         {"table": pixels of (mask, coarse class), "boundary_f": boundary F within 2 px of the fine labels}. For JSON.
     """
     scene = inverted.scene
-    responses = pipe.respond(coarse_masks(pipe, inverted, settings))
-    labels = pipe.assign(responses)
-    output = pipe.output(responses, labels)
+    output = pipe.output(pipe.respond(coarse_masks(pipe, inverted, settings)))
     embeddings = np.round(output.mask_embeddings.astype(float), 5)
     result = {"seed": scene.seed, "embeddings": embeddings.tolist()}
-    for method, segments in ((EMERDIFF, labels), (BILINEAR, output.baseline_labels)):
+    for method, segments in ((EMERDIFF, output.labels), (BILINEAR, output.baseline_labels)):
         classes = len(Toyscapes.coarse_class_names)
         table = contingency_table(segments, scene.coarse_labels, len(output.mask_embeddings), classes)
         boundary_f = boundary_scores(segments, scene.labels, 2)[2]
