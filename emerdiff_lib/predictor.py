@@ -128,7 +128,8 @@ def of_one_model() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if type(error) is not RuntimeError or not re.search("shape|size|channels", str(error)):
+        of_shapes = "cannot be multiplied|channels|normalized_shape|must match"
+        if type(error) is not RuntimeError or not re.search(of_shapes, str(error)):
             raise
         reason = str(error).strip().splitlines()[0]
         raise ValueError(

@@ -43,7 +43,8 @@ def test_what_is_left_by_hand():
     cells = cells_of_09(reference=[perfect] * 8, blind=[blind] * 8, blurred=[blurred] * 8)
     assert two_stages.gain([perfect], "features")(np.array([0])) == pytest.approx(1 - 0.25)  # (4/8 + 0) / 2
     left = cells["what_is_left"]([blind] * 8, [perfect] * 8)
-    assert left == {"features": (0, 0, 0), "correspondence": (1, 1, 1), "difference": (-1, -1, -1)}
+    whole = {"correspondence": (1, 1, 1), "guided filter": (1, 1, 1), "beyond the image": (0, 0, 0)}
+    assert left == {"features": (0, 0, 0), "difference": (-1, -1, -1)} | whole
     left = cells["what_is_left"]([blurred] * 8, [perfect] * 8)
     assert left["correspondence"] == pytest.approx((0.25,) * 3)
     assert left["difference"] == pytest.approx((0.75,) * 3)
@@ -60,6 +61,8 @@ def test_what_is_left_by_hand():
         (scene_result(), scene_result(), "neither"),
         (scene_result(), scene_result(own=HALF), "neither"),  # features gain
         (scene_result(own=WRONG, modulated=0.5), scene_result(), "both"),
+        (scene_result(modulated=0.6), scene_result(), "correspondence"),
+        (scene_result(modulated=0.6, guided=0.55), scene_result(), "the image"),  # which lost as much
         (scene_result(), scene_result(own=WRONG, modulated=0.5), "nothing to lose"),
     ],
 )
