@@ -1,4 +1,4 @@
-"""Tiny random checkpoints of the published layouts of FLUX.1, PixArt, Sana and Qwen-Image, saved by their own pipelines.
+"""Tiny random checkpoints of published layouts, FLUX.1, PixArt, Sana, Qwen-Image and AuraFlow, saved by their own pipelines.
 
 Block types, token layouts, encoders and schedulers are the published ones'; widths, depths and numbers of words are small.
 """
@@ -128,6 +128,22 @@ def qwen_image(folder: Path) -> diffusers.DiffusionPipeline:
     )
 
 
+def aura_flow(folder: Path) -> diffusers.DiffusionPipeline:
+    words, tokens = t5(folder / "tokenizer", 32)
+    transformer = diffusers.AuraFlowTransformer2DModel(
+        sample_size=SIDE,
+        num_mmdit_layers=3,
+        num_single_dit_layers=2,
+        num_attention_heads=2,
+        attention_head_dim=16,
+        joint_attention_dim=32,
+        caption_projection_dim=32,
+        pos_embed_max_size=256,
+    )
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=1.73)
+    return diffusers.AuraFlowPipeline(tokens, words, autoencoder(SIDE, 4), transformer, scheduler)
+
+
 LAYOUTS: dict[str, Callable[..., diffusers.DiffusionPipeline]] = {
     "FLUX.1": flux,
     "FLUX.1 schnell": lambda folder: flux(folder, guidance=False),
@@ -135,6 +151,7 @@ LAYOUTS: dict[str, Callable[..., diffusers.DiffusionPipeline]] = {
     "PixArt-α": lambda folder: pixart(folder, alpha=True),
     "Sana": sana,
     "Qwen-Image": qwen_image,
+    "AuraFlow": aura_flow,
 }
 
 

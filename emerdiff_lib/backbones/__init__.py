@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from diffusers import DiffusionPipeline
 
+from .aura_flow import AuraFlow
 from .base import Backbone, Condition, TextTokens
 from .deepfloyd_if import DeepFloydIF
 from .flux import Flux
@@ -25,6 +26,7 @@ BACKBONES: tuple[type[Backbone], ...] = (
     PixArt,
     Sana,
     QwenImage,
+    AuraFlow,
 )
 __all__ = ["BACKBONES", "Backbone", "Condition", "TextTokens", "find_backbone"]
 

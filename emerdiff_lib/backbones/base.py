@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -54,6 +55,7 @@ class Backbone:
         architecture, network: class of the network that predicts noise, and its name in the pipeline.
         is_flow: whether images and noise are mixed as (1 − σ) x₀ + σ ε.
         stem: names of the network's modules before its blocks, each of a batch of rows.
+        vae_overflows: whether the published autoencoder does in float16.
         text_first: whether text tokens stand before image tokens where both attend.
         own_defaults: settings that suit the family, over the paper's.
     """
@@ -62,6 +64,7 @@ class Backbone:
     architecture: ClassVar[type[nn.Module]]
     network: ClassVar[str] = "transformer"
     is_flow: ClassVar[bool] = True
+    vae_overflows: ClassVar[bool] = False
     text_first: ClassVar[bool] = True
     own_defaults: Mapping[str, Any] = {}
     stem: ClassVar[tuple[str, ...]] = (
@@ -108,14 +111,26 @@ class Backbone:
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
         """Images (B, 3, H, W) in [−1, 1] → (B, C, h, w) float32: the posterior's mode, scaled as the network expects it."""
         mean, scale = self._statistics(pixels.device)
-        mode = self.pipe.vae.encode(pixels.to(self.pipe.vae.dtype)).latent_dist.mode()
+        with self.vae_in_range() as vae:
+            mode = vae.encode(pixels.to(vae.dtype)).latent_dist.mode()
         return (mode.float() - mean) * scale
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Latents → images (B, 3, H, W) in about [−1, 1], in the latents' dtype."""
         mean, scale = self._statistics(latents.device)
+        with self.vae_in_range() as vae:
+            return vae.decode((latents / scale + mean).to(vae.dtype)).sample.to(latents.dtype)
+
+    @contextmanager
+    def vae_in_range(self) -> Iterator[Any]:
+        """The autoencoder, in float32 where its config says so (``force_upcast``: XL's overflows in float16)."""
         vae = self.pipe.vae
-        return vae.decode((latents / scale + mean).to(vae.dtype)).sample.to(latents.dtype)
+        upcast = self.vae_overflows and vae.dtype == torch.float16 and vae.config.force_upcast
+        try:
+            yield vae.to(torch.float32) if upcast else vae
+        finally:
+            if upcast:
+                vae.to(torch.float16)
 
     def _statistics(self, device: torch.device) -> tuple[torch.Tensor | float, torch.Tensor | float]:
         """(mean, factor) of latents: one for all channels, or what some models keep for each."""

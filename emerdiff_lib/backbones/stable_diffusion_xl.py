@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 
 from .base import Condition
@@ -15,6 +13,7 @@ class StableDiffusionXL(StableDiffusion):
 
     name = "Stable Diffusion XL"
     additions = ("text_time", None)
+    vae_overflows = True
 
     def condition(self, prompt: str) -> Condition:
         """Without a prompt, zeros where the checkpoint was trained on those (``force_zeros_for_empty_prompt``)."""
@@ -35,20 +34,3 @@ class StableDiffusionXL(StableDiffusion):
         sizes = torch.tensor([[*size, 0, 0, *size]], device=latents.device)
         added = {**condition["added_cond_kwargs"], "time_ids": sizes}
         return super().call(latents, timesteps, {**condition, "added_cond_kwargs": added})
-
-    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
-        return self._upcast(super().encode, pixels)
-
-    def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        return self._upcast(super().decode, latents)
-
-    def _upcast(self, run: Callable[[torch.Tensor], torch.Tensor], values: torch.Tensor) -> torch.Tensor:
-        """The published autoencoder overflows in float16, and its config says so."""
-        vae = self.pipe.vae
-        if vae.dtype != torch.float16 or not vae.config.force_upcast:
-            return run(values)
-        try:
-            vae.to(torch.float32)
-            return run(values)
-        finally:
-            vae.to(torch.float16)
