@@ -21,7 +21,7 @@ from torch import nn
 from ..clustering import mask_embeddings
 from ..images import to_guide
 from ..pipeline import EmerDiffPipeline
-from ..pixels import DIMENSIONS, Superpixels, feature_superpixels, label_shares
+from ..pixels import ADAPTIVE, DIMENSIONS, Superpixels, feature_superpixels, label_shares
 from ..refinement import pixel_adaptive, refine, resize_maps
 from .diffseg import aggregated_attention
 from .segmentation import Segmentation
@@ -73,6 +73,12 @@ def joint_bilateral(
 def adaptive(features: torch.Tensor, image: np.ndarray) -> torch.Tensor:
     """Pixel-adaptive refinement (Araslanov & Roth, CVPR 2020) of features instead of scores."""
     return pixel_adaptive(features.permute(2, 0, 1), to_guide(image)).permute(1, 2, 0)
+
+
+def guided_adaptive(features: torch.Tensor, image: np.ndarray) -> torch.Tensor:
+    """The two filters of pixel mode, one behind the other, without its responses: what these add is the difference."""
+    planes = guided(features, image).permute(2, 0, 1)
+    return pixel_adaptive(planes, to_guide(image), ADAPTIVE).permute(1, 2, 0)
 
 
 def random_walk_features(

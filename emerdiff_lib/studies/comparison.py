@@ -57,6 +57,7 @@ ON_THE_SAME_FEATURES: dict[str, Upsampler] = {
     names.QUERIES_GUIDED: upsamplers.guided,
     names.QUERIES_BILATERAL: upsamplers.joint_bilateral,
     names.QUERIES_ADAPTIVE: upsamplers.adaptive,
+    names.QUERIES_BOTH: upsamplers.guided_adaptive,
     names.QUERIES_WALK: upsamplers.random_walk_features,
     names.QUERIES_OPTIMISED: upsamplers.optimised,
     names.QUERIES_ATTENTION: upsamplers.self_attention,

@@ -16,6 +16,7 @@ QUERIES_BILINEAR = "query features, bilinear"
 QUERIES_GUIDED = "query features + guided filter"
 QUERIES_BILATERAL = "query features + joint bilateral"
 QUERIES_ADAPTIVE = "query features + pixel-adaptive"
+QUERIES_BOTH = "query features + both filters"  # guided, then pixel-adaptive, as in pixel mode
 QUERIES_WALK = "query features + random walk"
 QUERIES_ATTENTION = "query features + self-attention"
 QUERIES_OPTIMISED = "query features, optimised"
