@@ -274,6 +274,8 @@ def test_what_somebody_has_changed_is_renamed_and_not_lost(texts, tmp_path):
     count_words({name: texts[name] for name in ("05.txt", "07.txt")}, tmp_path, files=True)
     index = pd.read_csv(tmp_path / "index.csv").set_index("image").folder  # of earlier runs as well
     assert len(index) == 12 and index["05.txt"] == results.folder("05.txt").name
+    count_words({"=HYPERLINK(1)": texts["05.txt"]}, tmp_path / "formula", files=True)
+    assert "\n./=HYPERLINK(1)," in (tmp_path / "formula" / "index.csv").read_text()  # text to a spreadsheet
     twins = dict.fromkeys(("scene072590/color/frame.png", "scene122495/color/frame.png"), texts["05.txt"])
     with pytest.raises(ValueError, match="would have one folder"):
         count_words(twins, tmp_path, files=True)

@@ -100,7 +100,10 @@ def cached_map(
         finally:
             _report(failures, partial, json.dumps(results.failures, indent=1) if results.failures else "")
             folders = results.folders() if write and "" not in mine else {}
-            rows = [("image", "folder"), *((name, folder.name) for name, folder in folders.items())]
+            plain = lambda name: (
+                f"./{name}" if name.startswith(("=", "+", "-", "@")) else name
+            )  # to spreadsheets
+            rows = [("image", "folder"), *((plain(name), folder.name) for name, folder in folders.items())]
             csv.writer(lines := io.StringIO(), lineterminator="\n").writerows(rows)
             _report(index, partial, lines.getvalue() if folders else "")
     results.names = [name for name in mine if states[name] != FAILED]
