@@ -40,7 +40,7 @@ _NO_RESULT = re.compile(  # code, targets of links, comments, and numbers that a
 
 
 def read_folder(folder: Path | str) -> tuple[dict[str, dict[str, Any]], list[dict[str, str]]]:
-    """All manifests of a folder by their names in order, and the list of spent seeds.
+    """All manifests of a folder by their names in order, and the list of the seeds already evaluated.
 
     Raises:
         FileNotFoundError: if the folder has no ``seeds.json``.
@@ -49,7 +49,7 @@ def read_folder(folder: Path | str) -> tuple[dict[str, dict[str, Any]], list[dic
     folder = Path(folder)
     if not (folder / LEDGER).exists():
         raise FileNotFoundError(
-            f"{folder} is no folder of results: it has no {LEDGER}, the list of spent seeds."
+            f"{folder} is no folder of results: it has no {LEDGER}, the list of the seeds already evaluated."
         )
     manifests = {
         path.stem: read_manifest(path) for path in sorted(folder.glob("*.json")) if path.name != LEDGER
@@ -69,12 +69,12 @@ def parse_seeds(text: str) -> list[int]:
 def unlisted_seeds(
     manifests: Mapping[str, Mapping[str, Any]], ledger: Iterable[Mapping[str, str]]
 ) -> list[str]:
-    """Sentences about studies whose pictures the ledger does not list as spent; empty if all is well."""
-    spent = {s for entry in ledger if entry["state"] != CONFIRMATION for s in parse_seeds(entry["seeds"])}
+    """Sentences about studies whose images the ledger does not list as evaluated; empty if all is well."""
+    evaluated = {s for entry in ledger if entry["state"] != CONFIRMATION for s in parse_seeds(entry["seeds"])}
     faults = []
     for name, manifest in manifests.items():
         for what, seeds in manifest["seeds"].items():
-            if missing := [seed for seed in parse_seeds(seeds) if seed not in spent]:
+            if missing := [seed for seed in parse_seeds(seeds) if seed not in evaluated]:
                 faults.append(f"{name} looked at scene {missing[0]} ({what}); add {seeds} to {LEDGER}.")
     return faults
 
@@ -96,9 +96,9 @@ def render(
         "Shares are in percent and differences in points unless a table says otherwise. Everything is on Toyscapes, a toy "
         "world, with its bundled model unless a section names another.",
         "",
-        "## Spent seeds",
+        "## Seeds already evaluated",
         "",
-        "A picture whose result has been read can no longer test a choice made afterwards. Choices are made on validation "
+        "An image whose result has been read can no longer test a choice made afterwards. Choices are made on validation "
         "scenes (1000-1999); each claim that rests on one is confirmed once on scenes 500-699.",
         "",
         *_markdown(pd.DataFrame(ledger, columns=["seeds", "state", "for"])),

@@ -27,6 +27,7 @@ from PIL import Image
 from scipy.io import savemat
 
 from emerdiff_lib import EmerDiffPipeline, Toyscapes
+from emerdiff_lib.datasets import open_dataset
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -54,16 +55,32 @@ def run_cells(notebook: str, namespace: dict, *texts: str) -> dict:
     return namespace
 
 
+def pipeline() -> EmerDiffPipeline:
+    """The bundled model, another one at every call."""
+    pipe = EmerDiffPipeline.from_pretrained("toyscapes")
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
 @pytest.fixture(scope="session")
 def pipe():
-    pipeline = EmerDiffPipeline.from_pretrained("toyscapes")
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
+    return pipeline()
 
 
 @pytest.fixture(scope="session")
 def scene():
     return Toyscapes("test")[7]
+
+
+@pytest.fixture(scope="session")
+def data():
+    """The test scenes as any data set: ``data[7]`` is of ``scene``."""
+    return open_dataset("toyscapes", split="test")
+
+
+@pytest.fixture(scope="session")
+def validation():
+    return open_dataset("toyscapes", split="validation")
 
 
 @pytest.fixture(scope="session")

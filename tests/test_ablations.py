@@ -119,6 +119,7 @@ def letters(cells, default="a", **others):
 
 MIXED = {"a": made_up(*[0.9, 0.6, 0.7, 0.7] * 2), "b": made_up(*[0.6, 0.9, 0.8, 0.7] * 2)}
 CLOSE = {"a": made_up(*[0.7, 0.71] * 4), "b": made_up(*[0.71, 0.7] * 4)}
+SLIGHT = {"a": made_up(*[0.7] * 8), "b": made_up(*[0.7, 0.72, 0.73, 0.75] * 2)}
 
 
 @pytest.mark.parametrize(
@@ -129,6 +130,8 @@ CLOSE = {"a": made_up(*[0.7, 0.71] * 4), "b": made_up(*[0.71, 0.7] * 4)}
         ({"a": GOOD, "b": BAD}, "ab", "fails"),
         (MIXED, "ab", "open"),  # a difference that is not significant may still be large
         (CLOSE, "ab", "holds"),
+        (SLIGHT, "ab", "open"),  # b is ahead, and its lead may be below three points or above
+        (SLIGHT, "b", "holds"),
         ({"a": GOOD[:7], "b": BAD[:7]}, "a", "open"),  # too few for a verdict
         (MIXED, "c", ""),
     ],

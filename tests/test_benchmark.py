@@ -16,12 +16,6 @@ from .conftest import run_cells, seeded
 MACHINE = Machine("test", {torch.float32: 1e9, torch.bfloat16: 2e9}, 1e9)
 
 
-def coarse_of(pipe, scene, **settings):
-    """Coarse masks whose trajectory has noise maps, as notebook 11 makes them."""
-    trajectory = pipe.invert(scene.image, start_timestep=281, generator=(generator := seeded(3)))
-    return pipe.cluster(trajectory, generator=generator, **settings)
-
-
 # -- the cost model ---------------------------------------------------------------------------------------------------
 
 
@@ -46,14 +40,11 @@ def test_shapes_alone_give_the_count_of_stable_diffusion():
     vae = pipe.vae
     assert sum(p.numel() for p in pipe.denoiser.parameters()) == 859_520_964
     assert sum(p.numel() for p in vae.parameters()) == 83_653_863
-    published = stable_diffusion.pipeline(torch.bfloat16, "meta").resolve()
-    assert published.num_masks == 30 and published.modulation_timestep == 281
-    small = published.replace(num_masks=2, modulation_timestep=21)
+    small = pipe.resolve(num_masks=2, modulation_timestep=21)
     flops = count(stable_diffusion.modulation(small, torch.bfloat16, "meta")).flops
     decoding = count(lambda: vae.decode(torch.empty(1, 4, 64, 64, dtype=torch.bfloat16, device="meta"))).flops
-    assert (
-        5 * 0.7 * 0.80e12 < flops - 4 * decoding < 2 * 5 * 0.80e12
-    )  # two steps of five rows, the first shared
+    # two steps of five rows, the first shared
+    assert 5 * 0.7 * 0.80e12 < flops - 4 * decoding < 2 * 5 * 0.80e12
 
 
 # -- the naive implementation -------------------------------------------------------------------------------------------
@@ -62,7 +53,8 @@ def test_shapes_alone_give_the_count_of_stable_diffusion():
 @torch.no_grad()
 def test_exact_mode_equals_the_naive_implementation_on_the_default_layer(pipe, scene):
     """Maps and labels, with the checkpoint's own settings but for a short t_m, from the same coarse masks."""
-    coarse = coarse_of(pipe, scene, num_masks=4, modulation_timestep=61)
+    trajectory = pipe.invert(scene.image, start_timestep=281, generator=(generator := seeded(3)))
+    coarse = pipe.cluster(trajectory, num_masks=4, modulation_timestep=61, generator=generator)
     usual, settings = pipe.default_settings(), coarse.settings
     assert settings.modulation_layer == usual["modulation_layer"] == usual["feature_layer"]
     naive, exact = reference.modulate(pipe, coarse), pipe.modulate(coarse)

@@ -8,6 +8,8 @@ from sklearn.metrics import rand_score
 from emerdiff_lib.datasets.berkeley import BSDS500
 from emerdiff_lib.evaluation.berkeley import connected, ods_and_ois, region_scores
 
+from .conftest import refusal
+
 RNG = np.random.default_rng(0)
 
 
@@ -47,14 +49,11 @@ def test_the_official_layout_is_read(berkeley):
         (one,) = BSDS500(place, "val")
         assert one.name == "101" and one.image.size == (48, 32)
         assert [regions.max() for regions in one.annotations] == [0, 1] and one.annotations[0].min() == 0
-    with pytest.raises(FileNotFoundError, match="which is missing. Expected: data/images"):
-        BSDS500(berkeley)
-    with pytest.raises(ValueError, match="split='validation' is unknown"):
-        BSDS500(berkeley, "validation")
+    assert "which is missing. Expected: data/images" in refusal(lambda: BSDS500(berkeley), FileNotFoundError)
+    assert "split='validation' is unknown" in refusal(lambda: BSDS500(berkeley, "validation"))
 
 
 def test_a_broken_annotation_is_named(berkeley):
     file = berkeley / "data/groundTruth/val/101.mat"
     file.write_bytes(file.read_bytes()[:100])
-    with pytest.raises(ValueError, match="101.mat cannot be read"):
-        BSDS500(berkeley, "val")[0]
+    assert "101.mat cannot be read" in refusal(lambda: BSDS500(berkeley, "val")[0])

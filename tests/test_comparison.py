@@ -16,11 +16,6 @@ from .conftest import seeded
 SETTINGS = {"num_masks": 4, "modulation_timestep": 41, "noise_ensemble_size": 1}
 
 
-@pytest.fixture(scope="module")
-def data():
-    return open_dataset("toyscapes", split="test")
-
-
 def scored(pipe, data, folder, positions, methods, **settings):
     return comparison.score_images(pipe, data, named(data, positions), methods, SETTINGS | settings, folder)
 

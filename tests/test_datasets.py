@@ -1,7 +1,6 @@
 """Every reader on small files made in the official layout, with the official label numbers; and files that are wrong."""
 
 import zlib
-from zlib import crc32
 
 import numpy as np
 import pytest
@@ -117,13 +116,14 @@ def test_coco_stuff_27_of_the_papers_and_of_all_images(tmp_path):
         assert np.array_equal(sample.labels, whole[sample.name].labels[box])
 
 
-ALPHABETICAL = {1: "aeroplane", 2: "bag", 15: "cat", 59: "wood"}
-
-
 @pytest.mark.parametrize(
     ("folder", "listed", "expected"),
     [  # mmsegmentation's converter, alphabetical; the authors' archive, VOC's objects first
-        ("SegmentationClassContext", "SegmentationContext", ALPHABETICAL),
+        (
+            "SegmentationClassContext",
+            "SegmentationContext",
+            {1: "aeroplane", 2: "bag", 15: "cat", 59: "wood"},
+        ),
         ("59_context_labels", "Main", {1: "aeroplane", 2: "bicycle", 15: "person", 21: "bag", 59: "wood"}),
     ],
 )
@@ -133,9 +133,8 @@ def test_pascal_context_has_two_class_orders(tmp_path, folder, listed, expected)
     listing(tmp_path / f"ImageSets/{listed}/val.txt", "2008_000002\n" + others)
     raw = label_map(tmp_path / folder / "2008_000002.png", [0, *expected])
     data = open_dataset("pascal-context-59", tmp_path)
-    assert (
-        len(data) == 1 and named(data, raw, [0, *expected]) == {0: None} | expected and folder in repr(data)
-    )
+    assert len(data) == 1 and folder in repr(data)
+    assert named(data, raw, [0, *expected]) == {0: None} | expected
     assert list(data.class_names) == sorted(data.class_names)  # whatever the files' order
     told = open_dataset("pascal-context-59", tmp_path, class_order="alphabetical")
     assert named(told, raw, [2, 15]) == {2: "bag", 15: "cat"}
@@ -151,8 +150,6 @@ def camvid(root, content):
 
 
 GOOD = "/SegNet/CamVid/test/a.png /SegNet/CamVid/testannot/a.png\n"
-
-
 LISTS = "test/a.png testannot/a.png".encode("utf-8-sig"), f"\n# images\n\n  {GOOD}\n\t\n"
 
 
@@ -231,7 +228,7 @@ def test_sample_names_are_file_names(tmp_path, name):
     sample = LabelledFolder(pair(tmp_path, name=name))[0]
     (tmp_path / sample.name).write_text("x")
     assert (tmp_path / sample.name).parent == tmp_path and sample.name.isprintable()
-    assert sample.seed == crc32(sample.name.encode())  # its own, whatever its place
+    assert sample.seed == zlib.crc32(sample.name.encode())  # its own, whatever its place
 
 
 @pytest.mark.parametrize("content", ["# nothing\n", "sea\nsea\n", "road\n\nsky\n"])
@@ -285,7 +282,5 @@ def test_what_is_missing_or_unknown_is_said(tmp_path, name):
         missing = "(?s)expects.*( is at | are at | is in |Put images)"
         with pytest.raises(FileNotFoundError, match=missing):
             open_dataset(name, tmp_path / "nowhere")
-        with pytest.raises(ValueError, match="needs a root"):
-            open_dataset(name)
-    with pytest.raises(ValueError, match="choose one of"):
-        open_dataset("imagenet")
+        assert "needs a root" in refusal(lambda: open_dataset(name))
+    assert "choose one of" in refusal(lambda: open_dataset("imagenet"))

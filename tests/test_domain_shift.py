@@ -35,7 +35,7 @@ def cells_of_09(**results):
 
 
 def word(scenes, reference):
-    return cells_of_09(reference=reference, fog=scenes)["table"].loc["fog", "breaks first"]
+    return cells_of_09(reference=reference, fog=scenes)["table"].loc["fog", "lost more"]
 
 
 def test_what_is_left_by_hand():
@@ -43,13 +43,16 @@ def test_what_is_left_by_hand():
     cells = cells_of_09(reference=[perfect] * 8, blind=[blind] * 8, blurred=[blurred] * 8)
     assert two_stages.gain([perfect], "features")(np.array([0])) == pytest.approx(1 - 0.25)  # (4/8 + 0) / 2
     left = cells["what_is_left"]([blind] * 8, [perfect] * 8)
-    whole = {"correspondence": (1, 1, 1), "guided filter": (1, 1, 1), "beyond the image": (0, 0, 0)}
+    whole = {"correspondence": (1, 1, 1), "guided filter": (1, 1, 1), "against the filter": (0, 0, 0)}
     assert left == {"features": (0, 0, 0), "difference": (-1, -1, -1)} | whole
     left = cells["what_is_left"]([blurred] * 8, [perfect] * 8)
     assert left["correspondence"] == pytest.approx((0.25,) * 3)
     assert left["difference"] == pytest.approx((0.75,) * 3)
+    assert left["against the filter"] == pytest.approx(
+        (-30,) * 3
+    )  # points of boundary F: (60 − 95) − (90 − 95)
     table = cells["table"]
-    assert table["breaks first"].tolist() == ["", "features", "correspondence"]
+    assert table["lost more"].tolist() == ["", "features", "correspondence"]
     assert table.loc["blurred", "correspondence, % left"] == pytest.approx(25)
     assert table.loc["blurred", "boundary F, modulated"] == pytest.approx(60)
     assert table.loc["blind", ["mIoU", "cells, own", "cells, position"]].tolist() == [100, 25, 25]
@@ -62,7 +65,9 @@ def test_what_is_left_by_hand():
         (scene_result(), scene_result(own=HALF), "neither"),  # features gain
         (scene_result(own=WRONG, modulated=0.5), scene_result(), "both"),
         (scene_result(modulated=0.6), scene_result(), "correspondence"),
-        (scene_result(modulated=0.6, guided=0.55), scene_result(), "the image"),  # which lost as much
+        (scene_result(modulated=0.6, guided=0.55), scene_result(), "as the filter"),  # which lost as much
+        # a share of 0.75 against one of 0.78, and yet as many points
+        (scene_result(modulated=0.8, guided=0.85), scene_result(), "as the filter"),
         (scene_result(), scene_result(own=WRONG, modulated=0.5), "nothing to lose"),
     ],
 )
@@ -79,7 +84,7 @@ def test_what_is_uncertain_is_inconclusive():
     row = cells_of_09(reference=reference, fog=scenes)["table"].loc["fog"]
     for stage in ("features", "correspondence"):
         assert row[f"{stage}, % left"] < 90 and row[f"{stage}, % high"] >= 100
-    assert row["breaks first"] == "inconclusive"
+    assert row["lost more"] == "inconclusive"
 
 
 def test_masks_of_positions_are_compact_and_see_nothing():

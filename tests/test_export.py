@@ -17,6 +17,8 @@ from pycocotools.coco import COCO
 from emerdiff_lib.export import FORMATS, join_coco, load_output, polygons, prompts, save_output, write_formats
 from emerdiff_lib.stages import EmerDiffOutput
 
+from .conftest import refusal
+
 ARRAYS = ("labels", "baseline_labels", "coarse_masks", "mask_embeddings", "difference_maps")
 
 
@@ -156,9 +158,9 @@ def test_equal_segmentations_make_equal_files_at_any_hour(output, image, folder,
 @pytest.mark.parametrize(
     ("formats", "size", "message"),
     [
-        (["cocoa"], (20, 30), "format='cocoa' is unknown .did you mean 'coco'"),
+        (["cocoa"], (20, 30), "format='cocoa' is unknown (did you mean 'coco'"),
         ("coco", (20, 30), "formats='coco' is one string; give a list of"),
-        (["coco"], (5, 5), "the labels are .20, 30.; pass the one that was segmented"),
+        (["coco"], (5, 5), "the labels are (20, 30); pass the one that was segmented"),
         (["coco", "palette"], (15, 20), "there are 300 segments; leave 'palette' out"),
     ],
 )
@@ -167,8 +169,7 @@ def test_what_cannot_be_exported_is_one_sentence(output, tmp_path, formats, size
     masks, embeddings = np.ones((300, 4, 6), bool), np.zeros((300, 2), np.float32)
     segmented = EmerDiffOutput(many, many, masks, embeddings, None, {}, {}) if size == (15, 20) else output
     image = np.zeros((*size, 3), np.uint8)
-    with pytest.raises(ValueError, match=message):
-        write_formats(segmented, image, tmp_path / "new", formats)
+    assert message in refusal(lambda: write_formats(segmented, image, tmp_path / "new", formats))
     assert not (tmp_path / "new").exists()
 
 
@@ -181,8 +182,7 @@ def test_one_coco_file_holds_the_images_of_a_run_and_takes_no_other_s_place(outp
     assert sorted(record["file_name"] for record in joined.imgs.values()) == ["a.jpg", "b/a.jpg"]
     assert len(joined.anns) == 2 * len(one.anns) and one.anns.keys() < joined.anns.keys()
     (tmp_path / "mine.json").write_text("{}")
-    with pytest.raises(ValueError, match="in the way"):
-        join_coco([tmp_path / "a.jpg"], tmp_path / "mine.json")
+    assert "in the way" in refusal(lambda: join_coco([tmp_path / "a.jpg"], tmp_path / "mine.json"))
 
 
 def test_files_of_one_s_own_are_not_written_over(output, image, tmp_path):
@@ -191,8 +191,7 @@ def test_files_of_one_s_own_are_not_written_over(output, image, tmp_path):
     write_formats(output, image, tmp_path, ["table"])
     assert (tmp_path / "precious.csv").read_text() == "mine" and not (tmp_path / "segments.csv").is_symlink()
     (tmp_path / "labels.png").write_text("mine")
-    with pytest.raises(ValueError, match="labels.png is in the way"):
-        save_output(output, image, tmp_path)
+    assert "labels.png is in the way" in refusal(lambda: save_output(output, image, tmp_path))
 
 
 @pytest.mark.parametrize("file", ["labels.png", "baseline_labels.png", "masks.safetensors", "settings.json"])
@@ -202,5 +201,4 @@ def test_what_was_changed_is_not_handed_out(output, image, tmp_path, file):
     another = replace(output, mask_embeddings=output.mask_embeddings + 1, **swapped)
     save_output(another, Image.fromarray(image), tmp_path / "other")
     os.replace(tmp_path / "other" / file, tmp_path / file)  # as after a kill between two writes
-    with pytest.raises(ValueError, match="is not the file that was written with"):
-        load_output(tmp_path)
+    assert "is not the file that was written with" in refusal(lambda: load_output(tmp_path))

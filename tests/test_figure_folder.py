@@ -11,7 +11,6 @@ from PIL import Image
 from emerdiff_lib import plotting
 from emerdiff_lib.runs.manifest import KEYS, read_manifest, write_manifest
 
-EMPTY = {"settings": {}, "seeds": {}, "notes": []}
 RNG = np.random.default_rng(0)
 
 
@@ -87,7 +86,7 @@ def test_a_table_has_chosen_columns_or_those_that_fit_and_marks_the_best(tmp_pat
     table.attrs["intervals"] = {"oracle mIoU": {"b": [75.5, 83.0]}, "VI (bits)": {"b": [1.0, 2.1]}}
     kept = list(figures.table("wide", table).data)
     assert kept == ["method", *table][: len(kept)] and 4 < len(kept) < 12
-    manifest = dict.fromkeys(KEYS, "") | EMPTY | {"tables": {"": table}}
+    manifest = dict.fromkeys(KEYS, "") | {"settings": {}, "seeds": {}, "notes": [], "tables": {"": table}}
     path = write_manifest(tmp_path / "manifest.json", **manifest)
     (again,) = read_manifest(path.parent)["tables"].values()
     figures.table("chosen", again, "Scores", ["s / image", "VI (bits)", "oracle mIoU"])

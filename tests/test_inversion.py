@@ -95,9 +95,8 @@ def test_batched_inversion_equals_one_call_per_timestep(pipe, scene):
 def test_ddim_replay_follows_diffusers_sampler(pipe, scene):
     trajectory = pipe.invert(scene.image, method="ddim", start_timestep=281)
     predictor = pipe.predictor()
-    scheduler = DDIMScheduler.from_config(
-        pipe.scheduler.config, timestep_spacing="leading", set_alpha_to_one=True, clip_sample=False
-    )
+    sampler = {"timestep_spacing": "leading", "set_alpha_to_one": True, "clip_sample": False}
+    scheduler = DDIMScheduler.from_config(pipe.scheduler.config, **sampler)
     scheduler.set_timesteps(50)
     latents = trajectory.latents[281]
     for t in trajectory.timesteps:
@@ -116,12 +115,10 @@ def test_ddim_error_shrinks_with_the_number_of_steps_on_an_exact_denoiser():
 
 
 def test_unknown_method_and_timestep_are_refused_with_the_valid_ones(pipe, scene):
-    with pytest.raises(ValueError, match="'ddpm', 'ddim'"):
-        pipe.invert(scene.image, method="euler")
+    assert "'ddpm', 'ddim'" in refusal(lambda: pipe.invert(scene.image, method="euler"))
     with pytest.raises(ValueError, match="start_timestep=280 .* 1, 21, 41"):
         pipe.invert(scene.image, start_timestep=280)
-    with pytest.raises(ValueError, match="num_inference_steps=1000"):
-        pipe.invert(scene.image, num_inference_steps=1000)
+    assert "num_inference_steps=1000" in refusal(lambda: pipe.invert(scene.image, num_inference_steps=1000))
 
 
 def test_a_trajectory_of_another_model_is_refused_and_of_another_dtype_is_not(trajectory):

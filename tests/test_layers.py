@@ -7,7 +7,6 @@ import torch
 
 from emerdiff_lib import Toyscapes
 from emerdiff_lib.assignment import assign_bilinear
-from emerdiff_lib.datasets import open_dataset
 from emerdiff_lib.datasets.images import first_samples
 from emerdiff_lib.evaluation.metrics import contingency_table, mean_iou
 from emerdiff_lib.evaluation.protocols import oracle
@@ -22,11 +21,6 @@ from .conftest import run_cells
 LAYER = "up_blocks.2.attentions.0.transformer_blocks.0.attn2"
 
 
-@pytest.fixture
-def scenes():
-    return open_dataset("toyscapes", split="validation")
-
-
 def cells_of_13(pipe, scenes, count, *texts, override=None, **given):
     """The notebook's cells on the layers of one model up to those that hold ``texts``."""
     namespace = {"pipes": {"one": pipe}, "looked_into": "one", "given": given, "scenes": scenes}
@@ -37,30 +31,30 @@ def cells_of_13(pipe, scenes, count, *texts, override=None, **given):
     return run_cells("13_cross_model", namespace, *texts)
 
 
-def test_perfect_features_read_to_the_upper_bound(pipe, scenes):
+def test_perfect_features_read_to_the_upper_bound(pipe, validation):
     """Queries that say each cell's class: the probe knows all, and masks are what the grid can reach."""
-    count = len(scenes.class_names)
+    count = len(validation.class_names)
 
     def perfect(pipe, image, timestep, names, draws, seed, inversion):
         cells = cell_labels(Toyscapes.from_seed(seed).coarse_labels, (16, 16), count)
         return {name: torch.eye(count)[torch.from_numpy(cells)] for name in names}
 
     override = {"image_queries": perfect, "layers": [LAYER]}
-    cells = cells_of_13(pipe, scenes, 4, "by_sample = ", override=override, num_masks=count)
+    cells = cells_of_13(pipe, validation, 4, "by_sample = ", override=override, num_masks=count)
     row = cells["reading"].loc[(LAYER, 281)]
     assert row["probe accuracy"] > 95  # all but classes that one half of the scenes does not have
     total = 0
     for i in range(4):
-        truth = scenes[i].labels
+        truth = validation[i].labels
         masks = torch.from_numpy(true_masks(truth, (16, 16), count))
         total += oracle(contingency_table(assign_bilinear(masks, truth.shape), truth, len(masks), count))
     assert row["oracle mIoU"] == pytest.approx(100 * mean_iou(total), abs=3)
 
 
-def test_modulation_is_that_of_the_other_study(pipe, scenes):
+def test_modulation_is_that_of_the_other_study(pipe, validation):
     """Notebook 09 modulates the layer that its settings name by the same true masks."""
     other = LAYER.replace("up_blocks.2", "up_blocks.1")
-    cells = cells_of_13(pipe, scenes, 1, "def modulate_true_masks", override={"layers": [LAYER, other]})
+    cells = cells_of_13(pipe, validation, 1, "def modulate_true_masks", override={"layers": [LAYER, other]})
     scores = cells["modulate_true_masks"](0)
     for layer in (LAYER, other):
         settings = {"modulation_layer": layer, "denoising_steps": 6}
@@ -70,10 +64,10 @@ def test_modulation_is_that_of_the_other_study(pipe, scenes):
     assert abs(scores[f"{LAYER} at 481"] - scores[f"{other} at 481"]) > 0.01
 
 
-def test_joint_attention_is_shared_between_text_and_image_tokens(pipe, scenes, tmp_path):
-    attend = cells_of_13(pipe, scenes, 1, "def attention_to_text", override={"layers": [LAYER]})
+def test_joint_attention_is_shared_between_text_and_image_tokens(pipe, validation, tmp_path):
+    attend = cells_of_13(pipe, validation, 1, "def attention_to_text", override={"layers": [LAYER]})
     assert attend["attention_to_text"](281).loc[LAYER].item() == pytest.approx(100, abs=1e-3)
     joint = load_pipeline(tiny_stable_diffusion.save(tmp_path / "model", 16, layout="3", num_masks=3))
-    cells = cells_of_13(joint, scenes, 2, "def attention_to_text", num_inference_steps=10)
+    cells = cells_of_13(joint, validation, 2, "def attention_to_text", num_inference_steps=10)
     shares = cells["attention_to_text"](201)["% of attention to text"]
     assert list(shares.index) == joint.backbone.layers() and shares.between(1e-9, 100 - 1e-9).all()

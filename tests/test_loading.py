@@ -94,11 +94,9 @@ def test_parts_of_two_models_are_a_sentence(scene):
     pipe = EmerDiffPipeline.from_pretrained("toyscapes")
     wider = pipe.text_encoder.config.to_dict() | {"hidden_size": 32, "num_attention_heads": 2}
     pipe.text_encoder = type(pipe.text_encoder)(type(pipe.text_encoder.config)(**wider))
-    with pytest.raises(ValueError, match="do not fit together"):
-        pipe(scene.image)
+    assert "do not fit together" in refusal(lambda: pipe(scene.image))
     pipe.pipe.vae.decoder.conv_in = torch.nn.Conv2d(5, 8, 1)
-    with pytest.raises(ValueError, match="do not fit together"):
-        pipe.decode(pipe.encode(scene.image))
+    assert "do not fit together" in refusal(lambda: pipe.decode(pipe.encode(scene.image)))
 
 
 @pytest.mark.parametrize("declared", ["epsilon", "v_prediction"])
@@ -183,9 +181,8 @@ def test_weights_that_are_missing_or_no_numbers_are_named(folder, name):
     assert "is short of 3 tensors" in refused(folder)
     weights[key].view(-1)[-1] = 0.0
     save_file(weights | {"to_q.weight_scale": torch.ones(1)}, file, metadata={"format": "pt"})
-    with pytest.warns(
-        UserWarning, match=f"The {name} of .* has 1 tensors that its configuration does not use"
-    ):
+    unused = f"The {name} of .* has 1 tensors that its configuration does not use"
+    with pytest.warns(UserWarning, match=unused):
         EmerDiffPipeline.from_pretrained(folder)
 
 

@@ -5,7 +5,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from emerdiff_lib.datasets import open_dataset
 from emerdiff_lib.datasets.images import named
 from emerdiff_lib.studies.lost_objects import FOUND, Trace, follow, object_rows, trace
 
@@ -80,8 +79,8 @@ def test_void_is_no_object():
     assert {row["class_index"] for row in rows} == {0, 1}
 
 
-def test_a_trace_is_what_the_pipeline_does(pipe):
-    sample = open_dataset("toyscapes", split="test")[7]
+def test_a_trace_is_what_the_pipeline_does(pipe, data):
+    sample = data[7]
     way = trace(pipe, sample, 4, **QUICK)
     output = pipe(sample.image, 4, generator=seeded(sample.seed), output_difference_maps=True, **QUICK)
     assert np.array_equal(way.labels, output.labels) and np.array_equal(way.masks, output.coarse_masks)
@@ -90,8 +89,7 @@ def test_a_trace_is_what_the_pipeline_does(pipe):
     assert error(way.image) < 0.1 < error(way.image[::-1])
 
 
-def test_objects_are_followed_under_every_number_of_masks(pipe, tmp_path):
-    data = open_dataset("toyscapes", split="test")
+def test_objects_are_followed_under_every_number_of_masks(pipe, data, tmp_path):
     objects = follow(pipe, data, named(data, [200, 201]), [2, 3, 2], tmp_path, QUICK)
     assert set(objects["K"]) == {2, 3} and list(objects["position"].unique()) == [200, 201]
     rows = object_rows(trace(pipe, data[200], 3, data.ignore_index, **QUICK))

@@ -141,9 +141,8 @@ def test_guided_filter_is_the_regression_in_every_window():
         for k, one in enumerate(maps):
             values = one[rows, cols].ravel()
             slope = np.linalg.solve(normal, centred @ (values - values.mean()) / len(values))
-            fits[k, rows, cols] += (
-                np.einsum("c,chw->hw", slope, guide[:, rows, cols]) + values.mean() - slope @ colours.mean(1)
-            )
+            fits[k, rows, cols] += np.einsum("c,chw->hw", slope, guide[:, rows, cols])
+            fits[k, rows, cols] += values.mean() - slope @ colours.mean(1)
         counts[rows, cols] += 1
     result = guided_filter(torch.from_numpy(maps), torch.from_numpy(guide), radius, eps)
     np.testing.assert_allclose(result, fits / counts, rtol=1e-4, atol=1e-5)

@@ -9,18 +9,12 @@ import pytest
 import torch
 
 from emerdiff_lib.clustering import cluster_queries
-from emerdiff_lib.datasets import open_dataset
 from emerdiff_lib.studies.mapping import source_of
 
 from .conftest import run_cells, seeded
 
 QUICK = {"modulation_timestep": 41, "noise_ensemble_size": 1, "denoising_steps": 1}
 CANDIDATES = [2, 4, 6]
-
-
-@pytest.fixture(scope="module")
-def data():
-    return open_dataset("toyscapes", split="test")
 
 
 @pytest.fixture(scope="module")
@@ -31,13 +25,9 @@ def cells(pipe):
     return run_cells("12_how_many_masks", given, *names)
 
 
-@pytest.fixture(scope="module")
-def segmented(cells, data):
-    return cells["segment"](data[7])
-
-
-def test_every_candidate_is_what_the_pipeline_makes_of_the_same_masks(pipe, cells, data, segmented):
-    (labels, picks), sample = segmented, data[7]
+def test_every_candidate_is_what_the_pipeline_makes_of_the_same_masks(pipe, cells, data):
+    sample = data[7]
+    labels, picks = cells["segment"](sample)
     coarse = pipe.cluster(sample.image, 4, generator=seeded(sample.seed), **QUICK)
     for k in CANDIDATES:
         masks = cluster_queries(coarse.queries, k, sample.seed)

@@ -6,7 +6,6 @@ import pytest
 import torch
 from sklearn.metrics import confusion_matrix
 
-from emerdiff_lib.datasets import open_dataset
 from emerdiff_lib.datasets.images import named as positions
 from emerdiff_lib.studies import naming as study
 from emerdiff_lib.words import DenseFeatures, Vocabulary, name_places
@@ -14,11 +13,6 @@ from emerdiff_lib.words import DenseFeatures, Vocabulary, name_places
 from .conftest import run_cells
 
 SETTINGS = {"num_masks": 4, "modulation_timestep": 41, "noise_ensemble_size": 1, "num_parts": 12}
-
-
-@pytest.fixture(scope="module")
-def data():
-    return open_dataset("toyscapes", split="validation")
 
 
 def brightness():
@@ -32,11 +26,11 @@ def brightness():
     return {"light": DenseFeatures(of_image, of_texts)}
 
 
-def named_by_light(pipe, data, folder, vocabularies=None, ways=study.WAYS):
-    two = positions(data, range(2))
+def named_by_light(pipe, validation, folder, vocabularies=None, ways=study.WAYS):
+    two = positions(validation, range(2))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(study, "text_aligned", lambda *_: brightness())
-        return study.name_images(pipe, data, two, folder, SETTINGS, "", vocabularies, ways)
+        return study.name_images(pipe, validation, two, folder, SETTINGS, "", vocabularies, ways)
 
 
 @pytest.fixture(scope="module")
@@ -45,27 +39,25 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def named(pipe, data, folder):
-    return named_by_light(pipe, data, folder)[study.CLASSES]
+def named(pipe, validation, folder):
+    return named_by_light(pipe, validation, folder)[study.CLASSES]
 
 
-def test_every_way_is_counted_pixel_by_pixel(pipe, data, named, folder):
+def test_every_way_is_counted_pixel_by_pixel(pipe, validation, named, folder):
     assert named.kinds == ["light"] and named.ways == list(study.WAYS)
-    sample = data[0]
-    found = name_places(brightness()["light"], sample.image, study.vocabulary_of(data))
-    counts = named.counts("light", study.ALONE)[0]
-    for index in range(len(data.class_names)):
+    sample = validation[0]
+    found = name_places(brightness()["light"], sample.image, study.vocabulary_of(validation))
+    counts, classes = named.counts("light", study.ALONE)[0], range(len(validation.class_names))
+    for index in classes:
         right = ((sample.labels == index) & (found == index)).sum()
         assert counts[index].tolist() == [right, (sample.labels == index).sum(), (found == index).sum()]
-    np.testing.assert_array_equal(
-        named.confusions("light", study.ALONE)[0][:, :-1],
-        confusion_matrix(sample.labels.ravel(), found.ravel(), labels=range(len(data.class_names))),
-    )
-    again = named_by_light(pipe, data, folder)
+    expected = confusion_matrix(sample.labels.ravel(), found.ravel(), labels=classes)
+    np.testing.assert_array_equal(named.confusions("light", study.ALONE)[0][:, :-1], expected)
+    again = named_by_light(pipe, validation, folder)
     assert again[study.CLASSES].results.computed == 0
 
 
-def test_the_tables_are_those_of_the_counts(data, named):
+def test_the_tables_are_those_of_the_counts(named):
     table = study.table(named)
     right, true, seen = named.counts("light", study.PIXELS).sum(0).T
     iou = right[true > 0] / (true + seen - right)[true > 0]
@@ -77,26 +69,26 @@ def test_the_tables_are_those_of_the_counts(data, named):
     assert study.by_class(named).shape == (5, 10)
 
 
-def test_one_pass_serves_many_vocabularies_and_a_threshold_refuses(pipe, data, tmp_path, named):
+def test_one_pass_serves_many_vocabularies_and_a_threshold_refuses(pipe, validation, tmp_path, named):
     words = {name: study.TOYSCAPES_NAMES[name] for name in ("sky", "car")}
     said = {f"{t:g}": Vocabulary(words, threshold=t) for t in (0.0, 0.9, 1.0)}
-    found = named_by_light(pipe, data, tmp_path, said, [study.ALONE])
-    others = [name for name in data.class_names if name not in words]
+    found = named_by_light(pipe, validation, tmp_path, said, [study.ALONE])
+    others = [name for name in validation.class_names if name not in words]
     given = {"left_out": others, "best": "light", "pd": pd, "np": np}
     nothing_curve = run_cells("14_open_vocabulary", given, "def nothing_curve")["nothing_curve"]
     curve = nothing_curve(found, study.ALONE).set_index("threshold")
     assert curve.loc[0.0, "named"] == 100 and curve.loc[0.0, "refused"] == 0
     assert curve["refused"].is_monotonic_increasing and curve["named"].is_monotonic_decreasing
-    places = np.stack([name_places(brightness()["light"], data[i].image, said["0"]) for i in range(2)])
-    labels = np.stack([data[i].labels for i in range(2)])
-    sky, car = labels == data.class_names.index("sky"), labels == data.class_names.index("car")
+    places = np.stack([name_places(brightness()["light"], validation[i].image, said["0"]) for i in range(2)])
+    labels = np.stack([validation[i].labels for i in range(2)])
+    sky, car = labels == validation.class_names.index("sky"), labels == validation.class_names.index("car")
     right = (sky & (places == 0)).sum() + (car & (places == 1)).sum()
     assert curve.loc[0.0, "right"] == pytest.approx(100 * right / (sky | car).sum())
 
 
-def test_the_vocabulary_is_the_data_set_s_in_the_words_of_captions(pipe, data):
-    vocabulary = study.vocabulary_of(data)
-    assert vocabulary.names == tuple(data.class_names)
+def test_the_vocabulary_is_the_data_set_s_in_the_words_of_captions(pipe, validation):
+    vocabulary = study.vocabulary_of(validation)
+    assert vocabulary.names == tuple(validation.class_names)
     known = pipe.tokenizer.get_vocab()
     assert all(word in known for word in vocabulary.words)
 

@@ -9,7 +9,7 @@ from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 
 from emerdiff_lib import EmerDiffOutput, EmerDiffPipeline, Toyscapes
 
-from .conftest import seeded
+from .conftest import refusal, seeded
 
 QUICK = dict(num_masks=3, modulation_timestep=41, feature_timestep=1, noise_ensemble_size=1)
 
@@ -51,10 +51,8 @@ def test_images_of_a_list_share_batches_and_come_out_as_alone(pipe):
         assert np.array_equal(a.coarse_masks, b.coarse_masks) and (a.labels == b.labels).mean() > 0.999
     assert together[2].labels.shape == (96, 128) and [a.settings["seed"] for a in together] == [0, None, None]
     tall = np.ones((1, 128, 96), bool)
-    with pytest.raises(ValueError, match="turn or transpose them"):
-        pipe(images[2], coarse_masks=tall)
-    with pytest.raises(ValueError, match="belong to one image"):
-        pipe(images, coarse_masks=together[0].coarse_masks)
+    assert "turn or transpose them" in refusal(lambda: pipe(images[2], coarse_masks=tall))
+    assert "belong to one image" in refusal(lambda: pipe(images, coarse_masks=together[0].coarse_masks))
 
 
 def test_inversion_can_be_reused(pipe, scene, output):
@@ -194,8 +192,7 @@ def test_an_output_says_what_was_computed_and_not_what_is_now(scene):
     pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, beta_end=0.02)  # as in diffusers
     assert pipe.pipe.scheduler.config.beta_end == 0.02
     pipe.pipe.scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
-    with pytest.raises(ValueError, match="is a flow's, and this network needs DDPM's"):
-        pipe.cluster(scene.image)
+    assert "is a flow's, and this network needs DDPM's" in refusal(lambda: pipe.cluster(scene.image))
 
 
 def test_probe_masks_and_coarse_masks_are_stages_of_their_own(pipe, scene):
@@ -214,10 +211,8 @@ def test_a_network_that_breaks_is_an_error_not_a_segmentation(scene):
     broken = EmerDiffPipeline.from_pretrained("toyscapes")
     with torch.no_grad():
         broken.unet.conv_in.weight[0, 0, 0, 0] = float("nan")
-    with pytest.raises(ValueError, match="not finite"):
-        broken(scene.image, generator=seeded(), **QUICK)
+    assert "not finite" in refusal(lambda: broken(scene.image, generator=seeded(), **QUICK))
 
 
 def test_a_name_that_is_nowhere_is_answered_with_what_there_is(pipe):
-    with pytest.raises(AttributeError, match="did you mean 'cluster'"):
-        pipe.clusters()
+    assert "did you mean 'cluster'" in refusal(lambda: pipe.clusters(), AttributeError)

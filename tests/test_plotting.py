@@ -108,12 +108,10 @@ def test_titles_of_a_gallery_collide_with_nothing_and_images_stay_whole_and_clos
     assert covered / (bare.bbox.width * bare.bbox.height) > 0.85
 
 
-SHAPES = {"landscape": (24, 60), "portrait": (60, 30), "square": (40, 40)}
-
-
 @pytest.mark.parametrize("width", [1, 2])
 def test_images_of_any_shape_are_equally_high_and_no_text_runs_into_another(width):
-    one, two, three = (IMAGE[:1, :1].repeat(h, 0).repeat(w, 1) for h, w in SHAPES.values())
+    shapes = (24, 60), (60, 30), (40, 40)  # landscape, portrait, square
+    one, two, three = (IMAGE[:1, :1].repeat(h, 0).repeat(w, 1) for h, w in shapes)
     rows = [[one, two, three, one], [two, three, one, one], [one, one, two]]
     names = ["bilinear upsampling of the masks", "EmerDiff-Pixel (ours), filtered", "true classes"]
     titles = ["the photograph itself", "correspondence", "K", "two words"]

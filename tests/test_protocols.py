@@ -66,9 +66,8 @@ def test_traditional_protocol_against_all_matchings(most, monkeypatch):
     best = max(itertools.permutations(range(4)), key=lambda p: sum(joint[i, c] for i, c in enumerate(p)))
     counts = protocols.traditional(records)
     classes = np.array(best)[means.labels_[:30]]
-    expected = class_counts(
-        np.tile(np.arange(4), 30).repeat(table[:30].ravel()), classes.repeat(table[:30].sum(1)), 4
-    )
+    true = np.tile(np.arange(4), 30).repeat(table[:30].ravel())
+    expected = class_counts(true, classes.repeat(table[:30].sum(1)), 4)
     assert counts.shape == (60, 4, 3) and np.array_equal(counts[0], expected)
     assert counts.sum(0)[:, 0].sum() == sum(joint[i, c] for i, c in enumerate(best))
 

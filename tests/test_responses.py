@@ -15,7 +15,7 @@ from emerdiff_lib.pixels import border_contrast, feature_superpixels
 from emerdiff_lib.responses import quantise
 from emerdiff_lib.stages import Responses
 
-from .conftest import seeded
+from .conftest import refusal, seeded
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,8 @@ def coarse(pipe, scene):
 
 @pytest.fixture(scope="module")
 def found(pipe, coarse):
-    return pipe.probe(coarse)
+    """As they come back from a pickle."""
+    return pickle.loads(pickle.dumps(pipe.probe(coarse)))
 
 
 def signed(found):
@@ -47,14 +48,6 @@ def test_the_error_of_quantisation_is_as_documented():
     assert (back[2] == 0).all()
 
 
-def test_it_comes_back_from_a_pickle(found):
-    again = pickle.loads(pickle.dumps(found))
-    for name in ("parts", "codes", "scales", "queries"):
-        assert torch.equal(getattr(again, name), getattr(found, name))
-    assert (again.settings, again.processing_size) == (found.settings, found.processing_size)
-    assert np.array_equal(again.segments(5), found.segments(5))
-
-
 def test_responses_to_masks_are_sums_of_shares(found):
     strokes = torch.rand(3, *found.parts.shape[1:], generator=seeded()) < 0.3
     expected = []
@@ -69,8 +62,7 @@ def test_responses_to_masks_are_sums_of_shares(found):
     torch.testing.assert_close(lengths, expected.norm(dim=1), atol=1e-6, rtol=1e-4)
     finer = strokes.repeat_interleave(3, 1).repeat_interleave(3, 2)
     torch.testing.assert_close(found.responses_to(finer), found.responses_to(strokes), atol=1e-6, rtol=1e-4)
-    with pytest.raises(ValueError, match=r"\(K, h, w\)"):
-        found.responses_to(strokes[0])
+    assert "(K, h, w)" in refusal(lambda: found.responses_to(strokes[0]))
 
 
 def test_sums_are_what_the_network_answers_to_small_pushes(pipe, coarse):
@@ -131,8 +123,7 @@ def test_segments_for_any_number_follow_from_one_set(found, scene):
     inner = found.queries[cells[0]].mean(0)
     assert large > 10 and torch.cosine_similarity(inner, embeddings[0], dim=0) > 0.9
     for bad in (0, 2.5):
-        with pytest.raises(ValueError, match="num_segments"):
-            found.segments(bad)
+        assert "num_segments" in refusal(lambda bad=bad: found.segments(bad))
 
 
 def test_what_lies_at_a_point_grows_with_granularity(found, scene):
@@ -199,8 +190,7 @@ def test_neighbours_join_in_the_order_of_their_contrast():
 
 def test_plain_and_broken_features():
     assert (feature_superpixels(torch.zeros(16, 16, 4), cell=4).segments(5) == 0).all()
-    with pytest.raises(ValueError, match="not finite"):
-        feature_superpixels(torch.full((16, 16, 4), torch.nan), cell=4)
+    assert "not finite" in refusal(lambda: feature_superpixels(torch.full((16, 16, 4), torch.nan), cell=4))
 
 
 def test_the_pipeline_s_pixel_mode(pipe, scene):
@@ -238,5 +228,4 @@ def test_masks_of_one_s_own_take_what_their_probes_say(pipe, scene):
     expected = torch.einsum("khw,hwd->kd", shares, responses.queries) / shares.sum((1, 2))[:, None]
     np.testing.assert_allclose(out.mask_embeddings, expected, rtol=1e-4)
     assert np.array_equal(pipe.assign(responses), out.labels)
-    with pytest.raises(ValueError, match="num_parts=1 "):
-        pipe(scene.image, num_parts=1)
+    assert "num_parts=1 " in refusal(lambda: pipe(scene.image, num_parts=1))

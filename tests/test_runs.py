@@ -36,7 +36,7 @@ from emerdiff_lib.runs.cached_map import KILLED, _dumps, cached_map, check_execu
 from emerdiff_lib.runs.keys import model_key, sample_key
 from emerdiff_lib.runs.results import FolderError, folder_name
 
-from .conftest import run_cells, seeded
+from .conftest import pipeline, refusal, run_cells, seeded
 
 ROOT = Path(__file__).parents[1]
 QUICK = {"num_masks": 2, "modulation_timestep": 21, "noise_ensemble_size": 1}
@@ -104,12 +104,6 @@ def tree(folder: Path) -> dict[str, bytes]:
 def counts(results) -> tuple[int, int, int]:
     """(kept, computed, failed)"""
     return len(results) - results.computed, results.computed, len(results.failures)
-
-
-def pipeline() -> EmerDiffPipeline:
-    pipe = EmerDiffPipeline.from_pretrained("toyscapes")
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
 
 
 @contextmanager
@@ -213,8 +207,7 @@ def test_a_damaged_record_is_computed_again(texts, tmp_path, files):
         torn = (content[: len(content) // 2], content.replace(b"word", b"w0rd", 1) + b" ", b"")
         path.write_bytes(torn[number % 3])
         if path.name != "request.json":
-            with pytest.raises(ValueError, match="damaged"):
-                list(results)
+            assert "damaged" in refusal(lambda: list(results))
         assert counts(look()) == (11, 1, 0), name
         after = tree(tmp_path / "out")
         assert {f"{name}.changed"} >= after.keys() - whole.keys() and after.items() >= whole.items(), name
@@ -269,16 +262,14 @@ def test_what_somebody_has_changed_is_renamed_and_not_lost(texts, tmp_path):
         assert counts(count_words(texts, tmp_path, files=True)) == (11, 1, 0)
         assert (results.folder("05.txt") / f"{name}.changed{kept}").read_text() == f"my own words {i}"
     assert len(count_words({"05.txt": texts["05.txt"]}, tmp_path, seed=1, files=True)) == 1
-    with pytest.raises(ValueError, match="damaged or of another run"):
-        results.get("05.txt")
+    assert "damaged or of another run" in refusal(lambda: results.get("05.txt"))
     count_words({name: texts[name] for name in ("05.txt", "07.txt")}, tmp_path, files=True)
     index = pd.read_csv(tmp_path / "index.csv").set_index("image").folder  # of earlier runs as well
     assert len(index) == 12 and index["05.txt"] == results.folder("05.txt").name
     count_words({"=HYPERLINK(1)": texts["05.txt"]}, tmp_path / "formula", files=True)
     assert "\n./=HYPERLINK(1)," in (tmp_path / "formula" / "index.csv").read_text()  # text to a spreadsheet
     twins = dict.fromkeys(("scene072590/color/frame.png", "scene122495/color/frame.png"), texts["05.txt"])
-    with pytest.raises(ValueError, match="would have one folder"):
-        count_words(twins, tmp_path, files=True)
+    assert "would have one folder" in refusal(lambda: count_words(twins, tmp_path, files=True))
 
 
 def test_one_bad_image_stops_nothing(texts, tmp_path):
@@ -300,8 +291,7 @@ def test_a_folder_that_cannot_be_written_to_is_said_before_any_work(texts, tmp_p
         with pytest.raises(FolderError, match="cannot be written"):
             count_words(texts, output, trouble={"00.txt": "interrupt"})
     for output in ("", " ", "a\0b", "~nobody-of-that-name"):
-        with pytest.raises(ValueError, match="output_dir="):
-            count_words(texts, output)
+        assert "output_dir=" in refusal(lambda output=output: count_words(texts, output))
 
 
 RUN = """
@@ -359,9 +349,8 @@ def test_killed_at_random_moments_a_run_ends_as_if_undisturbed(texts, tmp_path, 
 @pytest.mark.parametrize("files", [False, True])
 def test_what_a_kill_would_leave_is_not_beside_results(texts, tmp_path, files, monkeypatch):
     moved, move = [], os.replace
-    monkeypatch.setattr(
-        os, "replace", lambda old, new: (moved.append((Path(old), Path(new))), move(old, new))
-    )
+    moving = lambda old, new: (moved.append((Path(old), Path(new))), move(old, new))
+    monkeypatch.setattr(os, "replace", moving)
     count_words(texts, tmp_path / "out", files=files)
     assert len(moved) > 24 and all(old.parent != new.parent for old, new in moved)
 
@@ -372,8 +361,7 @@ def test_two_runs_at_once_do_not_mix_in_a_folder(texts, tmp_path):
         while not list((tmp_path / "out").glob("*/00-*/request.json")):
             assert child.poll() is None
             time.sleep(0.01)
-        with pytest.raises(FolderError, match="Another run is at work"):
-            count_words(texts, tmp_path / "out")
+        assert "Another run is at work" in refusal(lambda: count_words(texts, tmp_path / "out"), FolderError)
         assert counts(count_words(texts, tmp_path / "out", shard="0/2")) >= (1, 0, 0)  # a shard has its own
     finally:
         child.kill()
@@ -419,9 +407,8 @@ def test_every_engine_makes_what_one_process_makes_though_a_worker_dies(texts, t
 
 def test_a_worker_that_dies_before_it_works_does_not_end_the_run(texts, tmp_path):
     def kill_the_first():
-        while not (
-            workers := [c for c in psutil.Process().children() if "spawn_main" in " ".join(c.cmdline())]
-        ):
+        spawned = lambda: [c for c in psutil.Process().children() if "spawn_main" in " ".join(c.cmdline())]
+        while not (workers := spawned()):
             time.sleep(0.01)
         workers[0].kill()
 
@@ -465,17 +452,15 @@ def test_shards_of_a_folder_make_what_one_run_makes(texts, tmp_path):
 
 def test_what_no_run_can_be_is_one_sentence(monkeypatch):
     for shard in ("3/3", "1", "a/b", "-1/3", "0/0", 0, "0/2\n"):
-        with pytest.raises(ValueError, match="shard="):
-            check_execution(shard=shard)
+        assert "shard=" in refusal(lambda shard=shard: check_execution(shard=shard))
     for execution, said in (({"engine": "slurm"}, "'ray'"), ({"workers": 0}, "workers=0")):
         with pytest.raises(ValueError, match=said):
             check_execution(**execution)
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(ValueError, match=r"emerdiff-workbook\[ray\]"):
-        check_execution(engine="ray")
+    assert "emerdiff-workbook[ray]" in refusal(lambda: check_execution(engine="ray"))
 
 
-def test_a_pipeline_travels_by_name_or_not_at_all(pipe, tmp_path):
+def test_a_pipeline_travels_by_name_and_variant_or_not_at_all(pipe, tmp_path):
     samples, two = find_images("toyscapes:1500-1501"), {"execution": {"workers": 2}}
     segment_all(pipe, samples, tmp_path / "one", **QUICK)
     segment_all(pipe, samples, tmp_path / "two", **two, **QUICK)
@@ -485,19 +470,15 @@ def test_a_pipeline_travels_by_name_or_not_at_all(pipe, tmp_path):
     changed = pipeline()
     with nudged(changed.unet), pytest.raises(ValueError, match="no longer the model"):
         segment_all(changed, samples, tmp_path / "three", **two, **QUICK)
+    changed.save_pretrained(tmp_path / "variants")
+    with nudged(changed.denoiser):
+        changed.save_pretrained(tmp_path / "variants", variant="fp16")
+    loaded = EmerDiffPipeline.from_pretrained(tmp_path / "variants", variant="fp16")
+    assert model_key(loaded) != model_key(EmerDiffPipeline.from_pretrained(tmp_path / "variants"))
+    assert pickle.loads(_dumps(loaded)).variant == "fp16"  # which raises an error for other weights
     changed.model_name = None
     with pytest.raises(ValueError, match="put together by hand"):
         segment_all(changed, samples, tmp_path / "three", **two, **QUICK)
-
-
-def test_a_variant_of_the_weights_travels_with_the_name(tmp_path):
-    pipe = pipeline()
-    pipe.save_pretrained(tmp_path)
-    with nudged(pipe.denoiser):
-        pipe.save_pretrained(tmp_path, variant="fp16")
-    loaded = EmerDiffPipeline.from_pretrained(tmp_path, variant="fp16")
-    assert model_key(loaded) != model_key(EmerDiffPipeline.from_pretrained(tmp_path))
-    assert pickle.loads(_dumps(loaded)).variant == "fp16"  # which raises an error for other weights
 
 
 def test_a_folder_of_images_is_segmented_and_kept(tmp_path, pipe, scene):
@@ -527,11 +508,5 @@ def test_a_folder_of_images_is_segmented_and_kept(tmp_path, pipe, scene):
     assert counts(third) == (0, 1, 0)
     _, fourth = segment_all(pipe, find_images(other), other, **QUICK)  # beside the image, which stays
     assert counts(fourth) == (0, 1, 0) and [one.name for one in find_images(other)] == ["img.jpg"]
-
-
-def test_one_image_goes_into_the_folder_itself(tmp_path, pipe, scene):
-    (tmp_path / "in").mkdir()
-    scene.image.save(tmp_path / "in" / "a.png")
-    one = find_images(tmp_path / "in" / "a.png")
-    folders, _ = segment_all(pipe, one, tmp_path / "out", **QUICK)
-    assert folders == {"a.png": tmp_path / "out"} and (tmp_path / "out" / "labels.png").exists()
+    alone, _ = segment_all(pipe, find_images(other / "img.jpg"), tmp_path / "alone", **QUICK)
+    assert alone == {"img.jpg": tmp_path / "alone"} and (tmp_path / "alone" / "labels.png").exists()

@@ -53,18 +53,14 @@ def test_an_unknown_unet_gets_the_block_whose_grid_is_nearest_to_the_paper_s(pip
         EmerDiffPipeline.from_pipe(strange, feature_layer=feature, modulation_layer=feature)
 
 
-NO_ATTENTION = {
-    "down_block_types": ("DownBlock2D",) * 5,
-    "up_block_types": ("UpBlock2D",) * 5,
-    "mid_block_type": None,
-}
+NO_ATTENTION = {"down_block_types": ("DownBlock2D",) * 5, "up_block_types": ("UpBlock2D",) * 5}
 
 
 @pytest.mark.filterwarnings("ignore:This U-Net is of no family")
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (NO_ATTENTION, "has no cross-attention, of which EmerDiff is made"),
+        (NO_ATTENTION | {"mid_block_type": None}, "has no cross-attention, of which EmerDiff is made"),
         ({"sample_size": None}, "pass processing_resolution yourself"),
         ({"in_channels": 17}, "takes 17 channels and gives 8 .*text-to-image"),
         ({"num_class_embeds": 10}, "is of no family that EmerDiff knows"),

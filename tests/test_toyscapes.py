@@ -4,13 +4,13 @@ import hashlib
 
 import numpy as np
 import pytest
-from diffusers import StableDiffusionPipeline
 from scipy.ndimage import binary_dilation
 
 from emerdiff_lib import Toyscapes
-from emerdiff_lib.loading import TOYSCAPES_FOLDER
 from emerdiff_lib.toyscapes import world
 from emerdiff_lib.toyscapes.shifts import COARSE_UNSEEN, SHIFTS, UNSEEN
+
+from .conftest import refusal
 
 SEEDS = (3, 46, 401)
 
@@ -55,12 +55,9 @@ def test_splits_and_shifts_that_do_not_exist_are_refused():
     test, validation, training = (Toyscapes(split) for split in ("test", "validation", "train"))
     assert len(test) == len(validation) == 1000 and test[-1].seed == 999 and validation[0].seed == 1000
     assert training[0].seed == 2000 and training.seeds[-1] < 900_000
-    with pytest.raises(IndexError, match="scenes 0 to 999"):
-        test[1000]
-    with pytest.raises(ValueError, match="'test', 'validation', 'train'"):
-        Toyscapes("tset")
-    with pytest.raises(ValueError, match="'line drawing'"):
-        Toyscapes.from_seed(3, shift="fog")
+    assert "scenes 0 to 999" in refusal(lambda: test[1000], IndexError)
+    assert "'test', 'validation', 'train'" in refusal(lambda: Toyscapes("tset"))
+    assert "'line drawing'" in refusal(lambda: Toyscapes.from_seed(3, shift="fog"))
 
 
 def test_labels_classes_and_palette_fit_together():
@@ -71,10 +68,3 @@ def test_labels_classes_and_palette_fit_together():
     pairs = {pair for one in scenes for pair in named(one)}
     assert {("wheel", "car"), ("crown", "tree"), ("sail", "boat"), ("roof", "building")} <= pairs
     assert len(pairs) == 18  # every class occurs, each in one group
-
-
-def test_stable_diffusion_pipeline_loads_the_bundled_model_and_draws():
-    pipeline = StableDiffusionPipeline.from_pretrained(TOYSCAPES_FOLDER)
-    pipeline.set_progress_bar_config(disable=True)
-    images = pipeline("a picture of the sea at day", num_inference_steps=5, output_type="np").images
-    assert images.shape == (1, 128, 128, 3) and images.std() > 0.02

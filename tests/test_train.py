@@ -20,6 +20,8 @@ from emerdiff_lib.train.config import Config, parse
 from emerdiff_lib.train.packaging import load_weights
 from emerdiff_lib.train.sources import folder_crops, read_captions
 
+from .conftest import refusal
+
 TINY = "--batch-size 2 --autoencoder-steps 2 --checkpoint-every 2 --cpu --mixed-precision no"
 UNET = "--widths 8 16 16 16"
 SCENES = f"{TINY} --num-scenes 24"
@@ -108,8 +110,7 @@ def test_training_continues_from_exported_weights(trained, photos, tmp_path, cap
     encoder = build_text_encoder(len(before.tokenizer))
     load_weights(trained / "model", text_encoder=encoder)
     assert all(map(torch.equal, encoder.parameters(), before.text_encoder.parameters()))
-    with pytest.raises(ValueError, match="another architecture"):
-        run(f"{start}/wide --widths 8 16 16 32")
+    assert "another architecture" in refusal(lambda: run(f"{start}/wide --widths 8 16 16 32"))
     with pytest.raises(FileNotFoundError, match="--init-from"):
         run(f"{start}/none --init-from {tmp_path}/nowhere")
 
@@ -174,8 +175,7 @@ def test_caption_files_are_read_or_named(photos, tmp_path):
     bad = tmp_path / "bad.jsonl"
     for line in ("{", '{"file_name": "a"}'):
         bad.write_text('{"file_name": "a.png", "text": "x"}\n' + line + "\n")
-        with pytest.raises(ValueError, match="line 2, is no caption"):
-            read_captions(bad)
+        assert "line 2, is no caption" in refusal(lambda: read_captions(bad))
     bad.write_text('{"file_name": "z.png", "text": "x"}\n')
     with pytest.raises(ValueError, match="names none of the 4 images"):
         folder_crops(Config(images=[photos], captions=bad))
@@ -192,8 +192,7 @@ def test_caption_files_are_read_or_named(photos, tmp_path):
     ],
 )
 def test_impossible_options_are_one_sentence(given, message):
-    with pytest.raises(ValueError, match=message):
-        parse(given.split())
+    assert message in refusal(lambda: parse(given.split()))
 
 
 @pytest.mark.parametrize("amx, precision", [(True, "bf16"), (False, "no")])

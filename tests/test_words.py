@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from PIL import Image
 from transformers import CLIPConfig, CLIPModel
 
-from emerdiff_lib.datasets import open_dataset
 from emerdiff_lib.evaluation.metrics import class_iou, contingency_table, label_counts
 from emerdiff_lib.loading import CLIP_FOLDER
 from emerdiff_lib.studies.naming import vocabulary_of
@@ -28,7 +27,7 @@ from emerdiff_lib.words import (
     name_segments,
 )
 
-from .conftest import seeded
+from .conftest import refusal, seeded
 
 
 @pytest.fixture(scope="module")
@@ -93,8 +92,7 @@ def test_what_fits_nothing_is_none_of_these():
     ],
 )
 def test_impossible_vocabularies_are_one_sentence(make, message):
-    with pytest.raises(ValueError, match=message):
-        make()
+    assert message in refusal(make)
 
 
 @torch.no_grad()
@@ -167,10 +165,8 @@ def test_the_denoising_error_is_that_of_single_predictions(pipe, scene):
         total = 0
         for noise in noises:
             noisy = pipe.predictor().add_noise(clean, noise, 681)
-            told, untold = (
-                (pipe.predictor(prompt=prompt).network_output(noisy, 681) - noise).square().sum(1)[0]
-                for prompt in (f"a picture of a {word}", "")
-            )
+            predictors = (pipe.predictor(prompt=prompt) for prompt in (f"a picture of a {word}", ""))
+            told, untold = ((p.network_output(noisy, 681) - noise).square().sum(1)[0] for p in predictors)
             total = total + (untold - told) / 2
         gains.append(total)
     expected = torch.stack(gains, -1)
@@ -187,17 +183,16 @@ def test_words_are_said_as_the_vocabulary_says_them(pipe, scene):
         torch.testing.assert_close(kind(pipe).features(scene.image, said), own)
 
 
-def test_the_bundled_clip_tells_its_words_apart_and_names_scenes():
+def test_the_bundled_clip_tells_its_words_apart_and_names_scenes(validation):
     """Every class's word is another; alone, it names validation scenes better than one class for all of them would."""
-    data = open_dataset("toyscapes", split="validation")
-    vocabulary, words = vocabulary_of(data), MaskClip.from_pretrained("toyscapes-clip")
+    vocabulary, words = vocabulary_of(validation), MaskClip.from_pretrained("toyscapes-clip")
     assert sum(file.stat().st_size for file in CLIP_FOLDER.rglob("*")) < 12e6
     said = torch.nn.functional.normalize(words.words(vocabulary), dim=-1)
     alike = said @ said.T
     assert alike.fill_diagonal_(0).max() < 0.95
     total = 0
     for index in range(6):
-        sample = data[index]
+        sample = validation[index]
         found = name_places(words, sample.image, vocabulary)
         total = total + contingency_table(found, sample.labels, 10, 10)
     assert 100 * np.nanmean(class_iou(label_counts(total))) > 15  # "sky" everywhere: 4
@@ -205,8 +200,7 @@ def test_the_bundled_clip_tells_its_words_apart_and_names_scenes():
 
 def test_features_of_another_shape_are_refused(halves):
     words = DenseFeatures(lambda image: torch.zeros(3, 3), lambda texts: torch.zeros(len(texts), 3))
-    with pytest.raises(ValueError, match=r"shape \(h, w, d\), not \(3, 3\)"):
-        words.features(halves, Vocabulary.of(["a"]))
+    assert "shape (h, w, d), not (3, 3)" in refusal(lambda: words.features(halves, Vocabulary.of(["a"])))
 
 
 def test_one_call_from_words_to_heat_maps_and_a_named_map(pipe, scene):
@@ -219,5 +213,4 @@ def test_one_call_from_words_to_heat_maps_and_a_named_map(pipe, scene):
     assert np.allclose(named.heat_maps.sum(0), 1, atol=1e-5)
     large = name_image(pipe, scene.image.resize((192, 160)), names, mode="fast")
     assert large.heat_maps.shape == (3, 160, 192) and np.array_equal(large.labels, large.heat_maps.argmax(0))
-    with pytest.raises(ValueError, match="has no probe masks"):
-        name_image(pipe, scene.image, names, mode="exact")
+    assert "has no probe masks" in refusal(lambda: name_image(pipe, scene.image, names, mode="exact"))
