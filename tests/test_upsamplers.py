@@ -14,6 +14,7 @@ ALL = {
     "guided": up.guided,
     "joint bilateral": up.joint_bilateral,
     "adaptive": up.adaptive,
+    "guided, adaptive": up.guided_adaptive,
     "random walk": up.random_walk_features,
     "optimised": lambda features, image: up.optimised(features, image, steps=20),
 }

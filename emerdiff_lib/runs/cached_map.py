@@ -100,9 +100,8 @@ def cached_map(
         finally:
             _report(failures, partial, json.dumps(results.failures, indent=1) if results.failures else "")
             folders = results.folders() if write and "" not in mine else {}
-            plain = lambda name: (
-                f"./{name}" if name.startswith(("=", "+", "-", "@")) else name
-            )  # to spreadsheets
+            # spreadsheets would take such names for formulas
+            plain = lambda name: f"./{name}" if name.startswith(tuple("=+-@")) else name
             rows = [("image", "folder"), *((plain(name), folder.name) for name, folder in folders.items())]
             csv.writer(lines := io.StringIO(), lineterminator="\n").writerows(rows)
             _report(index, partial, lines.getvalue() if folders else "")
