@@ -239,6 +239,19 @@ def test_words_stand_where_they_are_read(model):
         assert (max(word_positions(pipe, "a tree", "tree")) >= 77) == (layout == "3.5")
 
 
+@torch.no_grad()
+def test_text_stands_behind_auraflow_s_registers(tmp_path):
+    """The first of the tokens that another prompt changes, in the first block that sees them."""
+    pipe, seen = tiny(tmp_path, "AuraFlow"), []
+    keep = lambda module, args, kwargs: seen.append(kwargs["encoder_hidden_states"][0])
+    block = pipe.denoiser.joint_transformer_blocks[0]
+    with hooked([block.register_forward_pre_hook(keep, with_kwargs=True)]):
+        for prompt in ("tree", "road"):
+            pipe.backbone.call(torch.zeros(1, 4, 8, 8), torch.tensor([301.0]), pipe.condition(prompt))
+    changed = (seen[0] - seen[1]).abs().amax(-1) > 0
+    assert changed.nonzero()[0].item() == pipe.backbone.text_tokens("")[0].first == 8
+
+
 def tensors(condition):
     for value in condition.values():
         if isinstance(value, dict):
