@@ -26,7 +26,6 @@ from .config import Config
 
 UNKNOWN, BEGIN, END = "<unknown>", "<begin>", "<end>"
 SPECIAL = (UNKNOWN, BEGIN, END)
-MAX_TOKENS = 64
 
 
 def words_of(captions: Iterable[str]) -> list[str]:
@@ -50,7 +49,7 @@ def build_tokenizer(words: Iterable[str]) -> PreTrainedTokenizerFast:
         bos_token=BEGIN,
         eos_token=END,
         pad_token=END,
-        model_max_length=MAX_TOKENS,
+        model_max_length=64,
     )
 
 
