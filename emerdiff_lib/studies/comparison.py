@@ -27,7 +27,6 @@ from ..evaluation.regions import true_masks
 from ..evaluation.tables import score
 from ..pipeline import EmerDiffPipeline
 from ..plotting import CHART_COLOURS, NEUTRAL
-from ..responses import ImageResponses
 from ..runs.cached_map import Results
 from ..runs.keys import network_digest
 from ..runs.notebook import merged_settings
@@ -169,11 +168,9 @@ def _emerdiffs(
         # the reader's settings, which win over the mode's, are in the coarse masks already, but for the mode
         responses = pipe.respond(coarse, **({} if mode == "exact" else given | {"mode": mode}))
         for name, refinement in rows.items():
-            labels = pipe.assign(responses, **(refinement | radius))
-            embeddings = coarse.embeddings
-            if isinstance(responses, ImageResponses):
-                _, embeddings = responses.cells_of(labels)
-            results[name] = Segmentation(labels, embeddings.cpu().numpy(), sum(responses.seconds.values()))
+            output = pipe.output(responses, **(refinement | radius))
+            seconds = sum(output.timings.values())
+            results[name] = Segmentation(output.labels, output.mask_embeddings, seconds)
     return results
 
 
