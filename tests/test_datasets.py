@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from emerdiff_lib.datasets import DATASETS, LabelledFolder, open_dataset
-from emerdiff_lib.datasets.readers import COCO_STUFF_IDS, NAMES
+from emerdiff_lib.datasets import DATASETS, open_dataset
+from emerdiff_lib.datasets.readers import COCO_STUFF_IDS, NAMES, LabelledFolder
 
 from .conftest import refusal
 

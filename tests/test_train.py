@@ -15,7 +15,7 @@ from PIL import Image
 
 from emerdiff_lib import load_pipeline
 from emerdiff_lib.train.__main__ import kept_precision, main
-from emerdiff_lib.train.architecture import Backbone, build_text_encoder
+from emerdiff_lib.train.architecture import SPECIAL, Model
 from emerdiff_lib.train.config import Config, parse
 from emerdiff_lib.train.packaging import load_weights
 from emerdiff_lib.train.sources import folder_crops, read_captions
@@ -107,7 +107,8 @@ def test_training_continues_from_exported_weights(trained, photos, tmp_path, cap
     folders = (trained / "model", tmp_path / "more" / "model")
     before, after = (StableDiffusionPipeline.from_pretrained(folder) for folder in folders)
     assert 0 < (before.unet.conv_in.weight - after.unet.conv_in.weight).abs().max() < 0.05
-    encoder = build_text_encoder(len(before.tokenizer))
+    words = map(str, range(len(before.tokenizer) - len(SPECIAL)))
+    encoder = Model(Config(), words).networks["text_encoder"]
     load_weights(trained / "model", text_encoder=encoder)
     assert all(map(torch.equal, encoder.parameters(), before.text_encoder.parameters()))
     assert "another architecture" in refusal(lambda: run(f"{start}/wide --widths 8 16 16 32"))
@@ -118,7 +119,7 @@ def test_training_continues_from_exported_weights(trained, photos, tmp_path, cap
 @pytest.mark.parametrize("target", ["epsilon", "v_prediction"])
 def test_losses_are_of_the_noise_and_the_velocity(target):
     """Of what is predicted, at the mixture that the definitions make of latents and noise."""
-    backbone = Backbone(Config(prediction_type=target), 8)
+    model = Model(Config(prediction_type=target), "abcde")
     clean, noise = torch.randn(2, 3, 8, 16, 16, generator=torch.Generator().manual_seed(0))
     timesteps, calls = torch.tensor([1, 400, 999]), []
 
@@ -126,8 +127,8 @@ def test_losses_are_of_the_noise_and_the_velocity(target):
         calls.append(latents)
         return SimpleNamespace(sample=noise)
 
-    backbone.networks["unet"] = network
-    loss = backbone.loss(clean, noise, timesteps, torch.randint(4, 8, (3, 64)))
+    model.networks["unet"] = network
+    loss = model.loss(clean, noise, timesteps, torch.randint(4, 8, (3, 64)))
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
     alpha_bar = (1 - betas).cumprod(0)[timesteps, None, None, None]
     mixture = alpha_bar.sqrt() * clean + (1 - alpha_bar).sqrt() * noise

@@ -6,34 +6,22 @@ from pathlib import Path
 from typing import Any
 
 from ..settings import check_known
+from . import readers
 from .base import LabelledDataset, Sample
-from .readers import (
-    ADE20K,
-    VOC2012,
-    CamVid,
-    Cityscapes,
-    Cityscapes27,
-    COCOObject,
-    COCOStuff,
-    COCOStuff27,
-    LabelledFolder,
-    PascalContext,
-    ToyscapesDataset,
-)
 
 DATASETS = {
-    "toyscapes": ToyscapesDataset,
-    "toyscapes-18": partial(ToyscapesDataset, fine=True),
-    "ade20k": ADE20K,
-    "coco-stuff-171": COCOStuff,
-    "coco-stuff-27": COCOStuff27,
-    "coco-object": COCOObject,
-    "voc-2012": VOC2012,
-    "pascal-context-59": PascalContext,
-    "cityscapes": Cityscapes,
-    "cityscapes-27": Cityscapes27,
-    "camvid": CamVid,
-    "folder": LabelledFolder,
+    "toyscapes": readers.ToyscapesDataset,
+    "toyscapes-18": partial(readers.ToyscapesDataset, fine=True),
+    "ade20k": readers.ADE20K,
+    "coco-stuff-171": readers.COCOStuff,
+    "coco-stuff-27": readers.COCOStuff27,
+    "coco-object": readers.COCOObject,
+    "voc-2012": readers.VOC2012,
+    "pascal-context-59": readers.PascalContext,
+    "cityscapes": readers.Cityscapes,
+    "cityscapes-27": readers.Cityscapes27,
+    "camvid": readers.CamVid,
+    "folder": readers.LabelledFolder,
 }
 
 
@@ -42,7 +30,7 @@ def open_dataset(name: str, root: Path | str = "", split: str = "", **options: A
 
     Args:
         root: the folder that holds its official layout.
-        options: what its reader takes besides, such as ``class_order`` of :class:`PascalContext`.
+        options: what its reader takes besides, such as ``class_order`` of :class:`~.readers.PascalContext`.
 
     Raises:
         ValueError: for an unknown name, split or option, or a data set that needs a ``root`` and got none.
@@ -54,7 +42,7 @@ def open_dataset(name: str, root: Path | str = "", split: str = "", **options: A
     if unknown := options.keys() - inspect.signature(DATASETS[name]).parameters:
         raise ValueError(f"Data set {name!r} has no option {min(unknown)!r}.")
     folder = Path(root).expanduser().absolute()  # other processes may stand elsewhere
-    data = DATASETS[name](folder, split or None, **options)
+    data = DATASETS[name](folder, split, **options)
     data.root = str(folder) if root else ""
     return data
 

@@ -13,6 +13,7 @@ from zlib import crc32
 import numpy as np
 from PIL import ExifTags, Image
 
+from ..evaluation.regions import known_pixels
 from ..images import LOSSLESS, image_files, load_image, open_image, plain_name, reading, shown
 from ..settings import check_known
 
@@ -84,20 +85,19 @@ class LabelledDataset(ABC):
         counts, ignored, seen = np.zeros(len(self.class_names), np.int64), 0, []
         for position in positions[:: -(-len(positions) // most) or 1]:
             with suppress(OSError, ValueError):  # which the run reports
-                labels, kept = self[position].labels, np.ones(1, bool)
-                kept = labels != self.ignore_index if self.ignore_index is not None else labels >= 0
-                counts += np.bincount(labels[kept], minlength=len(counts))
-                ignored += int((~kept).sum())
+                labels = self[position].labels
+                known = known_pixels(labels, self.ignore_index)
+                counts += np.bincount(labels[known], minlength=len(counts))
+                ignored += int((~known).sum())
                 seen.append(position)
-        present = np.flatnonzero(counts)
+        present, share = np.flatnonzero(counts), ignored / max(1, counts.sum() + ignored)
         if len(present) == 1:
             raise ValueError(
                 f"{self!r}: the {len(seen)} label maps that were looked at have one class alone, "
-                f"{self.class_names[present[0]]!r}, and {ignored / (counts.sum() + ignored):.0%} of their pixels are ignored "
+                f"{self.class_names[present[0]]!r}, and {share:.0%} of their pixels are ignored "
                 f"(label {self.ignore_index}): every method would be right everywhere. Number the classes from 0, without "
                 f"{self.ignore_index}."
             )
-        share = ignored / max(1, counts.sum() + ignored)
         looked_at = f"{len(present)} classes in {len(seen)} of the {len(positions)} label maps"
         facts = f"{looked_at}, {share:.1%} of pixels ignored"
         return ", ".join([repr(self), facts, *self._facts(seen)])
@@ -106,10 +106,9 @@ class LabelledDataset(ABC):
         """What else there is to be said of some images."""
         return []
 
-    def check_split(self, split: str | None) -> str:
-        """``split``, or the first for None; raises ValueError listing those there are for one that is unknown."""
-        name = f"{type(self).__name__}: split"
-        return self.splits[0] if split is None else check_known(name, split, self.splits)
+    def check_split(self, split: str) -> str:
+        """``split``, or the first for ""; raises ValueError listing those there are for one that is unknown."""
+        return check_known(f"{type(self).__name__}: split", split or self.splits[0], self.splits)
 
 
 class FileDataset(LabelledDataset):
@@ -138,7 +137,7 @@ class FileDataset(LabelledDataset):
     table: np.ndarray
     upright = False
 
-    def __init__(self, root: Path, split: str | None = None):
+    def __init__(self, root: Path, split: str = ""):
         self.split = self.check_split(split)
         self.pairs = [(plain_name(name), *files) for name, *files in self.find_pairs(root)]
         if not self.pairs:

@@ -143,12 +143,10 @@ def readable(data: LabelledDataset, positions: Iterable[int]) -> Iterator[Sample
     some = False
     for position in positions:
         try:
-            sample = data[position]
+            yield data[position]
+            some = True
         except (OSError, ValueError) as error:
             warnings.warn(f"Left out: {error}", stacklevel=2)
-            continue
-        some = True
-        yield sample
     if not some:
         raise ValueError(f"None of the images of {data!r} that were asked for can be used; see the warnings.")
 

@@ -29,7 +29,7 @@ class ToyscapesDataset(LabelledDataset):
     ignore_index = None
     splits = ("test", "validation", "train")
 
-    def __init__(self, root: Path | None = None, split: str | None = None, fine: bool = False):
+    def __init__(self, root: Path, split: str = "", fine: bool = False):
         self.split, self.fine = self.check_split(split), fine
         self.scenes = Toyscapes(self.split)
         self.class_names = tuple(Toyscapes.class_names if fine else Toyscapes.coarse_class_names)
@@ -62,11 +62,11 @@ class LabelledFolder(FileDataset):
     upright = True
     source = "Put images into images/ and label maps (PNG, one channel, class numbers) of the same names into labels/."
 
-    def __init__(self, root: Path, split: str | None = None):
+    def __init__(self, root: Path, split: str = ""):
         with reading(root):
             parts = {folder.parent.name for folder in root.glob("*/images") if folder.is_dir()}
         top = [""] if (root / "images").is_dir() else []
-        self.splits = (*top, *sorted(parts, key=lambda part: (part == "train", part))) or (split or "",)
+        self.splits = (*top, *sorted(parts, key=lambda part: (part == "train", part))) or (split,)
         super().__init__(root, split)
 
     def find_pairs(self, root: Path) -> list[tuple[str, Path, Path]]:
@@ -261,7 +261,7 @@ class PascalContext(FileDataset):
         "host.robots.ox.ac.uk/pascal/VOC/voc2010, the context labels at cs.stanford.edu/~roozbeh/pascal-context."
     )
 
-    def __init__(self, root: Path, split: str | None = None, class_order: str = ""):
+    def __init__(self, root: Path, split: str = "", class_order: str = ""):
         self.class_order = check_known("class_order", class_order, ("", *CLASS_ORDERS))
         super().__init__(root, split)
 

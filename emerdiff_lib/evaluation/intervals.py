@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from .metrics import mean_iou
 
@@ -20,8 +19,8 @@ PerImage = Mapping[str, Mapping[str, np.ndarray]]  # {method: {measure: what int
 def bootstrap(statistic: Callable[[np.ndarray], np.ndarray], count: int, draws: int = 1000) -> Interval:
     """(value, low, high): ``statistic`` of all ``count`` images and its 95 % percentile interval over resampled images.
 
-    Fewer than :data:`MIN_IMAGES` have no interval, (NaN, NaN); draws whose statistic is NaN are left out of it (scipy's own
-    would be NaN). For a mean or mIoU there is :func:`interval`.
+    Fewer than :data:`MIN_IMAGES` have no interval, (NaN, NaN); draws whose statistic is NaN are left out of it. For a
+    mean or mIoU there is :func:`interval`.
 
     Args:
         statistic: takes (…, n) image indices and reduces the last axis; methods compared inside it are paired by image.
@@ -31,15 +30,9 @@ def bootstrap(statistic: Callable[[np.ndarray], np.ndarray], count: int, draws: 
         warnings.simplefilter("ignore", RuntimeWarning)  # of draws that are NaN
         value = float(statistic(np.arange(count)))
         if count >= MIN_IMAGES:
-            drawn = stats.bootstrap(
-                (np.arange(count),),
-                lambda rows, axis: statistic(rows),
-                n_resamples=draws,
-                batch=100,  # bounds the memory
-                vectorized=True,
-                method="percentile",
-                rng=np.random.default_rng(0),
-            ).bootstrap_distribution
+            rng = np.random.default_rng(0)
+            sizes = [min(100, draws - start) for start in range(0, draws, 100)]  # which bound the memory
+            drawn = np.concatenate([statistic(rng.integers(0, count, (size, count))) for size in sizes])
             if (known := drawn[~np.isnan(drawn)]).size:
                 low, high = map(float, np.percentile(known, (2.5, 97.5)))
     return value, low, high

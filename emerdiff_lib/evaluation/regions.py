@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from scipy.ndimage import find_objects
 from skimage.measure import label as connected_components
+from skimage.measure import regionprops
 
 
 class Region(NamedTuple):
@@ -67,9 +67,9 @@ def find_regions(
     nothing = int(numbers.min()) - 1 if ignore_index is None else ignore_index
     components = connected_components(numbers, background=nothing, connectivity=1)
     regions = []
-    for index, window in enumerate(find_objects(components), start=1):
-        inside = components[window] == index
-        region = Region(int(numbers[window][inside][0]), window, inside, int(inside.sum()), labels.shape)
+    for part in regionprops(components):
+        class_index = int(numbers[part.slice][part.image][0])
+        region = Region(class_index, part.slice, part.image, int(part.num_pixels), labels.shape)
         if smallest <= region.area <= largest:
             regions.append(region)
     return sorted(regions, key=lambda r: (-r.pixels, r.class_index))

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.ndimage import distance_transform_edt, find_objects, label
+from scipy.ndimage import distance_transform_edt, label
 from skimage.measure import find_contours, regionprops
 
 from ..stages import EmerDiffOutput
@@ -31,12 +31,12 @@ def segment_table(output: EmerDiffOutput, image: np.ndarray) -> pd.DataFrame:
     Args:
         image: (H, W, 3) uint8, the image that was segmented.
     """
-    rows, places = [], boxes(output.labels)
+    rows = []
     for region in regionprops(output.labels.astype(np.int32) + 1, intensity_image=image):
-        segment, (cy, cx) = region.label - 1, region.centroid
-        x, y, width, height = places[segment]
+        segment, (cy, cx), (top, left, bottom, right) = region.label - 1, region.centroid, region.bbox
         row = {"segment": segment, "area": int(region.area), "share": region.area / output.labels.size}
-        row |= {"x": x, "y": y, "width": width, "height": height, "cx": cx + 0.5, "cy": cy + 0.5}
+        row |= {"x": left, "y": top, "width": right - left, "height": bottom - top}
+        row |= {"cx": cx + 0.5, "cy": cy + 0.5}
         row |= dict(zip(("red", "green", "blue"), region.intensity_mean, strict=True))
         rows.append(row | {f"q{i}": float(q) for i, q in enumerate(output.mask_embeddings[segment])})
     return pd.DataFrame(rows).set_index("segment")
@@ -49,11 +49,11 @@ def polygons(labels: np.ndarray) -> dict[str, Any]:
     """
     features = []
     for segment in np.unique(labels):
-        pieces, shapes = label(labels == segment)[0], []
-        for number, (rows, columns) in enumerate(find_objects(pieces), start=1):
-            inside = np.pad(pieces[rows, columns] == number, 1).astype(float)
-            corner = (columns.start - 0.5, rows.start - 0.5)  # (x, y); the margin is one pixel
-            rings = [ring[:, ::-1] + corner for ring in find_contours(inside, 0.5)]
+        shapes = []
+        for piece in regionprops(label(labels == segment)[0]):
+            top, left, *_ = piece.bbox
+            inside = np.pad(piece.image, 1).astype(float)  # a margin of one pixel
+            rings = [ring[:, ::-1] + (left - 0.5, top - 0.5) for ring in find_contours(inside, 0.5)]
             rings.sort(key=lambda ring: -np.ptp(ring[:, 0]))  # the outline is wider than its holes
             shapes.append([ring.tolist() for ring in rings])
         geometry = {"type": "MultiPolygon", "coordinates": shapes}

@@ -30,10 +30,10 @@ def match_segments(maps: Sequence[np.ndarray]) -> list[np.ndarray]:
     Each map (H, W) is matched with the first, one to one, for the largest sum of IoU (Hungarian method). What matches nothing
     gets a number that the first has not; pairs with an IoU below 0.1 do not count as matches.
     """
-    first = np.unique(maps[0], return_inverse=True)[1].reshape(maps[0].shape)
+    first = np.unique(maps[0], return_inverse=True)[1]
     matched = [first]
     for labels in maps[1:]:
-        own = np.unique(labels, return_inverse=True)[1].reshape(labels.shape)
+        own = np.unique(labels, return_inverse=True)[1]
         shared = contingency_table(own, first, None, first.max() + 1)
         iou = shared / (shared.sum(1, keepdims=True) + shared.sum(0) - shared)
         rows, columns = linear_sum_assignment(iou, maximize=True)

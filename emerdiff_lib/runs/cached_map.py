@@ -80,13 +80,13 @@ def cached_map(
     root, partial = top if write else top / digest(key), top / STATE / (part or "all")
     kinds = ("failures.json", "index.csv", "progress.json")
     failures, index, progress = (top / kind.replace(".", f"-{part}." if part else ".") for kind in kinds)
-    if write and len(set(map(folder_name, samples))) < len(samples):
+    if len(set(map(folder_name, samples))) < len(samples):
         raise ValueError("Two images would have one folder; rename one, or segment them apart.")
     groups = {name: group(sample) if group else name for name, sample in samples.items()}
     number, count = map(int, (shard or "0/1").split("/"))
     share = set(list(dict.fromkeys(groups.values()))[number::count])
     mine = {name: sample for name, sample in samples.items() if groups[name] in share}
-    results, states = Results(root, key, partial, write), {}
+    results = Results(root, key, partial, write)
     job = functools.partial(_attempt, function, results, sample_key)
     run = functools.partial(_outcomes, job, mine, min(workers, len(mine)), engine)
     with only_run(top, partial, (failures, index, progress)):
@@ -96,7 +96,7 @@ def cached_map(
                     raise why
                 if state == FAILED:
                     results.failures[name] = why
-                states[name] = state
+                results.computed += state == COMPUTED
         finally:
             _report(failures, partial, json.dumps(results.failures, indent=1) if results.failures else "")
             folders = results.folders() if write and "" not in mine else {}
@@ -105,8 +105,7 @@ def cached_map(
             rows = [("image", "folder"), *((plain(name), folder.name) for name, folder in folders.items())]
             csv.writer(lines := io.StringIO(), lineterminator="\n").writerows(rows)
             _report(index, partial, lines.getvalue() if folders else "")
-    results.names = [name for name in mine if states[name] != FAILED]
-    results.computed = list(states.values()).count(COMPUTED)
+    results.names = [name for name in mine if name not in results.failures]
     if results.failures and not results.names:
         raise ValueError(f"None of the {len(results.failures)} images could be used. {results}")
     if write is None and results.failures:
@@ -142,7 +141,7 @@ def _report(path: Path, partial: Path, text: str) -> None:
 
 
 def _attempt(function: Callable, results: Results, sample_key: Callable, name: str, sample: Any) -> Outcome:
-    """One sample, unless its result may be kept. Whatever goes wrong with it is its outcome, but for a FolderError."""
+    """One sample, unless its result may be kept. Whatever goes wrong with it is its outcome; raises FolderError alone."""
     try:
         key = sample_key(sample)
         if results.holds(name, key):
@@ -151,8 +150,8 @@ def _attempt(function: Callable, results: Results, sample_key: Callable, name: s
         if sample_key(sample) != key:
             raise ValueError("it was changed while it was worked on; run again")
         results.put(name, key, result)
-    except FolderError as error:
-        return STOPPED, error
+    except FolderError:
+        raise
     except Exception as error:  # what an image, or a network that is given it, may raise is no closed list
         kind, text = type(error).__name__, " ".join(str(error).split())
         if isinstance(error, MemoryError | torch.OutOfMemoryError):
@@ -265,10 +264,9 @@ def _serve(pipe: Any, threads: int, turn: int) -> None:
 
 def _work_on(job: bytes, threads: int, name: str, sample: Any) -> Outcome:
     try:
-        attempt = _loaded(job, threads)
-    except Exception as error:  # a model that is not what it was
+        return _loaded(job, threads)(name, sample)
+    except Exception as error:  # a model that is not what it was, or a folder that cannot be written to
         return STOPPED, error
-    return attempt(name, sample)
 
 
 @functools.lru_cache(1)

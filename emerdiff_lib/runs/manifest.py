@@ -53,8 +53,12 @@ def write_manifest(
         "tables": {caption: _table(frame) for caption, frame in tables.items()},
         "notes": list(notes),
     }
+    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
+    # one line for each row of a table, so that a change of a number is a change of a line
+    rows = re.compile(r"\[\n {3,}([^\[\]{}]*?)\n +\]")
+    text = rows.sub(lambda row: "[" + re.sub(r",\n\s+", ", ", row[1]) + "]", text)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, _layout(content))
+    write_atomically(path, text + "\n")
     return path
 
 
@@ -114,10 +118,3 @@ def _table(frame: pd.DataFrame) -> dict[str, Any]:
     rows = [_plain(row) for row in flat.itertuples(index=False, name=None)]
     table = {"columns": _plain(list(flat)), "index": 0 if counts else frame.index.nlevels, "rows": rows}
     return table | {key: _plain(frame.attrs[key]) for key in ("intervals",) if frame.attrs.get(key)}
-
-
-def _layout(content: dict[str, Any]) -> str:
-    """JSON with one line for each row of a table, so that a change of a number is a change of a line."""
-    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
-    flat = re.compile(r"\[\n {3,}([^\[\]{}]*?)\n +\]")
-    return flat.sub(lambda m: "[" + re.sub(r",\n\s+", ", ", m[1]) + "]", text) + "\n"

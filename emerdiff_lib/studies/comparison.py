@@ -27,7 +27,6 @@ from ..evaluation.regions import true_masks
 from ..evaluation.tables import score
 from ..pipeline import EmerDiffPipeline
 from ..plotting import CHART_COLOURS, NEUTRAL
-from ..responses import ImageResponses
 from ..runs.cached_map import Results
 from ..runs.keys import network_digest
 from ..runs.notebook import merged_settings
@@ -100,10 +99,9 @@ def check_methods(methods: Sequence[str], has_backbone: bool) -> list[str]:
             f'"{names.BACKBONE}" needs a backbone: a transformers vision model such as "facebook/dinov2-base".'
         )
     chosen = [check_known("method", name, ALL_METHODS) for name in methods or ALL_METHODS]
-    others = [name for name in chosen if name != names.BACKBONE]
     if not has_backbone:
-        return others
-    return chosen if methods and names.BACKBONE in chosen else [*others, names.BACKBONE]
+        return [name for name in chosen if name != names.BACKBONE]
+    return chosen if names.BACKBONE in chosen else [*chosen, names.BACKBONE]
 
 
 def check_settings(
@@ -170,11 +168,9 @@ def _emerdiffs(
         # the reader's settings, which win over the mode's, are in the coarse masks already, but for the mode
         responses = pipe.respond(coarse, **({} if mode == "exact" else given | {"mode": mode}))
         for name, refinement in rows.items():
-            labels = pipe.assign(responses, **(refinement | radius))
-            embeddings = coarse.embeddings
-            if isinstance(responses, ImageResponses):
-                _, embeddings = responses.cells_of(labels)
-            results[name] = Segmentation(labels, embeddings.cpu().numpy(), sum(responses.seconds.values()))
+            output = pipe.output(responses, **(refinement | radius))
+            seconds = sum(output.timings.values())
+            results[name] = Segmentation(output.labels, output.mask_embeddings, seconds)
     return results
 
 
@@ -189,7 +185,7 @@ def _segment(
     image, masks, grid = np.array(sample.image), coarse.masks.cpu(), tuple(coarse.masks.shape[1:])
     if name == names.UPPER_BOUND:
         classes, index = np.unique(sample.labels, return_inverse=True)  # void is a class of its own
-        truth = torch.from_numpy(true_masks(index.reshape(sample.labels.shape), grid, len(classes)))
+        truth = torch.from_numpy(true_masks(index, grid, len(classes)))
         labels = assign_bilinear(truth, sample.labels.shape)
         return Segmentation(labels, mask_embeddings(coarse.queries, truth).cpu().numpy())
     if name in ON_THE_SAME_MASKS:

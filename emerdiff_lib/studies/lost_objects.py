@@ -20,7 +20,7 @@ from scipy.ndimage import binary_dilation
 from ..assignment import resize_maps
 from ..datasets import LabelledDataset, Sample
 from ..evaluation.metrics import AREA_NAMES, area_bin, contingency_table
-from ..evaluation.regions import Region, cell_shares, find_regions
+from ..evaluation.regions import Region, cell_shares, find_regions, known_pixels
 from ..pipeline import EmerDiffPipeline
 from .mapping import map_images
 
@@ -79,24 +79,9 @@ def ring(mask: np.ndarray, width: int = 4) -> np.ndarray:
     return binary_dilation(mask, iterations=width) & ~mask
 
 
-def contrast(image: np.ndarray, mask: np.ndarray) -> float:
+def contrast(image: np.ndarray, mask: np.ndarray, around: np.ndarray) -> float:
     """Distance of a mask's mean colour to that of its surroundings; 0 without surroundings."""
-    around = ring(mask)
     return float(np.linalg.norm(image[mask].mean(0) - image[around].mean(0))) if around.any() else 0.0
-
-
-def classes_of_masks(way: Trace) -> np.ndarray:
-    """(K,) the class that each coarse mask is mostly of."""
-    known = way.truth if way.ignore_index is None else way.truth[way.truth != way.ignore_index]
-    classes = np.unique(known)
-    shares = np.stack([cell_shares(way.truth == c, way.masks.shape[1:]) for c in classes])  # (C, h, w)
-    return classes[np.einsum("khw,chw->kc", way.masks.astype(float), shares).argmax(1)]
-
-
-def classes_of_segments(way: Trace) -> np.ndarray:
-    """(K,) the class that most pixels of each segment have: the oracle's, as in the tables of the evaluation."""
-    size = len(way.masks), int(way.truth[way.truth != way.ignore_index].max()) + 1
-    return contingency_table(way.labels, way.truth, *size, way.ignore_index).argmax(1)
 
 
 def box(region: Region) -> list[int]:
@@ -120,33 +105,29 @@ def object_rows(way: Trace, smallest: float = 0.0005) -> list[dict[str, Any]]:
         {"class_index", "area" (share of the image), "size" (its bin), "box" [top, left, bottom, right] in pixels, "recall" in
         [0, 1], a bool per stage, "outcome": "found", or the first stage that it fails if it fails the last one}.
     """
-    mask_classes, segment_classes = classes_of_masks(way), classes_of_segments(way)
-    rows = []
+    known, grid = way.truth[known_pixels(way.truth, way.ignore_index)], way.masks.shape[1:]
+    classes, rows = np.unique(known), []
+    shares = np.stack([cell_shares(way.truth == c, grid) for c in classes])  # (C, h, w)
+    mask_classes = classes[np.einsum("khw,chw->kc", way.masks.astype(float), shares).argmax(1)]
+    size = len(way.masks), int(known.max()) + 1
+    pixels = contingency_table(way.labels, way.truth, *size, way.ignore_index)
+    segment_classes = pixels.argmax(1)  # the oracle's, as in the tables of the evaluation
     for region in find_regions(way.truth, smallest, 1.0, way.ignore_index):
         inside, around = region.mask, ring(region.mask)
         mask = best_mask(way.masks, inside)
-        before, response = contrast(way.image, inside), way.maps[mask]
+        before, response = contrast(way.image, inside, around), way.maps[mask]
         recall = float((segment_classes[way.labels[inside]] == region.class_index).mean())
         passed = {
-            "VAE": before > 0 and contrast(way.reconstruction, inside) >= 0.5 * before,
-            "coarse grid": bool(cell_shares(inside, way.masks.shape[1:]).max() >= 0.5),
+            "VAE": before > 0 and contrast(way.reconstruction, inside, around) >= 0.5 * before,
+            "coarse grid": bool(cell_shares(inside, grid).max() >= 0.5),
             "clustering": bool(mask_classes[mask] == region.class_index),
             "modulation": bool(around.any() and response[inside].mean() > response[around].mean()),
             "argmax": recall >= 0.5,
         }
-        rows.append(
-            {
-                "class_index": region.class_index,
-                "area": region.area,
-                "size": area_bin(region.area),
-                "box": box(region),
-                "recall": recall,
-                **passed,
-                "outcome": FOUND
-                if passed["argmax"]
-                else next(stage for stage in STAGES if not passed[stage]),
-            }
-        )
+        outcome = FOUND if passed["argmax"] else next(stage for stage in STAGES if not passed[stage])
+        row = {"class_index": region.class_index, "area": region.area, "size": area_bin(region.area)}
+        row |= {"box": box(region), "recall": recall}
+        rows.append(row | passed | {"outcome": outcome})
     return rows
 
 

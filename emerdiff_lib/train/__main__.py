@@ -17,12 +17,11 @@ import torch
 from accelerate import Accelerator
 
 from ..files import write_atomically
-from . import architecture
-from .architecture import Backbone
+from .architecture import Model
 from .config import Config, flag, parse
 from .packaging import export, load_weights, write_card
 from .sources import folder_crops, toyscapes
-from .stages import latents_of, train_autoencoder, train_denoiser
+from .stages import train_autoencoder, train_denoiser
 
 # What a run that goes on must have in common with its beginning
 FIXED = (
@@ -65,19 +64,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise ValueError("One process trains these small models; start it without `accelerate launch`.")
     torch.manual_seed(config.seed)
     source = source or toyscapes(config.output, config.num_scenes)
-    tokenizer = architecture.build_tokenizer(source.words)
-    vae = architecture.build_autoencoder(config.size).to(memory_format=torch.channels_last)
-    backbone = Backbone(config, len(tokenizer))
+    model = Model(config, source.words)
     if config.init_from is not None:
-        load_weights(config.init_from, vae=vae, **({} if config.fresh_unet else backbone.networks))
+        load_weights(config.init_from, vae=model.vae, **({} if config.fresh_unet else model.networks))
 
-    stages = {"autoencoder": train_autoencoder(config, accelerator, vae, source)}
-    latents = latents_of(source, vae, accelerator)
-    deviation = latents(0)[:2000, 0].float().std().item()
-    vae.register_to_config(scaling_factor=1 / deviation)  # as Stable Diffusion's autoencoder has it
-    given = config, accelerator, vae, backbone, tokenizer, source, latents
-    stages["denoiser and text encoders"] = train_denoiser(*given)
-    folder = export(config.output / "model", backbone, vae, tokenizer)
+    stages = {"autoencoder": train_autoencoder(config, accelerator, model.vae, source)}
+    stages["denoiser and text encoders"] = train_denoiser(config, accelerator, model, source)
+    folder = export(config.output / "model", model)
     write_card(folder, config, source, precision, stages)
     size = sum(file.stat().st_size for file in folder.rglob("*.safetensors")) / 1e6
     print(f"exported {folder} ({size:.1f} MB of fp16 safetensors)")

@@ -6,7 +6,8 @@ where EmerDiff looks (see the model card).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import copy
+from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
@@ -25,8 +26,6 @@ from .config import Config
 
 UNKNOWN, BEGIN, END = "<unknown>", "<begin>", "<end>"
 SPECIAL = (UNKNOWN, BEGIN, END)
-MAX_TOKENS = 64
-Networks = dict[str, torch.nn.Module]
 
 
 def words_of(captions: Iterable[str]) -> list[str]:
@@ -50,57 +49,37 @@ def build_tokenizer(words: Iterable[str]) -> PreTrainedTokenizerFast:
         bos_token=BEGIN,
         eos_token=END,
         pad_token=END,
-        model_max_length=MAX_TOKENS,
+        model_max_length=64,
     )
 
 
-def tokenize(tokenizer: PreTrainedTokenizerFast, captions: list[str]) -> torch.Tensor:
-    """Token ids, (len(captions), 64) int64."""
-    return tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
-
-
-def build_autoencoder(size: int) -> AutoencoderKL:
-    """Reduction 4 (a reduction of 8 loses the small objects), 8 latent channels."""
-    config = AutoencoderKL.load_config(TOYSCAPES_FOLDER, subfolder="vae")
-    return AutoencoderKL.from_config(config, sample_size=size)
-
-
-def build_text_encoder(vocabulary_size: int) -> CLIPTextModel:
-    """Two layers."""
-    config = CLIPTextConfig.from_json_file(TOYSCAPES_FOLDER / "text_encoder" / "config.json")
-    config.vocab_size = vocabulary_size
-    return CLIPTextModel(config)
-
-
-def build_unet(size: int, widths: Sequence[int], dropout: float = 0.0) -> UNet2DConditionModel:
-    """Levels at a quarter of the image's side and a half, a quarter, an eighth of that; attention at all but the first.
-
-    32, 16, 8 and 4 cells for 128 pixels.
-
-    Args:
-        widths: channels of the four levels, multiples of 8; of the lower three, of 16.
-        dropout: in the residual blocks, while training.
-    """
-    config = UNet2DConditionModel.load_config(TOYSCAPES_FOLDER, subfolder="unet")
-    given = {"sample_size": size // 4, "block_out_channels": tuple(widths), "dropout": dropout}
-    return UNet2DConditionModel.from_config(config, **given)
-
-
-class Backbone:
-    """ε- or v-prediction by a U-Net conditioned on the last hidden states of one CLIP, as Stable Diffusion 1.x and 2.x.
+class Model:
+    """Stable Diffusion 1's components, small, with a tokenizer of its own; ε- or v-prediction.
 
     Attributes:
-        networks: by their component's name, the one that denoises first.
+        tokenizer: of :func:`build_tokenizer`.
+        vae: reduction 4 (a reduction of 8 loses the small objects), 8 latent channels.
+        networks: {"unet", "text_encoder"}. The U-Net's levels are at a quarter of the image's side (32 cells for 128 pixels)
+            and a half, a quarter, an eighth of that, with attention at all but the first; the text encoder, a CLIP whose last
+            hidden states are the condition, has two layers.
     """
 
-    def __init__(self, config: Config, vocabulary_size: int):
+    def __init__(self, config: Config, words: Iterable[str]):
+        self.tokenizer = build_tokenizer(words)
+        autoencoder = AutoencoderKL.load_config(TOYSCAPES_FOLDER, subfolder="vae")
+        self.vae = AutoencoderKL.from_config(autoencoder, sample_size=config.size)
+        self.vae.to(memory_format=torch.channels_last)
         schedule = PNDMScheduler.load_config(TOYSCAPES_FOLDER, subfolder="scheduler")  # Stable Diffusion's
         self.sampler = PNDMScheduler.from_config(schedule, prediction_type=config.prediction_type)
         self.scheduler = DDPMScheduler.from_config(self.sampler.config)
-        unet = build_unet(config.size, config.widths, config.dropout)
-        self.networks: Networks = {
+        levels = {"block_out_channels": tuple(config.widths), "sample_size": config.size // 4}
+        unet = UNet2DConditionModel.load_config(TOYSCAPES_FOLDER, subfolder="unet")
+        unet = UNet2DConditionModel.from_config(unet, **levels, dropout=config.dropout)
+        text = CLIPTextConfig.from_json_file(TOYSCAPES_FOLDER / "text_encoder" / "config.json")
+        text.vocab_size = len(self.tokenizer)
+        self.networks: dict[str, torch.nn.Module] = {
             "unet": unet.to(memory_format=torch.channels_last),
-            "text_encoder": build_text_encoder(vocabulary_size),
+            "text_encoder": CLIPTextModel(text),
         }
 
     def loss(
@@ -122,14 +101,14 @@ class Backbone:
         target = noise if epsilon else self.scheduler.get_velocity(clean, noise, timesteps)
         return F.mse_loss(prediction.float(), target)
 
-    def pipeline(
-        self, vae: AutoencoderKL, tokenizer: PreTrainedTokenizerFast, networks: Networks
-    ) -> StableDiffusionPipeline:
-        """What samples with the networks, by the scheduler of Stable Diffusion 1.x, and saves them."""
+    def pipeline(self, dtype: torch.dtype = torch.float32) -> StableDiffusionPipeline:
+        """What samples, by the scheduler of Stable Diffusion 1.x, and saves itself; in another dtype, of copies."""
+        parts = {"vae": self.vae, **self.networks}
+        if dtype != torch.float32:
+            parts = {name: copy.deepcopy(part).to(dtype) for name, part in parts.items()}
         return StableDiffusionPipeline(
-            vae=vae,
-            tokenizer=tokenizer,
-            **networks,
+            **parts,
+            tokenizer=self.tokenizer,
             scheduler=self.sampler,
             safety_checker=None,
             feature_extractor=None,

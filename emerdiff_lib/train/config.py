@@ -17,7 +17,6 @@ BOUNDS = {
     **dict.fromkeys(("empty_captions", "low_timesteps", "cooldown", "dropout"), (0, 1)),
     "zoom": (0.01, 1),
 }
-WIDTHS = (24, 96, 128, 128)
 
 
 @dataclass
@@ -46,7 +45,7 @@ class Config:
     learning_rate: float = HfArg(default=8e-4, help="1.5e-3 diverges")
     warmup_steps: int = 200
     cooldown: float = HfArg(default=0.5, help="last share of the steps, in which the rate decays")
-    widths: list[int] = HfArg(default_factory=lambda: list(WIDTHS), help="of the U-Net's four levels")
+    widths: list[int] = HfArg(default_factory=lambda: [24, 96, 128, 128], help="of the U-Net's four levels")
     dropout: float = HfArg(default=0.0, help="in the U-Net, against learning few images by heart")
     prediction_type: Literal["epsilon", "v_prediction"] = HfArg(default="epsilon", help="of the U-Net")
     empty_captions: float = HfArg(default=0.12, help="share of captions left out; 1: a model without words")

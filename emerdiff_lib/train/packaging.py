@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from dataclasses import fields
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL
 from safetensors.torch import load_file
-from transformers import PreTrainedTokenizerFast
 
 from ..backbones import find_backbone
 from ..files import write_atomically
 from ..frozen_model import FrozenModel
-from .architecture import Backbone
+from .architecture import Model
 from .config import Config, flag
 from .loop import Progress
 from .sources import Source
@@ -49,10 +46,9 @@ def load_weights(folder: Path, **modules: torch.nn.Module) -> None:
             )
 
 
-def export(folder: Path, backbone: Backbone, vae: AutoencoderKL, tokenizer: PreTrainedTokenizerFast) -> Path:
+def export(folder: Path, model: Model) -> Path:
     """Write what diffusers' own pipeline loads ``from_pretrained(folder)``, with its EmerDiff defaults; returns the folder."""
-    half = {name: copy.deepcopy(network).half() for name, network in backbone.networks.items()}
-    pipeline = backbone.pipeline(copy.deepcopy(vae).half(), tokenizer, half)
+    pipeline = model.pipeline(torch.float16)
     FrozenModel(pipeline, find_backbone(pipeline).defaults()).save_pretrained(folder)
     # transformers loads a model in the dtype that its config names, diffusers in float32: let both be float32 by default
     file = folder / "text_encoder" / "config.json"

@@ -29,7 +29,6 @@ TOYSCAPES_WORDS = (
     "a and at blue boat brown car clouds cyan day field green grey house in lake moon mountains night of on orange "
     "person picture purple red road roof sea sun sunset the tree white with yellow"
 )
-METADATA = "metadata.jsonl"  # captions beside images, as the datasets library's image folders have them
 
 
 @dataclass
@@ -87,7 +86,8 @@ def folder_crops(config: Config) -> Source:
     """Random square crops of all images below ``config.images``, at any zoom, mirrored or not; every second epoch is new.
 
     Captions are those of ``config.captions``, JSON lines with ``file_name`` (relative to a folder) and ``text``, or else of each
-    folder's ``metadata.jsonl``; images without one have an empty one. Held out are central squares.
+    folder's ``metadata.jsonl``, as the datasets library has them; images without one have an empty one. Held out are central
+    squares.
 
     Raises:
         FileNotFoundError: a folder without images, or a caption file that is missing.
@@ -95,13 +95,13 @@ def folder_crops(config: Config) -> Source:
     """
     files: list[Path] = []
     texts: list[str] = []
-    for folder in config.images or ():
+    for folder in config.images:
         below = image_files(folder)
         if not below:
             raise FileNotFoundError(
                 f"There is no image below {shown(folder)}; --images takes folders of images."
             )
-        path = config.captions or folder / METADATA
+        path = config.captions or folder / "metadata.jsonl"
         captions = read_captions(path) if config.captions or path.exists() else {}
         files += below
         texts += [captions.get(file.relative_to(folder).as_posix(), "") for file in below]
@@ -119,7 +119,7 @@ def folder_crops(config: Config) -> Source:
     for row, i in enumerate(held_out):
         squares[row] = _cropped(load_image(files[i]), config.size, 1.0, 0.5, 0.5)
     captioned = sum(bool(texts[i]) for i in kept)
-    names = ", ".join(sorted({folder.name for folder in config.images or ()}))
+    names = ", ".join(sorted({folder.name for folder in config.images}))
     title = f"{len(kept)} images ({names}), {captioned} of them with a caption; random square crops"
     if held_out:
         title += f"; {len(held_out)} more (one of {config.hold_out}) were held out"

@@ -4,7 +4,6 @@ network that denoises together with its text encoders.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
@@ -15,10 +14,8 @@ from diffusers import AutoencoderKL
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.utils import make_image_grid
 from tqdm.auto import tqdm
-from transformers import PreTrainedTokenizerFast
 
-from . import architecture
-from .architecture import Backbone
+from .architecture import Model
 from .config import Config
 from .loop import Progress, train
 from .packaging import export
@@ -60,23 +57,13 @@ def train_autoencoder(
     return progress
 
 
-def latents_of(source: Source, vae: AutoencoderKL, accelerator: Accelerator) -> Callable[[int], torch.Tensor]:
-    """A function from an epoch's number to means and deviations of its latents, (N, 2, C, h, w) float16 on the device."""
-
-    @lru_cache(maxsize=1)
-    def epoch(number: int) -> torch.Tensor:
-        return encode(vae, source.epoch(number), accelerator).to(accelerator.device)
-
-    return epoch
-
-
 @torch.inference_mode()
-def encode(vae: AutoencoderKL, images: np.ndarray, accelerator: Accelerator, batch: int = 64) -> torch.Tensor:
+def encode(vae: AutoencoderKL, images: np.ndarray, accelerator: Accelerator) -> torch.Tensor:
     """(N, 2, C, h, w) float16 means and standard deviations of images' latents, on the CPU."""
     parts = []
-    for start in tqdm(range(0, len(images), batch), desc="latents", leave=False):
+    for start in tqdm(range(0, len(images), 64), desc="latents", leave=False):
         with accelerator.autocast():
-            batched = to_model_range(images[start : start + batch], accelerator.device)
+            batched = to_model_range(images[start : start + 64], accelerator.device)
             posterior = vae.encode(batched).latent_dist
         parts.append(torch.stack([posterior.mean, posterior.std], 1).half().cpu())
     return torch.cat(parts)
@@ -88,23 +75,20 @@ def to_model_range(images: np.ndarray, device: torch.device) -> torch.Tensor:
     return floats.contiguous(memory_format=torch.channels_last)
 
 
-def train_denoiser(
-    config: Config,
-    accelerator: Accelerator,
-    vae: AutoencoderKL,
-    backbone: Backbone,
-    tokenizer: PreTrainedTokenizerFast,
-    source: Source,
-    latents: Callable[[int], torch.Tensor],
-) -> Progress:
-    """Most timesteps from [0, 1000), some from [0, 400); the networks end averaged.
-
-    Args:
-        latents: of an epoch's images, as :func:`latents_of` gives them.
-    """
-    device = accelerator.device
-    tokens_of = lambda captions: architecture.tokenize(tokenizer, captions).to(device)
+def train_denoiser(config: Config, accelerator: Accelerator, model: Model, source: Source) -> Progress:
+    """In latents of deviation 1; most timesteps from [0, 1000), some from [0, 400). The networks end averaged."""
+    vae, device = model.vae, accelerator.device
+    options = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
+    tokens_of = lambda captions: model.tokenizer(captions, **options).input_ids.to(device)  # (N, 64)
     tokens, empty = tokens_of(source.captions), tokens_of([""])
+
+    @lru_cache(maxsize=1)
+    def latents(number):
+        """Means and deviations of an epoch's latents, (N, 2, C, h, w) float16 on the device."""
+        return encode(vae, source.epoch(number), accelerator).to(device)
+
+    deviation = latents(0)[:2000, 0].float().std().item()
+    vae.register_to_config(scaling_factor=1 / deviation)  # as Stable Diffusion's autoencoder has it
 
     def loss_on(encoded, tokens, generator):
         """Of as many latents as there are rows of tokens; they, the noise, timesteps and captions left out are drawn."""
@@ -116,7 +100,7 @@ def train_denoiser(
         timesteps = torch.where(torch.rand(count, **here) < config.low_timesteps, low, uniform)
         dropped = torch.rand(count, **here) < config.empty_captions
         with accelerator.autocast():
-            return backbone.loss(clean, noise, timesteps, torch.where(dropped[:, None], empty, tokens))
+            return model.loss(clean, noise, timesteps, torch.where(dropped[:, None], empty, tokens))
 
     def loss_of_step(step, generator):
         encoded = latents(source.epoch_at(step, config.batch_size))
@@ -147,15 +131,15 @@ def train_denoiser(
 
     def report(step):
         measures = held_out_losses(step) if source.held_out[1] else {}
-        pipeline = backbone.pipeline(vae, tokenizer, backbone.networks)
+        pipeline = model.pipeline()
         pipeline.set_progress_bar_config(disable=True)
         options = {"guidance_scale": 3.0, "generator": torch.Generator().manual_seed(0)}
         with accelerator.autocast():
             samples = pipeline(prompts, num_inference_steps=20, **options).images
         make_image_grid(samples, 1, len(samples)).save(config.output / "denoiser" / f"samples-{step:06}.png")
-        export(config.output / "model", backbone, vae, tokenizer)
+        export(config.output / "model", model)
         return measures
 
-    modules = list(backbone.networks.values())
+    modules = list(model.networks.values())
     rate = config.learning_rate
     return train("denoiser", config, accelerator, modules, config.steps, rate, 1e-2, loss_of_step, report)
