@@ -55,10 +55,8 @@ class FrozenModel:
         self.looked_at_prediction_type = False
         self._require("vae", "movq", "scheduler")
         self._check_noise()
-        if (
-            self.backbone.name.startswith("U-Net")
-            and not {"feature_layer", "modulation_layer"} <= self.own_settings.keys()
-        ):
+        layers_given = {"feature_layer", "modulation_layer"} <= self.own_settings.keys()
+        if self.backbone.name.startswith("U-Net") and not layers_given:
             feature, modulation = self.backbone.default_layers()
             warnings.warn(
                 f"This U-Net is of no family that is known. Queries are taken from {feature}, and {modulation} is modulated, "

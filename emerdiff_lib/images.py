@@ -105,19 +105,19 @@ def image_files(folder: Path | str) -> list[Path]:
     def refuse(error: OSError) -> None:
         raise error
 
+    left_out = lambda name: name.startswith(".") or name in SYSTEM_FOLDERS
     seen = {os.path.realpath(folder)}
     files: list[Path] = []
     skipped: list[str] = []
     with reading(folder):
         for place, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
-            fresh = {os.path.realpath(os.path.join(place, name)): name for name in sorted(folders)}
-            folders[:] = [name for target, name in fresh.items() if target not in seen]
-            seen.update(fresh)
+            targets = {os.path.realpath(os.path.join(place, name)): name for name in sorted(folders)}
+            fresh = [name for target, name in targets.items() if target not in seen]
+            seen.update(targets)
             images = [name for name in names if Path(name).suffix.lower() in IMAGE_SUFFIXES]
-            no_images = [name for name in folders if name.startswith(".") or name in SYSTEM_FOLDERS]
-            folders[:] = [name for name in folders if name not in no_images]
-            skipped += [name for name in (*images, *no_images) if name.startswith(".") or name in no_images]
-            files += [Path(place, name) for name in images if not name.startswith(".")]
+            skipped += filter(left_out, (*images, *fresh))
+            folders[:] = [name for name in fresh if not left_out(name)]
+            files += [Path(place, name) for name in images if not left_out(name)]
     skipped += [str(file) for file in files if not os.path.isfile(file)]
     if others := sorted(name for name in skipped if name != STATE):
         warnings.warn(

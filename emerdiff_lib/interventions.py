@@ -14,6 +14,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -22,6 +23,7 @@ import torch.nn.functional as F
 from diffusers.models.attention_processor import Attention
 from torch import nn
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map_only
 
 _LOCKS: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()  # one per network, whoever wraps it
 _MAX_BYTES = 2**28  # of a block of attention probabilities
@@ -66,12 +68,8 @@ def attention_modules(denoiser: nn.Module) -> dict[str, nn.Module]:
     Raises:
         ValueError: their projections are fused into one.
     """
-    projections = ("to_q", "to_k", "to_v")
-    modules = {
-        name: module
-        for name, module in denoiser.named_modules()
-        if all(hasattr(module, projection) for projection in projections)
-    }
+    attends = lambda module: all(hasattr(module, name) for name in ("to_q", "to_k", "to_v"))
+    modules = {name: module for name, module in denoiser.named_modules() if attends(module)}
     if any(map(_is_fused, modules.values())):
         raise ValueError(
             "The projections of queries, keys and values are fused, so that none can be read by itself; undo "
@@ -101,7 +99,12 @@ def is_cross(attention: nn.Module) -> bool:
 
 @contextmanager
 def injecting(denoiser: nn.Module, rows: int) -> Iterator[None]:
-    """Within the context, every row of a call of so many has the attention probabilities of the first."""
+    """Within the context, every row of a call of so many has the attention probabilities of the first.
+
+    Where all rows attend alike, one softmax serves them: a single product with all values side by side, half the arithmetic of
+    attending row by row. Other kernels than ``F.scaled_dot_product_attention`` stay as they are, and so do masks that are no
+    additive bias, grouped queries and dropout: nothing is gained there, and nothing changes.
+    """
     shared: list[nn.Module] = []
     for attention in attention_modules(denoiser).values():
         if is_cross(attention):
@@ -109,7 +112,16 @@ def injecting(denoiser: nn.Module, rows: int) -> Iterator[None]:
         else:
             names = ("to_q", "to_k", "add_q_proj", "add_k_proj")
             shared += [p for name in names if (p := getattr(attention, name, None)) is not None]
-    with sharing(shared, rows), sharing_softmax(rows):
+
+    def attend(given: dict[str, Any]) -> torch.Tensor:
+        query, key, values, mask = given["query"], given["key"], given["value"], given.get("attn_mask")
+        plain = not given.get("dropout_p") and not given.get("is_causal") and query.shape[1] == key.shape[1]
+        if rows == 1 or len(query) != rows or not plain:
+            return F.scaled_dot_product_attention(**given)
+        mask = None if mask is None else mask[:1]
+        return shared_attention(query[:1], key[:1], values, given.get("scale"), mask)
+
+    with sharing(shared, rows), OwnAttention(attend):
         yield
 
 
@@ -152,13 +164,8 @@ def sharing(modules: Iterable[nn.Module], rows: int) -> Iterator[None]:
 
 
 def nested(function: Callable[[torch.Tensor], torch.Tensor], value: Any) -> Any:
-    if isinstance(value, torch.Tensor):
-        return function(value) if value.ndim > 0 else value
-    if isinstance(value, tuple | list):
-        return type(value)(nested(function, each) for each in value)
-    if isinstance(value, dict):
-        return {name: nested(function, each) for name, each in value.items()}
-    return value
+    """``function`` of every tensor that has rows, within tuples, lists and dictionaries."""
+    return tree_map_only(torch.Tensor, lambda each: function(each) if each.ndim > 0 else each, value)
 
 
 class OwnAttention(TorchFunctionMode):
@@ -173,24 +180,6 @@ class OwnAttention(TorchFunctionMode):
             return function(*args, **(kwargs or {}))
         names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
         return self.attend(dict(zip(names, args, strict=False)) | (kwargs or {}))
-
-
-def sharing_softmax(rows: int) -> OwnAttention:
-    """Where all rows attend alike, one softmax serves them: a single product with all values side by side.
-
-    Half the arithmetic of attending row by row. Other kernels than ``F.scaled_dot_product_attention`` stay as they are, and
-    so do masks that are no additive bias, grouped queries and dropout: nothing is gained there, and nothing changes.
-    """
-
-    def attend(given: dict[str, Any]) -> torch.Tensor:
-        query, key, values, mask = given["query"], given["key"], given["value"], given.get("attn_mask")
-        plain = not given.get("dropout_p") and not given.get("is_causal") and query.shape[1] == key.shape[1]
-        if rows == 1 or len(query) != rows or not plain:
-            return F.scaled_dot_product_attention(**given)
-        mask = None if mask is None else mask[:1]
-        return shared_attention(query[:1], key[:1], values, given.get("scale"), mask)
-
-    return OwnAttention(attend)
 
 
 def masked(scores: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
@@ -236,9 +225,7 @@ def shared_attention(
 
 
 @contextmanager
-def modulating(
-    denoiser: nn.Module, layer: str, offsets: torch.Tensor, placement: str = "after_projection"
-) -> Iterator[None]:
+def modulating(denoiser: nn.Module, layer: str, offsets: torch.Tensor, placement: str) -> Iterator[None]:
     """Within the context, offsets are added to every channel of a layer's output (Sec. 3.2; Fig. 14 for the placement).
 
     Args:
@@ -246,8 +233,7 @@ def modulating(
         offsets: (B, image tokens) float, c·M of every row; zero for unmodulated trajectories.
         placement: "after_projection" for f(softmax(QKᵀ/√d)·V) + c·M, "before_projection" for f(softmax(QKᵀ/√d)·V + c·M).
     """
-    attention: Any = denoiser.get_submodule(layer)
-    projection = attention.to_out[0]
+    projection = denoiser.get_submodule(f"{layer}.to_out.0")
     added = lambda tokens: tokens + offsets[..., None].to(tokens.dtype)
     if placement == "after_projection":
         handle = projection.register_forward_hook(lambda module, args, output: added(output))
@@ -268,13 +254,11 @@ def capturing(denoiser: nn.Module, layers: Iterable[str]) -> Iterator[dict[str, 
     """
     queries: dict[str, torch.Tensor] = {}
 
-    def keep(name: str, attention: Any) -> torch.utils.hooks.RemovableHandle:
-        def hook(module: nn.Module, args: Any, output: torch.Tensor) -> None:
-            queries[name] = _normalised(attention, output)
+    def keep(name: str, module: nn.Module, args: Any, output: torch.Tensor) -> None:
+        queries[name] = _normalised(denoiser.get_submodule(name), output)
 
-        return attention.to_q.register_forward_hook(hook)
-
-    with hooked(keep(name, denoiser.get_submodule(name)) for name in layers):
+    projections = ((name, denoiser.get_submodule(f"{name}.to_q")) for name in layers)
+    with hooked(to_q.register_forward_hook(partial(keep, name)) for name, to_q in projections):
         yield queries
 
 

@@ -7,7 +7,7 @@ import json
 import re
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -202,16 +202,14 @@ def _entries(source: str, index: Any) -> dict[str, type]:
             "that comes with a model."
         )
     entries: dict[str, type] = {}
+    is_auto = re.compile("Auto[A-Z]").match  # transformers' Auto classes would take what the model names
     for name, entry in index.items():
         if not isinstance(entry, list | tuple) or name in UNUSED or list(entry) == [None, None]:
             continue
-        match entry:  # transformers' Auto classes would take what the model names
-            case ["diffusers" | "transformers" as library, str(component)] if not re.match(
-                "Auto[A-Z]", component
-            ):
+        known = None
+        match entry:
+            case ["diffusers" | "transformers" as library, str(component)] if not is_auto(component):
                 known = getattr(importlib.import_module(library), component, None)
-            case _:
-                known = None
         if not isinstance(known, type):
             raise ValueError(
                 f"{source} takes its {name} from {'.'.join(map(str, entry))}, which is not run; EmerDiff takes it from diffusers "
@@ -351,14 +349,11 @@ def check_device(device: str | torch.device | None) -> torch.device:
 @contextmanager
 def quietly() -> Iterator[None]:
     """While loading: no bars, and no advice about components that EmerDiff does not use."""
-    logs = (diffusers_logging, transformers_logging)
-    before = [(log, log.get_verbosity(), log.is_progress_bar_enabled()) for log in logs]
-    for log in logs:
-        log.set_verbosity_error()
-        log.disable_progress_bar()
-    try:
+    with ExitStack() as afterwards:
+        for log in (diffusers_logging, transformers_logging):
+            afterwards.callback(log.set_verbosity, log.get_verbosity())
+            if log.is_progress_bar_enabled():
+                afterwards.callback(log.enable_progress_bar)
+            log.set_verbosity_error()
+            log.disable_progress_bar()
         yield
-    finally:
-        for log, verbosity, bars in before:
-            log.set_verbosity(verbosity)
-            (log.enable_progress_bar if bars else log.disable_progress_bar)()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, nullcontext
+from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from accelerate.utils.memory import should_reduce_batch_size
+from tqdm.auto import tqdm
 
 from .interventions import exclusive, injecting, modulating, sharing
 from .inversion import Trajectory, reverse_coefficients, reverse_mean_and_std
@@ -16,6 +18,7 @@ from .predictor import Predictor
 from .settings import Settings
 
 Decode = Callable[[torch.Tensor], torch.Tensor]
+_NO_BAR = partial(tqdm, disable=True)
 
 
 def modulated_latents(
@@ -40,22 +43,19 @@ def modulated_latents(
     Returns:
         (B, C, h', w') float32 latents x₀ of every row.
     """
-    layer, t_m, rows = settings.modulation_layer, settings.modulation_timestep, len(offsets)
+    t_m, layer, placement = settings.modulation_timestep, settings.modulation_layer, settings.offset_placement
     denoiser, backbone, method = predictor.denoiser, predictor.backbone, trajectory.method
     if timesteps is None:
         timesteps = [t for t in trajectory.timesteps if t <= t_m]
+    rows = len(offsets)
     latents = trajectory.latents[t_m].repeat_interleave(rows, 0)
     offsets = resize_offsets(offsets, backbone.grid(layer, *latents.shape[2:])).to(latents.device)
 
     for t, previous in zip(timesteps, [*timesteps[1:], None if method == "ddim" else -1], strict=True):
-        with ExitStack() as hooks:
-            hooks.enter_context(exclusive(denoiser))
-            if t == t_m:  # rows do not differ before the modulated layer
-                hooks.enter_context(sharing(backbone.modules_before(layer), rows))
-            if settings.attention_injection:
-                hooks.enter_context(injecting(denoiser, rows))
-            if t == t_m:
-                hooks.enter_context(modulating(denoiser, layer, offsets, settings.offset_placement))
+        alike = backbone.modules_before(layer) if t == t_m else ()  # rows do not differ before the layer
+        injected = injecting(denoiser, rows) if settings.attention_injection else nullcontext()
+        added = modulating(denoiser, layer, offsets, placement) if t == t_m else nullcontext()
+        with exclusive(denoiser), sharing(alike, rows), injected, added:
             output = predictor.network_output(latents, t)
         predictions = predictor.convert(output, latents, t)
         latents, _ = reverse_mean_and_std(predictor, predictions, t, method, previous)
@@ -69,10 +69,8 @@ def resize_offsets(offsets: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor
     if tuple(offsets.shape[1:]) != tuple(grid):
         resized = F.interpolate(offsets[:, None], size=grid, mode="nearest-exact")[:, 0]
         lost = (offsets != 0).flatten(1).any(1) & ~(resized != 0).flatten(1).any(1)
-        for i in lost.nonzero()[:, 0].tolist():
-            touched = F.adaptive_max_pool2d(offsets[i].abs()[None], grid)[0]
-            resized[i] = touched * offsets[i].sum().sign()
-        offsets = resized
+        touched = F.adaptive_max_pool2d(offsets.abs(), grid) * offsets.sum((1, 2), keepdim=True).sign()
+        offsets = torch.where(lost[:, None, None], touched, resized)
     return offsets.flatten(1)
 
 
@@ -126,7 +124,7 @@ def signed_responses(
     masks: torch.Tensor,
     settings: Settings,
     chunk_size: int = 8,
-    progress: Callable[..., Any] | None = None,
+    progress: Callable[..., Any] = _NO_BAR,
 ) -> Iterator[torch.Tensor]:
     """I⁻ − I⁺ (or I⁻ − I, one-sided) of every mask, some at a time.
 
@@ -148,31 +146,26 @@ def signed_responses(
     if steps is not None:
         strength = scaled_strength(predictor, strength, timesteps, trajectory.method)
 
-    def respond(some: torch.Tensor) -> torch.Tensor:
-        offsets = signed_offsets(some, strength, settings.one_sided)
-        latents = modulated_latents(predictor, trajectory, offsets, settings, timesteps)
-        differences = image_differences(latents, decode, settings)
-        if not torch.isfinite(differences).all():
-            raise ValueError(
-                f"The difference maps are not finite at modulation_strength={settings.modulation_strength:g} in "
-                f"{str(predictor.denoiser.dtype).removeprefix('torch.')}; lower it, use dtype float32, or check the weights."
-            )
-        return differences
-
-    with progress(total=len(masks)) if progress else nullcontext() as bar:
+    with progress(total=len(masks)) as bar:
         done, largest = 0, 0.0
         while done < len(masks):
             try:
-                responses = respond(masks[done : done + chunk_size])
+                offsets = signed_offsets(masks[done : done + chunk_size], strength, settings.one_sided)
+                latents = modulated_latents(predictor, trajectory, offsets, settings, timesteps)
+                responses = image_differences(latents, decode, settings)
             except RuntimeError as error:
                 if chunk_size == 1 or not should_reduce_batch_size(error):
                     raise
                 chunk_size = (chunk_size + 1) // 2
                 continue
+            if not torch.isfinite(responses).all():
+                raise ValueError(
+                    f"The difference maps are not finite at modulation_strength={settings.modulation_strength:g} in "
+                    f"{str(predictor.denoiser.dtype).removeprefix('torch.')}; lower it, use dtype float32, or check the weights."
+                )
             yield responses
             done, largest = done + len(responses), max(largest, float(responses.abs().max()))
-            if bar is not None:
-                bar.update(len(responses))
+            bar.update(len(responses))
         if largest < 1e-6:  # what rounding makes
             raise ValueError(
                 f"No pixel responds at modulation_strength={settings.modulation_strength:g} and modulation_timestep="

@@ -20,7 +20,7 @@ from .modulation import difference_maps, signed_responses
 from .refinement import refine, resize_maps
 from .responses import ImageResponses, quantise
 from .settings import ASSIGNED, MODULATED, Options, Settings, check_generator, check_only, whole
-from .stages import CoarseMasks, EmerDiffOutput, Responses, check_masks, refuse_turned
+from .stages import CoarseMasks, EmerDiffOutput, Responses, check_masks
 from .timing import stopwatch
 
 
@@ -176,7 +176,10 @@ class EmerDiffPipeline(FrozenModel):
         check_generator(generator)
         given = image if isinstance(image, Trajectory) else None
         resolved = self.resolve(given, num_masks=num_masks, **settings)
-        own_masks = None if coarse_masks is None else check_masks(coarse_masks)
+        own_masks = None
+        if coarse_masks is not None:
+            shown = image.image if isinstance(image, Trajectory) else image_io.load_image(image)
+            own_masks = check_masks(coarse_masks, shown)
         if isinstance(image, Trajectory):
             trajectory = image
         else:
@@ -190,8 +193,6 @@ class EmerDiffPipeline(FrozenModel):
                 generator,
                 noise_maps=False,
             )
-        if own_masks is not None and trajectory.image is not None:
-            refuse_turned(own_masks, trajectory.image)
         predictor = self._predictor(resolved, resolved.prompt)
         seconds = dict(trajectory.seconds)
         with stopwatch(seconds, "queries"):
@@ -204,9 +205,8 @@ class EmerDiffPipeline(FrozenModel):
             masks = own_masks
             if masks is None:
                 masks = cluster_queries(queries, resolved.num_masks, random_state)
-            embeddings = mask_embeddings(
-                queries, shares_of_cells(masks, (queries.shape[0], queries.shape[1]))
-            )
+            shares = shares_of_cells(masks, (queries.shape[0], queries.shape[1]))
+            embeddings = mask_embeddings(queries, shares)
         resolved = resolved.replace(num_masks=len(masks))
         height, width = (side * self.vae_scale_factor for side in trajectory.clean_latents.shape[2:])
         found = trajectory, queries, masks, embeddings, resolved

@@ -61,15 +61,14 @@ class Predictor:
         """The network."""
         return self.backbone.denoiser
 
-    def check_timestep(self, name: str, timestep: int) -> int:
-        """Returns ``timestep`` if it is one of the inference timesteps, else raises ValueError listing them."""
+    def check_timestep(self, name: str, timestep: int) -> None:
+        """Raises a ValueError that lists the inference timesteps if ``timestep`` is none of them."""
         whole(0)(name, timestep)
         if timestep not in self.timesteps:
             raise ValueError(
                 f"{name}={timestep} is not an inference timestep; with {len(self.timesteps)} steps choose one of "
                 f"{', '.join(map(str, self.timesteps[::-1]))}."
             )
-        return int(timestep)
 
     def alpha_bar(self, timestep: int) -> torch.Tensor:
         """ᾱₜ, a 0-d float64 tensor; 1 before the first timestep, where the latents are clean."""

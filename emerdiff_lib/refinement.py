@@ -19,7 +19,7 @@ def refine(
     Args:
         maps: (K, h, w) float: difference maps, or coarse masks.
         guide: (3, H, W) float RGB in [0, 1], the image at its processing size.
-        cell: height of a coarse cell in pixels of the guide, the unit of ``guide_radius``.
+        cell: height of a coarse cell in pixels of the guide, the unit of ``guide_radius``, which is at least one pixel.
         filter_sigma, guide_radius: both filters' widths; 0 leaves one out.
 
     Returns:
@@ -29,13 +29,8 @@ def refine(
     if filter_sigma > 0:
         maps = torch.stack([torch.from_numpy(gaussian_filter(m.numpy(), filter_sigma)) for m in maps])
     if guide_radius > 0:
-        maps = guided_filter(maps, guide, guide_radius_in_pixels(guide_radius, cell))
+        maps = guided_filter(maps, guide, max(1, round(guide_radius * cell)))
     return maps
-
-
-def guide_radius_in_pixels(cells: float, cell: float) -> int:
-    """A radius in heights of a coarse cell (``cell`` pixels each), as whole pixels, at least 1."""
-    return max(1, round(cells * cell))
 
 
 def resize_maps(maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
@@ -59,9 +54,8 @@ def guided_filter(maps: torch.Tensor, guide: torch.Tensor, radius: int, eps: flo
     """
     guide, maps = guide.float().cpu(), maps.float().cpu()
     mean = _box(guide, radius)
-    covariance = (
-        _box((guide[:, None] * guide[None]).flatten(0, 1), radius).unflatten(0, (3, 3)) - mean[:, None] * mean
-    )
+    products = _box((guide[:, None] * guide[None]).flatten(0, 1), radius).unflatten(0, (3, 3))
+    covariance = products - mean[:, None] * mean
     inverse = torch.linalg.inv(covariance.permute(2, 3, 0, 1) + eps * torch.eye(3, dtype=torch.float32))
     result = []
     for one in maps:  # one at a time: at 512 × 512, all the fits of 30 masks would take a gigabyte

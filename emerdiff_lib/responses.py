@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from .assignment import assign_bilinear
 from .clustering import mask_embeddings, shares_of_cells
 from .pixels import ADAPTIVE, COLOUR, DIMENSIONS, FLOOR, Superpixels, feature_superpixels, label_shares
-from .refinement import guide_radius_in_pixels, guided_filter, pixel_adaptive, resize_maps
+from .refinement import pixel_adaptive, refine, resize_maps
 from .settings import real, whole
 from .stages import CoarseMasks
 
@@ -43,12 +43,6 @@ class ImageResponses(CoarseMasks):
     codes: torch.Tensor = field(kw_only=True)
     scales: torch.Tensor = field(kw_only=True)
     _superpixels: dict[float, Superpixels] = field(default_factory=dict, compare=False)
-
-    def __repr__(self) -> str:
-        (rows, columns), (height, width) = self.grid, self.processing_size
-        return (
-            f"ImageResponses({len(self.parts)} parts of {rows} × {columns} cells, {height} × {width} pixels)"
-        )
 
     # -- masks: their responses -------------------------------------------------------------------------------------------
 
@@ -119,8 +113,7 @@ class ImageResponses(CoarseMasks):
         """(P, d) values of parts → (H, W, d) of pixels."""
         radius = self.settings.guide_radius if guide_radius is None else guide_radius
         planes = self._pixels(torch.cat([values.T @ some for some in self.weights()], 1))
-        if radius > 0:
-            planes = guided_filter(planes, self.guide, guide_radius_in_pixels(radius, self.cell))
+        planes = refine(planes, self.guide, self.cell, 0.0, radius)
         return pixel_adaptive(planes, self.guide, ADAPTIVE).permute(1, 2, 0)
 
     def superpixels(self, guide_radius: float | None = None) -> Superpixels:
@@ -166,9 +159,7 @@ class ImageResponses(CoarseMasks):
         superpixels = self.superpixels()
         count = round(len(superpixels.areas) ** (1 - real(0, 1)("granularity", granularity)))
         labels = superpixels.joined(count)
-        rows, columns = (
-            np.arange(own) * here // own for own, here in zip(self.size, labels.shape, strict=True)
-        )
+        rows, columns = np.arange(height) * len(labels) // height, np.arange(width) * labels.shape[1] // width
         enlarged = labels[rows[:, None], columns[None]]
         return enlarged == enlarged[min(int(y), height - 1), min(int(x), width - 1)]
 

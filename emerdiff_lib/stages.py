@@ -69,8 +69,9 @@ class CoarseMasks:
         return to_tensor(self.image, self.processing_size)[0] / 2 + 0.5
 
     def __repr__(self) -> str:
-        count, height, width = self.masks.shape
-        return f"CoarseMasks({count} masks of {height} × {width} cells, queries of {self.queries.shape[-1]} dimensions)"
+        shapes = {name: value.shape for name, value in vars(self).items() if isinstance(value, torch.Tensor)}
+        of = [f"{name} {' × '.join(map(str, shape))}" for name, shape in shapes.items()]
+        return f"{type(self).__name__}({', '.join(of)})"
 
 
 @dataclass(repr=False)
@@ -83,11 +84,6 @@ class Responses(CoarseMasks):
     """
 
     difference_maps: torch.Tensor = field(kw_only=True)
-
-    def __repr__(self) -> str:
-        count, height, width = self.difference_maps.shape
-        p = self.settings
-        return f"Responses({count} maps of {height} × {width}, λ = {p.modulation_strength:g} at t = {p.modulation_timestep})"
 
 
 @dataclass
@@ -119,11 +115,12 @@ class EmerDiffOutput(BaseOutput):
         return f"EmerDiffOutput({len(self.coarse_masks)} masks, labels {height} × {width})"
 
 
-def check_masks(masks: Any) -> torch.Tensor:
+def check_masks(masks: Any, image: Image.Image | None) -> torch.Tensor:
     """Masks of the caller's as (K, h, w) bool.
 
     Raises:
-        ValueError: for any other shape, values other than 0 and 1, or an empty mask.
+        ValueError: for any other shape, values other than 0 and 1, or an empty mask; and for masks (K, W, H) of an image
+            (H, W): of the stored one, whose EXIF turns it, or transposed.
     """
     try:
         masks = torch.as_tensor(masks)
@@ -142,13 +139,9 @@ def check_masks(masks: Any) -> torch.Tensor:
     masks = masks.bool().cpu()
     if not bool(masks.flatten(1).any(1).all()):
         raise ValueError("coarse_masks hold a mask without any cell; leave it out.")
-    return masks
-
-
-def refuse_turned(masks: torch.Tensor, image: Image.Image) -> None:
-    """Raises a ValueError for masks (K, W, H) of an image (H, W): of the stored one, whose EXIF turns it, or transposed."""
-    (width, height), size = image.size, tuple(masks.shape[1:])
-    if size == (width, height) and width != height:
+    size = tuple(masks.shape[1:])
+    if image is not None and size == image.size and image.width != image.height:
         raise ValueError(
-            f"coarse_masks are of {size}, the upright image of {(height, width)}: turn or transpose them."
+            f"coarse_masks are of {size}, the upright image of {size[::-1]}: turn or transpose them."
         )
+    return masks

@@ -21,7 +21,6 @@ from PIL import Image
 from transformers import AutoTokenizer, CLIPModel, PreTrainedTokenizerBase
 from transformers.image_processing_base import ImageProcessingMixin
 
-from .backbones import TextTokens
 from .clustering import mask_embeddings
 from .images import ImageInput, load_image, to_guide
 from .interventions import capturing_attention, exclusive
@@ -67,10 +66,8 @@ class Vocabulary:
         for name, words in self.classes.items():
             if isinstance(words, str) or not words:
                 raise ValueError(f"Class {name!r} has the words {words!r}; give a list of at least one.")
-        braces = lambda text: (text.count("{"), text.count("{}"), text.count("}"))
-        if isinstance(self.templates, str) or any(
-            braces(template) != (1, 1, 1) for template in self.templates
-        ):
+        braces = {tuple(map(template.count, ("{", "{}", "}"))) for template in self.templates}
+        if isinstance(self.templates, str) or braces - {(1, 1, 1)}:
             raise ValueError(
                 f"templates={self.templates!r} are not possible; each is a sentence with one {{}}, for a word."
             )
@@ -84,9 +81,8 @@ class Vocabulary:
         if not isinstance(names, Mapping):
             if twice := [name for i, name in enumerate(names) if name in names[:i]]:
                 raise ValueError(f"names hold {twice[0]!r} twice; each class has a name of its own.")
-            names = {
-                name: [w.strip() for w in name.replace(";", ",").split(",") if w.strip()] for name in names
-            }
+            synonyms = lambda name: [word.strip() for word in name.replace(";", ",").split(",")]
+            names = {name: [word for word in synonyms(name) if word] for name in names}
         return cls(names, **options)
 
     @property
@@ -110,23 +106,21 @@ class Vocabulary:
         return torch.where(best < self.threshold, len(self.names), labels).int().numpy()
 
 
+@dataclass
 class DenseFeatures:
     """Any two functions: an image → (h, w, d), sentences → (n, d); compared by cosine.
 
     ``features`` of an image may depend on the words that are looked for; ``scores`` of features, or means of some, are (…, C) in
     [0, 1] and sum to 1: how well each class fits.
 
-    Args:
+    Attributes:
+        of_image, of_texts: the two.
         temperature: cosines are divided by it before the softmax.
     """
 
-    def __init__(
-        self,
-        of_image: Callable[[Image.Image], torch.Tensor],
-        of_texts: Callable[[list[str]], torch.Tensor],
-        temperature: float = 0.01,
-    ):
-        self.of_image, self.of_texts, self.temperature = of_image, of_texts, temperature
+    of_image: Callable[[Image.Image], torch.Tensor]
+    of_texts: Callable[[list[str]], torch.Tensor]
+    temperature: float = 0.01
 
     @torch.no_grad()
     def features(self, image: Image.Image, vocabulary: Vocabulary) -> torch.Tensor:
@@ -190,10 +184,8 @@ class MaskClip(DenseFeatures):
         scale = self.resolution / (height * width) ** 0.5
         h, w = (max(1, round(side * scale / patch)) for side in (height, width))
         pixels = to_guide(np.asarray(image.convert("RGB")))[None]
-        pixels = F.interpolate(pixels, size=(h * patch, w * patch), mode="bicubic", antialias=True).clamp(
-            0, 1
-        )
-        pixels = ((pixels - self.mean) / self.std).to(self.model.device, self.model.dtype)
+        pixels = F.interpolate(pixels, size=(h * patch, w * patch), mode="bicubic", antialias=True)
+        pixels = ((pixels.clamp(0, 1) - self.mean) / self.std).to(self.model.device, self.model.dtype)
         vision = self.model.vision_model
         states = vision(pixels, output_hidden_states=True, interpolate_pos_encoding=True).hidden_states
         hidden, last = states[-2], vision.encoder.layers[-1]
@@ -205,9 +197,8 @@ class MaskClip(DenseFeatures):
 
     def sentences(self, texts: list[str]) -> torch.Tensor:
         """(n, d) float32."""
-        tokens = self.tokenizer(texts, padding=True, truncation=True, return_tensors="pt").to(
-            self.model.device
-        )
+        tokens = self.tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
+        tokens = tokens.to(self.model.device)
         hidden = self.model.text_model(tokens.input_ids, tokens.attention_mask).pooler_output
         return self.model.text_projection(hidden).float().cpu()
 
@@ -253,10 +244,8 @@ class WordAttention:
                     "prompt, a short one with {} between spaces."
                 )
             attention = word_attention(self.pipe.predictor(prompt=sentence), noisy, timestep, layers)
-            planes = [attention[layer][..., positions].sum(-1)[None, None] for layer in layers]
-            maps.append(
-                torch.cat([F.interpolate(p, size=finest, mode="bilinear") for p in planes]).mean(0)[0]
-            )
+            planes = [attention[layer][..., positions].sum(-1)[None] for layer in layers]
+            maps.append(torch.cat([resize_maps(plane, finest) for plane in planes]).mean(0))
         return torch.stack(maps, -1)
 
     def scores(self, features: torch.Tensor, vocabulary: Vocabulary) -> torch.Tensor:
@@ -331,17 +320,18 @@ def first_template(vocabulary: Vocabulary) -> str:
 
 
 def word_positions(pipe: EmerDiffPipeline, prompt: str, word: str) -> list[int]:
-    """Where the tokens of a word stand among the text tokens that a prompt becomes; [] if it does not occur."""
-    return [place for part in pipe.backbone.text_tokens(prompt) for place in token_positions(part, word)]
+    """Where the tokens of a word stand among the text tokens that a prompt becomes, every occurrence; [] if there is none.
 
-
-def token_positions(part: TextTokens, word: str) -> list[int]:
-    """Where the tokens of a word stand, every occurrence; what is cut off of a prompt that is too long is not looked at."""
-    word = word if word in part.text else word.lower()
-    ids = part.tokenizer(part.text, truncation=True, max_length=part.limit).input_ids
-    wanted = part.tokenizer(word, add_special_tokens=False).input_ids
-    starts = [i for i in range(len(ids) - len(wanted) + 1) if ids[i : i + len(wanted)] == wanted]
-    return [part.first + i + offset for i in starts for offset in range(len(wanted))]
+    What is cut off of a prompt that is too long is not looked at.
+    """
+    positions: list[int] = []
+    for part in pipe.backbone.text_tokens(prompt):
+        ids = part.tokenizer(part.text, truncation=True, max_length=part.limit).input_ids
+        spelled = word if word in part.text else word.lower()
+        wanted = part.tokenizer(spelled, add_special_tokens=False).input_ids
+        starts = [i for i in range(len(ids) - len(wanted) + 1) if ids[i : i + len(wanted)] == wanted]
+        positions += [part.first + i + offset for i in starts for offset in range(len(wanted))]
+    return positions
 
 
 # -- naming -----------------------------------------------------------------------------------------------------------
@@ -376,7 +366,7 @@ def name_segments(
         features: as for :func:`name_places`.
     """
     features = words.features(image, vocabulary) if features is None else features
-    shares = F.interpolate(masks[:, None].float(), size=features.shape[:2], mode="bilinear")[:, 0]
+    shares = resize_maps(masks, (features.shape[0], features.shape[1]))
     return vocabulary.labels(words.scores(mask_embeddings(features, shares), vocabulary))[labels]
 
 

@@ -16,7 +16,7 @@ from emerdiff_lib.modulation import (
     signed_offsets,
     signed_responses,
 )
-from emerdiff_lib.refinement import guide_radius_in_pixels, guided_filter, refine
+from emerdiff_lib.refinement import guided_filter, refine
 from emerdiff_lib.settings import Settings
 
 from .conftest import seeded
@@ -158,7 +158,7 @@ def test_refinement_is_gaussian_first_in_pixels_then_guided_in_cells():
     torch.testing.assert_close(refine(maps, guide, 4.0, 2.0, 0.0), smooth)
     torch.testing.assert_close(both, guided_filter(smooth, guide, 6))
     torch.testing.assert_close(refine(maps, guide, 4.0, 0.0, 0.0), large)
-    assert guide_radius_in_pixels(1.5, 8.0) == 12 and guide_radius_in_pixels(0.01, 8.0) == 1
+    torch.testing.assert_close(refine(maps, guide, 4.0, 0.0, 0.01), guided_filter(large, guide, 1))
 
 
 @pytest.mark.parametrize("max_bytes", [2**28, 500])

@@ -40,17 +40,13 @@ def test_as_many_masks_as_there_are_distinct_vectors():
         cluster_queries(torch.ones(4, 4, 2), 17)
 
 
-def test_assignment_is_the_argmax_of_the_maps_at_the_pictures_size():
+def test_assignment_is_the_argmax_of_the_maps_or_masks_at_the_pictures_size():
     maps = torch.from_numpy(RNG.random((4, 20, 30)).astype(np.float32))
     assert np.array_equal(assign_pixels(maps, (20, 30)), maps.numpy().argmax(0))
-    expected = torch.nn.functional.interpolate(maps[None], size=(50, 41), mode="bilinear")[0].argmax(0)
-    assert np.array_equal(assign_pixels(maps, (50, 41)), expected)
-
-
-def test_bilinear_baseline_against_torch_on_the_whole_stack():
     masks = torch.from_numpy(np.eye(5, dtype=bool)[RNG.integers(0, 5, (6, 9))]).permute(2, 0, 1)
-    stack = torch.nn.functional.interpolate(masks[None].float(), size=(48, 60), mode="bilinear")
-    assert np.array_equal(assign_bilinear(masks, (48, 60)), stack[0].argmax(0))
+    for assign, given in ((assign_pixels, maps), (assign_bilinear, masks)):
+        stack = torch.nn.functional.interpolate(given[None].float(), size=(50, 41), mode="bilinear")[0]
+        assert np.array_equal(assign(given, (50, 41)), stack.argmax(0))
 
 
 def test_colour_kmeans_separates_flat_colours():

@@ -1,5 +1,7 @@
 """The studies behind notebooks 02 and 03: each against something that does not use their code."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -37,9 +39,10 @@ def test_word_attention_is_the_softmax_of_the_layers_queries_and_keys(pipe, scen
 def test_words_are_found_in_prompts(pipe, tmp_path):
     assert words.word_positions(pipe, "a picture of a road and a road", "road") == [5, 8]
     clip = tiny_stable_diffusion.tokenizer(tmp_path)
+    backbone = SimpleNamespace(text_tokens=lambda prompt: [TextTokens(clip, prompt, 77)])
     # a word of its vocabulary, one in pieces, none
     for word, pieces in (("road", 1), ("zebra", 5), ("cat", 0)):
-        where = words.token_positions(TextTokens(clip, "a zebra on a road", 77), word)
+        where = words.word_positions(SimpleNamespace(backbone=backbone), "a zebra on a road", word)
         tokens = clip.convert_ids_to_tokens([clip("a zebra on a road").input_ids[i] for i in where])
         assert len(where) == pieces and "".join(tokens).replace("</w>", "") == (word if pieces else "")
 

@@ -39,8 +39,8 @@ def diffseg(image: np.ndarray, pipe: EmerDiffPipeline, num_segments: int | None 
     if num_segments is None:
         proposals = merge(attention, distances, FAMILY_THRESHOLDS.get(pipe.backbone.name, THRESHOLD))
     else:
-        tried = bisected(lambda tau: merge(attention, distances, tau), len, num_segments, 0.0, 10.0, steps=16)
-        proposals = min(tried, key=lambda proposals: abs(len(proposals) - num_segments))
+        merged = lambda threshold: merge(attention, distances, threshold)
+        proposals = bisected(merged, len, num_segments, 0.0, 10.0, steps=16)
     maps = F.interpolate(proposals[None], size=image.shape[:2], mode="bilinear", align_corners=False)[0]
     return with_embeddings(maps.argmax(0).numpy(), attention.flatten(2).numpy())
 
@@ -48,27 +48,9 @@ def diffseg(image: np.ndarray, pipe: EmerDiffPipeline, num_segments: int | None 
 def aggregated_attention(predictor: Predictor, latents: torch.Tensor) -> torch.Tensor:
     """(h, w, h, w) attention of every position of the finest self-attention grid to every other; each map sums to 1.
 
-    The layers of one resolution are averaged; maps are brought to the finest grid (targets bilinearly, sources by
-    repetition), and resolutions are averaged with weights proportional to their side (their Eq. 2–3).
-    """
-    by_grid: dict[tuple[int, int], list[torch.Tensor]] = {}
-    for layer, probabilities in self_attention(predictor, latents).items():
-        by_grid.setdefault(predictor.backbone.grid(layer, *latents.shape[2:]), []).append(probabilities)
-    height, width = max(by_grid)
-    total, sides = torch.zeros(height, width, height, width), sum((h * w) ** 0.5 for h, w in by_grid)
-    for (h, w), layers in by_grid.items():
-        maps = torch.stack(layers).mean(0).reshape(h * w, 1, h, w)
-        maps = F.interpolate(maps, size=(height, width), mode="bilinear", align_corners=False)[:, 0]
-        maps = (maps / maps.sum((1, 2), keepdim=True)).reshape(h, w, height, width)
-        rows, columns = torch.arange(height) * h // height, torch.arange(width) * w // width
-        total += (h * w) ** 0.5 / sides * maps[rows][:, columns]
-    return total
-
-
-def self_attention(predictor: Predictor, latents: torch.Tensor) -> dict[str, torch.Tensor]:
-    """{layer: (positions, positions) attention among image tokens, the mean of its heads}, float32 on the CPU.
-
-    Text tokens of joint attention are left out: among the others, each row is scaled to sum to 1.
+    Heads are averaged, and the layers of one resolution; text tokens of joint attention are left out. Maps are brought to the
+    finest grid (targets bilinearly, sources by repetition), and resolutions are averaged with weights proportional to their
+    side (their Eq. 2–3).
 
     Raises:
         ValueError: no layer has attention of which there are probabilities.
@@ -78,12 +60,20 @@ def self_attention(predictor: Predictor, latents: torch.Tensor) -> dict[str, tor
         predictor.network_output(latents, TIMESTEP)
     if not attention:
         raise ValueError(f"DiffSeg needs softmax self-attention, which {backbone.name} does not have.")
-    among_image = {}
+    by_grid: dict[tuple[int, int], list[torch.Tensor]] = {}
     for layer, probabilities in attention.items():
         height, width = backbone.grid(layer, *latents.shape[2:])
-        maps, _ = backbone.split_attention(layer, probabilities, height * width)
-        among_image[layer] = maps / maps.sum(1, keepdim=True)
-    return among_image
+        among_image, _ = backbone.split_attention(layer, probabilities, height * width)
+        by_grid.setdefault((height, width), []).append(among_image / among_image.sum(1, keepdim=True))
+    height, width = max(by_grid)
+    total, sides = torch.zeros(height, width, height, width), sum((h * w) ** 0.5 for h, w in by_grid)
+    for (h, w), layers in by_grid.items():
+        maps = torch.stack(layers).mean(0).reshape(h * w, 1, h, w)
+        maps = F.interpolate(maps, size=(height, width), mode="bilinear", align_corners=False)[:, 0]
+        maps = (maps / maps.sum((1, 2), keepdim=True)).reshape(h, w, height, width)
+        rows, columns = torch.arange(height) * h // height, torch.arange(width) * w // width
+        total += (h * w) ** 0.5 / sides * maps[rows][:, columns]
+    return total
 
 
 def kl_distance(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:

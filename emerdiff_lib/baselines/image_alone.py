@@ -61,5 +61,5 @@ def felzenszwalb(image: np.ndarray, num_segments: int) -> Segmentation:
     """
     cut = lambda exponent: skimage_felzenszwalb(image, scale=10**exponent, sigma=0.8, min_size=20)
     count = lambda labels: int(labels.max()) + 1
-    tried = [cut(2.0), *bisected(cut, count, num_segments, 0.0, 6.0, steps=14)]
+    tried = cut(2.0), bisected(cut, count, num_segments, 0.0, 6.0, steps=14)
     return with_embeddings(min(tried, key=lambda labels: abs(count(labels) - num_segments)), image / 255.0)

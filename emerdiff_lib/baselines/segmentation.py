@@ -68,12 +68,12 @@ def bisected(
     low: float,
     high: float,
     steps: int,
-) -> list[Tried]:
-    """What ``segment`` makes of ``steps`` thresholds between low and high, nearer and nearer to ``wanted`` segments; a higher
-    threshold makes fewer."""
+) -> Tried:
+    """Of what ``segment`` makes of ``steps`` thresholds between low and high, nearer and nearer to ``wanted`` segments, the
+    nearest to that; a higher threshold makes fewer."""
     tried = []
     for _ in range(steps):
         middle = (low + high) / 2
         tried.append(segment(middle))
         low, high = (middle, high) if count(tried[-1]) > wanted else (low, middle)
-    return tried
+    return min(tried, key=lambda one: abs(count(one) - wanted))

@@ -91,10 +91,7 @@ def random_walk_features(
     height, width = image.shape[:2]
     index, pixels = np.arange(height * width).reshape(height, width), image / 255.0
     ends, weights = [], []
-    for a, b in (
-        ((slice(1, None),), (slice(None, -1),)),
-        ((slice(None), slice(1, None)), (slice(None), slice(None, -1))),
-    ):
+    for a, b in ((np.s_[1:], np.s_[:-1]), (np.s_[:, 1:], np.s_[:, :-1])):
         ends.append(np.stack([index[a].ravel(), index[b].ravel()]))
         weights.append(np.exp(-beta * np.square(pixels[a] - pixels[b]).sum(-1)).ravel() + 1e-6)
     (i, j), weight = np.concatenate(ends, 1), np.concatenate(weights)

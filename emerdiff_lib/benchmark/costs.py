@@ -99,10 +99,8 @@ class Machine:
         return cls(_describe(device), rates, 2 * source.nbytes / fastest)
 
     def __str__(self) -> str:
-        rates = ", ".join(
-            f"{str(dtype).removeprefix('torch.')} {rate / 1e9:.0f} GFLOP/s"
-            for dtype, rate in self.flops_per_second.items()
-        )
+        name = lambda dtype: str(dtype).removeprefix("torch.")
+        rates = ", ".join(f"{name(d)} {rate / 1e9:.0f} GFLOP/s" for d, rate in self.flops_per_second.items())
         return f"{self.name}: matrix products in {rates}; memory {self.bytes_per_second / 1e9:.0f} GB/s"
 
 

@@ -56,19 +56,12 @@ def evaluate(
     **settings: Any,
 ) -> list[dict]:
     """:func:`evaluate_scene` of every Toyscapes scene. Seconds are part of a result: nothing else should use the cores."""
-    key = {
-        "study": "front",
-        "variants": {
-            name: pipe.resolve(**settings | variant).to_dict() for name, variant in variants.items()
-        },
-    }
+    resolved = {name: pipe.resolve(**settings | variant).to_dict() for name, variant in variants.items()}
+    key = {"study": "front", "variants": resolved} | common_key(pipe)
     evaluate_one = lambda seed: evaluate_scene(pipe, Toyscapes.from_seed(seed), variants, **settings)
     scenes = {f"{seed:06}": seed for seed in seeds}
-    return [
-        row
-        for rows in cached_map(evaluate_one, scenes, output_dir, key | common_key(pipe), scene_key)
-        for row in rows
-    ]
+    results = cached_map(evaluate_one, scenes, output_dir, key, scene_key)
+    return [row for rows in results for row in rows]
 
 
 def evaluate_scene(

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from ..interventions import OwnAttention, masked
+from ..interventions import OwnAttention, hooked, masked
 from ..inversion import Trajectory, reverse_step
 from ..pipeline import EmerDiffPipeline
 from ..predictor import Predictor
@@ -77,10 +77,8 @@ def modulated_latents(
             hooks = [projection.register_forward_hook(lambda _, args, output: output + offset)]
         elif t == timestep:
             hooks = [projection.register_forward_pre_hook(lambda _, args: args[0] + offset)]
-        with written_out_attention(maps.get(t)):
+        with hooked(hooks), written_out_attention(maps.get(t)):
             latents = reverse_step(predictor, trajectory, latents, t)
-        for hook in hooks:
-            hook.remove()
     return latents
 
 

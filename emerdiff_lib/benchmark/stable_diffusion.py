@@ -32,12 +32,8 @@ def pipeline(dtype: torch.dtype, device: str | torch.device = "cpu") -> EmerDiff
     with torch.device(device):
         unet, vae = UNet2DConditionModel(**UNET).to(dtype), AutoencoderKL(**VAE).to(dtype)
     parts = dict.fromkeys(("text_encoder", "tokenizer", "safety_checker", "feature_extractor"))
-    scheduler = PNDMScheduler(**SCHEDULER)
-    return EmerDiffPipeline.from_pipe(
-        StableDiffusionPipeline(
-            unet=unet.eval(), vae=vae.eval(), scheduler=scheduler, requires_safety_checker=False, **parts
-        )
-    )
+    parts |= {"unet": unet.eval(), "vae": vae.eval(), "scheduler": PNDMScheduler(**SCHEDULER)}
+    return EmerDiffPipeline.from_pipe(StableDiffusionPipeline(**parts, requires_safety_checker=False))
 
 
 @torch.no_grad()
@@ -55,14 +51,11 @@ def modulation(settings: Settings, dtype: torch.dtype, device: str | torch.devic
     steps = [t for t in predictor.timesteps if t <= t_m]
     trajectory = Trajectory("ddpm", steps, dict.fromkeys(steps, clean), clean, len(predictor.timesteps))
     visited = shortened(steps, t_m, settings.denoising_steps)
-    masks = settings.num_parts or settings.num_masks
+    count = settings.num_parts or settings.num_masks
     grid = pipe.backbone.grid(settings.feature_layer, side, side)
-    bands = torch.arange(grid[0], device=device)[:, None].expand(grid) % masks
-    offsets = signed_offsets(
-        bands == torch.arange(masks, device=device)[:, None, None],
-        settings.modulation_strength,
-        settings.one_sided,
-    )
+    bands = torch.arange(grid[0], device=device)[:, None].expand(grid) % count
+    masks = bands == torch.arange(count, device=device)[:, None, None]
+    offsets = signed_offsets(masks, settings.modulation_strength, settings.one_sided)
 
     def decode(rows: torch.Tensor) -> torch.Tensor:
         return torch.cat([pipe.backbone.decode(row) for row in rows.split(1)])

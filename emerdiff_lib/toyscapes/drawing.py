@@ -107,10 +107,8 @@ def octaves(draw: Draw, cells: Sequence[float], decay: float = 0.6) -> Field:
     """A sum of value noises, each ``decay`` times as strong as the one before, normalised to about [-1, 1]."""
     layers = [value_noise(draw, c, c) for c in cells]
     strengths = [decay**i for i in range(len(cells))]
-    total = sum(strengths)
-    return lambda x, y: sum(
-        np.float32(s / total) * layer(x, y) for s, layer in zip(strengths, layers, strict=True)
-    )
+    shares = [np.float32(strength / sum(strengths)) for strength in strengths]
+    return lambda x, y: sum(share * layer(x, y) for share, layer in zip(shares, layers, strict=True))
 
 
 def brick(draw: Draw) -> Field:
@@ -193,15 +191,13 @@ class Shape:
 
 
 def ellipse(cx: float, cy: float, rx: float, ry: float) -> Shape:
-    return Shape(
-        (cx - rx, cy - ry, cx + rx, cy + ry), lambda x, y: ((x - cx) / rx) ** 2 + ((y - cy) / ry) ** 2 <= 1
-    )
+    inside = lambda x, y: ((x - cx) / rx) ** 2 + ((y - cy) / ry) ** 2 <= 1
+    return Shape((cx - rx, cy - ry, cx + rx, cy + ry), inside)
 
 
 def box(left: float, top: float, right: float, bottom: float) -> Shape:
-    return Shape(
-        (left, top, right, bottom), lambda x, y: (x >= left) & (x < right) & (y >= top) & (y < bottom)
-    )
+    inside = lambda x, y: (x >= left) & (x < right) & (y >= top) & (y < bottom)
+    return Shape((left, top, right, bottom), inside)
 
 
 def convex(*points: tuple[float, float]) -> Shape:
@@ -222,16 +218,11 @@ def below(xs: Sequence[float], ys: Sequence[float], bottom: float) -> Shape:
     knots, heights = np.asarray(xs, np.float32), np.asarray(ys, np.float32)
 
     def inside(x, y):
-        return (y >= polyline(knots, heights, np.ravel(x))[None]) & (y < bottom)
+        i = np.clip(np.searchsorted(knots, x, side="right") - 1, 0, len(knots) - 2)
+        t = (x - knots[i]) / (knots[i + 1] - knots[i])  # np.interp may round otherwise elsewhere
+        return (y >= heights[i] + (heights[i + 1] - heights[i]) * t) & (y < bottom)
 
     return Shape((float(knots[0]), float(heights.min()), float(knots[-1]), bottom), inside)
-
-
-def polyline(knots: np.ndarray, heights: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """Linear interpolation, spelled out so that it rounds alike everywhere."""
-    i = np.clip(np.searchsorted(knots, x, side="right") - 1, 0, len(knots) - 2)
-    t = (x - knots[i]) / (knots[i + 1] - knots[i])
-    return heights[i] + (heights[i + 1] - heights[i]) * t
 
 
 # --- canvas ----------------------------------------------------------------------------------------------------------
@@ -244,19 +235,15 @@ class Canvas:
         self.rgb = np.zeros((pixels, pixels, 3), np.float32)
         self.labels = np.zeros((pixels, pixels), np.uint8)
         self.objects = np.zeros((pixels, pixels), np.uint8)
-        centres = (
-            (np.arange(pixels, dtype=np.float32) + np.float32(0.5)) / np.float32(pixels) * np.float32(extent)
-        )
+        shares = (np.arange(pixels, dtype=np.float32) + np.float32(0.5)) / np.float32(pixels)
+        centres = shares * np.float32(extent)
         self.x, self.y = (centres + np.float32(left))[None], (centres + np.float32(top))[:, None]
 
-    def _window(self, bounds: Bounds) -> tuple[slice, slice]:
-        left, top, right, bottom = bounds
+    def _visible(self, shape: Shape):
+        left, top, right, bottom = shape.bounds
         columns = np.searchsorted(self.x[0], (left, right))
         rows = np.searchsorted(self.y[:, 0], (top, bottom))
-        return slice(rows[0], rows[1] + 1), slice(columns[0], columns[1] + 1)
-
-    def _visible(self, shape: Shape):
-        rows, columns = self._window(shape.bounds)
+        rows, columns = slice(rows[0], rows[1] + 1), slice(columns[0], columns[1] + 1)
         x, y = self.x[:, columns], self.y[rows]
         if not x.size or not y.size:
             return None
@@ -288,9 +275,8 @@ class Canvas:
         """RGB (n/2, n/2, 3) uint8, averaged over 2 × 2, and labels (n/2, n/2) uint8, the majority of 2 × 2."""
         lit = np.clip(self.rgb * illumination(self.x, self.y)[..., None].astype(np.float32), 0, 1)
         fine = (lit * np.float32(255) + np.float32(0.5)).astype(np.uint16)
-        image = ((fine[::2, ::2] + fine[1::2, ::2] + fine[::2, 1::2] + fine[1::2, 1::2] + 2) >> 2).astype(
-            np.uint8
-        )
+        sums = fine[::2, ::2] + fine[1::2, ::2] + fine[::2, 1::2] + fine[1::2, 1::2]
+        image = ((sums + 2) >> 2).astype(np.uint8)
         quads = np.stack([self.labels[i::2, j::2] for i in (0, 1) for j in (0, 1)])
         quads.sort(axis=0)
         return image, quads[1]  # the second smallest of four is their majority whenever there is one

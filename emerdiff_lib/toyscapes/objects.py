@@ -111,14 +111,14 @@ class ObjectPainter:
     draw: Draw
     canvas: Canvas
     horizon: float
-    words: list[tuple[int, str]] = field(default_factory=list)  # (object number, description), as drawn
+    words: list[str] = field(default_factory=list)  # descriptions of objects 1, 2, … as drawn
     standing: list = field(default_factory=list)  # (y of the foot, callable): drawn later, far to near
     disguises: dict[str, str] = field(default_factory=dict)  # class → that whose texture it wears (shifts.py)
     aside: Draw | None = None  # random numbers for the disguises
 
     # -- helpers
 
-    def paint(self, shape: Shape, colour, name: str, number: int = 0, shine: float = 1.0):
+    def paint(self, shape: Shape, colour, name: str, number: int = 0):
         texture, tint = None, 0.0
         if name in TEXTURES:
             make, strength = TEXTURES[name]
@@ -127,14 +127,11 @@ class ObjectPainter:
                 make, strength = TEXTURES[self.disguises[name]]
                 texture = make(self.aside)
             tint = strength * (1 + np.array([self.draw.uniform(-0.45, 0.45) for _ in range(3)], np.float32))
-        if not callable(colour):
-            colour = np.asarray(colour, np.float32) * np.float32(shine)
         self.canvas.paint(shape, colour, ID[name], number, texture, tint)
 
     def lit(self, colour) -> np.ndarray:
-        return np.clip(
-            np.asarray(colour, np.float32) * self.light.level * np.asarray(self.light.tint, np.float32), 0, 1
-        )
+        lit = np.asarray(colour, np.float32) * self.light.level * np.asarray(self.light.tint, np.float32)
+        return np.clip(lit, 0, 1)
 
     def colour(self, *ranges) -> tuple[tuple[float, float, float], np.ndarray]:
         """A random (hue, saturation, value) and the same as lit RGB."""
@@ -143,15 +140,12 @@ class ObjectPainter:
 
     def paint_hue(self) -> tuple[float, float]:
         """A hue range for painted things, which share a few hues within a scene: colour alone does not tell them apart."""
-        hue = (
-            self.draw.pick(self.palette) + self.draw.uniform(-0.02, 0.02)
-            if self.draw.chance(0.75)
-            else self.draw.uniform(0, 1)
-        )
+        shared = lambda: self.draw.pick(self.palette) + self.draw.uniform(-0.02, 0.02)
+        hue = shared() if self.draw.chance(0.75) else self.draw.uniform(0, 1)
         return hue, hue
 
     def mention(self, description: str) -> int:
-        self.words.append((len(self.words) + 1, description))
+        self.words.append(description)
         return len(self.words)
 
     def cast_shadow(self, x: float, y: float, reach: float):
@@ -188,9 +182,8 @@ class ObjectPainter:
                 top = convex((x - eaves, y - h), (x + w / 2, y - h - rise), (x + w + eaves, y - h))
             else:
                 ridge = y - h - rise * 0.7
-                top = convex(
-                    (x - eaves, y - h), (x + w * 0.2, ridge), (x + w * 0.8, ridge), (x + w + eaves, y - h)
-                )
+                ends = (x + w * 0.2, ridge), (x + w * 0.8, ridge)
+                top = convex((x - eaves, y - h), *ends, (x + w + eaves, y - h))
             self.paint(top, shaded(roof), "roof", number)
             self.paint(box(dx, y - h * 0.55, dx + w * 0.17, y), door, "door", number)
             for wx in (x + w * 0.06, x + w * 0.78):
@@ -214,23 +207,18 @@ class ObjectPainter:
                 r = size * u(0.16, 0.25)
                 crown = crown | ellipse(x + u(-0.2, 0.2) * size, foot + (u(-0.18, 0.18) - 0.32) * size, r, r)
         elif kind == "pine":
-            tiers = [
-                convex(
-                    (x - size * (0.32 - 0.07 * i), foot - 0.2 * i * size),
-                    (x, foot - (0.2 * i + 0.4) * size),
-                    (x + size * (0.32 - 0.07 * i), foot - 0.2 * i * size),
-                )
-                for i in range(3)
-            ]
-            crown = tiers[0] | tiers[1] | tiers[2]
+
+            def tier(i):
+                half, base = size * (0.32 - 0.07 * i), foot - 0.2 * i * size
+                return convex((x - half, base), (x, foot - (0.2 * i + 0.4) * size), (x + half, base))
+
+            crown = tier(0) | tier(1) | tier(2)
         else:
             crown = ellipse(x, foot - 0.41 * size, 0.17 * size, 0.44 * size)
 
         def foliage(px, py):
-            side = np.clip(
-                (x - px) * self.sun_side / (0.3 * size) + (foot - 0.35 * size - py) / (0.6 * size), -1, 1
-            )
-            return np.clip(leaf * (1 + 0.38 * side)[..., None], 0, 1)
+            towards_sun = (x - px) * self.sun_side / (0.3 * size) + (foot - 0.35 * size - py) / (0.6 * size)
+            return np.clip(leaf * (1 + 0.38 * np.clip(towards_sun, -1, 1))[..., None], 0, 1)
 
         def paint():
             self.cast_shadow(x, y, 0.3 * size)
@@ -250,10 +238,9 @@ class ObjectPainter:
             self.cast_shadow(x + size / 2, y, 0.55 * size)
             cabin = convex(at(0.16, 0.95), at(0.29, 1.75), at(0.7, 1.75), at(0.86, 0.95))
             self.paint(cabin, roof, "car", number)
-            for pane in (
-                convex(at(0.26, 1), at(0.34, 1.6), at(0.47, 1.6), at(0.47, 1)),
-                convex(at(0.52, 1), at(0.52, 1.6), at(0.66, 1.6), at(0.76, 1)),
-            ):
+            back = convex(at(0.26, 1), at(0.34, 1.6), at(0.47, 1.6), at(0.47, 1))
+            front = convex(at(0.52, 1), at(0.52, 1.6), at(0.66, 1.6), at(0.76, 1))
+            for pane in (back, front):
                 self.paint(pane, self.lit((0.6, 0.75, 0.85)), "window", number)
             hull = lambda px, py: body * (1.12 - 0.45 * np.clip((py - y + h) / (0.8 * h), 0, 1))[..., None]
             self.paint(box(x, y - h, x + size, y - h * 0.25), hull, "car", number)

@@ -84,9 +84,8 @@ def paint_unseen_objects(canvas: Canvas, draw: Draw, horizon: float) -> None:
     kinds.pop(draw.pick(list(kinds)))
     for place, (parts_of, number) in enumerate(kinds.items()):
         x = left + side * (draw.uniform(0.15, 0.4) + 0.45 * place)
-        foot = draw.uniform(
-            max(horizon + 0.05, bottom - 0.5 * side), max(horizon + 0.06, bottom - 0.08 * side)
-        )
+        far, near = max(horizon + 0.05, bottom - 0.5 * side), max(horizon + 0.06, bottom - 0.08 * side)
+        foot = draw.uniform(far, near)
         for shape, colour in parts_of(draw, x, foot, side * draw.uniform(0.18, 0.3)):
             canvas.paint(shape, colour, UNSEEN, number)
 
@@ -107,9 +106,8 @@ def _lighthouse(draw: Draw, x: float, foot: float, size: float) -> list:
     striped = lambda py: (np.floor((foot - py) / height * 5) % 2 < 1)[..., None]
     bands = lambda px, py: np.where(striped(py), stripe, np.float32(0.93))
     top = foot - height
-    tower = convex(
-        (x - 0.2 * size, foot), (x - 0.13 * size, top), (x + 0.13 * size, top), (x + 0.2 * size, foot)
-    )
+    upper = (x - 0.13 * size, top), (x + 0.13 * size, top)
+    tower = convex((x - 0.2 * size, foot), *upper, (x + 0.2 * size, foot))
     lamp = box(x - 0.1 * size, top - 0.2 * size, x + 0.1 * size, top)
     dome = ellipse(x, top - 0.2 * size, 0.14 * size, 0.1 * size)
     return [(tower, bands), (lamp, (1, 0.95, 0.6)), (dome, (0.3, 0.1, 0.1))]

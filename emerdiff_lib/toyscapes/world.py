@@ -45,9 +45,8 @@ class Painter(ObjectPainter):
             paint()
 
     def paint_sky(self) -> np.ndarray:
-        top, bottom = (
-            hsv(*(self.draw.uniform(*r) for r in ranges)) for ranges in (self.light.top, self.light.bottom)
-        )
+        random_colour = lambda ranges: hsv(*(self.draw.uniform(*r) for r in ranges))
+        top, bottom = random_colour(self.light.top), random_colour(self.light.bottom)
         haze, drift = octaves(self.draw, (3, 6, 12)), self.draw.uniform(-0.25, 0.25)
         self.glow = (self.draw.uniform(0.1, 0.9), self.draw.uniform(0.05, 0.65) * self.horizon)
 
@@ -61,16 +60,14 @@ class Painter(ObjectPainter):
 
     def paint_sun(self):
         night, r = self.light.words == "at night", self.draw.uniform(0.03, 0.07)
-        colour = {"at sunset": (1, 0.76, 0.42), "at night": (0.92, 0.9, 0.76)}.get(
-            self.light.words, (1, 0.97, 0.8)
-        )
+        special = {"at sunset": (1, 0.76, 0.42), "at night": (0.92, 0.9, 0.76)}
+        colour = special.get(self.light.words, (1, 0.97, 0.8))
         self.paint(ellipse(*self.glow, r, r), colour, "sun", self.mention("the moon" if night else "the sun"))
 
     def paint_clouds(self):
         u, number = self.draw.uniform, self.mention("clouds")
-        base = (
-            self.sky_bottom * 1.4 + 0.06 if self.light.words == "at night" else self.sky_bottom * 0.45 + 0.52
-        )
+        brightness, white = (1.4, 0.06) if self.light.words == "at night" else (0.45, 0.52)
+        base = self.sky_bottom * brightness + white
         for _ in range(self.draw.integer(1, 3)):
             x, y, w, tone = u(0, 1), u(0.02, 0.6 * self.horizon), u(0.1, 0.27), u(0.88, 1)
             puffs = []
@@ -81,9 +78,8 @@ class Painter(ObjectPainter):
             for puff in puffs[1:]:
                 cloud = cloud | puff
             foot = y + 0.3 * w
-            shaded = lambda px, py, tone=tone, foot=foot, w=w: (
-                np.clip(base * tone, 0, 1) * (1 - 0.3 * np.clip(1 - (foot - py) / (0.6 * w), 0, 1))[..., None]
-            )
+            under = lambda py, foot=foot, w=w: np.clip(1 - (foot - py) / (0.6 * w), 0, 1)[..., None]
+            shaded = lambda px, py, tone=tone, under=under: np.clip(base * tone, 0, 1) * (1 - 0.3 * under(py))
             self.paint(cloud, shaded, "cloud", number)
 
     def paint_mountains(self, layer: int):
@@ -148,9 +144,8 @@ class Painter(ObjectPainter):
         def surface(px, py):
             depth = np.clip((py - top) / (bottom - top), 0, 1)[..., None]
             column = 1 / (1 + 120 * (px - self.glow[0]) ** 2) if glitter else 0 * px
-            return np.clip(
-                colour * (1 - (1 - deep) * depth) + 0.22 * column[..., None] * self.sky_bottom, 0, 1
-            )
+            reflection = 0.22 * column[..., None] * self.sky_bottom
+            return np.clip(colour * (1 - (1 - deep) * depth) + reflection, 0, 1)
 
         self.paint(shape, surface, "water", self.mention("a lake" if layout == "lake" else "the sea"))
         return region
@@ -168,10 +163,8 @@ class Painter(ObjectPainter):
                 self.paint(dash, np.clip(colour * 2, 0, 1), "road", number)
             return top, bottom
         vanish, left, width = u(0.3, 0.7), u(0.1, 0.6), u(0.3, 0.5)
-        verge = convex(
-            (vanish - 0.012, self.horizon), (vanish + 0.012, self.horizon), (left + width, 1), (left, 1)
-        )
-        self.paint(verge, colour, "road", number)
+        far = (vanish - 0.012, self.horizon), (vanish + 0.012, self.horizon)
+        self.paint(convex(*far, (left + width, 1), (left, 1)), colour, "road", number)
         return None
 
     def place_objects(self, layout: str, water, road):
@@ -218,9 +211,8 @@ class Painter(ObjectPainter):
         """Names every object of which at least 0.2 % of the image is visible, far to near, and the light."""
         objects = self.canvas.objects.ravel()
         visible = np.bincount(objects, minlength=len(self.words) + 1) / objects.size
-        seen = [description for number, description in self.words if visible[number] >= 0.002]
-        unique = list(dict.fromkeys(seen))
-        return f"a picture of {' and '.join(unique) if unique else 'a field'} {self.light.words}"
+        seen = [description for number, description in enumerate(self.words, 1) if visible[number] >= 0.002]
+        return f"a picture of {' and '.join(dict.fromkeys(seen)) or 'a field'} {self.light.words}"
 
 
 def draw_scene(seed: int, shift: Shift = AS_TRAINED) -> tuple[np.ndarray, np.ndarray, str]:
