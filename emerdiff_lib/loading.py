@@ -206,10 +206,8 @@ def _entries(source: str, index: Any) -> dict[str, type]:
         if not isinstance(entry, list | tuple) or name in UNUSED or list(entry) == [None, None]:
             continue
         match entry:  # transformers' Auto classes would take what the model names
-            case ["diffusers" | "transformers" as library, str(component)] if not re.match(
-                "Auto[A-Z]", component
-            ):
-                known = getattr(importlib.import_module(library), component, None)
+            case [str(library), str(component)] if not re.match("Auto[A-Z]", component):
+                known = getattr(_library(library), component, None)
             case _:
                 known = None
         if not isinstance(known, type):
@@ -219,6 +217,14 @@ def _entries(source: str, index: Any) -> dict[str, type]:
             )
         entries[name] = known
     return entries
+
+
+def _library(name: str) -> Any:
+    """diffusers, transformers, or what diffusers has beside one of its pipelines (Kolors' text encoder); None for any other."""
+    if name in ("diffusers", "transformers"):
+        return importlib.import_module(name)
+    beside = getattr(diffusers.pipelines, name, None)
+    return beside if getattr(beside, "__name__", "").startswith("diffusers.pipelines.") else None
 
 
 def _check_shards(folder: Path) -> None:

@@ -55,7 +55,8 @@ def modulated_latents(
             if settings.attention_injection:
                 hooks.enter_context(injecting(denoiser, rows))
             if t == t_m:
-                hooks.enter_context(modulating(denoiser, layer, offsets, settings.offset_placement))
+                where = settings.offset_placement, backbone.text_first
+                hooks.enter_context(modulating(denoiser, layer, offsets, *where))
             output = predictor.network_output(latents, t)
         predictions = predictor.convert(output, latents, t)
         latents, _ = reverse_mean_and_std(predictor, predictions, t, method, previous)
