@@ -19,11 +19,14 @@ def extract_queries(
 
     ``noisy_latents`` is (B, C, h, w); queries are averaged over the rows (a noise ensemble as in DIFT, arXiv 2306.03881).
     """
-    denoiser, grid = predictor.denoiser, predictor.backbone.grid
+    denoiser, backbone, maps = predictor.denoiser, predictor.backbone, {}
     with exclusive(denoiser), capturing(denoiser, layers) as queries:
         predictor.network_output(noisy_latents, timestep)
-    size = noisy_latents.shape[2:]
-    return {layer: queries[layer].mean(0).float().cpu().unflatten(0, grid(layer, *size)) for layer in layers}
+    for layer in layers:
+        grid = backbone.grid(layer, *noisy_latents.shape[2:])
+        of_image = backbone.image_tokens(layer, queries[layer], grid[0] * grid[1])
+        maps[layer] = of_image.mean(0).float().cpu().unflatten(0, grid)
+    return maps
 
 
 def extract_activations(
@@ -42,6 +45,7 @@ def extract_activations(
         output = backbone.feature_map(name, output)
         if output.ndim == 3:  # (B, tokens, d)
             grid = backbone.grid(name, *noisy_latents.shape[2:])
+            output = backbone.image_tokens(name, output, grid[0] * grid[1])
             output = output.transpose(1, 2).unflatten(2, grid)
         outputs[name] = output
 

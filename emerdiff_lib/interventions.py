@@ -225,16 +225,24 @@ def shared_attention(
 
 
 @contextmanager
-def modulating(denoiser: nn.Module, layer: str, offsets: torch.Tensor, placement: str) -> Iterator[None]:
+def modulating(
+    denoiser: nn.Module, layer: str, offsets: torch.Tensor, placement: str, text_first: bool
+) -> Iterator[None]:
     """Within the context, offsets are added to every channel of a layer's output (Sec. 3.2; Fig. 14 for the placement).
 
     Args:
         layer: name of the attention layer; f is its output projection.
         offsets: (B, image tokens) float, c·M of every row; zero for unmodulated trajectories.
         placement: "after_projection" for f(softmax(QKᵀ/√d)·V) + c·M, "before_projection" for f(softmax(QKᵀ/√d)·V + c·M).
+        text_first: whether text tokens, to which nothing is added, stand before image tokens where f is of both.
     """
     projection = denoiser.get_submodule(f"{layer}.to_out.0")
-    added = lambda tokens: tokens + offsets[..., None].to(tokens.dtype)
+
+    def added(tokens: torch.Tensor) -> torch.Tensor:
+        others = tokens.shape[1] - offsets.shape[1]
+        everywhere = F.pad(offsets, (others, 0) if text_first else (0, others))
+        return tokens + everywhere[..., None].to(tokens.dtype)
+
     if placement == "after_projection":
         handle = projection.register_forward_hook(lambda module, args, output: added(output))
     else:

@@ -54,7 +54,8 @@ def modulated_latents(
     for t, previous in zip(timesteps, [*timesteps[1:], None if method == "ddim" else -1], strict=True):
         alike = backbone.modules_before(layer) if t == t_m else ()  # rows do not differ before the layer
         injected = injecting(denoiser, rows) if settings.attention_injection else nullcontext()
-        added = modulating(denoiser, layer, offsets, placement) if t == t_m else nullcontext()
+        where = placement, backbone.text_first
+        added = modulating(denoiser, layer, offsets, *where) if t == t_m else nullcontext()
         with exclusive(denoiser), sharing(alike, rows), injected, added:
             output = predictor.network_output(latents, t)
         predictions = predictor.convert(output, latents, t)

@@ -2,6 +2,7 @@
 its modulation is the brute force's, which stores attention maps and knows no hook."""
 
 from contextlib import nullcontext
+from functools import wraps
 from types import SimpleNamespace
 
 import diffusers
@@ -40,7 +41,7 @@ NAMES = {
     "3.5": "Stable Diffusion 3",
     "FLUX.1 schnell": "FLUX.1",
     "PixArt-α": "PixArt",
-} | {name: name for name in ("Kandinsky 2.2", "FLUX.1", "PixArt", "Sana", "Qwen-Image", "AuraFlow")}
+} | {name: name for name in ("Kolors", "Kandinsky 2.2", *tiny_transformers.LAYOUTS) if name[-1] not in "αl"}
 UP, BLOCK = "up_blocks.{}.attentions.{}.transformer_blocks.{}.attn2".format, "transformer_blocks.{}.{}".format
 JOINT = ("up_blocks.1.attentions.0", "up_blocks.1.attentions.2")
 LAYERS = {  # of layouts whose published sizes are not below
@@ -51,7 +52,9 @@ LAYERS = {  # of layouts whose published sizes are not below
     "IF": JOINT,
 }
 # Their own size is a megapixel; here they work at 64 × 64
-MEGAPIXEL = ("FLUX.1", "FLUX.1 schnell", "PixArt-α", "Qwen-Image")
+MEGAPIXEL = ("FLUX.1", "FLUX.1 schnell", "PixArt-α", "Qwen-Image", "Z-Image")
+# Layer norms remove what is added to all channels behind the output projection
+LOST = ("PixArt", "PixArt-α", "Sana", "HunyuanDiT")
 
 
 def quick(layout):
@@ -86,7 +89,7 @@ def test_the_layout_is_recognised(model):
     assert layers == LAYERS.get(layout, layers)
     t_m = settings.modulation_timestep
     assert settings.num_masks == 30
-    of_flows = {"FLUX.1 schnell": 441, "AuraFlow": 301}  # less shifted than others
+    of_flows = {"FLUX.1 schnell": 441, "AuraFlow": 301, "Lumina-Image 2": 121}  # shifted otherwise
     assert t_m == (of_flows.get(layout, 201) if pipe.backbone.is_flow else 281)  # of like noise
     side = 128 if layout in MEGAPIXEL else 16
     assert settings.processing_resolution == side * pipe.vae_scale_factor
@@ -118,22 +121,21 @@ def test_what_is_saved_is_read_again(model, image, tmp_path):
 ONCE = {
     "FLUX.1": {"guidance_scale": 1.0},
     "FLUX.1 schnell": {"max_sequence_length": 256},
-    "PixArt": {"use_resolution_binning": False},
-    "PixArt-α": {"use_resolution_binning": False},
     "Sana": {"use_resolution_binning": False, "complex_human_instruction": None},
     "Qwen-Image": {"true_cfg_scale": 1.0},
-}
+    "Z-Image": {"guidance_scale": 0.0},
+} | dict.fromkeys(("PixArt", "PixArt-α", "HunyuanDiT"), {"use_resolution_binning": False})
 
 
 @torch.no_grad()
 def test_the_network_is_called_as_its_own_pipeline_calls_it(model):
+    """What the pipeline's scheduler is given, with the velocity's sign and the time that it has there."""
     layout, pipe = model
     if layout == "LCM":
         pytest.skip("a latent consistency model is told the strength of guidance besides; here is none")
     calls, side = [], 64 // pipe.vae_scale_factor * pipe.vae_scale_factor
-    handle = pipe.denoiser.register_forward_hook(
-        lambda module, args, kwargs, output: calls.append((args, kwargs, output[0])), with_kwargs=True
-    )
+    scheduler, step = pipe.pipe.scheduler, pipe.pipe.scheduler.step
+    scheduler.step = wraps(step)(lambda *args, **kwargs: (calls.append(args[:3]), step(*args, **kwargs))[1])
     prompt = "" if layout == "Kandinsky 2.2" else "A picture of a Tree"
     told = {"prompt": prompt, "guidance_scale": 1.0} | ONCE.get(layout, {})
     if layout == "Kandinsky 2.2":
@@ -141,19 +143,13 @@ def test_the_network_is_called_as_its_own_pipeline_calls_it(model):
         told = {"image_embeds": nothing, "negative_image_embeds": nothing, "guidance_scale": 1.0}
     kind = {"output_type": "pt" if layout in ("IF", "Kandinsky 2.2") else "latent"}
     pipe.pipe(height=side, width=side, num_inference_steps=2, generator=seeded(), **told, **kind)
-    handle.remove()
-    args, kwargs, theirs = calls[0]
-    latents = args[0] if args else kwargs.get("hidden_states", kwargs.get("sample"))
-    timestep = kwargs["timestep"] if "timestep" in kwargs else args[1]
-    if latents.ndim == 3:
-        h = w = side // pipe.vae_scale_factor
-        timestep, latents, theirs = timestep * 1000, unpacked(latents, h, w), unpacked(theirs, h, w)
-    if layout == "Sana":
-        timestep = timestep / pipe.denoiser.config.timestep_scale
-    if layout == "AuraFlow":
-        timestep = timestep * 1000
-    ours = pipe.backbone.call(latents, torch.as_tensor(timestep).reshape(-1)[:1], pipe.condition(prompt))
-    torch.testing.assert_close(ours, theirs[:, : ours.shape[1]], atol=1e-4, rtol=1e-3)
+    del scheduler.step
+    for theirs, timestep, latents in calls[layout == "Kolors" :]:  # Euler's first latents are scaled
+        if latents.ndim == 3:
+            h = w = side // pipe.vae_scale_factor
+            latents, theirs = unpacked(latents, h, w), unpacked(theirs, h, w)
+        ours = pipe.backbone.call(latents, torch.as_tensor(timestep).reshape(1), pipe.condition(prompt))
+        torch.testing.assert_close(ours, theirs[:, : ours.shape[1]], atol=1e-4, rtol=1e-3)
 
 
 class StoredLinearAttention(TorchFunctionMode):
@@ -195,9 +191,9 @@ def test_modulation_is_the_brute_force_s(model, image, placement):
         with StoredLinearAttention(kept.seen) if linear else nullcontext():
             alone = reference.modulated_latents(predictor, trajectory, maps, *given)
         torch.testing.assert_close(rows[row : row + 1], alone, atol=1e-3, rtol=1e-3)
-    lost = layout in ("PixArt", "PixArt-α", "Sana") and placement == "after_projection"  # in layer norms
+    lost = layout in LOST and placement == "after_projection"
     assert ((rows[1] - rows[0]).abs().max() < 1e-5) == lost
-    assert lost == (layout in ("PixArt", "PixArt-α", "Sana") and placement != pipe.resolve().offset_placement)
+    assert lost == (layout in LOST and placement != pipe.resolve().offset_placement)
 
 
 @torch.no_grad()
@@ -239,17 +235,50 @@ def test_words_stand_where_they_are_read(model):
         assert (max(word_positions(pipe, "a tree", "tree")) >= 77) == (layout == "3.5")
 
 
+TEXT = {  # what is given text tokens, behind registers, padding or other text
+    "AuraFlow": "joint_transformer_blocks.0.attn.add_k_proj",
+    "HunyuanDiT": "blocks.0.attn2.to_k",
+    "Kolors": "encoder_hid_proj",
+    "Z-Image": "context_refiner.0.attention.to_k",
+    "Lumina-Image 2": "context_refiner.0.attn.to_k",
+}
+
+
 @torch.no_grad()
-def test_text_stands_behind_auraflow_s_registers(tmp_path):
-    """The first of the tokens that another prompt changes, in the first block that sees them."""
-    pipe, seen = tiny(tmp_path, "AuraFlow"), []
-    keep = lambda module, args, kwargs: seen.append(kwargs["encoder_hidden_states"][0])
-    block = pipe.denoiser.joint_transformer_blocks[0]
-    with hooked([block.register_forward_pre_hook(keep, with_kwargs=True)]):
+@pytest.mark.parametrize("layout", TEXT)
+def test_text_stands_where_another_prompt_changes_it(tmp_path, layout):
+    pipe, seen = tiny(tmp_path, layout), []
+    latents, timesteps = torch.zeros(1, pipe.denoiser.config.in_channels, 8, 8), torch.tensor([301.0])
+    module = pipe.denoiser.get_submodule(TEXT[layout])
+    with hooked([module.register_forward_pre_hook(lambda _, args: seen.append(args[0]))]):
         for prompt in ("tree", "road"):
-            pipe.backbone.call(torch.zeros(1, 4, 8, 8), torch.tensor([301.0]), pipe.condition(prompt))
-    changed = (seen[0] - seen[1]).abs().amax(-1) > 0
-    assert changed.nonzero()[0].item() == pipe.backbone.text_tokens("")[0].first == 8
+            pipe.backbone.call(latents, timesteps, pipe.condition(prompt))
+    changed = (seen[0] - seen[1]).abs().amax((0, 2)) > 0
+    places = word_positions(pipe, "tree", "tree")  # HunyuanDiT's first are CLIP's, of which all change
+    start = [place for place in places if place > 9 or layout != "HunyuanDiT"][0]
+    assert changed[start] and not changed[start - 1]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("layout", ["Z-Image", "Lumina-Image 2"])
+def test_tokens_of_a_single_stream_are_told_apart(tmp_path, layout):
+    """Text is what another prompt changes; behind the last block's attention, an image token is its own patch's alone."""
+    pipe, seen = tiny(tmp_path, layout), []
+    backbone, (first, *_, last) = pipe.backbone, pipe.backbone.layers()
+    latents, timesteps = torch.zeros(1, 16, 8, 12), torch.tensor([301.0])
+    call = lambda prompt: backbone.call(latents, timesteps, pipe.condition(prompt))
+    keys, output = (pipe.denoiser.get_submodule(name) for name in (f"{first}.to_k", f"{last}.to_out.0"))
+    with hooked([keys.register_forward_pre_hook(lambda _, args: seen.append(args[0][0]))]):
+        plain, _ = call("tree"), call("road")
+    negated = lambda module, args, tokens: (backbone.image_tokens(last, tokens, 24)[:, 8].neg_(), tokens)[1]
+    with hooked([output.register_forward_hook(negated)]):
+        patches = (call("tree") - plain).abs().amax((0, 1)).nonzero() // 2
+    assert patches.unique(dim=0).tolist() == [[1, 2]]
+    if layout == "Lumina-Image 2":  # before no prompt stands no system's prompt, either
+        assert pipe.condition("")["encoder_attention_mask"].sum() == 1
+    places = torch.arange(len(seen[0]))
+    _, text = backbone.split_attention(first, places.expand(len(places), -1), 24)
+    assert text[0].tolist() == (seen[0] - seen[1]).abs().amax(-1).nonzero()[:, 0].tolist()
 
 
 def tensors(condition):
@@ -357,24 +386,16 @@ def test_activations_are_of_image_tokens(image):
         extract_activations(predictor, pipe.encode(image), 281, ["context_embedder"])
 
 
-SD3_5 = dict(
-    num_layers=24,
-    num_attention_heads=24,
-    caption_projection_dim=1536,
-    pos_embed_max_size=384,
-    qk_norm="rms_norm",
-    dual_attention_layers=tuple(range(13)),
-)
-SDXL = tiny_stable_diffusion.XL | dict(
-    sample_size=128,
-    block_out_channels=(320, 640, 1280),
-    cross_attention_dim=2048,
-    attention_head_dim=(5, 10, 20),
-    transformer_layers_per_block=(1, 2, 10),
-    addition_time_embed_dim=256,
-    projection_class_embeddings_input_dim=2816,
-)
+SD3_5 = dict(num_layers=24, num_attention_heads=24, caption_projection_dim=1536, pos_embed_max_size=384)
+SD3_5 |= dict(qk_norm="rms_norm", dual_attention_layers=tuple(range(13)))
+SDXL = tiny_stable_diffusion.XL | dict(sample_size=128, block_out_channels=(320, 640, 1280))
+SDXL |= dict(cross_attention_dim=2048, attention_head_dim=(5, 10, 20), addition_time_embed_dim=256)
+SDXL |= dict(transformer_layers_per_block=(1, 2, 10), projection_class_embeddings_input_dim=2816)
 PIXART = dict(sample_size=128, num_layers=28, caption_channels=4096, use_additional_conditions=False)
+KOLORS = SDXL | dict(encoder_hid_dim=4096, encoder_hid_dim_type="text_proj")
+KOLORS |= dict(projection_class_embeddings_input_dim=5632)
+HUNYUAN = dict(sample_size=128, in_channels=4, patch_size=2, num_layers=40, hidden_size=1408)
+HUNYUAN |= dict(mlp_ratio=4.3637, use_style_cond_and_image_meta_size=False)
 # (class, config, family, millions of weights, layers, queries', modulated, grid for 128 × 96 latents)
 PUBLISHED = {
     "SDXL": ("UNet2DConditionModel", SDXL, "Stable Diffusion XL", 2567, 70)
@@ -391,6 +412,13 @@ PUBLISHED = {
     + (BLOCK(30, "attn"), BLOCK(59, "attn"), (64, 48)),
     "AuraFlow": ("AuraFlowTransformer2DModel", {}, "AuraFlow", 6800, 4)
     + (f"joint_{BLOCK(2, 'attn')}", f"joint_{BLOCK(3, 'attn')}", (64, 48)),
+    "Kolors": ("UNet2DConditionModel", KOLORS, "Kolors", 2579, 70) + (UP(0, 0, 0), UP(0, 2, 9), (32, 24)),
+    "HunyuanDiT 1.2": ("HunyuanDiT2DModel", HUNYUAN, "HunyuanDiT", 1500, 40)
+    + ("blocks.20.attn2", "blocks.39.attn2", (64, 48)),
+    "Z-Image": ("ZImageTransformer2DModel", {}, "Z-Image", 6150, 30)
+    + ("layers.15.attention", "layers.29.attention", (64, 48)),
+    "Lumina-Image 2": ("Lumina2Transformer2DModel", dict(cap_feat_dim=2304), "Lumina-Image 2", 2600, 26)
+    + ("layers.13.attn", "layers.25.attn", (64, 48)),
 }
 
 

@@ -15,6 +15,8 @@ import diffusers
 import sentencepiece
 import torch
 import transformers
+from diffusers.pipelines.kolors import ChatGLMModel, ChatGLMTokenizer
+from diffusers.pipelines.kolors.text_encoder import ChatGLMConfig
 from tokenizers.pre_tokenizers import ByteLevel
 
 TEXT = "a picture of the and sky mountain road house roof tree car boat day"
@@ -71,13 +73,9 @@ LAYOUTS: dict[str, dict] = {
     "1.x": {},
     # linear projections, heads by level; predicts v in the 768-pixel model
     "2.x": dict(use_linear_projection=True, attention_head_dim=(1, 2, 4, 4), cross_attention_dim=1024),
-    "tiny-sd": dict(  # distilled: three levels of one layer, and no middle
-        block_out_channels=WIDTHS[:3],
-        layers_per_block=1,
-        mid_block_type=None,
-        down_block_types=("CrossAttnDownBlock2D",) * 3,
-        up_block_types=("CrossAttnUpBlock2D",) * 3,
-    ),
+    # distilled: three levels of one layer, and no middle
+    "tiny-sd": dict(block_out_channels=WIDTHS[:3], layers_per_block=1, mid_block_type=None)
+    | dict(down_block_types=("CrossAttnDownBlock2D",) * 3, up_block_types=("CrossAttnUpBlock2D",) * 3),
     "XL": XL,
     "SSD-1B": XL  # distilled from XL: depths of every attention, up and down alike no more, none in the middle
     | dict(
@@ -85,33 +83,23 @@ LAYOUTS: dict[str, dict] = {
         reverse_transformer_layers_per_block=((3, 3, 4), (2, 1, 1), 1),
         mid_block_type="UNetMidBlock2D",
     ),
+    "Kolors": XL  # ChatGLM's words, projected to the width of XL's
+    | dict(
+        encoder_hid_dim=32, encoder_hid_dim_type="text_proj", projection_class_embeddings_input_dim=32 + 6 * 8
+    ),
     "Kandinsky 2.2": JOINT  # unCLIP: joint attention to places and an image's tokens; learns variances besides
     | dict(
-        out_channels=8,
-        encoder_hid_dim=48,
-        encoder_hid_dim_type="image_proj",
-        addition_embed_type="image",
+        out_channels=8, encoder_hid_dim=48, encoder_hid_dim_type="image_proj", addition_embed_type="image"
     ),
     "IF": JOINT  # of pixels: no autoencoder, T5's words
-    | dict(
-        in_channels=3,
-        out_channels=6,
-        cross_attention_norm="group_norm",
-        encoder_hid_dim=32,
-        encoder_hid_dim_type="text_proj",
-        addition_embed_type="text",
-        addition_embed_type_num_heads=4,
-        act_fn="gelu",
-    ),
+    | dict(in_channels=3, out_channels=6, cross_attention_norm="group_norm", act_fn="gelu")
+    | dict(encoder_hid_dim=32, encoder_hid_dim_type="text_proj")
+    | dict(addition_embed_type="text", addition_embed_type_num_heads=4),
     # a transformer with joint attention; without T5, as many run it
     "3": dict(num_layers=4, attention_head_dim=16, num_attention_heads=4),
-    "3.5": dict(  # norms of queries and keys, self-attention besides in the first blocks, T5's words
-        num_layers=5,
-        attention_head_dim=16,
-        num_attention_heads=4,
-        qk_norm="rms_norm",
-        dual_attention_layers=(0, 1),
-    ),
+    # norms of queries and keys, self-attention besides in the first blocks, T5's words
+    "3.5": dict(num_layers=5, attention_head_dim=16, num_attention_heads=4)
+    | dict(qk_norm="rms_norm", dual_attention_layers=(0, 1)),
     "LCM": dict(time_cond_proj_dim=16),  # knows the strength of guidance, if it is told
 }
 NOISE = {  # of their schedulers
@@ -119,7 +107,8 @@ NOISE = {  # of their schedulers
     "Kandinsky 2.2": dict(beta_schedule="linear", variance_type="learned_range"),
     "IF": dict(beta_schedule="squaredcos_cap_v2", variance_type="learned_range"),
 }
-TEXT_WIDTHS = {"2.x": 1024, "XL": 64, "SSD-1B": 64, "Kandinsky 2.2": 0, "IF": 0}  # of a token; otherwise 768
+# Of a token; otherwise 768
+TEXT_WIDTHS = {"2.x": 1024, "XL": 64, "SSD-1B": 64, "Kolors": 0, "Kandinsky 2.2": 0, "IF": 0}
 
 
 def networks(sample_size: int = 32, layout: str = "1.x") -> tuple:
@@ -127,20 +116,11 @@ def networks(sample_size: int = 32, layout: str = "1.x") -> tuple:
     other, width = LAYOUTS[layout], TEXT_WIDTHS.get(layout, 768)
     if layout.startswith("3"):
         return transformer(sample_size, **other), autoencoder(sample_size, 16), None
-    unet = diffusers.UNet2DConditionModel(
-        **dict(
-            sample_size=sample_size,
-            in_channels=4,
-            out_channels=4,
-            block_out_channels=WIDTHS,
-            layers_per_block=2,
-            cross_attention_dim=768,
-            attention_head_dim=8,
-            down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
-            up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
-        )
-        | other
-    )
+    sizes = dict(sample_size=sample_size, in_channels=4, out_channels=4, block_out_channels=WIDTHS)
+    sizes |= dict(layers_per_block=2, cross_attention_dim=768, attention_head_dim=8)
+    sizes |= dict(down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",))
+    sizes |= dict(up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3)
+    unet = diffusers.UNet2DConditionModel(**sizes | other)
     vae = autoencoder(sample_size, 4)
     text_encoder = transformers.CLIPTextModel(text_config(width)) if width else None
     return unet, vae, text_encoder
@@ -163,19 +143,11 @@ def autoencoder(sample_size: int, channels: int) -> diffusers.AutoencoderKL:
 
 def transformer(sample_size: int, **other) -> diffusers.SD3Transformer2DModel:
     """Tokens of 2 × 2 latents, words of two CLIPs of 64 numbers and of T5's 160: Stable Diffusion 3's 768, 1280 and 4096."""
-    return diffusers.SD3Transformer2DModel(
-        **dict(
-            sample_size=sample_size,
-            patch_size=2,
-            in_channels=16,
-            out_channels=16,
-            joint_attention_dim=160,
-            caption_projection_dim=64,
-            pooled_projection_dim=128,
-            pos_embed_max_size=48,
-        )
-        | other
+    sizes = dict(
+        sample_size=sample_size, patch_size=2, in_channels=16, out_channels=16, pos_embed_max_size=48
     )
+    sizes |= dict(joint_attention_dim=160, caption_projection_dim=64, pooled_projection_dim=128)
+    return diffusers.SD3Transformer2DModel(**sizes | other)
 
 
 def movq() -> diffusers.VQModel:
@@ -191,24 +163,32 @@ def movq() -> diffusers.VQModel:
     )
 
 
+def pieces(file: Path, **ids: int) -> Path:
+    """Writes sentencepiece's model (its folder is made if missing)."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    limits = dict(vocab_size=60, hard_vocab_limit=False, minloglevel=2)
+    with file.open("wb") as writer:
+        train = sentencepiece.SentencePieceTrainer.train
+        train(sentence_iterator=iter([TEXT] * 20), model_writer=writer, **limits, **ids)
+    return file
+
+
 def t5(folder: Path, width: int = 32) -> tuple[transformers.T5EncoderModel, transformers.T5Tokenizer]:
     """Text encoder, and a tokenizer from ``spiece.model``, which is written into ``folder`` (made if missing)."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "spiece.model").open("wb") as file:
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter([TEXT] * 20),
-            model_writer=file,
-            vocab_size=60,
-            hard_vocab_limit=False,
-            pad_id=0,
-            eos_id=1,
-            unk_id=2,
-            bos_id=-1,
-            minloglevel=2,
-        )
+    pieces(folder / "spiece.model", pad_id=0, eos_id=1, unk_id=2, bos_id=-1)
     tokenizer = transformers.T5Tokenizer.from_pretrained(folder, extra_ids=0, model_max_length=512)
     sizes = dict(d_model=width, d_kv=8, d_ff=64, num_layers=2, num_heads=4)
     return transformers.T5EncoderModel(transformers.T5Config(vocab_size=len(tokenizer), **sizes)), tokenizer
+
+
+def chat_glm(folder: Path) -> tuple[ChatGLMModel, ChatGLMTokenizer]:
+    tokens = ChatGLMTokenizer(str(pieces(folder / "tokenizer.model")))
+    sizes = dict(num_layers=2, hidden_size=32, ffn_hidden_size=32, kv_channels=8, num_attention_heads=4)
+    config = ChatGLMConfig(**sizes, padded_vocab_size=len(tokens), seq_length=256, original_rope=True)
+    model = ChatGLMModel(config)
+    for weights in model.parameters():  # it leaves them as memory is
+        torch.nn.init.normal_(weights, std=0.2)
+    return model, tokens
 
 
 def text_config(width: int) -> transformers.CLIPTextConfig:
@@ -251,18 +231,17 @@ def save(folder: Path | str, sample_size: int = 32, seed: int = 0, layout: str =
             parts = dict(safety_checker=None, feature_extractor=None, watermarker=None)
             parts |= dict(scheduler=diffusers.DDPMScheduler(**noise), requires_safety_checker=False)
             pipeline = diffusers.IFPipeline(tokens, words, unet, **parts)
+        elif layout == "Kolors":
+            words = chat_glm(folder / "tokenizer")
+            pipeline = diffusers.KolorsPipeline(vae, *words, unet, diffusers.EulerDiscreteScheduler(**noise))
         elif layout.startswith("3"):
             third, tokens = t5(folder / "tokenizer_3", 160) if layout == "3.5" else (None, None)
+            words = [transformers.CLIPTextModelWithProjection(text_config(64)) for _ in range(2)]
             pipeline = diffusers.StableDiffusion3Pipeline(
-                transformer=unet,
-                vae=vae,
+                **dict(transformer=unet, vae=vae, text_encoder_3=third, tokenizer_3=tokens),
                 scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),
-                text_encoder=transformers.CLIPTextModelWithProjection(text_config(64)),
-                tokenizer=tokenizer(folder / "tokenizer"),
-                text_encoder_2=transformers.CLIPTextModelWithProjection(text_config(64)),
-                tokenizer_2=tokenizer(folder / "tokenizer_2"),
-                text_encoder_3=third,
-                tokenizer_3=tokens,
+                **dict(text_encoder=words[0], tokenizer=tokenizer(folder / "tokenizer")),
+                **dict(text_encoder_2=words[1], tokenizer_2=tokenizer(folder / "tokenizer_2")),
             )
         else:
             steps = dict(set_alpha_to_one=False, skip_prk_steps=True, steps_offset=1)

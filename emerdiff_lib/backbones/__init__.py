@@ -8,17 +8,22 @@ from .aura_flow import AuraFlow
 from .base import Backbone, Condition, TextTokens
 from .deepfloyd_if import DeepFloydIF
 from .flux import Flux
+from .hunyuan_dit import HunyuanDiT
 from .kandinsky import Kandinsky
+from .kolors import Kolors
+from .lumina2 import Lumina2
 from .pixart import PixArt
 from .qwen_image import QwenImage
 from .sana import Sana
 from .stable_diffusion import StableDiffusion
 from .stable_diffusion_3 import StableDiffusion3
 from .stable_diffusion_xl import StableDiffusionXL
+from .z_image import ZImage
 
 BACKBONES: tuple[type[Backbone], ...] = (
     StableDiffusion,
     StableDiffusionXL,
+    Kolors,
     Kandinsky,
     DeepFloydIF,
     StableDiffusion3,
@@ -27,6 +32,9 @@ BACKBONES: tuple[type[Backbone], ...] = (
     Sana,
     QwenImage,
     AuraFlow,
+    HunyuanDiT,
+    ZImage,
+    Lumina2,
 )
 __all__ = ["BACKBONES", "Backbone", "Condition", "TextTokens", "find_backbone"]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from diffusers import AuraFlowTransformer2DModel
-from torch import nn
 
 from .base import Backbone, Condition, TextTokens
 
@@ -17,6 +16,7 @@ class AuraFlow(Backbone):
     name = "AuraFlow"
     architecture = AuraFlowTransformer2DModel
     vae_overflows = True
+    stack = "joint_transformer_blocks"
     stem = ("pos_embed", "context_embedder", "time_step_proj")
 
     def condition(self, prompt: str) -> Condition:
@@ -31,8 +31,3 @@ class AuraFlow(Backbone):
 
     def call(self, latents: torch.Tensor, timesteps: torch.Tensor, condition: Condition) -> torch.Tensor:
         return super().call(latents, timesteps / 1000, condition)
-
-    def blocks(self) -> dict[str, nn.Module]:
-        return {
-            f"joint_transformer_blocks.{i}": b for i, b in enumerate(self.denoiser.joint_transformer_blocks)
-        }

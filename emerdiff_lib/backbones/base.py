@@ -55,8 +55,11 @@ class Backbone:
         architecture, network: class of the network that predicts noise, and its name in the pipeline.
         is_flow: whether images and noise are mixed as (1 − σ) x₀ + σ ε.
         stem: names of the network's modules before its blocks, each of a batch of rows.
+        stack: name of the list of its blocks.
         vae_overflows: whether the published autoencoder does in float16.
         text_first: whether text tokens stand before image tokens where both attend.
+        single_stream: whether blocks project image and text tokens alike, side by side.
+        image_multiple: image tokens are padded to a multiple of this where they stand before text tokens.
         own_defaults: settings that suit the family, over the paper's.
     """
 
@@ -66,7 +69,10 @@ class Backbone:
     is_flow: ClassVar[bool] = True
     vae_overflows: ClassVar[bool] = False
     text_first: ClassVar[bool] = True
+    single_stream: ClassVar[bool] = False
+    image_multiple: ClassVar[int] = 1
     own_defaults: Mapping[str, Any] = {}
+    stack: ClassVar[str] = "transformer_blocks"
     stem: ClassVar[tuple[str, ...]] = (
         *("conv_in", "patch_embed", "x_embedder", "img_in"),  # of latents
         *("context_embedder", "caption_projection", "txt_in", "encoder_hid_proj"),  # of text
@@ -184,11 +190,12 @@ class Backbone:
 
     def blocks(self) -> dict[str, nn.Module]:
         """The network's blocks by name in the order of its forward pass, among them all with layers that can be modulated."""
-        return {f"transformer_blocks.{i}": b for i, b in enumerate(self.denoiser.transformer_blocks)}
+        return {f"{self.stack}.{i}": block for i, block in enumerate(getattr(self.denoiser, self.stack))}
 
     def layers(self) -> list[str]:
         """Attention to text, which can be read and modulated, in the order of the forward pass."""
-        return [name for name, module in self._attention().items() if is_joint(module) or is_cross(module)]
+        to_text = lambda module: self.single_stream or is_joint(module) or is_cross(module)
+        return [name for name, module in self._attention().items() if to_text(module)]
 
     def self_attention(self) -> list[str]:
         """Attention among image tokens, alone or with text, in the order of the forward pass."""
@@ -212,7 +219,14 @@ class Backbone:
         text = probabilities.shape[1] - count
         if self.text_first:
             return probabilities[-count:, text:], probabilities[-count:, :text]
-        return probabilities[:count, :count], probabilities[:count, count:]
+        padded = -(-count // self.image_multiple) * self.image_multiple
+        return probabilities[:count, :count], probabilities[:count, padded:]
+
+    def image_tokens(self, module: str, tokens: torch.Tensor, count: int) -> torch.Tensor:
+        """The ``count`` image tokens among (B, tokens, d) that a module gives or takes, as a view."""
+        if not self.single_stream or not module.startswith(f"{self.stack}."):
+            return tokens
+        return tokens[:, -count:] if self.text_first else tokens[:, :count]
 
     def modules_before(self, layer: str) -> list[nn.Module]:
         """Modules with the same output for every row when rows part at ``layer``: embeddings, and the blocks before its own."""
@@ -271,5 +285,6 @@ class Backbone:
     def widest_maps(self, height: int, width: int) -> tuple[int, int]:
         """(channels, positions) of the network's widest feature maps for (height, width) latents, which decide on memory."""
         config = self.denoiser.config
-        channels = config.num_attention_heads * config.attention_head_dim
+        channels = config.get("dim") or config.get("hidden_size")  # of single-stream transformers
+        channels = channels or config.num_attention_heads * config.attention_head_dim
         return 4 * channels, height * width // self.patch_size**2 + 256  # text tokens, about

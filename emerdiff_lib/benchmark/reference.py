@@ -71,12 +71,18 @@ def modulated_latents(
     latents = trajectory.latents[timestep]
     offset = strength * mask.to(latents).reshape(1, -1, 1)
     projection = predictor.denoiser.get_submodule(layer).to_out[0]
+
+    def added(tokens: torch.Tensor) -> torch.Tensor:
+        tokens = tokens.clone()
+        predictor.backbone.image_tokens(layer, tokens, mask.numel()).add_(offset)
+        return tokens
+
     for t in (t for t in trajectory.timesteps if t <= timestep):
         hooks = []
         if t == timestep and placement == "after_projection":
-            hooks = [projection.register_forward_hook(lambda _, args, output: output + offset)]
+            hooks = [projection.register_forward_hook(lambda _, args, output: added(output))]
         elif t == timestep:
-            hooks = [projection.register_forward_pre_hook(lambda _, args: args[0] + offset)]
+            hooks = [projection.register_forward_pre_hook(lambda _, args: added(args[0]))]
         with hooked(hooks), written_out_attention(maps.get(t)):
             latents = reverse_step(predictor, trajectory, latents, t)
     return latents
