@@ -226,7 +226,11 @@ def shared_attention(
 
 @contextmanager
 def modulating(
-    denoiser: nn.Module, layer: str, offsets: torch.Tensor, placement: str, text_first: bool
+    denoiser: nn.Module,
+    layer: str,
+    offsets: torch.Tensor,
+    placement: str,
+    image_tokens: Callable[[torch.Tensor], torch.Tensor],
 ) -> Iterator[None]:
     """Within the context, offsets are added to every channel of a layer's output (Sec. 3.2; Fig. 14 for the placement).
 
@@ -234,14 +238,14 @@ def modulating(
         layer: name of the attention layer; f is its output projection.
         offsets: (B, image tokens) float, c·M of every row; zero for unmodulated trajectories.
         placement: "after_projection" for f(softmax(QKᵀ/√d)·V) + c·M, "before_projection" for f(softmax(QKᵀ/√d)·V + c·M).
-        text_first: whether text tokens, to which nothing is added, stand before image tokens where f is of both.
+        image_tokens: a view of those among the tokens that f takes or gives; nothing is added to others.
     """
     projection = denoiser.get_submodule(f"{layer}.to_out.0")
 
     def added(tokens: torch.Tensor) -> torch.Tensor:
-        others = tokens.shape[1] - offsets.shape[1]
-        everywhere = F.pad(offsets, (others, 0) if text_first else (0, others))
-        return tokens + everywhere[..., None].to(tokens.dtype)
+        everywhere = offsets.new_zeros(len(offsets), tokens.shape[1])
+        image_tokens(everywhere).copy_(offsets)
+        return tokens + everywhere[..., None].to(tokens.dtype)  # tokens may be one row for all
 
     if placement == "after_projection":
         handle = projection.register_forward_hook(lambda module, args, output: added(output))

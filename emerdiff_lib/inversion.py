@@ -33,9 +33,9 @@ class Trajectory:
         method: "ddpm" or "ddim".
         timesteps: inference timesteps from the start of the trajectory down to the last one, descending.
         latents: xₜ of every timestep, (1, C, h, w) float32.
-        noise_maps: zₜ of every timestep, (1, C, h, w) float32, standard normal where the model is right; at the last
-            timestep, where σₜ = 0, the residual itself. Empty for DDIM, which is deterministic, and where only the
-            latents were drawn.
+        noise_maps: zₜ of every timestep, (1, C, h, w) float32; on the Markov path, standard normal where the model is
+            right. At the last timestep, where σₜ = 0, the residual itself. Empty for DDIM, which is deterministic, and
+            where only the latents were drawn.
         clean_latents: x₀, (1, C, h, w) float32.
         num_inference_steps: N, which fixes the distance between timesteps.
         image: the image that was inverted, at its own size; None where latents came from elsewhere.

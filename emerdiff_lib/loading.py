@@ -208,23 +208,23 @@ def _entries(source: str, index: Any) -> dict[str, type]:
             continue
         known = None
         match entry:
-            case [str(library), str(component)] if not is_auto(component):
-                known = getattr(_library(library), component, None)
-        if not isinstance(known, type):
+            case ["diffusers" | "transformers" as library, str(component)] if not is_auto(component):
+                with _reading(source, name):
+                    known = getattr(importlib.import_module(library), component, None)
+            case [
+                "kolors",
+                "ChatGLMModel" | "ChatGLMTokenizer" as component,
+            ]:  # diffusers has it beside the pipeline
+                known = getattr(importlib.import_module("diffusers.pipelines.kolors"), component, None)
+                if known is None:
+                    raise ValueError(f"{source} needs sentencepiece: pip install 'emerdiff-workbook[if]'.")
+        if not isinstance(known, type) or issubclass(known, diffusers.DiffusionPipeline):
             raise ValueError(
                 f"{source} takes its {name} from {'.'.join(map(str, entry))}, which is not run; EmerDiff takes it from diffusers "
                 "or transformers, and runs no code that comes with a model."
             )
         entries[name] = known
     return entries
-
-
-def _library(name: str) -> Any:
-    """diffusers, transformers, or what diffusers has beside one of its pipelines (Kolors' text encoder); None for any other."""
-    if name in ("diffusers", "transformers"):
-        return importlib.import_module(name)
-    beside = getattr(diffusers.pipelines, name, None)
-    return beside if getattr(beside, "__name__", "").startswith("diffusers.pipelines.") else None
 
 
 def _check_shards(folder: Path) -> None:

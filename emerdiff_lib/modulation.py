@@ -50,12 +50,12 @@ def modulated_latents(
     rows = len(offsets)
     latents = trajectory.latents[t_m].repeat_interleave(rows, 0)
     offsets = resize_offsets(offsets, backbone.grid(layer, *latents.shape[2:])).to(latents.device)
+    of_image = partial(backbone.image_tokens, layer, count=offsets.shape[1])
 
     for t, previous in zip(timesteps, [*timesteps[1:], None if method == "ddim" else -1], strict=True):
         alike = backbone.modules_before(layer) if t == t_m else ()  # rows do not differ before the layer
         injected = injecting(denoiser, rows) if settings.attention_injection else nullcontext()
-        where = placement, backbone.text_first
-        added = modulating(denoiser, layer, offsets, *where) if t == t_m else nullcontext()
+        added = modulating(denoiser, layer, offsets, placement, of_image) if t == t_m else nullcontext()
         with exclusive(denoiser), sharing(alike, rows), injected, added:
             output = predictor.network_output(latents, t)
         predictions = predictor.convert(output, latents, t)
@@ -152,14 +152,15 @@ def signed_responses(
         while done < len(masks):
             try:
                 offsets = signed_offsets(masks[done : done + chunk_size], strength, settings.one_sided)
-                latents = modulated_latents(predictor, trajectory, offsets, settings, timesteps)
-                responses = image_differences(latents, decode, settings)
+                given = predictor, trajectory, offsets, settings, timesteps
+                responses = image_differences(modulated_latents(*given), decode, settings)
+                finite = bool(torch.isfinite(responses).all())
             except RuntimeError as error:
                 if chunk_size == 1 or not should_reduce_batch_size(error):
                     raise
                 chunk_size = (chunk_size + 1) // 2
                 continue
-            if not torch.isfinite(responses).all():
+            if not finite:
                 raise ValueError(
                     f"The difference maps are not finite at modulation_strength={settings.modulation_strength:g} in "
                     f"{str(predictor.denoiser.dtype).removeprefix('torch.')}; lower it, use dtype float32, or check the weights."

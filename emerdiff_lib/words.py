@@ -322,15 +322,22 @@ def first_template(vocabulary: Vocabulary) -> str:
 def word_positions(pipe: EmerDiffPipeline, prompt: str, word: str) -> list[int]:
     """Where the tokens of a word stand among the text tokens that a prompt becomes, every occurrence; [] if there is none.
 
-    What is cut off of a prompt that is too long is not looked at.
+    What is cut off of a prompt that is too long is not looked at, and neither is what a pipeline says before it.
     """
     positions: list[int] = []
     for part in pipe.backbone.text_tokens(prompt):
-        ids = part.tokenizer(part.text, truncation=True, max_length=part.limit).input_ids
         spelled = word if word in part.text else word.lower()
-        wanted = part.tokenizer(spelled, add_special_tokens=False).input_ids
-        starts = [i for i in range(len(ids) - len(wanted) + 1) if ids[i : i + len(wanted)] == wanted]
-        positions += [part.first + i + offset for i in starts for offset in range(len(wanted))]
+        before = part.text[: max(part.text.rfind(prompt), 0)].rstrip()
+        first = len(part.tokenizer(before, add_special_tokens=False).input_ids)
+        ids = part.tokenizer(part.text, truncation=True, max_length=part.limit).input_ids
+        bare, behind = (
+            part.tokenizer(form, add_special_tokens=False).input_ids for form in (spelled, f" {spelled}")
+        )
+        # some tokenizers make the blank a part of the word
+        for wanted in [bare] if behind[-len(bare) :] == bare else [bare, behind]:
+            starts = range(first, len(ids) - len(wanted) + 1)
+            starts = [i for i in starts if ids[i : i + len(wanted)] == wanted]
+            positions += [part.first + i + offset for i in starts for offset in range(len(wanted))]
     return positions
 
 

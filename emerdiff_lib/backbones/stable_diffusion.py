@@ -56,7 +56,8 @@ class StableDiffusion(Backbone):
         config = as_written(pipe.unet).config
         plain = config.class_embed_type is None and config.num_class_embeds is None
         kind = config.encoder_hid_dim_type
-        kind = None if kind == IP_ADAPTER else kind
+        if kind == IP_ADAPTER:  # which takes the place of what was there
+            kind = "text_proj" if hasattr(as_written(pipe.unet), "text_encoder_hid_proj") else None
         return plain and (config.addition_embed_type, kind) == cls.additions
 
     @property
