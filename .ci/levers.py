@@ -18,7 +18,7 @@ from emerdiff_lib import load_pipeline
 from emerdiff_lib.baselines.upsamplers import guided_adaptive, upsampled_superpixels
 from emerdiff_lib.datasets.berkeley import BSDS500
 from emerdiff_lib.evaluation.berkeley import connected, ods_and_ois, region_scores
-from emerdiff_lib.evaluation.intervals import interval, verdict
+from emerdiff_lib.evaluation.intervals import interval, verdict, with_interval
 from emerdiff_lib.evaluation.regions import sample_labels
 from emerdiff_lib.files import file_digest
 from emerdiff_lib.refinement import resize_maps
@@ -104,6 +104,11 @@ def main(root: str, manifest: str) -> None:
         ),
         f"The same, {len(OTHERS)} other photographs": covering_table(pipe, data, few, OTHERS),
     }
+    notes = ["Points are covering at the best K of each, minus the default's, paired by photograph."]
+    for title, table in tables.items():
+        rows = table.drop(index=DEFAULT).astype({"points": float, "low": float, "high": float})
+        said = [f"{r.Index} {with_interval(r.points, r.low, r.high)}, {r.verdict}" for r in rows.itertuples()]
+        notes.append(f"{title}: {'; '.join(said)}.")
     write_manifest(
         manifest,
         title="What raises covering on photographs",
@@ -112,7 +117,7 @@ def main(root: str, manifest: str) -> None:
         settings=pipe.resolve(mode="pixel").to_dict() | {"split": "train"},
         seeds={},
         tables=tables,
-        notes=["Points are covering at the best K of each, minus the default's, paired by photograph."],
+        notes=notes,
     )
 
 
