@@ -335,8 +335,8 @@ def word_positions(pipe: EmerDiffPipeline, prompt: str, word: str) -> list[int]:
         )
         # some tokenizers make the blank a part of the word
         for wanted in [bare] if behind[-len(bare) :] == bare else [bare, behind]:
-            starts = range(first, len(ids) - len(wanted) + 1)
-            starts = [i for i in starts if ids[i : i + len(wanted)] == wanted]
+            every = range(first, len(ids) - len(wanted) + 1)
+            starts = [i for i in every if ids[i : i + len(wanted)] == wanted]
             positions += [part.first + i + offset for i in starts for offset in range(len(wanted))]
     return positions
 
