@@ -66,10 +66,10 @@ class FigureFolder:
                         tables.append(plotted.assign(panel=ax.get_title() or ax.get_ylabel() or str(number)))
                     else:
                         arrays[f"panel_{number}_{i}"] = plotted
+            for suffix in (".pdf", ".png", ".csv", ".npz"):  # of an earlier run; a link goes, not what it leads to
+                path.with_suffix(suffix).unlink(missing_ok=True)
             for suffix in (".pdf", ".png"):
                 save_figure(figure, path.with_suffix(suffix))
-            for suffix in (".csv", ".npz"):
-                path.with_suffix(suffix).unlink(missing_ok=True)
             if tables:
                 pd.concat(tables).to_csv(path.with_suffix(".csv"), index=False)
             if arrays:
