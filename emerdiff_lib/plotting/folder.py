@@ -66,7 +66,7 @@ class FigureFolder:
                         tables.append(plotted.assign(panel=ax.get_title() or ax.get_ylabel() or str(number)))
                     else:
                         arrays[f"panel_{number}_{i}"] = plotted
-            for suffix in (".pdf", ".png", ".csv", ".npz"):  # of an earlier run; a link goes, not what it leads to
+            for suffix in (".pdf", ".png", ".csv", ".npz"):  # a link goes, not its target
                 path.with_suffix(suffix).unlink(missing_ok=True)
             for suffix in (".pdf", ".png"):
                 save_figure(figure, path.with_suffix(suffix))
