@@ -26,8 +26,10 @@ def test_a_figure_is_kept_in_its_size_with_its_fonts_and_whole_images(tmp_path):
     assert (tmp_path / "new" / "folder").is_dir()  # before any work
     image = RNG.integers(0, 255, (600, 500, 3), np.uint8)
     figure = plotting.gallery([image, image[::-1]], ["a title", "another"], width=1)
-    figures.show("two")
     path = tmp_path / "new" / "folder" / "07-two.pdf"
+    path.symlink_to(tmp_path / "mine.pdf")
+    path.with_suffix(".csv").write_text("of an earlier run")
+    figures.show("two")
     pdf = path.read_bytes()
     width, height = (float(v) for v in re.search(rb"/MediaBox \[ 0 0 ([\d.]+) ([\d.]+) \]", pdf).groups())
     assert (width, height) == pytest.approx(tuple(72 * figure.get_size_inches()), abs=0.5)
@@ -38,7 +40,7 @@ def test_a_figure_is_kept_in_its_size_with_its_fonts_and_whole_images(tmp_path):
     assert Image.open(path.with_suffix(".png")).info["dpi"][0] == pytest.approx(300, abs=1)
     arrays = np.load(path.with_suffix(".npz"))
     assert np.array_equal(arrays["panel_0_0"], image) and np.array_equal(arrays["panel_1_0"], image[::-1])
-    assert not path.with_suffix(".csv").exists()
+    assert not path.with_suffix(".csv").exists() and not (tmp_path / "mine.pdf").exists()
 
 
 def test_the_numbers_behind_a_chart_are_the_tables_that_were_plotted(tmp_path):

@@ -49,8 +49,7 @@ def test_words_are_found_in_prompts(pipe, tmp_path):
     # Qwen's and Gemma's make the blank a part of the word behind it; a pipeline says something before the prompt
     split = lambda text, **_: SimpleNamespace(input_ids=re.findall(" ?[^ ]+", text))
     backbone = SimpleNamespace(text_tokens=lambda prompt: [TextTokens(split, f"a road is {prompt}", 77)])
-    pipe = SimpleNamespace(backbone=backbone)
-    assert sorted(words.word_positions(pipe, "road and road", "road")) == [3, 5]
+    assert sorted(words.word_positions(SimpleNamespace(backbone=backbone), "road and road", "road")) == [3, 5]
 
 
 @pytest.fixture(scope="module")
