@@ -10,14 +10,13 @@ from .deepfloyd_if import DeepFloydIF
 from .flux import Flux
 from .hunyuan_dit import HunyuanDiT
 from .kandinsky import Kandinsky
-from .kolors import Kolors
 from .lumina2 import Lumina2
 from .pixart import PixArt
 from .qwen_image import QwenImage
 from .sana import Sana
 from .stable_diffusion import StableDiffusion
 from .stable_diffusion_3 import StableDiffusion3
-from .stable_diffusion_xl import StableDiffusionXL
+from .stable_diffusion_xl import Kolors, StableDiffusionXL
 from .z_image import ZImage
 
 BACKBONES: tuple[type[Backbone], ...] = (

@@ -1,11 +1,13 @@
-"""Stable Diffusion XL with what was made of it (Turbo, SSD-1B): two text encoders, and the image's size."""
+"""Stable Diffusion XL with what was made of it (Turbo, SSD-1B, Kolors): two text encoders, and the image's size."""
 
 from __future__ import annotations
 
 import torch
 
-from .base import Condition
+from .base import Condition, TextTokens
 from .stable_diffusion import StableDiffusion
+
+KOLORS_TOKENS = 256  # its pipeline's default
 
 
 class StableDiffusionXL(StableDiffusion):
@@ -34,3 +36,16 @@ class StableDiffusionXL(StableDiffusion):
         sizes = torch.tensor([[*size, 0, 0, *size]], device=latents.device)
         added = {**condition["added_cond_kwargs"], "time_ids": sizes}
         return super().call(latents, timesteps, {**condition, "added_cond_kwargs": added})
+
+
+class Kolors(StableDiffusionXL):
+    """Called as XL is; text is projected to the width that cross-attention takes."""
+
+    name = "Kolors"
+    additions = ("text_time", "text_proj")
+
+    def text_tokens(self, prompt: str) -> list[TextTokens]:
+        """They stand at the end: what is empty is filled up before them."""
+        tokenizer = self.pipe.tokenizer
+        read = tokenizer(prompt, truncation=True, max_length=KOLORS_TOKENS).input_ids
+        return [TextTokens(tokenizer, prompt, KOLORS_TOKENS, KOLORS_TOKENS - len(read))]
