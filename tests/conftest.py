@@ -16,7 +16,7 @@ from pathlib import Path
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 if "PYTEST_XDIST_WORKER" in os.environ:  # a process for each core
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-# As emerdiff_lib/_environment.py does, which is too late here: torch is loaded first
+# As emerdiff_lib/__init__.py does, which is too late here: torch is loaded first
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import nbformat

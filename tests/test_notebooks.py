@@ -32,8 +32,7 @@ from . import tiny_stable_diffusion, tiny_transformers
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 NAMES = [path.stem for path in sorted(FOLDER.glob("*.ipynb"))]
-QUICK = {"modulation_timestep": 41, "noise_ensemble_size": 1}
-# With its own model, where that shows what the tiny one cannot: truth that is found, files, workers, words, a CLIP
+# With its own model, where that shows what the tiny one cannot: truth that is found, files, workers
 OWN_MODEL = {
     "05_segmentation": dict(
         image="toyscapes:3-4",
@@ -52,15 +51,6 @@ OWN_MODEL = {
         settings={"modulation_timestep": 41},
         methods=[names.EMERDIFF, names.EMERDIFF_FAST, names.BILINEAR, names.DIFFSEG],
     ),
-    "14_open_vocabulary": dict(
-        image="toyscapes:3",
-        words=["road", "house", "tree"],
-        limit=2,
-        fit_limit=1,
-        left_out=["car"],
-        num_masks=4,
-        settings=QUICK,
-    ),
 }
 # Small values for whatever a notebook has a parameter of that name for, on the tiny checkpoint's schedule of 10 steps
 TINY = dict(
@@ -69,6 +59,7 @@ TINY = dict(
     num_probe_scenes=6,
     limit=2,
     fit_limit=1,
+    left_out=["car"],
     layer_scenes=2,
     width=64,
     num_masks=4,

@@ -29,7 +29,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 # From the ground up: a module may import what stands on lower floors and, within its own folder, its neighbours.
 # A new module needs a place here.
 FLOORS = (
-    {"_environment", "_version", "files", "interventions", "settings", "timing"},
+    {"_version", "files", "interventions", "settings", "timing"},
     {"images", "backbones", "evaluation", "loading"},
     {"colours", "predictor", "toyscapes"},
     {"inversion"},

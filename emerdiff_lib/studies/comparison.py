@@ -1,4 +1,4 @@
-"""EmerDiff and its baselines side by side on a labelled data set (notebooks 06, 08, 10, 12 and 15).
+"""EmerDiff and its baselines side by side on a labelled data set (notebooks 06, 08, 10, 12, 15 and 16).
 
 Methods go by their names in :mod:`.names` and share what they have in common: one inversion and one set of coarse masks per
 image.
