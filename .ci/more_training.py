@@ -30,7 +30,8 @@ from emerdiff_lib.runs.keys import model_key, versions
 from emerdiff_lib.runs.manifest import write_manifest
 
 COUNTS = (2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 24)
-PHOTOGRAPHS, HELD_OUT = range(0, 200, 2), 20  # of Berkeley's train; of CamVid's train, every so many frames
+# photographs of Berkeley's train, for filtered queries and for pixel mode; every so many frames of CamVid's train
+PHOTOGRAPHS, IN_PIXEL_MODE, HELD_OUT = range(0, 200, 4), range(0, 200, 8), 20
 SHIPPED = "as shipped"
 
 
@@ -70,7 +71,7 @@ def measure(pipe: Any, photographs: BSDS500, frames: Any, pixel: bool) -> dict[s
     mapped = lambda job, samples, image_of, what: list(
         cached_map(job, samples, f"runs/more-training/{what}", key, image_of, label=what)
     )
-    samples = {photographs.files[i].stem: i for i in PHOTOGRAPHS}
+    samples = {photographs.files[i].stem: i for i in (IN_PIXEL_MODE if pixel else PHOTOGRAPHS)}
     digest = lambda i: {"image": file_digest(photographs.files[i])}
     results = mapped(partial(of_photograph, pipe, photographs, pixel), samples, digest, "bsds500")
     results = [{k: np.array(people) for k, people in one.items()} for one in results]
@@ -123,7 +124,7 @@ def main(camvid: str, berkeley: str, manifest: str, *named: str) -> None:
         command="python .ci/more_training.py CAMVID BSDS500 notebooks/results/more_training.json STEPS=FOLDER …",
         settings=load_pipeline("streets").resolve(mode="pixel").to_dict(),
         seeds={},
-        tables={f"{len(PHOTOGRAPHS)} photographs of Berkeley's train, and CamVid's held-out frames": table},
+        tables={"Photographs of Berkeley's train, and CamVid's held-out frames": table},
         notes=notes,
     )
 
