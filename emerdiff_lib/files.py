@@ -7,8 +7,7 @@ import json
 import os
 import secrets
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,28 +15,21 @@ STATE = ".emerdiff"  # in a run's folder: its locks, and results until they are 
 REQUEST = "request.json"  # in a result's folder: what it was computed from, and the checksum of each file
 
 
-@contextmanager
-def replacing(path: Path | str, folder: Path | None = None) -> Iterator[Path]:
-    """A temporary path to write to; when the block ends well, it takes the place of ``path`` in one move.
+def write_atomically(path: Path | str, content: str | bytes, folder: Path | None = None) -> None:
+    """Write ``content`` (text as UTF-8) into a temporary file, which then takes the place of ``path`` in one move.
 
-    The name is this process's own, so two processes that write the same file do not meet: the last one wins. If the
-    block fails, ``path`` stays as it was and the temporary file goes. It is beside ``path``, or in ``folder`` on the same file
+    Its name is this process's own, so two processes that write the same file do not meet: the last one wins. If this fails,
+    ``path`` stays as it was and the temporary file goes. It is beside ``path``, or in ``folder`` on the same file
     system, where what a kill leaves of it is not in the way.
     """
     path = Path(path)
     temporary = (folder or path.parent) / f".{os.getpid()}-{secrets.token_hex(4)}.new"
     try:
-        yield temporary
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-
-
-def write_atomically(path: Path | str, content: str | bytes, folder: Path | None = None) -> None:
-    """Write ``content`` (text as UTF-8) to ``path`` as :func:`replacing` does."""
-    with replacing(path, folder) as temporary:
-        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def folder_path(parameter: str, folder: Path | str) -> Path:
@@ -58,16 +50,17 @@ def file_digest(path: Path | str) -> str:
 
 def is_plain(path: Path | str) -> bool:
     """Whether a path is a file itself: no link to one, and no pipe or device, whose reading may never end."""
-    with suppress(OSError):
+    with suppress(OSError, ValueError):
         return stat.S_ISREG(os.lstat(path).st_mode)
     return False
 
 
-def read_request(folder: Path) -> dict[str, Any]:
-    """The :data:`REQUEST` that a run has put into a folder, or {}: "key", and "files": {name: checksum}."""
-    with suppress(OSError, ValueError, RecursionError, TypeError, AttributeError):
-        request = json.loads((folder / REQUEST).read_text("utf-8")) if is_plain(folder / REQUEST) else {}
-        if "key" in request and all(Path(name).name == name for name, _ in request["files"].items()):
+def read_request(folder: Path, file: str = REQUEST) -> dict[str, Any]:
+    """The :data:`REQUEST` that a run has put into a folder, or {}: "name", "key", and "files": {name: checksum}."""
+    with suppress(OSError, ValueError, RecursionError, TypeError, LookupError, AttributeError):
+        request = json.loads((folder / file).read_text("utf-8")) if is_plain(folder / file) else {}
+        ours = isinstance(request["name"], str) and isinstance(request["key"], dict)
+        if ours and all(Path(name).name == name for name, _ in request["files"].items()):
             return request
     return {}
 

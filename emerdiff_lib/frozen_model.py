@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, Unpack
 
@@ -20,9 +20,9 @@ from .interventions import ChannelsLast, exclusive
 from .inversion import Trajectory, draw_noise
 from .loading import load_diffusers_pipeline
 from .predictor import Predictor, of_one_model
-from .settings import REQUIRED, Options, Settings, check_known, check_names, layered, suggestion
+from .settings import REQUIRED, Options, Settings, check_known, check_made, check_names, layered, suggestion
 
-_OWN_HOOKS = ("transformers", "diffusers", "accelerate", "peft", "torch")  # they record and move
+_OWN_HOOKS = ("transformers", "diffusers", "accelerate", "peft", "torch", "emerdiff_lib")  # record and move
 
 
 class FrozenModel:
@@ -68,6 +68,11 @@ class FrozenModel:
         config = self.pipe.scheduler.config
         is_flow = config.get("use_flow_sigmas") or ("shift" in config and config.get("beta_schedule") is None)
         given = "a flow's" if is_flow else "DDPM's" if "beta_start" in config else "of another kind"
+        if given == "DDPM's":
+            alphas = self.pipe.scheduler.alphas_cumprod
+            whole = len(alphas) == config["num_train_timesteps"] and alphas[0] < 1 and alphas[-1] >= 0
+            if not whole or not (alphas.diff() <= 0).all():  # which NaN is not
+                given = "damaged (its alphas_cumprod do not fall from below 1)"
         needed = "a flow's" if self.backbone.is_flow else "DDPM's"
         if given != needed:
             raise ValueError(
@@ -78,9 +83,8 @@ class FrozenModel:
     def _require(self, *names: str) -> None:
         """Raises a ValueError where one of these components, if this kind of pipeline has it at all, was left out."""
         if missing := [name for name in names if self.pipe.components.get(name, self) is None]:
-            raise ValueError(
-                f"This {type(self.pipe).__name__} has no {missing[0]}, which is needed; load it whole."
-            )
+            kind = type(self.pipe).__name__
+            raise ValueError(f"This {kind} has no {missing[0]}, which is needed; load it whole.")
 
     @classmethod
     def from_pipe(
@@ -109,7 +113,8 @@ class FrozenModel:
                 network.requires_grad_(False)
         index = {} if str(name).endswith(".safetensors") else DiffusionPipeline.load_config(pipe.name_or_path)
         try:
-            model = cls(pipe, index.get("default_settings"), str(name), kwargs.get("variant") or "")
+            own = index.get("default_settings") or {}
+            model = cls(pipe, {**own}, str(name), kwargs.get("variant") or "")
             model.backbone.defaults()
             return model
         except (TypeError, IndexError, KeyError, AttributeError, ZeroDivisionError) as error:
@@ -192,6 +197,7 @@ class FrozenModel:
             ValueError: a name, type or value that is not possible, or that contradicts the trajectory.
         """
         if trajectory is not None:
+            check_made("trajectory", trajectory, Trajectory, "pipe.invert")
             given = trajectory.settings(given)
             made_in = trajectory.latent_space
             here = self.latent_space(trajectory.method == "ddim" or bool(trajectory.noise_maps))
@@ -243,15 +249,16 @@ class FrozenModel:
         return settings
 
     def latent_space(self, denoised: bool = False) -> torch.Tensor:
-        """(n,) float32: some weights of the autoencoder and the noise schedule, which say what latents mean, in any dtype; and
-        of the network, where it took part in making them (``denoised``)."""
+        """(n,) float32: two numbers of each weight of the autoencoder, unless packed, and the noise schedule: what latents
+        mean, in any dtype; and of the network, where it took part in making them (``denoised``)."""
         vae = self.pipe.components.get("vae") or self.pipe.components.get("movq")
         networks = [network for network in (vae, self.denoiser if denoised else None) if network is not None]
-        weights = [next(network.parameters(), torch.zeros(0)) for network in networks]
-        some = [w.detach().flatten()[:64].float().cpu() for w in weights if not w.is_meta]
+        weights = [w.detach() for network in networks for w in network.parameters() if not w.is_meta]
+        some = [w[(0,) * (w.ndim - 1)][:2] for w in weights if type(w) is torch.Tensor and w.ndim]
         config = {**getattr(vae, "config", {}), **self.pipe.scheduler.config}
         names = ("beta_start", "beta_end", "shift", "num_train_timesteps", "scaling_factor", "shift_factor")
-        return torch.cat([*some, torch.tensor([float(config.get(name) or 0) for name in names])])
+        some.append(torch.tensor([float(config.get(name) or 0) for name in names]))
+        return torch.cat([numbers.to(some[0].device, torch.float32) for numbers in some]).cpu()
 
     # -- images, latents, predictions -------------------------------------------------------------------------------
 
@@ -273,8 +280,7 @@ class FrozenModel:
         rows, vae = len(latents), getattr(self.pipe, "vae", None)
         if vae is not None:
             pixels = latents.shape[2] * latents.shape[3] * self.vae_scale_factor**2
-            # a CPU's caches like small batches of large images
-            most = 8 if self.backbone.device.type == "cpu" else 64
+            most = 8 if self.backbone.device.type == "cpu" else 64  # CPUs' caches like small batches
             channels = getattr(vae.config, "block_out_channels", None) or [128]
             rows = affordable_rows(self.backbone.device, vae.dtype, max(channels[:2]), pixels, most=most)
         with of_one_model(), ChannelsLast():
@@ -378,18 +384,25 @@ def affordable_rows(
 
 def network_state(network: torch.nn.Module) -> dict[str, Any]:
     """What was done to a network in memory that neither weights nor configuration say: tiling, FreeU, adapters' strengths,
-    attention processors, diffusers' caches. Hooks of somebody's own may do anything: with them, no result is another's.
+    attention processors, diffusers' caches. With hooks, methods or processors of somebody's own, no result is another's.
     """
+    everywhere = torch.nn.modules.module
+    hooks = [*everywhere._global_forward_hooks.values(), *everywhere._global_forward_pre_hooks.values()]
     state: dict[str, Any] = {}
     for name, module in network.named_modules():
-        hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
-        hooks += [vars(module)["forward"]] if "forward" in vars(module) else []  # put in its place
-        if any(getattr(hook, "__module__", "").split(".")[0] not in _OWN_HOOKS for hook in hooks):
-            state["hooks"] = secrets.token_hex()
         processor = getattr(module, "processor", None)
+        hooks += [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
+        hooks += [*replaced_methods(module), *([] if processor is None else [type(processor)])]
         caches = sorted(getattr(getattr(module, "_diffusers_hook", None), "hooks", ()))
         state[name] = [_plain(module), type(processor).__name__, _plain(processor), caches]
+    if any(str(getattr(hook, "__module__", "")).split(".")[0] not in _OWN_HOOKS for hook in hooks):
+        state["hooks"] = secrets.token_hex()
     return state
+
+
+def replaced_methods(owner: Any) -> list[Callable[..., Any]]:
+    """What was put in the place of methods of an object."""
+    return [held for name, held in vars(owner).items() if callable(held) and hasattr(type(owner), name)]
 
 
 def _plain(owner: Any) -> dict[str, str]:

@@ -29,7 +29,7 @@ Image.init()
 _KNOWN = {suffix for suffix, kind in Image.registered_extensions().items() if kind in FORMATS}
 IMAGE_SUFFIXES = tuple(sorted(_KNOWN | {".heic", ".heif"}))  # phones' JPEGs have these, too: content decides
 # Folders of systems and not of people, besides hidden ones
-SYSTEM_FOLDERS = (
+SYSTEM_FOLDERS = {
     "__MACOSX",
     "@eaDir",
     "#recycle",
@@ -37,7 +37,7 @@ SYSTEM_FOLDERS = (
     "$RECYCLE.BIN",
     "lost+found",
     "System Volume Information",
-)
+}
 ImageInput = str | Path | bytes | Image.Image | np.ndarray | torch.Tensor
 # Photographs that come with scikit-learn and scikit-image, and who took them; "sample:temple" is an image wherever one is taken
 SAMPLES = {
@@ -68,11 +68,13 @@ def reading(path: str | Path, formats: tuple[str, ...] = FORMATS) -> Iterator[No
     """Within the context, whatever goes wrong with a file becomes one sentence that names it.
 
     Raises:
-        FileNotFoundError: it is not there.
+        FileNotFoundError: it is not there, or neither a file nor a folder.
         PermissionError: it may not be read.
         ValueError: it is damaged, too large or of no known format.
     """
     try:
+        if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
+            raise FileNotFoundError  # but a pipe or device, whose reading may never end
         yield
     except PermissionError as error:
         raise PermissionError(
@@ -181,7 +183,7 @@ def load_image(image: ImageInput, upright: bool = True) -> Image.Image:
         sample = library.load_sample_image(name) if "sklearn" in package else getattr(library, name)()
         return _from_array(sample[0] if isinstance(sample, tuple) else sample, image)  # of two eyes, the left
     if isinstance(image, str | Path):
-        with open_image(image) as opened:
+        with open_image(os.path.expanduser(image)) as opened:
             return _to_rgb(opened, shown(image), upright)
     if isinstance(image, bytes):
         with reading("The image"):

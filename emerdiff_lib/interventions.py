@@ -142,8 +142,7 @@ def sharing(modules: Iterable[nn.Module], rows: int) -> Iterator[None]:
     def all_rows(tensor: torch.Tensor) -> torch.Tensor:
         if len(tensor) != 1:
             return tensor
-        # takes no memory; convolutions and norms want their order
-        repeated = tensor.expand(rows, *tensor.shape[1:])
+        repeated = tensor.expand(rows, *tensor.shape[1:])  # no memory; convolutions want their order
         return repeated.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else repeated
 
     def before(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -215,8 +214,7 @@ def shared_attention(
     for start in range(0, query.shape[2], block):
         scores = query[:, :, start : start + block] * scale @ transposed
         some = mask if mask is None or mask.shape[-2] == 1 else mask[..., start : start + block, :]
-        scores = masked(scores, some)
-        parts.append(torch.softmax(scores, dim=-1).to(wide.dtype) @ wide)
+        parts.append(torch.softmax(masked(scores, some), dim=-1).to(wide.dtype) @ wide)
     output = torch.cat(parts, dim=2) if len(parts) > 1 else parts[0]
     return output[0].unflatten(-1, (-1, values.shape[-1])).permute(2, 0, 1, 3)
 
@@ -298,8 +296,7 @@ def capturing_attention(denoiser: nn.Module, layers: Iterable[str]) -> Iterator[
             scale, rows = given.get("scale") or query.shape[-1] ** -0.5, []
             for i in range(len(query)):  # one at a time: (heads, queries, keys) is large by itself
                 some = None if mask is None else mask[i if len(mask) > 1 else 0]
-                scores = masked(query[i] * scale @ key[i].transpose(-2, -1), some)
-                rows.append(scores.softmax(-1).mean(0))
+                rows.append(masked(query[i] * scale @ key[i].transpose(-2, -1), some).softmax(-1).mean(0))
             maps[running[-1]] = torch.stack(rows).mean(0).cpu()
         return F.scaled_dot_product_attention(**given)
 

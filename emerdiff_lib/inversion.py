@@ -67,12 +67,8 @@ class Trajectory:
         Raises:
             ValueError: a given one contradicts the trajectory.
         """
-        own = {
-            "inversion": self.method,
-            "num_inference_steps": self.num_inference_steps,
-            "prompt": self.prompt,
-            "processing_resolution": self.processing_resolution,
-        }
+        names = ("num_inference_steps", "prompt", "processing_resolution")
+        own = {"inversion": self.method} | {name: getattr(self, name) for name in names}
         for name, value in own.items():
             if given.get(name) is not None and value is not None and given[name] != value:
                 raise ValueError(
@@ -136,9 +132,7 @@ def replay(predictor: Predictor, trajectory: Trajectory, progress: Progress = it
         ValueError: for a DDPM trajectory without noise maps.
     """
     if trajectory.method == "ddpm" and not trajectory.noise_maps:
-        raise ValueError(
-            "This trajectory has no noise maps to replay; invert the image with noise_maps=True."
-        )
+        raise ValueError("This trajectory has no noise maps to replay; invert with noise_maps=True.")
     latents = trajectory.latents[trajectory.start]
     for timestep in progress(trajectory.timesteps):
         latents = reverse_step(predictor, trajectory, latents, timestep)

@@ -80,7 +80,7 @@ def load_diffusers_pipeline(name: str | Path, **kwargs: Any) -> DiffusionPipelin
 
 def _from_folder(source: str, name: str, kwargs: dict[str, Any]) -> DiffusionPipeline:
     hub = {key: kwargs[key] for key in _HUB if key in kwargs}
-    with _reading(source):
+    with reading_model(source):
         index = DiffusionPipeline.load_config(source, **{k: v for k, v in hub.items() if k != "variant"})
     entries = _entries(source, index)
     if not Path(source).is_dir():
@@ -98,7 +98,7 @@ def _from_folder(source: str, name: str, kwargs: dict[str, Any]) -> DiffusionPip
         kwargs["variant"] = variant
     if not {"device_map", "quantization_config"} & kwargs.keys():
         kwargs |= _components(source, entries, kwargs)
-    with _reading(source):
+    with reading_model(source):
         return DiffusionPipeline.from_pretrained(source, use_safetensors=True, **kwargs)
 
 
@@ -148,19 +148,17 @@ def load_component(
     folder = Path(source).expanduser()
     if not hasattr(kind, "load_config"):  # a class of transformers
         options["trust_remote_code"] = False
+    _check_config(folder, subfolder)
     if kind is not AutoModel and not issubclass(kind, torch.nn.Module):
         options = {name: value for name, value in options.items() if name == "trust_remote_code"}
-        with _reading(str(folder), subfolder):
+        with reading_model(str(folder), subfolder):
             return kind.from_pretrained(folder, **part, **options)
     _check_shards(folder)
-    _check_config(folder, subfolder)
-    with _reading(str(folder), subfolder):
+    with reading_model(str(folder), subfolder):
         options |= {"use_safetensors": True, "output_loading_info": True}
         network, report = kind.from_pretrained(folder, **part, **options)
     if missing := [name for name in sorted(report["missing_keys"]) if not re.match(optional, name)]:
-        raise ValueError(
-            f"{what} is short of {len(missing)} tensors, {missing[0]} for one; download it again."
-        )
+        raise ValueError(f"{what} is short of {len(missing)} tensors, say {missing[0]}; download it again.")
     unused = [name for name in report["unexpected_keys"] if "position_ids" not in name]
     if unused and kind is not AutoModel:  # a part of a larger model is asked for by that
         warnings.warn(
@@ -174,18 +172,20 @@ def load_component(
 
 def _check_config(folder: Path, subfolder: str) -> None:
     """Raises a ValueError for a configuration that asks for what its weights do not have, before memory is asked for."""
-    file, tensors = folder / subfolder / "config.json", 0
-    with _reading(str(folder), subfolder):
-        config = json.loads(file.read_text())
-        parts = [config, *(part for part in config.values() if isinstance(part, Mapping))]
+    parts, tensors = [], 0
+    with reading_model(str(folder), subfolder):
+        for file in (folder / subfolder).glob("*config.json"):
+            config = json.loads(file.read_text("utf-8"))
+            parts.extend([(file, part) for part in (config, *config.values()) if isinstance(part, Mapping)])
         for weights in (folder / subfolder).glob("*.safetensors"):
             with safe_open(weights, "pt") as opened:
                 tensors += len(opened.keys())
-    for name, value in (item for part in parts for item in part.items()):
-        if isinstance(value, int) and re.search("layers|blocks|depth", name) and value > max(1000, tensors):
-            raise ValueError(
-                f"{file} says {name}={value}, and there are {tensors} tensors beside it; download both again."
-            )
+    numbers: Any = lambda value: sum(map(numbers, value), []) if isinstance(value, list) else [value]
+    limits = {"layers|blocks|depth": max(1000, tensors), "_dim|size|channels|timesteps": 10**7}
+    for file, name, value in ((file, *item) for file, part in parts for item in part.items()):
+        limit = min((limits[words] for words in limits if re.search(words, name)), default=float("inf"))
+        if any(isinstance(number, int) and number > limit for number in numbers(value)):
+            raise ValueError(f"{file} says {name}={value}; {limit} is the most: download both again.")
         if name == "scaling_factor" and not (isinstance(value, int | float) and 0 < value < float("inf")):
             raise ValueError(
                 f"{file} says scaling_factor={value!r}, by which latents are multiplied; it is a number above 0, 0.18215 in "
@@ -209,12 +209,10 @@ def _entries(source: str, index: Any) -> dict[str, type]:
         known = None
         match entry:
             case ["diffusers" | "transformers" as library, str(component)] if not is_auto(component):
-                with _reading(source, name):
+                with reading_model(source, name):
                     known = getattr(importlib.import_module(library), component, None)
-            case [
-                "kolors",
-                "ChatGLMModel" | "ChatGLMTokenizer" as component,
-            ]:  # diffusers has it beside the pipeline
+            # diffusers has it beside the pipeline
+            case ["kolors", "ChatGLMModel" | "ChatGLMTokenizer" as component]:
                 known = getattr(importlib.import_module("diffusers.pipelines.kolors"), component, None)
                 if known is None:
                     raise ValueError(f"{source} needs sentencepiece: pip install 'emerdiff-workbook[if]'.")
@@ -228,10 +226,12 @@ def _entries(source: str, index: Any) -> dict[str, type]:
 
 
 def _check_shards(folder: Path) -> None:
-    """Raises a ValueError for weights that are no safetensors of the folder."""
+    """Raises a ValueError for weights that are no safetensors of the folder, or an adapter's order to take another model's."""
+    for file in folder.glob(f"{'*/' * (folder / 'model_index.json').exists()}adapter_config.json"):
+        raise ValueError(f"{file} asks for another model; take it out, and use load_lora_weights.")
     for file in (*folder.glob("*safetensors.index*.json"), *folder.glob("*/*safetensors.index*.json")):
-        with _reading(str(folder), file.parent.name):
-            shards = set(json.loads(file.read_text())["weight_map"].values())
+        with reading_model(str(folder), file.parent.name):
+            shards = set(map(str, json.loads(file.read_text())["weight_map"].values()))
         if outside := [s for s in shards if not s.endswith(".safetensors") or Path(s).name != s]:
             raise ValueError(
                 f"{file} names the weights {outside[0]!r}; EmerDiff reads safetensors only, and only those of the model's "
@@ -248,7 +248,7 @@ def _only_variant(folder: Path) -> str | None:
 
 def _from_single_file(path: str, kwargs: dict[str, Any]) -> DiffusionPipeline:
     """``config`` (a folder or hub id in diffusers' layout) says what the file holds; by default diffusers guesses."""
-    with _reading(path):
+    with reading_model(path):
         if not (config := kwargs.get("config")):
             guess = fetch_diffusers_config(load_single_file_checkpoint(path))
             config = guess["pretrained_model_name_or_path"]
@@ -260,21 +260,30 @@ def _from_single_file(path: str, kwargs: dict[str, Any]) -> DiffusionPipeline:
             "of the same architecture."
         ) from error
     _entries(str(config), index)  # refuses code of its own
-    with _reading(path):
+    with reading_model(path):
         kind = getattr(diffusers, index["_class_name"])
         return kind.from_single_file(path, **{"safety_checker": None} | kwargs | {"config": str(config)})
 
 
 def _check_finite(network: torch.nn.Module, what: str) -> None:
+    """Raises a ValueError for what is not finite, and warns of weights of zeros alone."""
+    zeros: list[str] = []
     for name, values in network.named_parameters():
-        if values.is_floating_point() and not values.is_meta and not torch.isfinite(values).all():
-            raise ValueError(
-                f"{what} has NaN or infinite values in {name}, read as {values.dtype}; download it again."
-            )
+        if values.is_floating_point() and not values.is_meta:
+            if not torch.isfinite(values).all():
+                raise ValueError(
+                    f"{what} has NaN or infinite values in {name}, read as {values.dtype}; download it again."
+                )
+            zeros += [name] if values.ndim > 1 and name.endswith("weight") and not values.any() else []
+    if zeros:
+        warnings.warn(
+            f"{what} has only zeros in {zeros[0]}, as in a download that was cut off; download it again.",
+            stacklevel=4,
+        )
 
 
 @contextmanager
-def _reading(source: str, name: str = "") -> Iterator[None]:
+def reading_model(source: str, name: str = "") -> Iterator[None]:
     """What a broken folder makes three libraries raise is no closed list; it becomes one sentence that names the component.
 
     A folder with pickled weights alone is one: they run code when they are read, and are not looked at.

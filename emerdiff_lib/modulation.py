@@ -45,8 +45,7 @@ def modulated_latents(
     """
     t_m, layer, placement = settings.modulation_timestep, settings.modulation_layer, settings.offset_placement
     denoiser, backbone, method = predictor.denoiser, predictor.backbone, trajectory.method
-    if timesteps is None:
-        timesteps = [t for t in trajectory.timesteps if t <= t_m]
+    timesteps = timesteps or [t for t in trajectory.timesteps if t <= t_m]
     rows = len(offsets)
     latents = trajectory.latents[t_m].repeat_interleave(rows, 0)
     offsets = resize_offsets(offsets, backbone.grid(layer, *latents.shape[2:])).to(latents.device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Unpack, overload
 
@@ -19,7 +20,7 @@ from .loading import check_device, check_dtype
 from .modulation import difference_maps, signed_responses
 from .refinement import refine, resize_maps
 from .responses import ImageResponses, quantise
-from .settings import ASSIGNED, MODULATED, Options, Settings, check_generator, check_only, whole
+from .settings import ASSIGNED, MODULATED, Options, Settings, check_generator, check_made, check_only, whole
 from .stages import CoarseMasks, EmerDiffOutput, Responses, check_masks
 from .timing import stopwatch
 
@@ -88,21 +89,17 @@ class EmerDiffPipeline(FrozenModel):
         """
         images: list[Any] = list(image) if isinstance(image, list | tuple) else [image]
         if isinstance(image, list | tuple) and (trajectory is not None or coarse_masks is not None):
-            raise ValueError(
-                "trajectory and coarse_masks belong to one image; call the pipeline once per image."
-            )
+            raise ValueError("trajectory and coarse_masks belong to one image; call with one at a time.")
+        self.resolve(trajectory, num_masks=num_masks, **settings)  # refuses before any work is done
         if trajectory is not None:
             images = [trajectory.check_image(images[0])]
-        # refuses what cannot be used before any work is done
-        self.resolve(trajectory, num_masks=num_masks, **settings)
         whole(1, optional=True)("mask_batch_size", mask_batch_size)
 
         outputs: list[EmerDiffOutput] = []
         for one in images:
             coarse = self.cluster(one, num_masks, coarse_masks=coarse_masks, generator=generator, **settings)
             responses = self.respond(coarse, mask_batch_size=mask_batch_size)
-            # the seed alone gives the first of a list again, not what came after it
-            seeded = None if outputs else generator
+            seeded = None if outputs else generator  # the seed alone gives no other of a list again
             outputs.append(self.output(responses, seeded, output_difference_maps))
         self.maybe_free_model_hooks()
         return outputs if isinstance(image, list | tuple) else outputs[0]
@@ -128,12 +125,8 @@ class EmerDiffPipeline(FrozenModel):
             ValueError: unknown ``method``, or ``start_timestep`` is no inference timestep.
         """
         check_generator(generator)
-        settings = self.resolve(
-            inversion=method,
-            num_inference_steps=num_inference_steps,
-            prompt=prompt,
-            processing_resolution=processing_resolution,
-        )
+        given: dict[str, Any] = {"prompt": prompt, "processing_resolution": processing_resolution}
+        settings = self.resolve(inversion=method, num_inference_steps=num_inference_steps, **given)
         predictor = self._predictor(settings, settings.prompt)
         start = settings.modulation_timestep if start_timestep is None else start_timestep
         predictor.check_timestep("start_timestep", start)
@@ -183,16 +176,9 @@ class EmerDiffPipeline(FrozenModel):
         if isinstance(image, Trajectory):
             trajectory = image
         else:
-            trajectory = self.invert(
-                image,
-                resolved.inversion,
-                max(resolved.feature_timestep, resolved.modulation_timestep),
-                resolved.num_inference_steps,
-                resolved.prompt,
-                resolved.processing_resolution,
-                generator,
-                noise_maps=False,
-            )
+            start = max(resolved.feature_timestep, resolved.modulation_timestep)
+            way = resolved.num_inference_steps, resolved.prompt, resolved.processing_resolution
+            trajectory = self.invert(image, resolved.inversion, start, *way, generator, noise_maps=False)
         predictor = self._predictor(resolved, resolved.prompt)
         seconds = dict(trajectory.seconds)
         with stopwatch(seconds, "queries"):
@@ -201,10 +187,8 @@ class EmerDiffPipeline(FrozenModel):
             queries = extract_queries(predictor, noisy, t_f, [layer])[layer]
         with stopwatch(seconds, "cluster"):
             device = generator.device if generator is not None else torch.device("cpu")
-            random_state = int(torch.randint(2**31 - 1, (), generator=generator, device=device))
-            masks = own_masks
-            if masks is None:
-                masks = cluster_queries(queries, resolved.num_masks, random_state)
+            seed = int(torch.randint(2**31 - 1, (), generator=generator, device=device))
+            masks = cluster_queries(queries, resolved.num_masks, seed) if own_masks is None else own_masks
             shares = shares_of_cells(masks, (queries.shape[0], queries.shape[1]))
             embeddings = mask_embeddings(queries, shares)
         resolved = resolved.replace(num_masks=len(masks))
@@ -231,11 +215,10 @@ class EmerDiffPipeline(FrozenModel):
                 f"mode={resolved.mode!r} modulates probe masks (num_parts={resolved.num_parts}); call pipe.probe, "
                 "or choose mode='exact'."
             )
-        seconds = dict(coarse.seconds)
-        with stopwatch(seconds, "modulate"):
+        made = self._made(coarse, resolved)
+        with stopwatch(made["seconds"], "modulate"):
             maps = difference_maps(self._signed_responses(coarse, coarse.masks, resolved, mask_batch_size))
-        made = {"settings": resolved, "seconds": seconds, "made_by": self._made_by()}
-        return Responses(**vars(coarse) | made, difference_maps=maps)
+        return Responses(**made, difference_maps=maps)
 
     def probe(
         self,
@@ -257,12 +240,11 @@ class EmerDiffPipeline(FrozenModel):
             raise ValueError(
                 f'mode={resolved.mode!r} has no probe masks; choose mode="pixel" or "fast", or pass num_parts.'
             )
-        parts, seconds = part_masks(coarse.queries, resolved.num_parts), dict(coarse.seconds)
-        with stopwatch(seconds, "modulate"):
+        parts, made = part_masks(coarse.queries, resolved.num_parts), self._made(coarse, resolved)
+        with stopwatch(made["seconds"], "modulate"):
             chunks = self._signed_responses(coarse, parts, resolved, mask_batch_size, progress)
             codes, scales = map(torch.cat, zip(*map(quantise, chunks), strict=True))
-        made = {"settings": resolved, "seconds": seconds, "made_by": self._made_by()}
-        return ImageResponses(**vars(coarse) | made, parts=parts, codes=codes, scales=scales)
+        return ImageResponses(**made, parts=parts, codes=codes, scales=scales)
 
     def respond(
         self, coarse: CoarseMasks, *, mask_batch_size: int | None = None, **settings: Unpack[Options]
@@ -273,6 +255,12 @@ class EmerDiffPipeline(FrozenModel):
 
     def _later_settings(self, coarse: CoarseMasks, given: Mapping[str, Any]) -> Settings:
         check_only("modulate", given, MODULATED)
+        check_made("coarse", coarse, CoarseMasks, "pipe.cluster")
+        if len(coarse.masks) != len(coarse.embeddings):
+            raise ValueError(
+                f"There are {len(coarse.masks)} masks and {len(coarse.embeddings)} embeddings; pass masks of your own as "
+                "pipe.cluster(trajectory, coarse_masks=masks)."
+            )
         return self.resolve(coarse.trajectory, **coarse.settings.changed(given))
 
     @torch.no_grad()
@@ -289,10 +277,14 @@ class EmerDiffPipeline(FrozenModel):
         predictor, bar = self._predictor(settings, settings.prompt), progress or self.progress_bar
         return signed_responses(predictor, self.decode, coarse.trajectory, masks, settings, size, bar)
 
-    def _made_by(self) -> dict[str, Any]:
+    def _made(self, coarse: CoarseMasks, settings: Settings) -> dict[str, Any]:
+        """What responses have of coarse masks, or of other responses, which are those as well."""
+        kept = {each.name: getattr(coarse, each.name) for each in fields(CoarseMasks)}
         name = self.model_name or self.pipe.name_or_path or type(self.pipe).__name__
         dtype, device = str(self.dtype).removeprefix("torch."), str(self.backbone.device)
-        return {"model": name, "dtype": dtype, "autocast": self.autocast, "device": device}
+        made_by = {"model": name, "dtype": dtype, "autocast": self.autocast, "device": device}
+        seconds = coarse.seconds | {"modulate": 0.0}
+        return kept | {"settings": settings, "seconds": seconds, "made_by": made_by}
 
     @torch.no_grad()
     def assign(self, responses: Responses | ImageResponses, **settings: Unpack[Options]) -> np.ndarray:
@@ -302,6 +294,7 @@ class EmerDiffPipeline(FrozenModel):
         of :data:`~.settings.ASSIGNED` over those that ``responses`` were made with.
         """
         check_only("assign", settings, ASSIGNED)
+        check_made("responses", responses, Responses | ImageResponses, "pipe.modulate or pipe.probe")
         resolved = responses.settings.replace(**settings)
         responses.seconds.pop("assign", None)  # of another assignment of the same responses
         with stopwatch(responses.seconds, "assign"):
@@ -337,7 +330,7 @@ class EmerDiffPipeline(FrozenModel):
             mask_embeddings=embeddings.numpy(),
             difference_maps=resize_maps(maps, labels.shape).numpy() if difference_maps else None,
             settings={
-                **(responses.made_by or self._made_by()),
+                **responses.made_by,
                 **responses.settings.replace(**settings).to_dict(),
                 "prompt_read": self.prompt_read(responses.settings.prompt),
                 "own_masks": responses.own_masks,
@@ -351,6 +344,7 @@ class EmerDiffPipeline(FrozenModel):
     @torch.no_grad()
     def replay(self, trajectory: Trajectory, prompt: str | None = None) -> torch.Tensor:
         """Denoise a trajectory back to its latents x₀, (1, C, h, w) float32, under its own prompt or another."""
+        self.resolve(trajectory)  # which is refused where it is another model's
         prompt = trajectory.prompt if prompt is None else prompt
         predictor = self.predictor(trajectory.num_inference_steps, prompt, trajectory.processing_resolution)
         return replay(predictor, trajectory, progress=self._bar)

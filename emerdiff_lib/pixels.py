@@ -51,8 +51,7 @@ class Superpixels:
         """
         from sklearn.cluster import KMeans  # here: it takes a second to load
 
-        most = round(SUPERPIXELS_PER_SEGMENT * num_segments)
-        owner = self._owners(most)
+        owner = self._owners(round(SUPERPIXELS_PER_SEGMENT * num_segments))
         areas = np.bincount(owner, self.areas)
         totals = np.zeros((len(areas), self.means.shape[1]))
         np.add.at(totals, owner, self.means * self.areas[:, None])

@@ -48,10 +48,7 @@ class Predictor:
         as_it_is = {"clip_sample": False, "thresholding": False}
         self.scheduler = DDIMScheduler.from_config(config, **spacing, **as_it_is)
         limit = self.scheduler.config.num_train_timesteps
-        if not 1 <= num_inference_steps < limit:
-            raise ValueError(
-                f"num_inference_steps={num_inference_steps} is not possible; choose 1 to {limit - 1}."
-            )
+        whole(1, limit - 1)("num_inference_steps", num_inference_steps)
         self.scheduler.set_timesteps(num_inference_steps)
         self.timesteps: list[int] = self.scheduler.timesteps.tolist()
         self.stride = self.scheduler.config.num_train_timesteps // num_inference_steps  # Δ

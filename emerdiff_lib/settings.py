@@ -246,6 +246,10 @@ def check_generator(generator: Any) -> None:
     """Raises a ValueError for anything but a ``torch.Generator`` or None."""
     if generator is not None and not isinstance(generator, torch.Generator):
         seed = generator if isinstance(generator, int) else 0
-        raise ValueError(
-            f"generator={generator!r} is not possible; pass torch.Generator().manual_seed({seed})."
-        )
+        raise ValueError(f"generator={generator!r} is none; pass torch.Generator().manual_seed({seed}).")
+
+
+def check_made(name: str, value: Any, kind: Any, maker: str) -> None:
+    """Raises a ValueError for anything but what a stage makes."""
+    if not isinstance(value, kind):
+        raise ValueError(f"{name} is of the type {type(value).__name__}; pass what {maker} returns.")

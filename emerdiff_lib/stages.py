@@ -141,7 +141,5 @@ def check_masks(masks: Any, image: Image.Image | None) -> torch.Tensor:
         raise ValueError("coarse_masks hold a mask without any cell; leave it out.")
     size = tuple(masks.shape[1:])
     if image is not None and size == image.size and image.width != image.height:
-        raise ValueError(
-            f"coarse_masks are of {size}, the upright image of {size[::-1]}: turn or transpose them."
-        )
+        raise ValueError(f"coarse_masks are of {size}, the image of {size[::-1]}: turn or transpose them.")
     return masks

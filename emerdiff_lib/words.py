@@ -9,7 +9,7 @@ responses they are features like any others, and every pixel is classified by it
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Unpack
@@ -25,12 +25,12 @@ from .clustering import mask_embeddings
 from .images import ImageInput, load_image, to_guide
 from .interventions import capturing_attention, exclusive
 from .inversion import draw_noise
-from .loading import CLIP_FOLDER, load_component
+from .loading import CLIP_FOLDER, load_component, reading_model
 from .pipeline import EmerDiffPipeline
 from .predictor import Predictor
 from .refinement import resize_maps
 from .responses import ImageResponses
-from .settings import Options, real
+from .settings import Options, real, text, whole
 
 # CLIP's short list of templates that do nearly as well as its eighty
 TEMPLATES = (
@@ -66,23 +66,19 @@ class Vocabulary:
         for name, words in self.classes.items():
             if isinstance(words, str) or not words:
                 raise ValueError(f"Class {name!r} has the words {words!r}; give a list of at least one.")
-        braces = {tuple(map(template.count, ("{", "{}", "}"))) for template in self.templates}
-        if isinstance(self.templates, str) or braces - {(1, 1, 1)}:
-            raise ValueError(
-                f"templates={self.templates!r} are not possible; each is a sentence with one {{}}, for a word."
-            )
+        check_sentences("templates", self.templates)
         real(0, 1)("threshold", self.threshold)
 
     @classmethod
     def of(cls, names: Sequence[str] | Mapping[str, Sequence[str]], **options: Any) -> Vocabulary:
         """From names alone, which may hold synonyms as data sets write them: "door, screen door", "building;edifice"."""
-        if isinstance(names, str):
-            raise ValueError(f"names={names!r} is one string; give a list of class names.")
+        if isinstance(names, str | Set):
+            raise ValueError(f"names={names!r} is one string, or in no order; give a list of class names.")
         if not isinstance(names, Mapping):
             if twice := [name for i, name in enumerate(names) if name in names[:i]]:
                 raise ValueError(f"names hold {twice[0]!r} twice; each class has a name of its own.")
-            synonyms = lambda name: [word.strip() for word in name.replace(";", ",").split(",")]
-            names = {name: [word for word in synonyms(name) if word] for name in names}
+            split = lambda name: map(str.strip, text("names", name).replace(";", ",").split(","))
+            names = {name: [word for word in split(name) if word] for name in names}
         return cls(names, **options)
 
     @property
@@ -166,6 +162,7 @@ class MaskClip(DenseFeatures):
         std: Sequence[float] = (0.26862954, 0.26130258, 0.27577711),
     ):
         self.model, self.tokenizer = model.eval(), tokenizer
+        std = [real(0, above=True)("std", value) for value in std]
         self.mean, self.std = (torch.tensor(v).reshape(3, 1, 1) for v in (mean, std))
         self.resolution = model.config.vision_config.image_size
         super().__init__(self.patches, self.sentences, 1 / model.logit_scale.exp().item())
@@ -175,8 +172,9 @@ class MaskClip(DenseFeatures):
         """Load weights (safetensors) by folder or hub id, "openai/clip-vit-base-patch16" for one; "toyscapes-clip" is bundled."""
         name = CLIP_FOLDER if str(name) == TOYSCAPES_CLIP else name
         model, tokenizer = load_component(CLIPModel, name, **kwargs), load_component(AutoTokenizer, name)
-        processing, _ = ImageProcessingMixin.get_image_processor_dict(name)
-        return cls(model, tokenizer, processing["image_mean"], processing["image_std"])
+        with reading_model(str(name)):
+            processing, _ = ImageProcessingMixin.get_image_processor_dict(name)
+            return cls(model, tokenizer, processing["image_mean"], processing["image_std"])
 
     def patches(self, image: Image.Image) -> torch.Tensor:
         """(h, w, d) float32, a feature per patch in the space of texts."""
@@ -222,6 +220,10 @@ class WordAttention:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        last, optional = self.pipe.scheduler.config.num_train_timesteps - 1, type(self).timestep is None
+        whole(0, last, optional)("timestep", self.timestep)
+        whole(1)("draws", self.draws)
+        check_sentences("prompt", [self.prompt or "{}"])
         self.pipe.condition((self.prompt or "{}").format("word"))  # a model that reads no words says so
 
     @torch.no_grad()
@@ -229,8 +231,7 @@ class WordAttention:
         """(h, w, words): each word's attention on the finest grid that attends to words."""
         clean, backbone = self.pipe.encode(image), self.pipe.backbone
         layers = backbone.layers()
-        usual = self.pipe.resolve().feature_timestep
-        timestep = usual if self.timestep is None else self.timestep
+        timestep = self.pipe.resolve().feature_timestep if self.timestep is None else self.timestep
         noise = draw_noise(clean, self.draws, torch.Generator().manual_seed(self.seed))
         noisy = self.pipe.predictor(prompt=None).add_noise(clean, noise, timestep)
         finest = max(backbone.grid(layer, *noisy.shape[2:]) for layer in layers)
@@ -254,7 +255,7 @@ class WordAttention:
 
 
 @dataclass
-class DenoisingError:
+class DenoisingError(WordAttention):
     """How much better the noise is predicted at every place when a word is said: a diffusion classifier (Li et al., ICCV 2023,
     arXiv 2303.16203), place by place.
 
@@ -263,11 +264,8 @@ class DenoisingError:
         timestep: at which the image is noised; words decide where much is open.
     """
 
-    pipe: EmerDiffPipeline
     timestep: int = 681
-    prompt: str | None = None
     draws: int = 8
-    seed: int = 0
 
     @torch.no_grad()
     def features(self, image: Image.Image, vocabulary: Vocabulary) -> torch.Tensor:
@@ -289,6 +287,14 @@ class DenoisingError:
 
 
 TextAligned = DenseFeatures | WordAttention | DenoisingError  # dense features that words can be compared with
+
+
+def check_sentences(name: str, sentences: Sequence[str]) -> None:
+    """Raises a ValueError for anything but a list of sentences with one ``{}`` each."""
+    braces = {tuple(map(str(sentence).count, ("{", "{}", "}"))) for sentence in sentences}
+    if isinstance(sentences, str) or braces != {(1, 1, 1)}:
+        raise ValueError(f"{name}={sentences!r} are not possible; each is a sentence with one {{}} in it.")
+
 
 # -- attention to words -----------------------------------------------------------------------------------------------
 

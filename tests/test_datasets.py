@@ -80,7 +80,7 @@ def test_voc_2012_is_read_by_its_lists(tmp_path):
     for name in ("2007_000033", "2007_000042"):
         image(tmp_path / f"JPEGImages/{name}.jpg")
         raw = label_map(tmp_path / f"SegmentationClass/{name}.png", [0, 1, 20, 255])
-    listing(tmp_path / "ImageSets/Segmentation/val.txt", "2007_000042\n")
+    listing(tmp_path / "ImageSets/Segmentation/val.txt", "2007_000042\n" * 2)
     data = open_dataset("voc-2012", tmp_path)
     assert [sample.name for sample in data] == ["2007_000042"] and len(data.class_names) == 21
     assert named(data, raw, [0, 1, 20, 255]) == {0: "background", 1: "aeroplane", 20: "tvmonitor", 255: None}
@@ -153,12 +153,13 @@ GOOD = "/SegNet/CamVid/test/a.png /SegNet/CamVid/testannot/a.png\n"
 LISTS = "test/a.png testannot/a.png".encode("utf-8-sig"), f"\n# images\n\n  {GOOD}\n\t\n"
 
 
-@pytest.mark.parametrize("content", [*LISTS, GOOD.replace("\n", "\r\n")])
+@pytest.mark.parametrize("content", [*LISTS, GOOD.replace("\n", "\r\n"), GOOD * 2])
 def test_camvid(tmp_path, content):
     data = camvid(tmp_path, content)
     assert [sample.name for sample in data] == ["a"] and data.ignore_index == 11
     np.testing.assert_array_equal(np.bincount(data[0].labels.ravel()), 4)
     assert data.class_names[3] == "road" and data.palette[3].tolist() == [128, 64, 128]  # as in Cityscapes
+    assert "test.txt: 'test/a.png' is no image and its" in refusal(lambda: camvid(tmp_path, "test/a.png"))
 
 
 def pair(root, labels=(0, 1), name="a", size=(8, 6), classes="one\ntwo\nthree\n", **options):
@@ -177,6 +178,8 @@ def test_splits_of_a_folder_agree_on_the_classes(tmp_path):
     for split, largest in (("train", 4), ("test", 2)):
         image(tmp_path / split / "images/a.png")
         label_map(tmp_path / split / "labels/a.png", [*range(largest + 1), 255])
+    image(tmp_path / "__MACOSX/images/a.png")
+    assert LabelledFolder(tmp_path).splits == ("test", "train")
     assert all(len(LabelledFolder(tmp_path, split).class_names) == 5 for split in ("train", "test"))
     listing(tmp_path / "classes.txt", "a\nb\nc\nd\ne\n")
     assert LabelledFolder(tmp_path, "test").class_names == tuple("abcde")
@@ -198,12 +201,7 @@ def test_splits_of_a_folder_agree_on_the_classes(tmp_path):
     ],
 )
 def test_label_maps_that_are_refused(tmp_path, options, message):
-    def scored():
-        data = LabelledFolder(pair(tmp_path, **options))
-        data.summary([0])
-        return data[0]
-
-    said = refusal(scored)
+    said = refusal(lambda: LabelledFolder(pair(tmp_path, **options)).summary([0]))
     assert message in said and ("one class" in said or str(tmp_path / "labels/a.png") in said)
 
 

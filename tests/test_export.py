@@ -151,7 +151,7 @@ def test_prompts_point_into_their_segment_and_sam_takes_them(output, image, fold
 def test_equal_segmentations_make_equal_files_at_any_hour(output, image, folder, tmp_path, monkeypatch):
     monkeypatch.setattr(time, "time", lambda: 2e9)
     write_formats(output, Image.fromarray(image), tmp_path, FORMATS)
-    for path in tmp_path.iterdir():
+    for path in tmp_path.glob("[!.]*"):
         assert path.read_bytes() == (folder / path.name).read_bytes(), path.name
 
 
@@ -183,15 +183,17 @@ def test_one_coco_file_holds_the_images_of_a_run_and_takes_no_other_s_place(outp
     assert len(joined.anns) == 2 * len(one.anns) and one.anns.keys() < joined.anns.keys()
     (tmp_path / "mine.json").write_text("{}")
     assert "in the way" in refusal(lambda: join_coco([tmp_path / "a.jpg"], tmp_path / "mine.json"))
+    os.replace(tmp_path / "mine.json", tmp_path / "a.jpg" / "coco.json")
+    assert "coco.json cannot be read" in refusal(lambda: join_coco([tmp_path / "a.jpg"], tmp_path / "b"))
 
 
-def test_files_of_one_s_own_are_not_written_over(output, image, tmp_path):
-    (tmp_path / "precious.csv").write_text("mine")
-    (tmp_path / "segments.csv").symlink_to(tmp_path / "precious.csv")
-    write_formats(output, image, tmp_path, ["table"])
-    assert (tmp_path / "precious.csv").read_text() == "mine" and not (tmp_path / "segments.csv").is_symlink()
-    (tmp_path / "labels.png").write_text("mine")
-    assert "labels.png is in the way" in refusal(lambda: save_output(output, image, tmp_path))
+@pytest.mark.parametrize("name", ["labels.png", "overlay.png", "settings.json", "segments.csv"])
+def test_files_of_one_s_own_are_not_written_over(output, image, tmp_path, name):
+    put = lambda one: (save_output(one, image, tmp_path), write_formats(one, image, tmp_path, ["table"]))
+    put(output), put(replace(output, labels=output.baseline_labels))  # a call's own files are replaced
+    (tmp_path / name).write_text("mine")
+    assert f"{name} is in the way" in refusal(lambda: put(output))
+    assert (tmp_path / name).read_text() == "mine"
 
 
 @pytest.mark.parametrize("file", ["labels.png", "baseline_labels.png", "masks.safetensors", "settings.json"])

@@ -70,6 +70,7 @@ def test_without_a_folder_nothing_is_written_and_a_bad_one_is_said_at_once(tmp_p
 
 def test_tables_are_latex_s(tmp_path):
     figures = plotting.FigureFolder(tmp_path)
+    (tmp_path / "some.tex").symlink_to(tmp_path / "nowhere" / "mine.tex")
     index = pd.Index(["EmerDiff", "R&D −1 x̂₀"], name="method")
     table = pd.DataFrame({"score, %": [68.66, np.nan], "a_b": ["-6.1 [-8.7, -3.3]", "1-2"]}, index)
     shown = figures.table("some", table, "Scores of 5 % & more")

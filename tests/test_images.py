@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from emerdiff_lib.images import image_files, load_image, processing_size
+from emerdiff_lib.images import image_files, load_image, processing_size, reading
 
 from .conftest import refusal
 
@@ -133,6 +133,7 @@ def test_what_is_no_regular_file_is_never_waited_for(tmp_path):
         assert "no image file at" in said and repr(name)[1:-1] in said
     with pytest.warns(UserWarning, match="2 hidden images, links to nothing and"):
         assert image_files(tmp_path) == []
+    refusal(reading(tmp_path / "pipe.png")(lambda: None), FileNotFoundError)
 
 
 def test_links_are_followed_once_and_what_is_left_out_stays_out(tmp_path):

@@ -124,6 +124,7 @@ def test_unknown_method_and_timestep_are_refused_with_the_valid_ones(pipe, scene
 def test_a_trajectory_of_another_model_is_refused_and_of_another_dtype_is_not(trajectory):
     other = EmerDiffPipeline.from_pretrained("streets")
     assert "another model" in refusal(lambda: other.cluster(trajectory, num_masks=2))
+    assert "another model" in refusal(lambda: other.replay(trajectory))
     half = EmerDiffPipeline.from_pretrained("toyscapes", torch_dtype="bfloat16")
     coarse = half.cluster(trajectory, num_masks=2, feature_timestep=21, modulation_timestep=21)
     assert len(coarse.masks) == 2

@@ -44,11 +44,7 @@ OWN_MODEL = {
         settings={"denoising_steps": 2, "one_sided": True, "filter_sigma": 0.0, "guide_radius": 1.5},
     ),
     "06_evaluation": dict(
-        limit=2,
-        fit_limit=1,
-        workers=2,
-        num_masks=4,
-        settings={"modulation_timestep": 41},
+        dict(limit=2, fit_limit=1, workers=2, num_masks=4, settings={"modulation_timestep": 41}),
         methods=[names.EMERDIFF, names.EMERDIFF_FAST, names.BILINEAR, names.DIFFSEG],
     ),
 }
@@ -254,6 +250,9 @@ def test_an_unknown_parameter_is_named_by_every_notebook(name):
         (SEGMENT, {"num_masks": 0}, "num_masks=0 is not possible; it is a whole number of at least 1."),
         (SEGMENT, {"num_masks": 4, "settings": {"num_masks": 3}}, "num_masks is given twice, as 4 and in …"),
         (SEGMENT, {"image": "toyscapes:-5"}, "There is no image at toyscapes:-5; …"),
+        (SEGMENT, {"settings": {1: 2}}, "setting=1 is unknown; …"),
+        (SEGMENT, {"points": [[1, 2], [3]]}, "points has [3], …"),
+        ("02_feature_clustering", {"num_scenes": 5000}, "num_scenes=5000 is not possible; … from 0 to 1000."),
         (EVALUATION, {"methods": ["EmerDif"]}, "method='EmerDif' is unknown (did you mean 'EmerDiff'?); …"),
         (EVALUATION, {"methods": ["backbone k-means"]}, '"backbone k-means" needs a backbone: …'),
         (EVALUATION, {"dataset_options": {"order": 1}}, "Data set 'toyscapes' has no option 'order'…"),

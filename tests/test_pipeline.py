@@ -156,7 +156,7 @@ def test_stages_one_by_one_are_the_pipeline(pipe, scene, output):
 
 def test_a_stage_can_be_repeated_with_other_settings_of_its_own_only(pipe, scene):
     coarse = pipe.cluster(scene.image, generator=seeded(), **QUICK)
-    exact, fast = pipe.modulate(coarse), pipe.probe(coarse, mode="fast")
+    exact, fast = pipe.modulate(coarse), pipe.probe(pipe.modulate(coarse), mode="fast")
     alone = pipe(scene.image, mode="fast", generator=seeded(), **QUICK)
     assert np.array_equal(pipe.assign(fast), alone.labels) and fast.settings.mode == "fast"
     guided = pipe(scene.image, guide_radius=1.5, generator=seeded(), **QUICK)

@@ -141,6 +141,8 @@ CHANGES = {
     "FreeU": lambda pipe: pipe.pipe.enable_freeu(0.9, 0.2, 1.4, 1.6),
     "a hook": lambda pipe: pipe.denoiser.mid_block.register_forward_hook(lambda module, args, out: 2 * out),
     "a forward": lambda pipe: setattr(pipe.denoiser.mid_block, "forward", lambda x, *_, **__: x),
+    "a method": lambda pipe: setattr(pipe.vae, "encode", lambda *_: None),
+    "the pipeline's": lambda pipe: setattr(pipe.pipe, "encode_prompt", lambda *_: None),
     "a processor": lambda pipe: pipe.pipe.unet.set_attn_processor(AttnProcessor()),
     "dropout": lambda pipe: [setattr(m, "p", 0.1) for m in pipe.denoiser.modules() if hasattr(m, "p")],
 }
@@ -258,9 +260,10 @@ def test_nothing_is_written_over_what_no_run_wrote(texts, tmp_path, place, thing
 def test_what_somebody_has_changed_is_renamed_and_not_lost(texts, tmp_path):
     results = count_words(texts, tmp_path, files=True)
     for i, (name, kept) in enumerate((("text.txt", ""), ("request.json", ""), ("text.txt", "-2"))):
-        (results.folder("05.txt") / name).write_text(f"my own words {i}")
+        words = json.dumps({"key": f"my own words {i}", "files": {"a\0b": ""}})
+        (results.folder("05.txt") / name).write_text(words)
         assert counts(count_words(texts, tmp_path, files=True)) == (11, 1, 0)
-        assert (results.folder("05.txt") / f"{name}.changed{kept}").read_text() == f"my own words {i}"
+        assert (results.folder("05.txt") / f"{name}.changed{kept}").read_text() == words
     assert len(count_words({"05.txt": texts["05.txt"]}, tmp_path, seed=1, files=True)) == 1
     assert "damaged or of another run" in refusal(lambda: results.get("05.txt"))
     count_words({name: texts[name] for name in ("05.txt", "07.txt")}, tmp_path, files=True)

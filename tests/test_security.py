@@ -85,6 +85,7 @@ HARMS = {
     "NaN": (not_finite, "NaN or infinite"),
     "an index of a pickle": (pickled_index, "names the weights 'weights.dat'"),
     "a million layers": (configured(num_hidden_layers=10**6), "num_hidden_layers=1000000"),
+    "an adapter": (lambda f: (f / "adapter_config.json").write_text("{}"), "asks for another model"),
     "code": (configured(model_type="mine", auto_map={"AutoModel": "mine.Model"}), "cannot be read"),
 }
 

@@ -27,7 +27,7 @@ from emerdiff_lib.words import (
     name_segments,
 )
 
-from .conftest import refusal, seeded
+from .conftest import pipeline, refusal, seeded
 
 
 @pytest.fixture(scope="module")
@@ -86,9 +86,10 @@ def test_what_fits_nothing_is_none_of_these():
         (lambda: Vocabulary.of("sky"), "one string"),
         (lambda: Vocabulary.of(["sky", "road", "sky"]), "'sky' twice"),
         (lambda: Vocabulary({"a": []}), "Class 'a'"),
-        (lambda: Vocabulary({"a": ["b"]}, templates=["no place"]), "templates="),
+        (lambda: Vocabulary({"a": ["b"]}, templates=[]), "templates=[]"),
         (lambda: Vocabulary({"a": ["b"]}, templates=["two {} {}"]), "templates="),
         (lambda: Vocabulary({"a": ["b"]}, threshold=2), "threshold=2"),
+        (lambda: DenoisingError(pipeline(), prompt="a photo"), "prompt=['a photo']"),
     ],
 )
 def test_impossible_vocabularies_are_one_sentence(make, message):

@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ..files import folder_path
 from ..settings import check_known
 from . import readers
 from .base import LabelledDataset, Sample
@@ -41,7 +42,7 @@ def open_dataset(name: str, root: Path | str = "", split: str = "", **options: A
         raise ValueError(f"Data set {name!r} needs a root: the folder that holds its official layout.")
     if unknown := options.keys() - inspect.signature(DATASETS[name]).parameters:
         raise ValueError(f"Data set {name!r} has no option {min(unknown)!r}.")
-    folder = Path(root).expanduser().absolute()  # other processes may stand elsewhere
+    folder = folder_path("root", str(root) or ".")
     data = DATASETS[name](folder, split, **options)
     data.root = str(folder) if root else ""
     return data

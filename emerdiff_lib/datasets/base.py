@@ -80,6 +80,7 @@ class LabelledDataset(ABC):
 
         Raises:
             ValueError: their label maps have one class alone, so that every segmentation would be right.
+            OSError, ValueError: as for the first image, if none of them can be used.
         """
         positions = list(positions)
         counts, ignored, seen = np.zeros(len(self.class_names), np.int64), 0, []
@@ -90,6 +91,8 @@ class LabelledDataset(ABC):
                 counts += np.bincount(labels[known], minlength=len(counts))
                 ignored += int((~known).sum())
                 seen.append(position)
+        if positions and not seen:
+            self[positions[0]]  # says why
         present, share = np.flatnonzero(counts), ignored / max(1, counts.sum() + ignored)
         if len(present) == 1:
             raise ValueError(
@@ -156,7 +159,7 @@ class FileDataset(LabelledDataset):
         images, labels, *listing = (self.expect(root / part.format(split=self.split)) for part in self.layout)
         image_end, label_end = self.endings
         if listing:
-            names = [line.split()[0] for line in text_lines(listing[0])]
+            names = dict.fromkeys(line.split()[0] for line in text_lines(listing[0]))
             pair = lambda name: (name, images / f"{name}{image_end}.jpg", labels / f"{name}{label_end}")
             return list(map(pair, names))
         pairs = []

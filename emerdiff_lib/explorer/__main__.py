@@ -17,7 +17,7 @@ from contextlib import suppress
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, quote, urlsplit
 
 from ..datasets.images import one_image
 from ..pipeline import load_pipeline
@@ -34,17 +34,21 @@ class Handler(BaseHTTPRequestHandler):
         self.bench, self.page, self.token = bench, page.encode(), token
         super().__init__(*args)
 
+    def handle_one_request(self) -> None:
+        try:
+            super().handle_one_request()
+        except (ValueError, OverflowError, RecursionError):  # a host, a length or JSON that cannot be read
+            self.send_error(400)
+
     def do_GET(self) -> None:
         if self._may():
             self._begin("text/html; charset=utf-8")
             self.wfile.write(self.page)
 
     def do_POST(self) -> None:
-        length = self.headers.get("Content-Length", "")
-        if not length.isdecimal():  # a negative one would be read for ever
-            self.send_error(411)
-        elif self._may():
-            request = json.loads(self.rfile.read(int(length)))
+        if self._may():
+            length = int(self.headers.get("Content-Length", ""))
+            request = json.loads(self.rfile.read(max(0, length)))  # a negative one would be read for ever
             self._begin("application/x-ndjson")
             with suppress(Cancelled):  # a page that was closed hears no answer
                 self._line(self.bench.answer(request, self._tell))
@@ -52,14 +56,13 @@ class Handler(BaseHTTPRequestHandler):
     def _may(self) -> bool:
         """Whether this is asked for by whoever has the token, under this machine's name; says so where it is not."""
         given = parse_qs(urlsplit(self.path).query).get("token", [""])[0]
-        refusal = ""
         if urlsplit(f"//{self.headers['Host']}").hostname not in HOSTS:
-            refusal = "Another host's name"
+            self.send_error(403, "Another host's name")
         elif not secrets.compare_digest(given.encode(), self.token.encode()):
-            refusal = "Open the address that was printed, with its token"
-        if refusal:
-            self.send_error(403, refusal)
-        return not refusal
+            self.send_error(403, "Open the address that was printed, with its token")
+        else:
+            return True
+        return False
 
     def _begin(self, kind: str) -> None:
         self.send_response(200)
@@ -106,7 +109,7 @@ def main(argv: list[str] | None = None) -> None:
         server = ThreadingHTTPServer(("127.0.0.1", args.port), handler)
     except (OSError, OverflowError) as error:
         sys.exit(f"--port={args.port} is not possible ({error}); choose another, or 0 for a free one.")
-    address = f"http://127.0.0.1:{server.server_port}/?token={token}"
+    address = f"http://127.0.0.1:{server.server_port}/?token={quote(token)}"
     print(f"The explorer is at {address} (Ctrl+C ends it)", flush=True)
     if not args.no_browser:
         webbrowser.open(address)

@@ -169,11 +169,7 @@ class Explorer(anywidget.AnyWidget):
 
 @torch.no_grad()
 def explore(
-    pipe: EmerDiffPipeline,
-    image: ImageInput,
-    *,
-    generator: torch.Generator | None = None,
-    **settings: Any,
+    pipe: EmerDiffPipeline, image: ImageInput, *, generator: torch.Generator | None = None, **settings: Any
 ) -> Explorer:
     """Segment an image in pixel mode and show its :class:`Explorer`.
 

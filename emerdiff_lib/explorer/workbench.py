@@ -122,8 +122,7 @@ class Bench:
             with torch.no_grad():
                 coarse = pipe.cluster(image, generator=generator, **settings)
                 rows = pipe.default_mask_batch_size(coarse.trajectory.clean_latents, one_sided=True)
-                # few at once, so that a stop is soon heard
-                few, bar = min(rows, 8), partial(_bar, tell)
+                few, bar = min(rows, 8), partial(_bar, tell)  # so that a stop is soon heard
                 _keep(self.results, key, pipe.probe(coarse, mask_batch_size=few, progress=bar))
         self.results.move_to_end(key)
         return self.results[key]

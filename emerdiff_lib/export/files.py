@@ -9,7 +9,8 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from zipfile import ZipFile, ZipInfo
@@ -22,7 +23,7 @@ from safetensors.numpy import load, save
 
 from .._version import CITATION
 from ..colours import colourise, overlay, segment_palette
-from ..files import file_digest, is_plain, read_request, replacing, unchanged, write_atomically
+from ..files import STATE, file_digest, folder_path, is_plain, read_request, unchanged, write_atomically
 from ..images import ImageInput, load_image, reading
 from ..settings import check_known
 from ..stages import EmerDiffOutput
@@ -30,11 +31,32 @@ from .shapes import boxes, polygons, prompts, segment_table
 
 PALETTE_SIZE = 256  # of an 8-bit PNG
 JOINED = "EmerDiff workbook, joined"
+WRITTEN = ".emerdiff.json"  # like request.json, beside files that no run has written
 _READ = ("labels.png", "baseline_labels.png", "masks.safetensors")  # by load_output
 
 
+@contextmanager
+def _filling(folder: str | Path) -> Iterator[Path]:
+    """A temporary folder, whose files take the place of what was put into ``folder`` so before, and of nothing else."""
+    folder = folder_path("folder", str(folder))
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+        yield Path(temporary)
+        new = {file.name: file_digest(file) for file in sorted(Path(temporary).iterdir())}
+        old = read_request(folder).get("files", {}) | read_request(folder, WRITTEN).get("files", {})
+        ours = lambda name: any(unchanged(folder / name, files.get(name, "")) for files in (old, new))
+        if others := [name for name in new if os.path.lexists(folder / name) and not ours(name)]:
+            raise ValueError(
+                f"{folder / others[0]} is in the way, which no segmentation has written so; move it, or choose another folder."
+            )
+        for name in new:
+            os.replace(Path(temporary) / name, folder / name)
+    if STATE not in folder.parts:  # a run has a record of its own
+        write_atomically(folder / WRITTEN, json.dumps({"name": "", "key": {}, "files": old | new}) + "\n")
+
+
 def save_output(output: EmerDiffOutput, image: ImageInput, folder: str | Path) -> None:
-    """Write the segmentation of an image into ``folder`` (made if missing; files of an earlier run are replaced).
+    """Write the segmentation of an image into ``folder`` (made if missing; files of an earlier call are replaced).
 
     ============================  ===================================================================================
     ``image.png``                 the image as it was read (upright, RGB)
@@ -49,15 +71,9 @@ def save_output(output: EmerDiffOutput, image: ImageInput, folder: str | Path) -
     Equal segmentations give equal files: seconds, which differ every time, are in none of them.
 
     Raises:
-        ValueError: an image of another size than the one that was segmented, or files in the way that are no segmentation's.
+        ValueError: an image of another size than the one that was segmented, or a file in the way that is not of such a call.
     """
-    folder, pixels, count = Path(folder).expanduser(), _pixels_of(output, image), len(output.coarse_masks)
-    folder.mkdir(parents=True, exist_ok=True)
-    there = [name for name in ("image.png", *_READ) if (folder / name).exists()]
-    if there and not (folder / "settings.json").exists():
-        raise ValueError(
-            f"{folder / there[0]} is in the way, which no segmentation has written; move it, or choose another folder."
-        )
+    pixels, count = _pixels_of(output, image), len(output.coarse_masks)
     palette, depth = segment_palette(count), np.uint8 if count <= 256 else np.uint16
     images = {
         "image": pixels,
@@ -66,19 +82,16 @@ def save_output(output: EmerDiffOutput, image: ImageInput, folder: str | Path) -
         "overlay": overlay(pixels, output.labels, palette),
         "baseline_labels": output.baseline_labels.astype(depth),
     }
-    for name, array in images.items():
-        with replacing(folder / f"{name}.png") as path:  # a link is replaced, not what it leads to
-            Image.fromarray(array).save(path, "PNG")
-    masks = output.coarse_masks.astype(np.uint8)
-    tensors = {"coarse_masks": masks, "mask_embeddings": output.mask_embeddings}
-    if output.difference_maps is not None:
-        tensors["difference_maps"] = output.difference_maps
-    content = save({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()})
-    write_atomically(folder / "masks.safetensors", content)  # save_file would make it private
+    tensors = _arrays(output) | {"coarse_masks": output.coarse_masks.astype(np.uint8)}
+    content = save({name: np.ascontiguousarray(t) for name, t in tensors.items() if "labels" not in name})
     areas = np.bincount(output.labels.ravel(), minlength=count).tolist()
     record = {"settings": output.settings, "pixels_per_mask": areas, "citation": CITATION}
-    record["files"] = {name: file_digest(folder / name) for name in _READ}
-    write_atomically(folder / "settings.json", json.dumps(record, indent=2) + "\n")
+    with _filling(folder) as new:
+        for name, array in images.items():
+            Image.fromarray(array).save(new / f"{name}.png")
+        (new / "masks.safetensors").write_bytes(content)  # save_file would make it private
+        record["files"] = {name: file_digest(new / name) for name in _READ}
+        write_atomically(new / "settings.json", json.dumps(record, indent=2) + "\n")
 
 
 def _pixels_of(output: EmerDiffOutput, image: ImageInput) -> np.ndarray:
@@ -101,7 +114,7 @@ def load_output(folder: str | Path) -> EmerDiffOutput:
     folder = Path(folder).expanduser()
     with reading(folder / "settings.json"):
         record = json.loads((folder / "settings.json").read_text())
-        checksums = {name: record["files"][name] for name in _READ}
+        settings, checksums = record["settings"], {name: record["files"][name] for name in _READ}
     of_run = read_request(folder).get("files", {})  # a run has a checksum of the record, too
     checksums |= {name: of_run[name] for name in ("settings.json",) if name in of_run}
     if changed := [name for name, checksum in checksums.items() if not unchanged(folder / name, checksum)]:
@@ -117,7 +130,7 @@ def load_output(folder: str | Path) -> EmerDiffOutput:
         coarse_masks=tensors["coarse_masks"].astype(bool),
         mask_embeddings=tensors["mask_embeddings"],
         difference_maps=tensors.get("difference_maps"),
-        settings=record["settings"],
+        settings=settings,
         timings={},
     )
 
@@ -220,13 +233,18 @@ FORMATS: dict[str, Callable[[EmerDiffOutput, np.ndarray, Path, str], None]] = {
 }
 
 
-def check_formats(formats: Iterable[str]) -> list[str]:
-    """Names of :data:`FORMATS`, each once; raises a ValueError for any other."""
+def check_formats(formats: Iterable[str], num_masks: int = 0) -> list[str]:
+    """Names of :data:`FORMATS`, each once; raises a ValueError for any other, or one that cannot hold so many segments."""
     if isinstance(formats, str):
         raise ValueError(
             f"formats={formats!r} is one string; give a list of {', '.join(map(repr, FORMATS))}."
         )
-    return list(dict.fromkeys(check_known("format", name, FORMATS) for name in formats))
+    names = list(dict.fromkeys(check_known("format", name, FORMATS) for name in formats))
+    if "palette" in names and num_masks > PALETTE_SIZE:
+        raise ValueError(
+            f"A palette has {PALETTE_SIZE} colours, and there are {num_masks} segments; leave 'palette' out."
+        )
+    return names
 
 
 def write_formats(
@@ -236,26 +254,18 @@ def write_formats(
     formats: Iterable[str],
     name: str = "image.png",
 ) -> None:
-    """Write a segmentation into ``folder`` (made if missing) in each of the ``formats``.
+    """Write a segmentation into ``folder`` (made if missing; files of an earlier call are replaced) in each of the ``formats``.
 
     Args:
         image: the one that was segmented, at its own size; ``name``: its file's, which COCO's files say.
 
     Raises:
-        ValueError: an unknown format, an image of another size, or more segments than a format can hold.
+        ValueError: an unknown format, an image of another size, more segments than a format can hold, or a file in the way.
     """
-    names, folder, pixels = check_formats(formats), Path(folder).expanduser(), _pixels_of(output, image)
-    if "palette" in names and len(output.coarse_masks) > PALETTE_SIZE:
-        count = len(output.coarse_masks)
-        raise ValueError(
-            f"A palette has {PALETTE_SIZE} colours, and there are {count} segments; leave 'palette' out."
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+    names, pixels = check_formats(formats, len(output.coarse_masks)), _pixels_of(output, image)
+    with _filling(folder) as new:
         for each in names:
-            FORMATS[each](output, pixels, Path(temporary), name)
-        for file in sorted(Path(temporary).iterdir()):  # a link is replaced, not what it leads to
-            os.replace(file, folder / file.name)
+            FORMATS[each](output, pixels, new, name)
 
 
 def join_coco(folders: Iterable[Path], path: Path | str) -> None:
@@ -272,8 +282,9 @@ def join_coco(folders: Iterable[Path], path: Path | str) -> None:
     joined: dict[str, Any] = {"info": {"description": JOINED}}
     joined |= {"images": [], "categories": [], "annotations": []}
     for folder in folders:
-        one = json.loads((folder / "coco.json").read_text())
-        joined["images"] += one["images"]
-        joined["annotations"] += one["annotations"]
-        joined["categories"] += [kind for kind in one["categories"] if kind not in joined["categories"]]
+        with reading(folder / "coco.json"):
+            one = json.loads((folder / "coco.json").read_text())
+            joined["images"] += one["images"]
+            joined["annotations"] += one["annotations"]
+            joined["categories"] += [kind for kind in one["categories"] if kind not in joined["categories"]]
     write_atomically(path, json.dumps(joined) + "\n")

@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 
+from ..files import folder_path
 from .paper_tables import latex, paper_table
 from .style import save_figure
 
@@ -37,7 +38,7 @@ class FigureFolder:
     """
 
     def __init__(self, folder: Path | str = "", prefix: str = ""):
-        self.folder = Path(folder).expanduser() if str(folder) else None
+        self.folder = folder_path("figures_dir", str(folder)) if str(folder) else None
         self.prefix = f"{prefix}-" if prefix else ""
         if self.folder is None:
             return
@@ -58,7 +59,7 @@ class FigureFolder:
         """
         figure = figure or plt.gcf()
         if self.folder is not None:
-            path = self.folder / f"{self.prefix}{name}.pdf"
+            path = _vacated(self.folder / f"{self.prefix}{name}", ".png", ".csv", ".npz", ".pdf")
             tables, arrays = [] if data is None else [data], {}
             for number, ax in enumerate(figure.axes):
                 for i, plotted in enumerate(getattr(ax, "plotted", ())):
@@ -66,8 +67,6 @@ class FigureFolder:
                         tables.append(plotted.assign(panel=ax.get_title() or ax.get_ylabel() or str(number)))
                     else:
                         arrays[f"panel_{number}_{i}"] = plotted
-            for suffix in (".pdf", ".png", ".csv", ".npz"):  # a link goes, not its target
-                path.with_suffix(suffix).unlink(missing_ok=True)
             for suffix in (".pdf", ".png"):
                 save_figure(figure, path.with_suffix(suffix))
             if tables:
@@ -83,7 +82,17 @@ class FigureFolder:
             the same table for display, as :func:`~.paper_tables.paper_table` makes it.
         """
         if self.folder is not None:
-            path = self.folder / f"{self.prefix}{name}.tex"
+            path = _vacated(self.folder / f"{self.prefix}{name}", ".csv", ".tex")
             table.to_csv(path.with_suffix(".csv"))
             path.write_text(latex(table, columns, caption, f"tab:{name}"), "utf-8")
         return paper_table(table, columns).set_uuid(name)
+
+
+def _vacated(stem: Path, *suffixes: str) -> Path:
+    """A path with the last of the suffixes; what was there of all of them is gone, of a link not its target."""
+    for suffix in suffixes:
+        path = Path(f"{stem}{suffix}")
+        if path.is_dir() and not path.is_symlink():
+            raise ValueError(f"{path} is a folder and in the way; move it, or choose another figures_dir.")
+        path.unlink(missing_ok=True)
+    return path

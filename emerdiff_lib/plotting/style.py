@@ -57,7 +57,7 @@ def save_figure(figure: Figure, path: Path | str) -> Path:
     Args:
         path: .png, .pdf, .svg or another suffix that matplotlib knows; its folder is made.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     path.parent.mkdir(parents=True, exist_ok=True)
     dates = {".pdf": {"CreationDate": None}, ".svg": {"Date": None}}
     with mpl.rc_context(STYLE):

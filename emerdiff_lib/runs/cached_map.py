@@ -76,14 +76,14 @@ def cached_map(
         FolderError: the folder cannot be made or written to, or another run is at work in it.
     """
     check_execution(workers, engine, shard)
-    top, part = folder_path("output_dir", folder), shard.replace("/", "-of-")
+    number, count = map(int, (shard or "0/1").split("/"))
+    top, part = folder_path("output_dir", folder), f"{number}-of-{count}" if shard else ""
     root, partial = top if write else top / digest(key), top / STATE / (part or "all")
     kinds = ("failures.json", "index.csv", "progress.json")
     failures, index, progress = (top / kind.replace(".", f"-{part}." if part else ".") for kind in kinds)
     if len(set(map(folder_name, samples))) < len(samples):
         raise ValueError("Two images would have one folder; rename one, or segment them apart.")
     groups = {name: group(sample) if group else name for name, sample in samples.items()}
-    number, count = map(int, (shard or "0/1").split("/"))
     share = set(list(dict.fromkeys(groups.values()))[number::count])
     mine = {name: sample for name, sample in samples.items() if groups[name] in share}
     results = Results(root, key, partial, write)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,13 @@ from ..datasets import LabelledDataset
 from ..datasets.base import FileDataset
 from ..datasets.images import ImageSample
 from ..files import file_digest
-from ..frozen_model import network_state
+from ..frozen_model import network_state, replaced_methods
 from ..images import reading
 from ..pipeline import EmerDiffPipeline
 from ..toyscapes import Toyscapes
 
 _LIBRARIES = "torch diffusers transformers tokenizers numpy scipy scikit-learn scikit-image Pillow"
-_WRITERS = "zarr pandas pyarrow pycocotools"  # what files are written with
+_LIBRARIES += " zarr pandas pyarrow pycocotools"  # what files are written with
 
 
 def digest(value: Any) -> str:
@@ -52,9 +53,8 @@ def network_digest(module: torch.nn.Module) -> str:
 
 def versions() -> dict[str, str]:
     """The releases of what computes, without their builds ("+cpu")."""
-    names = f"{_LIBRARIES} {_WRITERS}".split()
     release = lambda name: importlib.metadata.version(name).split("+")[0]
-    return {"emerdiff_lib": __version__} | {name: release(name) for name in names}
+    return {"emerdiff_lib": __version__} | {name: release(name) for name in _LIBRARIES.split()}
 
 
 def model_key(pipe: EmerDiffPipeline) -> dict[str, Any]:
@@ -66,6 +66,8 @@ def model_key(pipe: EmerDiffPipeline) -> dict[str, Any]:
     key |= {name: _tokenizer(part) for name, part in parts.items() if name.startswith("tokenizer")}
     key["scheduler"] = digest([type(pipe.scheduler).__name__, _config(pipe.scheduler)])
     key["pipeline"] = digest([_config(pipe), pipe.own_settings])  # how an empty prompt is encoded, for one
+    if replaced_methods(pipe.pipe):  # which may do anything
+        key["pipeline's methods"] = secrets.token_hex()
     key |= {f"{name} as it is": digest(network_state(network)) for name, network in networks.items()}
     return key | {"autocast": pipe.autocast}
 

@@ -76,19 +76,17 @@ def read_manifest(path: Path | str) -> dict[str, Any]:
     path = path / "manifest.json" if path.is_dir() else path
     if not path.is_file():
         raise FileNotFoundError(f"There is no manifest at {path.absolute()}; name a run's output_dir.")
-    content = None
-    with suppress(ValueError):
-        content = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(content, dict) or set(content) != set(KEYS):
-        raise ValueError(
-            f"{path} is no manifest, which holds {', '.join(KEYS)} and nothing else; move it, or name another folder."
-        )
-    tables = {}
-    for name, table in content["tables"].items():
-        frame = pd.DataFrame(table["rows"], columns=table["columns"])
-        tables[name] = frame.set_index(table["columns"][: table["index"]]) if table["index"] else frame
-        tables[name].attrs |= {key: table[key] for key in ("intervals",) if key in table}
-    return {**content, "tables": tables}
+    with suppress(ValueError, TypeError, LookupError, AttributeError):
+        content, tables = json.loads(path.read_text(encoding="utf-8")), {}
+        for name, table in content["tables"].items():
+            frame = pd.DataFrame(table["rows"], columns=table["columns"])
+            tables[name] = frame.set_index(table["columns"][: table["index"]]) if table["index"] else frame
+            tables[name].attrs |= {key: table[key] for key in ("intervals",) if key in table}
+        if set(content) == set(KEYS):
+            return {**content, "tables": tables}
+    raise ValueError(
+        f"{path} is no manifest, which holds {', '.join(KEYS)} and nothing else; move it, or name another folder."
+    )
 
 
 def format_seeds(seeds: Iterable[int]) -> str:

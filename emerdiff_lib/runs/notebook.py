@@ -17,7 +17,7 @@ import torch
 
 from .. import plotting
 from ..files import folder_path
-from ..settings import flag, real, suggestion, text, whole
+from ..settings import check_names, flag, real, suggestion, text, whole
 from .cached_map import check_execution
 from .manifest import read_manifest, write_manifest
 
@@ -91,8 +91,9 @@ def merged_settings(named: Mapping[str, Any], further: Mapping[str, Any]) -> dic
     """The settings that a notebook has parameters for (None: not given), and those of its ``settings`` parameter.
 
     Raises:
-        ValueError: for a setting that stands in both; unknown names and bad values are :meth:`pipe.resolve`'s to refuse.
+        ValueError: for a setting that stands in both, or is unknown; bad values are :meth:`pipe.resolve`'s to refuse.
     """
+    check_names(further)
     given = {name: value for name, value in named.items() if value is not None}
     if twice := [name for name in further if name in given]:
         raise ValueError(

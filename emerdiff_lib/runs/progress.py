@@ -13,6 +13,7 @@ from typing import Any
 import tqdm.auto
 
 from ..files import write_atomically
+from .results import writing
 
 KEPT, COMPUTED, FAILED, STOPPED = "kept", "computed", "failed", "stopped"
 Outcome = tuple[str, Any]  # one of these, and why: a sentence of a failure, the error that stops the run
@@ -31,7 +32,8 @@ def with_progress(
 
     def write(done: int, **speed: float) -> None:
         state = {"done": done, "total": total, "failed": counts[FAILED]} | speed
-        write_atomically(file, json.dumps(state) + "\n", partial)
+        with writing(file):
+            write_atomically(file, json.dumps(state) + "\n", partial)
 
     if total < 2:
         yield from outcomes

@@ -194,6 +194,6 @@ def writing(folder: Path) -> Iterator[None]:
         raise
     except OSError as error:
         raise FolderError(
-            f"{error.filename or folder} cannot be written ({error.strerror or error}); what is finished is kept: make "
-            "room, move away what is in the way or choose another output folder, and run again."
+            f"{error.filename2 or error.filename or folder} cannot be written ({error.strerror or error}); what is finished is "
+            "kept: make room, move away what is in the way or choose another output folder, and run again."
         ) from error
