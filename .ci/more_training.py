@@ -31,7 +31,7 @@ from emerdiff_lib.runs.manifest import write_manifest
 
 COUNTS = (2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 24)
 # photographs of Berkeley's train, for filtered queries and for pixel mode; every so many frames of CamVid's train
-PHOTOGRAPHS, IN_PIXEL_MODE, HELD_OUT = range(0, 200, 4), range(0, 200, 8), 20
+PHOTOGRAPHS, IN_PIXEL_MODE, HELD_OUT = range(0, 200, 4), range(0, 200, 16), 20
 SHIPPED = "as shipped"
 
 
