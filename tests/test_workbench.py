@@ -53,9 +53,10 @@ def test_it_shows_what_the_pipeline_computes_and_computes_nothing_twice(bench, o
     monkeypatch.setattr(own, "probe", lambda *_, **__: pytest.fail("computed again"))
     assert computed(bench, feature_timestep=181)[0] == answer
     monkeypatch.undo()
-    count = len(bench.results)
-    next(own.denoiser.parameters()).add_(0)  # weights that were written to are others
-    assert computed(bench, feature_timestep=181)[0] == answer and len(bench.results) == count + 1
+    changes = [lambda: next(own.denoiser.parameters()).add_(0), lambda: own.scheduler.register_to_config(a=1)]
+    for number, change in enumerate(changes, len(bench.results) + 1):  # what was written to is another model
+        change()
+        assert computed(bench, feature_timestep=181)[0] == answer and len(bench.results) == number
 
 
 def test_a_stop_ends_the_work(bench):

@@ -137,9 +137,9 @@ def _keep(held: OrderedDict[str, Any], key: str, value: Any) -> None:
 def _model_state(pipe: EmerDiffPipeline) -> Iterator[Any]:
     """What changes when weights are loaded, replaced or changed in place, without reading them."""
     for part in pipe.components.values():
+        yield repr(getattr(part, "config", None))  # a scheduler's schedule, a scaling factor
         if isinstance(part, torch.nn.Module):
-            yield network_state(part)
-            yield [(name, p.data_ptr(), p._version) for name, p in part.named_parameters()]
+            yield network_state(part), [(p.data_ptr(), p._version) for p in part.parameters()]
 
 
 @contextmanager
