@@ -257,11 +257,7 @@ class WordAttention:
 @dataclass
 class DenoisingError(WordAttention):
     """How much better the noise is predicted at every place when a word is said: a diffusion classifier (Li et al., ICCV 2023,
-    arXiv 2303.16203), place by place.
-
-    Attributes:
-        pipe, prompt, draws, seed: as of :class:`WordAttention`.
-        timestep: at which the image is noised; words decide where much is open.
+    arXiv 2303.16203), place by place. By default the image is noised more: words decide where much is open.
     """
 
     timestep: int = 681
