@@ -388,9 +388,15 @@ def name_pixels(
     """(H, W) int32 classes: the same features spread over pixels by pixel mode's responses, every pixel by itself."""
     features = words.features(responses.image, vocabulary) if features is None else features
     spread = responses.features(features, size=responses.processing_size)
-    scores = words.scores(spread, vocabulary)
-    labels = torch.from_numpy(vocabulary.labels(scores))[None, None].float()
-    return F.interpolate(labels, size=responses.size, mode="nearest-exact")[0, 0].int().numpy()
+    return name_each(words, spread, vocabulary, responses.size)
+
+
+def name_each(
+    words: TextAligned, features: torch.Tensor, vocabulary: Vocabulary, size: tuple[int, int]
+) -> np.ndarray:
+    """(H, W) int32 classes at a size of features (h, w, d), each by itself."""
+    labels = torch.from_numpy(vocabulary.labels(words.scores(features, vocabulary)))[None, None].float()
+    return F.interpolate(labels, size=size, mode="nearest-exact")[0, 0].int().numpy()
 
 
 @dataclass

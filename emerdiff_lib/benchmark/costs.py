@@ -17,11 +17,17 @@ import psutil
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import flop_registry
+from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
 from ..studies.names import EMERDIFF, EMERDIFF_FAST, EMERDIFF_PIXEL
 from ..timing import timed
 
+# PyTorch's formulas, and one for the fused attention of CPUs, which they lack
+FORMULAS = flop_registry | {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda query, key, value, *_, **__: (
+        sdpa_flop_count(query.shape, key.shape, value.shape)
+    )
+}
 NAME_OF_MODE = {"exact": EMERDIFF, "pixel": EMERDIFF_PIXEL, "fast": EMERDIFF_FAST}
 
 
@@ -54,7 +60,7 @@ class Cost(TorchDispatchMode):
         result = func(*args, **kwargs)
         if not func.is_view and "empty" not in func.__name__:  # views and uninitialised memory move nothing
             packet = func._overloadpacket
-            flops = flop_registry[packet](*args, **kwargs, out_val=result) if packet in flop_registry else 0
+            flops = FORMULAS[packet](*args, **kwargs, out_val=result) if packet in FORMULAS else 0
             tensors = [leaf for leaf in tree_leaves((args, kwargs, result)) if isinstance(leaf, torch.Tensor)]
             self.operations.append((flops, sum(t.numel() * t.element_size() for t in tensors)))
         return result

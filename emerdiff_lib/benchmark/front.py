@@ -40,7 +40,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "pixel, both sides": dict(mode="pixel", one_sided=False),
     "pixel, 6 steps": dict(mode="pixel", denoising_steps=6),
     "pixel, latents": dict(mode="pixel", readout="latents"),
-    "pixel, 24 parts": dict(mode="pixel", num_parts=24),
+    "pixel, 24 probe masks": dict(mode="pixel", num_parts=24),
     names.EMERDIFF_FAST: dict(mode="fast"),
 }
 KINDS = ("no denoising", "difference maps", "difference maps, then guided filter", "pixel features")

@@ -16,7 +16,9 @@ TOO_FEW = "too few images for a verdict"
 PerImage = Mapping[str, Mapping[str, np.ndarray]]  # {method: {measure: what interval() takes}}
 
 
-def bootstrap(statistic: Callable[[np.ndarray], np.ndarray], count: int, draws: int = 1000) -> Interval:
+def bootstrap(
+    statistic: Callable[[np.ndarray], np.ndarray], count: int, draws: int = 1000, block: int = 1
+) -> Interval:
     """(value, low, high): ``statistic`` of all ``count`` images and its 95 % percentile interval over resampled images.
 
     Fewer than :data:`MIN_IMAGES` have no interval, (NaN, NaN); draws whose statistic is NaN are left out of it. For a
@@ -24,6 +26,8 @@ def bootstrap(statistic: Callable[[np.ndarray], np.ndarray], count: int, draws: 
 
     Args:
         statistic: takes (…, n) image indices and reduces the last axis; methods compared inside it are paired by image.
+        block: so many consecutive images are resampled together, as neighbours in a video are nearly one image (the circular
+            block bootstrap of Politis & Romano 1992).
     """
     low = high = float("nan")
     with warnings.catch_warnings():
@@ -32,13 +36,17 @@ def bootstrap(statistic: Callable[[np.ndarray], np.ndarray], count: int, draws: 
         if count >= MIN_IMAGES:
             rng = np.random.default_rng(0)
             sizes = [min(100, draws - start) for start in range(0, draws, 100)]  # which bound the memory
-            drawn = np.concatenate([statistic(rng.integers(0, count, (size, count))) for size in sizes])
+            starts = (rng.integers(0, count, (size, -(-count // block), 1)) for size in sizes)
+            rows = ((first + np.arange(block)) % count for first in starts)  # (draws, blocks, images of one)
+            drawn = np.concatenate([statistic(each.reshape(len(each), -1)[:, :count]) for each in rows])
             if (known := drawn[~np.isnan(drawn)]).size:
                 low, high = map(float, np.percentile(known, (2.5, 97.5)))
     return value, low, high
 
 
-def interval(scores: np.ndarray, minus: np.ndarray | None = None, draws: int = 1000) -> Interval:
+def interval(
+    scores: np.ndarray, minus: np.ndarray | None = None, draws: int = 1000, block: int = 1
+) -> Interval:
     """(value, low, high) of a method's score, or of its difference to another method's on the same images.
 
     Args:
@@ -53,7 +61,7 @@ def interval(scores: np.ndarray, minus: np.ndarray | None = None, draws: int = 1
         statistic = lambda rows: mean_iou(_summed(scores, rows))
     else:
         statistic = lambda rows: mean_iou(_summed(scores, rows)) - mean_iou(_summed(minus, rows))
-    return bootstrap(statistic, len(scores), draws)
+    return bootstrap(statistic, len(scores), draws, block)
 
 
 def level_table(scores: PerImage, draws: int = 1000) -> pd.DataFrame:
@@ -66,7 +74,9 @@ def level_table(scores: PerImage, draws: int = 1000) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["method", "measure", "value", "low", "high"])
 
 
-def paired_table(scores: PerImage, pairs: Iterable[tuple[str, str]], draws: int = 1000) -> pd.DataFrame:
+def paired_table(
+    scores: PerImage, pairs: Iterable[tuple[str, str]], draws: int = 1000, block: int = 1
+) -> pd.DataFrame:
     """A row per pair and measure, in points: "method", "minus", "measure", and the difference "points", "low", "high".
 
     Args:
@@ -74,7 +84,12 @@ def paired_table(scores: PerImage, pairs: Iterable[tuple[str, str]], draws: int 
             has, are left out.
     """
     rows = [
-        (first, second, measure, *(100 * end for end in interval(values, scores[second][measure], draws)))
+        (
+            first,
+            second,
+            measure,
+            *(100 * end for end in interval(values, scores[second][measure], draws, block)),
+        )
         for first, second in pairs
         if first in scores and second in scores
         for measure, values in scores[first].items()

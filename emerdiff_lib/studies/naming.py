@@ -1,8 +1,8 @@
 """Can class names be found in the segments? (Notebook 14, the paper's Table 3.)
 
-The same text-aligned features alone, averaged inside coarse masks, EmerDiff's and pixel mode's segments, and spread over
-pixels by responses; class names in, mIoU out. The whole vocabulary is looked for in every image, never the image's own
-true classes.
+The same text-aligned features alone, filtered along the image's colours, averaged inside coarse masks, EmerDiff's and pixel
+mode's segments, and spread over pixels by responses; class names in, mIoU out. The whole vocabulary is looked for in every
+image, never the image's own true classes.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 
 from ..assignment import assign_bilinear
+from ..baselines.upsamplers import guided_adaptive
 from ..datasets import LabelledDataset
 from ..evaluation.intervals import interval
 from ..evaluation.metrics import class_iou, contingency_table, label_counts, mean_iou
@@ -32,14 +33,16 @@ from ..words import (
     TextAligned,
     Vocabulary,
     WordAttention,
+    name_each,
     name_pixels,
     name_places,
     name_segments,
 )
 from .mapping import map_images
 
-ALONE, COARSE, EMERDIFF, SEGMENTS, PIXELS = WAYS = (
+ALONE, FILTERED, COARSE, EMERDIFF, SEGMENTS, PIXELS = WAYS = (
     "alone",
+    "filtered by colours",
     "in coarse masks",
     "in EmerDiff's masks",
     "in pixel mode's segments",
@@ -130,6 +133,8 @@ def namers_of(
 
     if set(ways) - {ALONE}:
         coarse = pipe.cluster(image, generator=generator, **(settings or {}))
+        pixels = np.asarray(image.resize(coarse.processing_size[::-1]))
+        namers[FILTERED] = lambda model, v, f: name_each(model, guided_adaptive(f, pixels), v, coarse.size)
         add(COARSE, assign_bilinear(coarse.masks, coarse.size), coarse.masks)
     if EMERDIFF in ways:
         add(EMERDIFF, pipe.assign(pipe.respond(coarse)), coarse.masks)
