@@ -1,6 +1,6 @@
 """Does the paper's method lose on street photographs because it takes 6 denoising steps there instead of all?
 
-``python .ci/all_steps.py CAMVID MANIFEST``: every third frame of notebook 16's.
+``python .ci/all_steps.py CAMVID MANIFEST``: every sixth frame of notebook 16's.
 Results are kept in runs/all-steps, so that a second start goes on.
 """
 
@@ -23,7 +23,7 @@ from emerdiff_lib.runs.manifest import write_manifest
 from emerdiff_lib.settings import whole
 from emerdiff_lib.studies import comparison, names
 
-EVERY, SECOND = 3, 5  # frames; of these, so many are a second of the drive
+EVERY, SECOND = 6, 3  # frames; of these, so many are about a second of the drive
 STEPS = {"6 steps": {}, "all steps": {"denoising_steps": 25}}
 METHODS = [names.EMERDIFF, names.BILINEAR, names.BILINEAR_GUIDED, names.BILINEAR_ADAPTIVE]
 SHORT, ALL = (f"EmerDiff, {steps}" for steps in STEPS)
