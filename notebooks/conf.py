@@ -78,10 +78,12 @@ add_module_names = False
 
 html_theme = "sphinx_book_theme"
 html_show_sourcelink = False
+html_sidebars = {"_modules/**": []}  # source files
 html_static_path, html_css_files = ["_static"], ["book.css"]
 html_theme_options = {
     "path_to_docs": "notebooks",
     "show_navbar_depth": 1,
+    "max_navbar_depth": 2,  # the hundred modules of the library are listed on its own page
     "show_toc_level": 2,
     "use_download_button": True,
     "home_page_in_toc": True,

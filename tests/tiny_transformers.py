@@ -25,7 +25,8 @@ flow = diffusers.FlowMatchEulerDiscreteScheduler
 
 def qwen_tokenizer() -> transformers.Qwen2Tokenizer:
     ids, merges = vocabulary()
-    said = "{% for message in messages %}{{ message.role }} {{ message.content }} {% endfor %}assistant"
+    said = "{% for message in messages %}{{ message.role }} {{ message.content }} {% endfor %}"
+    said += "{% if add_generation_prompt %}assistant{% endif %}{% if enable_thinking %}:{% endif %}"
     merges = [tuple(merge.split()) for merge in merges]
     return transformers.Qwen2Tokenizer(vocab=ids, merges=merges, chat_template=said)
 
