@@ -72,6 +72,7 @@ TINY = dict(
     sweep_names=["attention_injection"],
     shifts=["line drawing"],
     methods=[names.EMERDIFF, names.BILINEAR, names.DIFFSEG],
+    variants=["6 steps", "2 steps, one-sided, guided", names.EMERDIFF_PIXEL],
 )
 
 
@@ -171,7 +172,6 @@ OTHER_FAMILIES = {
     "02_feature_clustering": "IF",
     "03_difference_maps": "Kandinsky 2.2",
     "04_inversion": "PixArt",
-    "05_segmentation": "PixArt",
 }
 
 
@@ -187,7 +187,7 @@ def test_runs_with_other_families_on_an_image_of_the_readers(name, layout, tmp_p
     given = small_parameters(name, folder) | {"image": str(tmp_path / "photo.png")}
     out = run(name, tmp_path, **given | ({"num_scenes": 0} if "num_scenes" in given else {}))
     assert layout in small or "up_blocks" not in printed(out)
-    assert "ground truth" in printed(out) or name in ("04_inversion", "05_segmentation")  # which need none
+    assert "ground truth" in printed(out) or name == "04_inversion"  # which needs none
 
 
 @pytest.mark.parametrize("name", NAMES)

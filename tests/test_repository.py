@@ -50,8 +50,6 @@ NEVER = {  # beyond the floors: what some rooms must not know, of ours and of ot
     "plotting": {"diffusers", "transformers", "pipeline", "frozen_model", "stages", "toyscapes", "backbones"},
     "toyscapes": {"pipeline", "evaluation"},
 }
-# The only rooms that may need the workbook's packages, by way of plotting
-PLOTS = {"plotting", "explorer", "runs", "studies", "benchmark"}
 
 
 def modules() -> dict[str, Path]:
@@ -115,16 +113,6 @@ def distribution(requirement: str) -> str:
     return re.match(r"[\w.-]+", requirement)[0].lower().replace("_", "-")
 
 
-def needed_by(name: str) -> set[str]:
-    """All modules of ours that importing ``name`` loads, the folders that they lie in among them."""
-    found, todo = set(), [name]
-    while todo:
-        if (one := todo.pop()) not in found:
-            found.add(one)
-            todo += [*imports(one)[0], *filter(None, [one.rpartition(".")[0]])]
-    return found
-
-
 def test_every_import_is_declared_and_every_dependency_is_used():
     """Plain installs hold all that the library imports, save for plots."""
     owners = importlib.metadata.packages_distributions()
@@ -140,14 +128,6 @@ def test_every_import_is_declared_and_every_dependency_is_used():
             assert found & declared, f"{name} imports {other}, which pyproject.toml does not declare for it"
             used |= found
     assert not core - used - {"pyarrow"}, "dependencies that nothing imports"  # pandas writes Parquet with it
-
-
-def test_only_some_rooms_need_jupyter_and_plots():
-    """That a plain install works without the workbook's packages is run in test_documents.py."""
-    workbook = {"matplotlib", "papermill", "IPython", "ipywidgets", "anywidget"}
-    workbook |= {"traitlets", "jupyterlab", "nbformat", "pytest"}
-    direct = {name for name in modules() if imports(name)[1] & workbook}
-    assert {room(name) for name in modules() if direct & needed_by(name)} <= PLOTS
 
 
 def test_mypy_has_nothing_to_say():

@@ -349,15 +349,6 @@ def test_killed_at_random_moments_a_run_ends_as_if_undisturbed(texts, tmp_path, 
     assert tree(tmp_path / "killed") == tree(tmp_path / "calm")
 
 
-@pytest.mark.parametrize("files", [False, True])
-def test_what_a_kill_would_leave_is_not_beside_results(texts, tmp_path, files, monkeypatch):
-    moved, move = [], os.replace
-    moving = lambda old, new: (moved.append((Path(old), Path(new))), move(old, new))
-    monkeypatch.setattr(os, "replace", moving)
-    count_words(texts, tmp_path / "out", files=files)
-    assert len(moved) > 24 and all(old.parent != new.parent for old, new in moved)
-
-
 def test_two_runs_at_once_do_not_mix_in_a_folder(texts, tmp_path):
     child = start_run(tmp_path, seconds=0.3, workers=1)  # no fork: killed, it would keep tqdm's lock for good
     try:
