@@ -77,6 +77,7 @@ def main(camvid: str, manifest: str) -> None:
         question="Does EmerDiff lose on street photographs because it takes 6 denoising steps there?",
         command=f"python .ci/all_steps.py CAMVID {manifest}",
         settings=pipe.resolve().to_dict() | {"images": len(samples), "every": EVERY, "block": SECOND},
+        seeds={},
         tables={
             "Scores in percent": pd.DataFrame(levels).T.round(1),
             "Differences in points": worth.round(1),
