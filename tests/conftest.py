@@ -14,9 +14,6 @@ from functools import partial
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-# A hundred processes, kernels most of them, import the same: the first keeps what it compiled (installed without, as README does)
-os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-sys.dont_write_bytecode = False
 if "PYTEST_XDIST_WORKER" in os.environ:  # a process for each core
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 # As emerdiff_lib/__init__.py does, which is too late here: torch is loaded first
