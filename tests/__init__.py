@@ -1,4 +1,4 @@
-"""A hundred processes, kernels most of them, import the same: the first keeps what it compiled, though the environment says not to."""
+"""A hundred processes import the same: the first keeps what it compiled, though the environment says not to."""
 
 import os
 import sys

@@ -45,8 +45,7 @@ def refusal(call, kind=ValueError):
 
 
 def run_cells(notebook: str, namespace: dict, *texts: str) -> dict:
-    """The namespace after the code cells of a notebook in it that hold one of ``texts``, and without its ``nb = Notebook(…)``,
-    which is for a process of its own."""
+    """The namespace after the code cells of a notebook that hold one of ``texts``, but for its ``nb = Notebook(…)``."""
     cells = nbformat.read(Path(__file__).parents[1] / "notebooks" / f"{notebook}.ipynb", 4).cells
     chosen = [c.source for c in cells if c.cell_type == "code" and any(text in c.source for text in texts)]
     assert len(chosen) >= len(texts)

@@ -25,9 +25,8 @@ def test_products_and_convolutions_are_counted_as_by_hand():
     layer = torch.nn.Conv2d(4, 6, 3, padding=1, bias=False)
     assert count(lambda: layer(torch.ones(2, 4, 8, 8))).flops == 2 * 2 * 8 * 8 * 6 * 4 * 9
     assert count(lambda: a.T).operations == []  # a view moves nothing
-    q = torch.ones(1, 2, 6, 4)  # two heads, six tokens: QKᵀ, and shares times V
-    fused = torch.nn.functional.scaled_dot_product_attention
-    assert count(lambda: fused(q, q, q)).flops == 2 * (2 * 2 * 6 * 6 * 4)
+    q, fused = torch.ones(1, 2, 6, 4), torch.nn.functional.scaled_dot_product_attention
+    assert count(lambda: fused(q, q, q)).flops == 2 * (2 * 2 * 6 * 6 * 4)  # QKᵀ, and shares times V
 
 
 def test_roofline_takes_the_longer_of_the_two():

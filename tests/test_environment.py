@@ -1,5 +1,4 @@
-"""What importing the library does: PyTorch is asked for threads that sleep and for large pages before it is loaded, but where the
-user said otherwise; and nothing is loaded that takes long."""
+"""Importing the library asks PyTorch, in time, for threads that sleep and for large pages, and loads nothing that takes long."""
 
 import os
 import subprocess

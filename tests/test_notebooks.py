@@ -151,7 +151,7 @@ def test_runs_with_a_stable_diffusion(name, tiny, tmp_path, berkeley):
 
 
 def test_a_folder_with_bad_images_is_reported_to_the_end(tmp_path, tiny, capfd):
-    """The good one is there, the others are named; names are text. The terminal of who started it shows the run's progress."""
+    """The good one is there, the others are named; names are text; a terminal shows the run's progress."""
     folder, results = tmp_path / "in", tmp_path / "results"
     folder.mkdir()
     for name in ("a.png", "<b>.jpg"):
