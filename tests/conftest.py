@@ -14,8 +14,11 @@ from functools import partial
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-if "PYTEST_XDIST_WORKER" in os.environ:  # a process for each core
+# A hundred processes import the same: the first keeps what it compiled, whatever the environment says
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    sys.dont_write_bytecode = False
 # As emerdiff_lib/__init__.py does, which is too late here: torch is loaded first
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
@@ -28,6 +31,11 @@ from scipy.io import savemat
 
 from emerdiff_lib import EmerDiffPipeline, Toyscapes
 from emerdiff_lib.datasets import open_dataset
+
+
+def pytest_xdist_auto_num_workers():
+    """One more than there are cores: kernels, servers and browsers that start are waited for."""
+    return os.cpu_count() + 1
 
 
 def seeded(seed: int = 0) -> torch.Generator:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from sklearn.metrics import confusion_matrix
 
+from emerdiff_lib.baselines.upsamplers import guided_adaptive
 from emerdiff_lib.datasets.images import named as positions
 from emerdiff_lib.studies import naming as study
 from emerdiff_lib.words import DenseFeatures, Vocabulary, name_places
@@ -51,8 +52,13 @@ def test_every_way_is_counted_pixel_by_pixel(pipe, validation, named, folder):
     for index in classes:
         right = ((sample.labels == index) & (found == index)).sum()
         assert counts[index].tolist() == [right, (sample.labels == index).sum(), (found == index).sum()]
-    expected = confusion_matrix(sample.labels.ravel(), found.ravel(), labels=classes)
-    np.testing.assert_array_equal(named.confusions("light", study.ALONE)[0][:, :-1], expected)
+    model, vocabulary = brightness()["light"], study.vocabulary_of(validation)
+    filtered = guided_adaptive(model.of_image(sample.image), np.asarray(sample.image))
+    of_filters = vocabulary.labels(model.scores(filtered, vocabulary))
+    for way, labels in ((study.ALONE, found), (study.FILTERED, of_filters)):
+        expected = confusion_matrix(sample.labels.ravel(), labels.ravel(), labels=classes)
+        np.testing.assert_array_equal(named.confusions("light", way)[0][:, :-1], expected)
+    assert (found != of_filters).any()
     again = named_by_light(pipe, validation, folder)
     assert again[study.CLASSES].results.computed == 0
 
@@ -66,7 +72,7 @@ def test_the_tables_are_those_of_the_counts(named):
     assert alone["gain"] == 0 and np.isnan([alone["low"], alone["high"]]).all()  # two images have no interval
     gain = table.loc[("light", study.PIXELS), "mIoU"] - table.loc[("light", study.ALONE), "mIoU"]
     assert table.loc[("light", study.PIXELS), "gain"] == pytest.approx(gain)
-    assert study.by_class(named).shape == (5, 10)
+    assert study.by_class(named).shape == (6, 10)
 
 
 def test_one_pass_serves_many_vocabularies_and_a_threshold_refuses(pipe, validation, tmp_path, named):

@@ -1,7 +1,6 @@
 """Sample photographs are images wherever one is taken."""
 
 import numpy as np
-import pytest
 import skimage.data
 from sklearn.datasets import load_sample_image
 
@@ -23,10 +22,3 @@ def test_all_of_them():
     assert [sample.record for sample in samples] == list(SAMPLES) and all(sample.credit for sample in samples)
     assert len({image_key(sample)["image"] for sample in samples}) == len(SAMPLES)
     assert all(sample.image.mode == "RGB" for sample in samples)
-
-
-@pytest.mark.parametrize("spec", ["sample:tempel", "sample:"])
-def test_unknown_names_list_the_known_ones(spec):
-    for look in (load_image, find_images):
-        with pytest.raises(ValueError, match="is unknown.*'temple'"):
-            look(spec)
