@@ -35,12 +35,8 @@ def test_differences_draw_the_same_images_for_both():
 
 
 def test_consecutive_images_are_drawn_together():
-    back_and_forth = np.array(
-        [1.0, -1.0] * 8
-    )  # every two of a row cancel, and rotations of all have one mean
-    assert (
-        interval(back_and_forth, block=2) == (0, 0, 0) and interval(first := RNG.random(9))[1] < first.mean()
-    )
+    flips, first = np.array([1.0, -1.0] * 8), RNG.random(9)
+    assert interval(flips, block=2) == (0, 0, 0) and interval(first)[1] < first.mean()
     assert interval(first, block=9) == pytest.approx((first.mean(),) * 3)
 
 

@@ -8,6 +8,8 @@ from emerdiff_lib.datasets.images import find_images, one_image
 from emerdiff_lib.images import SAMPLES, load_image
 from emerdiff_lib.runs.keys import image_key
 
+from .conftest import refusal
+
 
 def test_a_photograph_by_name():
     assert np.array_equal(load_image("sample:temple"), load_sample_image("china.jpg"))
@@ -22,3 +24,5 @@ def test_all_of_them():
     assert [sample.record for sample in samples] == list(SAMPLES) and all(sample.credit for sample in samples)
     assert len({image_key(sample)["image"] for sample in samples}) == len(SAMPLES)
     assert all(sample.image.mode == "RGB" for sample in samples)
+    said = [refusal(lambda look=look: look("sample:tempel")) for look in (load_image, find_images)]
+    assert all("'temple'" in sentence for sentence in said)
