@@ -1,8 +1,10 @@
 """Bootstrap intervals against the textbook, and against draws made one after the other by numpy's generator alone."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
+from emerdiff_lib.evaluation import intervals
 from emerdiff_lib.evaluation.intervals import bootstrap, interval, level_table, paired_table, verdict
 
 RNG = np.random.default_rng(0)
@@ -57,6 +59,15 @@ def test_a_verdict_is_what_the_interval_of_enough_images_says():
     said = [verdict(*interval(np.full(count, 3.0))[1:]) for count in (2, 7, 8)]
     assert said == ["too few images for a verdict"] * 2 + ["ahead"]
     assert [verdict(*ends) for ends in ((-8.7, -3.3), (-1, 0.0))] == ["behind", "not significant"]
+
+
+def test_a_pair_in_words_has_leads_first_and_every_interval():
+    rows = [("ARI", 0.2, -0.3, 0.8), ("mIoU", -2.8, -3.2, -2.3), ("F", 2.5, 0.4, 4.6)]
+    said = intervals.in_words("A", "B", pd.DataFrame(rows, columns=["measure", "points", "low", "high"]))
+    assert said == (
+        "A is ahead of B by 2.5 [0.4, 4.6] points of F; behind it by 2.8 [2.3, 3.2] points of mIoU; "
+        "not significant: +0.2 [−0.3, +0.8] points of ARI."
+    )
 
 
 def test_tables_hold_intervals_in_percent():

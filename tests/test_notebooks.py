@@ -32,22 +32,6 @@ from . import tiny_stable_diffusion, tiny_transformers
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 NAMES = [path.stem for path in sorted(FOLDER.glob("*.ipynb"))]
-# With its own model, where that shows what the tiny one cannot: truth that is found, files, workers
-OWN_MODEL = {
-    "05_segmentation": dict(
-        image="toyscapes:3-4",
-        num_masks=4,
-        modulation_timestep=81,
-        output_difference_maps=True,
-        formats=["palette", "coco", "table"],
-        points=[[40, 60], [10, 10]],
-        settings={"denoising_steps": 2, "one_sided": True, "filter_sigma": 0.0, "guide_radius": 1.5},
-    ),
-    "06_evaluation": dict(
-        dict(limit=2, fit_limit=1, workers=2, num_masks=4, settings={"modulation_timestep": 41}),
-        methods=[names.EMERDIFF, names.EMERDIFF_FAST, names.BILINEAR, names.DIFFSEG],
-    ),
-}
 # Small values for whatever a notebook has a parameter of that name for, on the tiny checkpoint's schedule of 10 steps
 TINY = dict(
     image="toyscapes:3",
@@ -107,20 +91,21 @@ def test_runs_with_its_defaults(name, tmp_path):
     run(name, tmp_path)
 
 
-@pytest.mark.parametrize("name", OWN_MODEL)
-def test_runs_with_its_own_model(name, tmp_path):
-    run(name, tmp_path, **OWN_MODEL[name])
-    if name == "05_segmentation":
-        for seed in (3, 4):
-            (results,) = (tmp_path / "results").glob(f"toyscapes-{seed:06}-*")
-            record = json.loads((results / "settings.json").read_text())
-            assert record["settings"]["denoising_steps"] == 2 and record["settings"]["guide_radius"] == 1.5
-            assert record["settings"]["num_masks"] == 4 and sum(record["pixels_per_mask"]) == 128 * 128
-            labels = np.asarray(Image.open(results / "labels.png"))
-            assert labels.shape == (128, 128) and labels.max() < 4 and (results / "overlay.png").exists()
-            tensors = load_file(results / "masks.safetensors")
-            assert tensors["coarse_masks"].shape == (4, 16, 16)
-            assert tensors["difference_maps"].shape == (4, 128, 128)
+def test_segmentation_with_its_own_model(tmp_path):
+    more = {"denoising_steps": 2, "one_sided": True, "filter_sigma": 0.0, "guide_radius": 1.5}
+    given = {"image": "toyscapes:3-4", "num_masks": 4, "modulation_timestep": 81, "settings": more}
+    kept = {"output_difference_maps": True, "formats": ["palette", "coco", "table"]}
+    run("05_segmentation", tmp_path, **given, **kept, points=[[40, 60], [10, 10]])
+    for seed in (3, 4):
+        (results,) = (tmp_path / "results").glob(f"toyscapes-{seed:06}-*")
+        record = json.loads((results / "settings.json").read_text())
+        assert record["settings"]["denoising_steps"] == 2 and record["settings"]["guide_radius"] == 1.5
+        assert record["settings"]["num_masks"] == 4 and sum(record["pixels_per_mask"]) == 128 * 128
+        labels = np.asarray(Image.open(results / "labels.png"))
+        assert labels.shape == (128, 128) and labels.max() < 4 and (results / "overlay.png").exists()
+        tensors = load_file(results / "masks.safetensors")
+        assert tensors["coarse_masks"].shape == (4, 16, 16)
+        assert tensors["difference_maps"].shape == (4, 128, 128)
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +119,7 @@ def tiny(tmp_path_factory):
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "05_segmentation"])
 def test_runs_with_a_stable_diffusion(name, tiny, tmp_path, berkeley):
     less = {"04_inversion": {"num_scenes": 0}, "14_open_vocabulary": {"limit": 1}}
+    less["06_evaluation"] = {"workers": 2}
     given = small_parameters(name, tiny) | less.get(name, {})
     if name == "15_photographs":
         given |= {"berkeley": str(berkeley)}

@@ -111,6 +111,29 @@ def verdict(low: float, high: float) -> str:
     return "ahead" if low > 0 else "behind" if high < 0 else "not significant"
 
 
+def in_words(method: str, other: str, rows: pd.DataFrame) -> str:
+    """A sentence of one pair's rows of :func:`paired_table`: "A is ahead of B by 1.2 [0.3, 2.1] points of boundary F; not
+    significant: +0.2 [−0.3, +0.8] points of oracle mIoU."
+    """
+    said: dict[str, list[str]] = {"ahead": [], "behind": [], "not significant": [], TOO_FEW: []}
+    for row in rows.itertuples():
+        word, ends = verdict(row.low, row.high), (row.points, row.low, row.high)
+        text = with_interval(*(ends if word != "behind" else (-row.points, -row.high, -row.low)))
+        text = text.replace("+", "") if word in ("ahead", "behind") else text.replace("-", "−")
+        said[word].append(f"{text} points of {row.measure}")
+    first = {
+        "ahead": f"{method} is ahead of {other} by",
+        "behind": f"{method} is behind {other} by",
+        "not significant": f"{method} and {other} do not differ significantly:",
+        TOO_FEW: f"{method} minus {other} ({TOO_FEW}):",
+    }
+    later = {"behind": "behind it by", "not significant": "not significant:", TOO_FEW: f"{TOO_FEW}:"}
+    clauses: list[str] = []
+    for word in (word for word in said if said[word]):
+        clauses.append(f"{later[word] if clauses else first[word]} {' and '.join(said[word])}")
+    return "; ".join(clauses) + "."
+
+
 def _summed(counts: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """(N, C, 3) counts of images, summed over the images along the last axis of ``rows``: (…, C, 3)."""
     flat, number = rows.reshape(-1, rows.shape[-1]), len(counts)

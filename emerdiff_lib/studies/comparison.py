@@ -22,7 +22,7 @@ from ..baselines import Segmentation, upsamplers
 from ..baselines.upsamplers import Upsampler
 from ..clustering import mask_embeddings
 from ..datasets import LabelledDataset, Sample
-from ..evaluation.intervals import TOO_FEW, verdict, with_interval
+from ..evaluation.intervals import TOO_FEW, in_words, verdict, with_interval
 from ..evaluation.regions import true_masks
 from ..evaluation.tables import score
 from ..pipeline import EmerDiffPipeline
@@ -283,13 +283,12 @@ def findings(tables: Mapping[str, pd.DataFrame]) -> list[str]:
     pixels = reference in (names.EMERDIFF_PIXEL, names.EMERDIFF_FAST)
     same, inputs = (ON_THE_SAME_FEATURES, "features") if pixels else (ON_THE_SAME_MASKS, "masks")
     for measure, rows in tables["paired"].set_index("minus").groupby("measure", sort=False):
-        column, said = scores[MEASURES[measure]], rows[ENDS[1:]].apply(lambda ends: verdict(*ends), axis=1)
+        title, said = MEASURES[measure], rows[ENDS[1:]].apply(lambda ends: verdict(*ends), axis=1)
         candidates = [name for name in rows.index if name in same]
-        best = column[candidates or rows.index].idxmax()
+        best = scores.loc[candidates or rows.index, title].idxmax()
         which = f"the same {inputs} without modulated denoising" if candidates else "the other methods"
-        line = (
-            f'{MEASURES[measure]}: {reference} {column[reference]:.1f}, against {column[best]:.1f} of "{best}", the best of '
-            f"{which}: {with_interval(*rows.loc[best, ENDS])}, {said[best]}."
+        line = in_words(
+            f"**{reference}**", f"*{best}*, the best of {which},", rows.loc[[best]].assign(measure=title)
         )
         if not said.eq(TOO_FEW).all():
             ahead, behind = (said.eq(word).sum() for word in ("ahead", "behind"))
