@@ -292,6 +292,6 @@ def findings(tables: Mapping[str, pd.DataFrame]) -> list[str]:
         )
         if not said.eq(TOO_FEW).all():
             ahead, behind = (said.eq(word).sum() for word in ("ahead", "behind"))
-            line += f" It is significantly ahead of {ahead} and behind {behind} of {len(rows)} other methods."
+            line += f" Of all {len(rows)} others, {reference} is ahead of {ahead} and behind {behind}."
         lines.append(line)
     return lines
