@@ -83,7 +83,8 @@ html_static_path, html_css_files = ["_static"], ["book.css"]
 html_theme_options = {
     "path_to_docs": "notebooks",
     "show_navbar_depth": 1,
-    "max_navbar_depth": 2,  # the hundred modules of the library are listed on its own page
+    "max_navbar_depth": 2,  # the hundred modules of the library are listed on its own page,
+    "collapse_navbar": True,  # and its parts are beside the library's pages alone
     "show_toc_level": 2,
     "use_download_button": True,
     "home_page_in_toc": True,
