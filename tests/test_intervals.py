@@ -63,11 +63,11 @@ def test_a_verdict_is_what_the_interval_of_enough_images_says():
 
 def test_a_pair_in_words_has_leads_first_and_every_interval():
     rows = [("ARI", 0.2, -0.3, 0.8), ("mIoU", -2.8, -3.2, -2.3), ("F", 2.5, 0.4, 4.6)]
-    said = intervals.in_words("A", "B", pd.DataFrame(rows, columns=["measure", "points", "low", "high"]))
-    assert said == (
-        "A is ahead of B by 2.5 [0.4, 4.6] points of F; behind it by 2.8 [2.3, 3.2] points of mIoU; "
-        "not significant: +0.2 [−0.3, +0.8] points of ARI."
-    )
+    rows = pd.DataFrame(rows, columns=["measure", "points", "low", "high"])
+    unclear = "not significant: +0.2 [−0.3, +0.8] points of ARI."
+    leads = "A is ahead of B by 2.5 [0.4, 4.6] points of F; behind it by 2.8 [2.3, 3.2] points of mIoU; "
+    assert intervals.in_words("A", "B", rows) == leads + unclear
+    assert intervals.in_words("A", "B", rows[:1]) == "A minus B is " + unclear
 
 
 def test_tables_hold_intervals_in_percent():

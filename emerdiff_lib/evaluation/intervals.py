@@ -112,8 +112,8 @@ def verdict(low: float, high: float) -> str:
 
 
 def in_words(method: str, other: str, rows: pd.DataFrame) -> str:
-    """A sentence of one pair's rows of :func:`paired_table`: "A is ahead of B by 1.2 [0.3, 2.1] points of boundary F; not
-    significant: +0.2 [−0.3, +0.8] points of oracle mIoU."
+    """A sentence of one pair's rows of :func:`paired_table`, leads first: "A is ahead of B by 1.2 [0.3, 2.1] points of boundary
+    F; not significant: +0.2 [−0.3, +0.8] points of oracle mIoU."
     """
     said: dict[str, list[str]] = {"ahead": [], "behind": [], "not significant": [], TOO_FEW: []}
     for row in rows.itertuples():
@@ -124,8 +124,8 @@ def in_words(method: str, other: str, rows: pd.DataFrame) -> str:
     first = {
         "ahead": f"{method} is ahead of {other} by",
         "behind": f"{method} is behind {other} by",
-        "not significant": f"{method} and {other} do not differ significantly:",
-        TOO_FEW: f"{method} minus {other} ({TOO_FEW}):",
+        "not significant": f"{method} minus {other} is not significant:",
+        TOO_FEW: f"{method} minus {other}, {TOO_FEW}:",
     }
     later = {"behind": "behind it by", "not significant": "not significant:", TOO_FEW: f"{TOO_FEW}:"}
     clauses: list[str] = []

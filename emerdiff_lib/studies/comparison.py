@@ -288,7 +288,7 @@ def findings(tables: Mapping[str, pd.DataFrame]) -> list[str]:
         best = scores.loc[candidates or rows.index, title].idxmax()
         which = f"the same {inputs} without modulated denoising" if candidates else "the other methods"
         line = in_words(
-            f"**{reference}**", f"*{best}*, the best of {which},", rows.loc[[best]].assign(measure=title)
+            f"**{reference}**", f"*{best}* (the best of {which})", rows.loc[[best]].assign(measure=title)
         )
         if not said.eq(TOO_FEW).all():
             ahead, behind = (said.eq(word).sum() for word in ("ahead", "behind"))
