@@ -129,8 +129,9 @@ def in_words(method: str, other: str, rows: pd.DataFrame) -> str:
     }
     later = {"behind": "behind it by", "not significant": "not significant:", TOO_FEW: f"{TOO_FEW}:"}
     clauses: list[str] = []
-    for word in (word for word in said if said[word]):
-        clauses.append(f"{later[word] if clauses else first[word]} {' and '.join(said[word])}")
+    for word, texts in said.items():
+        if texts:
+            clauses.append(f"{later[word] if clauses else first[word]} {' and '.join(texts)}")
     return "; ".join(clauses) + "."
 
 
