@@ -73,8 +73,7 @@ class EmerDiffPipeline(FrozenModel):
             trajectory: reuse :meth:`invert`'s result on the same image; default timesteps beyond its start move there.
             coarse_masks: (K, h, w) masks of your own, at any resolution, instead of clustering.
             output_difference_maps: also return dᵏ at the size of the input.
-            mask_batch_size: masks per batch of modulated denoising; by default what free memory allows. Images of a
-                list share batches where there is room for all their masks.
+            mask_batch_size: masks per batch of modulated denoising; by default what free memory allows.
             generator: source of all randomness (inversion noise, then the k-means seed).
             **settings: anything of :mod:`emerdiff_lib.settings` by name: ``modulation_strength``, ``feature_layer``,
                 ``mode`` …; what is not given, or None, takes the checkpoint's default.
@@ -196,6 +195,7 @@ class EmerDiffPipeline(FrozenModel):
         found = trajectory, queries, masks, embeddings, resolved
         return CoarseMasks(*found, (height, width), own_masks is not None, seconds)
 
+    @torch.no_grad()
     def modulate(
         self, coarse: CoarseMasks, *, mask_batch_size: int | None = None, **settings: Unpack[Options]
     ) -> Responses:
@@ -220,6 +220,7 @@ class EmerDiffPipeline(FrozenModel):
             maps = difference_maps(self._signed_responses(coarse, coarse.masks, resolved, mask_batch_size))
         return Responses(**made, difference_maps=maps)
 
+    @torch.no_grad()
     def probe(
         self,
         coarse: CoarseMasks,
@@ -263,7 +264,6 @@ class EmerDiffPipeline(FrozenModel):
             )
         return self.resolve(coarse.trajectory, **coarse.settings.changed(given))
 
-    @torch.no_grad()
     def _signed_responses(
         self,
         coarse: CoarseMasks,

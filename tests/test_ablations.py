@@ -1,5 +1,7 @@
 """Sweeps: grids that the checkpoint has, results that are the pipeline's, resumable, shared; tables by hand."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -20,9 +22,19 @@ def test_grids_stay_within_what_another_model_has(tmp_path):
     """One cell per mask is the most: 8 × 8 latents leave 2 × 2 cells in the paper's block."""
     pipe = EmerDiffPipeline.from_pretrained(save(tmp_path / "tiny", sample_size=8))
     settings = {"num_masks": 3, "num_inference_steps": 10}
-    given = {"pipe": pipe, "settings": settings, "usual": pipe.resolve(**settings).to_dict(), "np": np}
-    texts = ("class Sweep", "def each", "t_m_best = ", "# cross-attention", '"num_masks"] = Sweep')
-    sweeps = run_cells("07_ablations", given, *texts)["sweeps"]
+    given, sweeps = {"pipe": pipe, "usual": pipe.resolve(**settings).to_dict()}, {}
+    given |= {"np": np, "re": re}
+    given["run"] = lambda name, *what, **more: sweeps.update({name: given["Sweep"](*what, **more)})
+    texts = (
+        "class Sweep",
+        "def each",
+        "near = ",
+        "# cross-attention",
+        "around_k = ",
+        'run("layer',
+        "t_fs = ",
+    )
+    run_cells("07_ablations", given, *texts)
     assert list(sweeps["num_masks"].points) == ["2", "3", "4"] and len(sweeps["layer"].points) == 9
     for name in ("feature_timestep", "modulation_timestep"):
         timesteps = {changes[name] for changes in sweeps[name].points.values()}
@@ -105,7 +117,7 @@ def made_up(*accuracies, edges=0.5):
 def cells():
     """Functions of notebook 07's tables."""
     given = {"np": np, "pd": pd, "oracle": oracle, "EMERDIFF": names.EMERDIFF, "BILINEAR": names.BILINEAR}
-    texts = ("class Sweep", "def scores", "def levels_of", "def compare", "def agreement")
+    texts = ("class Sweep", "def scores", "def levels_of", "def paired", "def compare", "def agreement")
     return run_cells("07_ablations", given, *texts)
 
 

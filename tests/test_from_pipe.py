@@ -58,6 +58,19 @@ def test_labels_are_those_of_the_model_by_its_name(theirs, scene, expected, mode
     assert not any(parameter.grad is not None for parameter in theirs.unet.parameters())
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_stages_keep_no_gradients(theirs, scene, mode):
+    """diffusers leaves its networks trainable: a graph over all steps and masks would fill the memory."""
+    pipe, enabled = EmerDiffPipeline.from_pipe(theirs), []
+    theirs.unet.register_forward_hook(lambda *_: enabled.append(torch.is_grad_enabled()))
+    settings = QUICK | MODES[mode]
+    trajectory = pipe.invert(scene.image, start_timestep=281, generator=(generator := seeded()))
+    coarse = pipe.cluster(trajectory, generator=generator, **settings)
+    assert (pipe.replay(trajectory) - trajectory.clean_latents).abs().max() < 1e-4
+    pipe.assign(pipe.respond(coarse))
+    assert next(theirs.unet.parameters()).requires_grad and enabled and not any(enabled)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_pipeline_is_left_as_it_was(theirs, scene, dtype):
     theirs.to(dtype)

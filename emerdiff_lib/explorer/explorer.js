@@ -50,11 +50,11 @@ function drawn(width, height, colour) {
   return canvas;
 }
 
-// What part of the image is seen, shared by all canvases that are to move together.
+// What part of the image is seen, shared by the canvases that are to move together.
 class Viewport {
-  constructor() {
+  constructor(...canvases) {
+    this.canvases = canvases;
     this.reset();
-    this.canvases = new Set();
   }
 
   reset() {
@@ -99,7 +99,7 @@ const TOOLS = {
 
 let mounted = 0;
 
-async function mount(root, data, { change = () => {}, viewport = new Viewport(), k = data.header.k } = {}) {
+async function mount(root, data, change = () => {}) {
   const responses = await ImageResponses.from(data);
   const photograph = new Image();
   photograph.src = responses.image;
@@ -108,7 +108,7 @@ async function mount(root, data, { change = () => {}, viewport = new Viewport(),
   const id = `emerdiff-${mounted++}`;
   const nearest = (wanted) => responses.numbers.reduce((a, b) => (Math.abs(b - wanted) < Math.abs(a - wanted) ? b : a));
   const state = {
-    k: nearest(k), selected: null, mask: new Set(), x: width >> 1, y: height >> 1, opacity: 0.55, view: "segment", tool: "select",
+    k: nearest(data.header.k), selected: null, mask: new Set(), x: width >> 1, y: height >> 1, opacity: 0.55, view: "segment", tool: "select",
   };
   let labels = responses.labels(state.k);
 
@@ -137,7 +137,6 @@ async function mount(root, data, { change = () => {}, viewport = new Viewport(),
   const group = (...children) => element("span", { class: "emerdiff-group" }, ...children);
   const zoom = (factor) => () => viewport.scale(factor);
   const fit = () => { viewport.reset(); viewport.apply(); };
-  for (const old of root.querySelectorAll("canvas")) viewport.canvases.delete(old);
   root.classList.add("emerdiff-explorer");
   root.style.setProperty("--emerdiff-aspect", width / height);
   root.replaceChildren(
@@ -157,8 +156,7 @@ async function mount(root, data, { change = () => {}, viewport = new Viewport(),
       button("Python", "The lines that make it again", () => { code.hidden = !code.hidden; draw(); })),
     code,
   );
-  viewport.canvases.add(left).add(right);
-  viewport.apply();
+  const viewport = new Viewport(left, right);
 
   // -- drawing --------------------------------------------------------------------------------------------------------------
 
@@ -409,7 +407,7 @@ function renderExplorer({ model, el }) {
     model.save_changes();
   };
   const start = async () => {
-    shown = await mount(el, model.get("data"), { change });
+    shown = await mount(el, model.get("data"), change);
     hear();
   };
   model.on("change:data", start);

@@ -29,7 +29,7 @@ from ..responses import ImageResponses, quantise
 from ..settings import NAMES, Settings
 
 HERE = Path(__file__).parent
-EXPLORER = ("responses", "explorer")  # its JavaScript
+SCRIPT = "\n".join((HERE / f"{name}.js").read_text("utf-8") for name in ("responses", "explorer"))
 MOST_CODES = 700_000  # numbers, a byte each before they are compressed
 NUMBERS = range(2, 41)  # of segments, K, to choose from
 SHOWN = 1280  # pixels of the longer side of an image that is shown; files are of its own size
@@ -100,14 +100,9 @@ def _encoded(array: np.ndarray) -> dict[str, str]:
     return {"dtype": array.dtype.name, "zlib": base64.b64encode(packed).decode("ascii")}
 
 
-def script(*names: str) -> str:
-    """JavaScript files of this folder, as one."""
-    return "\n".join((HERE / f"{name}.js").read_text("utf-8") for name in names)
-
-
-def page(data: Mapping[str, Any], title: str = "EmerDiff explorer", mount: str = "mount") -> str:
-    """A whole HTML document that loads nothing: the explorer of a :func:`payload`, or what else ``mount`` makes of ``data``."""
-    names, title = (*EXPLORER, *(["workbench"] if mount != "mount" else [])), html.escape(title)
+def page(data: Mapping[str, Any], title: str = "EmerDiff explorer") -> str:
+    """A whole HTML document that loads nothing: the explorer of a :func:`payload`."""
+    title = html.escape(title)
     text = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
     return f"""<!doctype html>
 <html lang="en">
@@ -116,9 +111,9 @@ def page(data: Mapping[str, Any], title: str = "EmerDiff explorer", mount: str =
 <body class="emerdiff-page"><h1>{title}</h1><div id="explorer"></div>
 <script type="application/json" id="data">{text}</script>
 <script type="module">
-{script(*names)}
+{SCRIPT}
 const data = JSON.parse(document.getElementById("data").textContent);
-window.explorer = await {mount}(document.getElementById("explorer"), data);
+window.explorer = await mount(document.getElementById("explorer"), data);
 </script></body></html>
 """
 
@@ -148,7 +143,7 @@ class Explorer(anywidget.AnyWidget):
         mask: (h, w) rows of 0 and 1, the cells that were painted; ``responses.difference_maps([explorer.mask])``.
     """
 
-    _esm = script(*EXPLORER) + "\nexport default { render: renderExplorer };"
+    _esm = SCRIPT + "\nexport default { render: renderExplorer };"
     _css = HERE / "explorer.css"
     data = traitlets.Dict().tag(sync=True)
     num_segments = traitlets.Int().tag(sync=True)
