@@ -13,6 +13,7 @@ from typing import Any
 
 STATE = ".emerdiff"  # in a run's folder: its locks, and results until they are whole
 REQUEST = "request.json"  # in a result's folder: what it was computed from, and the checksum of each file
+WRITTEN = ".emerdiff.json"  # the same beside files that no run has written
 
 
 def write_atomically(path: Path | str, content: str | bytes, folder: Path | None = None) -> None:

@@ -136,23 +136,6 @@ def plain_name(text: str) -> str:
     return name if name.strip(".") else "_" * max(1, len(name))
 
 
-@contextmanager
-def open_image(path: str | Path, formats: tuple[str, ...] = FORMATS) -> Iterator[Image.Image]:
-    """An image file within a ``with``: its format, mode and size are known, its pixels not decoded yet.
-
-    Raises:
-        FileNotFoundError, PermissionError, ValueError: as :func:`load_image`.
-    """
-    if not os.path.isfile(path):  # no folder, pipe or device, whose reading may never end
-        raise FileNotFoundError(
-            f"There is no image file at {shown(os.path.abspath(path))}; check the path and its permissions."
-        )
-    with reading(path, formats):
-        image = Image.open(path, formats=formats)
-    with image:
-        yield image
-
-
 # -- one image out of many kinds --------------------------------------------------------------------------------------
 
 
@@ -183,7 +166,14 @@ def load_image(image: ImageInput, upright: bool = True) -> Image.Image:
         sample = library.load_sample_image(name) if "sklearn" in package else getattr(library, name)()
         return _from_array(sample[0] if isinstance(sample, tuple) else sample, image)  # of two eyes, the left
     if isinstance(image, str | Path):
-        with open_image(os.path.expanduser(image)) as opened:
+        path = os.path.expanduser(image)
+        if not os.path.isfile(path):  # no folder, pipe or device, whose reading may never end
+            raise FileNotFoundError(
+                f"There is no image file at {shown(os.path.abspath(path))}; check the path and its permissions."
+            )
+        with reading(path):
+            opened = Image.open(path, formats=FORMATS)
+        with opened:
             return _to_rgb(opened, shown(image), upright)
     if isinstance(image, bytes):
         with reading("The image"):
@@ -234,8 +224,6 @@ def _from_array(array: np.ndarray, name: str) -> Image.Image:
 
 
 def _to_rgb(image: Image.Image, name: str, upright: bool) -> Image.Image:
-    if 0 in image.size:
-        raise ValueError(f"{name} is {image.width} × {image.height}: it has no pixels.")
     with reading(name):
         image = ImageOps.exif_transpose(image) if upright else image.copy()
         if image.mode not in ("I", "F") and not image.mode.startswith("I;16"):

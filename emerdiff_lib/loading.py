@@ -266,20 +266,12 @@ def _from_single_file(path: str, kwargs: dict[str, Any]) -> DiffusionPipeline:
 
 
 def _check_finite(network: torch.nn.Module, what: str) -> None:
-    """Raises a ValueError for what is not finite, and warns of weights of zeros alone."""
-    zeros: list[str] = []
+    """Raises a ValueError for what is not finite."""
     for name, values in network.named_parameters():
-        if values.is_floating_point() and not values.is_meta:
-            if not torch.isfinite(values).all():
-                raise ValueError(
-                    f"{what} has NaN or infinite values in {name}, read as {values.dtype}; download it again."
-                )
-            zeros += [name] if values.ndim > 1 and name.endswith("weight") and not values.any() else []
-    if zeros:
-        warnings.warn(
-            f"{what} has only zeros in {zeros[0]}, as in a download that was cut off; download it again.",
-            stacklevel=4,
-        )
+        if values.is_floating_point() and not values.is_meta and not torch.isfinite(values).all():
+            raise ValueError(
+                f"{what} has NaN or infinite values in {name}, read as {values.dtype}; download it again."
+            )
 
 
 @contextmanager

@@ -89,6 +89,7 @@ class EmerDiffPipeline(FrozenModel):
         images: list[Any] = list(image) if isinstance(image, list | tuple) else [image]
         if isinstance(image, list | tuple) and (trajectory is not None or coarse_masks is not None):
             raise ValueError("trajectory and coarse_masks belong to one image; call with one at a time.")
+        check_generator(generator)
         self.resolve(trajectory, num_masks=num_masks, **settings)  # refuses before any work is done
         if trajectory is not None:
             images = [trajectory.check_image(images[0])]
@@ -96,9 +97,9 @@ class EmerDiffPipeline(FrozenModel):
 
         outputs: list[EmerDiffOutput] = []
         for one in images:
+            seeded = generator if is_fresh(generator) else None  # its seed alone does not give this one again
             coarse = self.cluster(one, num_masks, coarse_masks=coarse_masks, generator=generator, **settings)
             responses = self.respond(coarse, mask_batch_size=mask_batch_size)
-            seeded = None if outputs else generator  # the seed alone gives no other of a list again
             outputs.append(self.output(responses, seeded, output_difference_maps))
         self.maybe_free_model_hooks()
         return outputs if isinstance(image, list | tuple) else outputs[0]
@@ -314,7 +315,11 @@ class EmerDiffPipeline(FrozenModel):
         difference_maps: bool = False,
         **settings: Unpack[Options],
     ) -> EmerDiffOutput:
-        """Everything about one image, :meth:`assign` under ``settings`` included, with all settings that led there."""
+        """Everything about one image, :meth:`assign` under ``settings`` included, with all settings that led there.
+
+        Args:
+            generator: which the image was begun with and nothing before it, for the "seed" of the output's settings.
+        """
         labels = self.assign(responses, **settings)
         masks, embeddings = responses.masks, responses.embeddings
         if isinstance(responses, ImageResponses):
@@ -348,6 +353,14 @@ class EmerDiffPipeline(FrozenModel):
         prompt = trajectory.prompt if prompt is None else prompt
         predictor = self.predictor(trajectory.num_inference_steps, prompt, trajectory.processing_resolution)
         return replay(predictor, trajectory, progress=self._bar)
+
+
+def is_fresh(generator: torch.Generator | None) -> bool:
+    """Whether nothing has been drawn since the generator was seeded."""
+    if generator is None:
+        return False
+    again = torch.Generator(generator.device).manual_seed(generator.initial_seed())
+    return torch.equal(generator.get_state(), again.get_state())
 
 
 def load_pipeline(

@@ -169,18 +169,6 @@ class ImageResponses(CoarseMasks):
         cells = areas.argmax(0) == torch.arange(len(areas))[:, None, None]
         return cells, mask_embeddings(self.queries, areas)
 
-    def cells_behind(self, row: int, column: int) -> torch.Tensor:
-        """(h, w) shares of all cells in one pixel of the processing size, a part's spread evenly over its cells."""
-        (height, width), (rows, columns) = self.processing_size, self.codes.shape[2:]
-        weights = torch.cat(list(self.weights()), 1).unflatten(1, (rows, columns))
-        share, parts = weights[:, row * rows // height, column * columns // width], self.parts.float()
-        return torch.einsum("p,phw->hw", share / parts.sum((1, 2)), parts)
-
-    def pixels_behind(self, row: int, column: int) -> torch.Tensor:
-        """(H, W) share in every pixel of the part to which one cell belongs."""
-        part = int(self.parts[:, row, column].int().argmax())
-        return self._pixels(torch.cat([some[part] for some in self.weights()])[None])[0]
-
     def _pixels(self, flat: torch.Tensor) -> torch.Tensor:
         """(n, pixels of the codes) → (n, H, W) at the processing size."""
         return resize_maps(flat.unflatten(1, self.codes.shape[2:]), self.processing_size)

@@ -8,6 +8,7 @@ responses they are features like any others, and every pixel is classified by it
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
@@ -168,11 +169,11 @@ class MaskClip(DenseFeatures):
         super().__init__(self.patches, self.sentences, 1 / model.logit_scale.exp().item())
 
     @classmethod
-    def from_pretrained(cls, name: str | Path, **kwargs: Any) -> MaskClip:
+    def from_pretrained(cls, name: str | Path) -> MaskClip:
         """Load weights (safetensors) by folder or hub id, "openai/clip-vit-base-patch16" for one; "toyscapes-clip" is bundled."""
-        name = CLIP_FOLDER if str(name) == TOYSCAPES_CLIP else name
-        model, tokenizer = load_component(CLIPModel, name, **kwargs), load_component(AutoTokenizer, name)
-        with reading_model(str(name)):
+        name = str(CLIP_FOLDER) if str(name) == TOYSCAPES_CLIP else os.path.expanduser(name)
+        model, tokenizer = load_component(CLIPModel, name), load_component(AutoTokenizer, name)
+        with reading_model(name):
             processing, _ = ImageProcessingMixin.get_image_processor_dict(name)
             return cls(model, tokenizer, processing["image_mean"], processing["image_std"])
 
@@ -347,46 +348,38 @@ def word_positions(pipe: EmerDiffPipeline, prompt: str, word: str) -> list[int]:
 
 
 def name_places(
-    words: TextAligned, image: Image.Image, vocabulary: Vocabulary, features: torch.Tensor | None = None
+    words: TextAligned, features: torch.Tensor, vocabulary: Vocabulary, size: tuple[int, int]
 ) -> np.ndarray:
     """(H, W) int32 classes by the embeddings alone: every pixel by the bilinear mean of its cells' scores.
 
     Args:
-        features: what ``words.features(image, vocabulary)`` gives, where it is known already.
+        features: (h, w, d), as for all of these: ``words.features(image, vocabulary)``.
+        size: (H, W) of the image.
     """
-    features = words.features(image, vocabulary) if features is None else features
     scores = words.scores(features, vocabulary).permute(2, 0, 1)
-    enlarged = F.interpolate(scores[None], size=(image.height, image.width), mode="bilinear")[0]
-    return vocabulary.labels(enlarged.permute(1, 2, 0))
+    return vocabulary.labels(resize_maps(scores, size).permute(1, 2, 0))
 
 
 def name_segments(
     words: TextAligned,
-    image: Image.Image,
+    features: torch.Tensor,
     vocabulary: Vocabulary,
     labels: np.ndarray,
     masks: torch.Tensor,
-    features: torch.Tensor | None = None,
 ) -> np.ndarray:
     """(H, W) int32 classes by the paper's recipe: features averaged inside each mask, which is then classified.
 
     Args:
         labels: (H, W) segments 0 … K−1; ``masks``: (K, h, w) their cells, bool or shares.
-        features: as for :func:`name_places`.
     """
-    features = words.features(image, vocabulary) if features is None else features
     shares = resize_maps(masks, (features.shape[0], features.shape[1]))
     return vocabulary.labels(words.scores(mask_embeddings(features, shares), vocabulary))[labels]
 
 
 def name_pixels(
-    words: TextAligned,
-    responses: ImageResponses,
-    vocabulary: Vocabulary,
-    features: torch.Tensor | None = None,
+    words: TextAligned, features: torch.Tensor, vocabulary: Vocabulary, responses: ImageResponses
 ) -> np.ndarray:
     """(H, W) int32 classes: the same features spread over pixels by pixel mode's responses, every pixel by itself."""
-    features = words.features(responses.image, vocabulary) if features is None else features
     spread = responses.features(features, size=responses.processing_size)
     return name_each(words, spread, vocabulary, responses.size)
 

@@ -1,5 +1,6 @@
 """Shared fixtures. Nothing here reaches for a network."""
 
+import linecache
 import os
 import re
 import shutil
@@ -57,8 +58,10 @@ def run_cells(notebook: str, namespace: dict, *texts: str) -> dict:
     cells = nbformat.read(Path(__file__).parents[1] / "notebooks" / f"{notebook}.ipynb", 4).cells
     chosen = [c.source for c in cells if c.cell_type == "code" and any(text in c.source for text in texts)]
     assert len(chosen) >= len(texts)
-    for source in chosen:
-        exec(re.sub(r"(?m)^nb = .*", "", source), namespace)
+    for number, source in enumerate(chosen):
+        source, name = re.sub(r"(?m)^nb = .*", "", source), f"<{notebook} {number}>"
+        linecache.cache[name] = len(source), None, source.splitlines(True), name  # as IPython does
+        exec(compile(source, name, "exec"), namespace)
     return namespace
 
 

@@ -250,7 +250,7 @@ def test_label_maps_of_one_s_own_are_of_the_upright_image(tmp_path):
     data = turned(tmp_path, np.ascontiguousarray(upright))
     (sample,), said = data, data.summary([0])
     assert np.array_equal(sample.image, np.rot90(RGB, -1)) and np.array_equal(sample.labels, upright)
-    assert "3 classes in 1 of the 1 label maps, 0.0% of pixels ignored, 1 images turned" in said
+    assert "3 classes in 1 of the 1 label maps, 0.0% of pixels ignored" in said
     assert "its image 6 × 8 (upright)" in refusal(lambda: turned(tmp_path, upright.T.copy())[0])
 
 

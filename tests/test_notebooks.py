@@ -22,6 +22,7 @@ from papermill.exceptions import PapermillExecutionError
 from PIL import Image
 from safetensors.numpy import load_file
 
+from emerdiff_lib import Toyscapes
 from emerdiff_lib.benchmark.front import VARIANTS
 from emerdiff_lib.datasets.images import find_images, one_image
 from emerdiff_lib.runs.notebook import check_parameters
@@ -116,11 +117,24 @@ def tiny(tmp_path_factory):
     return tiny_stable_diffusion.save(folder, **own)
 
 
+def partly_labelled(folder):
+    """Two scenes as a data set of one's own; a stripe of each is void."""
+    for kind in ("images", "labels"):
+        (folder / kind).mkdir(parents=True)
+    (folder / "classes.txt").write_text("\n".join(Toyscapes.coarse_class_names))
+    for seed in (3, 4):
+        scene = Toyscapes.from_seed(seed)
+        scene.image.save(folder / "images" / f"{seed}.png")
+        labels = np.concatenate([np.full((8, 128), 255, np.uint8), scene.coarse_labels[8:]])
+        Image.fromarray(labels).save(folder / "labels" / f"{seed}.png")
+    return str(folder)
+
+
 @pytest.mark.parametrize("name", [*(n for n in NAMES if n[:2] != "05"), "15_photographs without Berkeley"])
 def test_runs_with_a_stable_diffusion(name, tiny, tmp_path, berkeley):
     name, _, left_out = name.partition(" without ")
     less = {"04_inversion": {"num_scenes": 0}, "14_open_vocabulary": {"limit": 1}}
-    less["06_evaluation"] = {"workers": 2}
+    less["06_evaluation"] = {"workers": 2, "dataset": "folder", "root": partly_labelled(tmp_path / "mine")}
     given = small_parameters(name, tiny) | less.get(name, {})
     if name == "15_photographs" and not left_out:
         given |= {"berkeley": str(berkeley)}
@@ -133,6 +147,9 @@ def test_runs_with_a_stable_diffusion(name, tiny, tmp_path, berkeley):
     out = run(name, tmp_path, **given)
     assert "up_blocks.2" not in printed(out)  # no name of Toyscapes' layers
     assert "nan" not in re.findall(r"[\w.]+", printed(out))
+    if name == "06_evaluation":
+        assert "Reported: LabelledFolder: 2 images, 10 classes" in printed(out)
+        assert "in 2 of the 2 label maps, 6.2% of pixels ignored" in printed(out)
     if name == "15_photographs" and not left_out:
         assert "in points, 1 photographs" in printed(out) and "the library: " in printed(out)
     if name == "00_start_here":

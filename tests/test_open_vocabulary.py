@@ -47,7 +47,8 @@ def named(pipe, validation, folder):
 def test_every_way_is_counted_pixel_by_pixel(pipe, validation, named, folder):
     assert named.kinds == ["light"] and named.ways == list(study.WAYS)
     sample = validation[0]
-    found = name_places(brightness()["light"], sample.image, study.vocabulary_of(validation))
+    words, vocabulary = brightness()["light"], study.vocabulary_of(validation)
+    found = name_places(words, words.features(sample.image, vocabulary), vocabulary, (128, 128))
     counts, classes = named.counts("light", study.ALONE)[0], range(len(validation.class_names))
     for index in classes:
         right = ((sample.labels == index) & (found == index)).sum()
@@ -85,8 +86,10 @@ def test_one_pass_serves_many_vocabularies_and_a_threshold_refuses(pipe, validat
     curve = nothing_curve(found, study.ALONE).set_index("threshold")
     assert curve.loc[0.0, "named"] == 100 and curve.loc[0.0, "refused"] == 0
     assert curve["refused"].is_monotonic_increasing and curve["named"].is_monotonic_decreasing
-    places = np.stack([name_places(brightness()["light"], validation[i].image, said["0"]) for i in range(2)])
-    labels = np.stack([validation[i].labels for i in range(2)])
+    light, first = brightness()["light"], [validation[i] for i in range(2)]
+    seen = [light.features(sample.image, said["0"]) for sample in first]
+    places = np.stack([name_places(light, one, said["0"], (128, 128)) for one in seen])
+    labels = np.stack([sample.labels for sample in first])
     sky, car = labels == validation.class_names.index("sky"), labels == validation.class_names.index("car")
     right = (sky & (places == 0)).sum() + (car & (places == 1)).sum()
     assert curve.loc[0.0, "right"] == pytest.approx(100 * right / (sky | car).sum())

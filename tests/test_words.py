@@ -136,19 +136,20 @@ def test_places_and_segments_get_their_names(halves):
     vocabulary, words = Vocabulary.of(["blue", "red"]), coloured()
     truth = np.zeros((64, 64), int)
     truth[:, :40] = 1
-    places = name_places(words, halves, vocabulary)
+    features = words.features(halves, vocabulary)
+    places = name_places(words, features, vocabulary, halves.size[::-1])
     assert places.dtype == np.int32 and np.array_equal(places, truth)
     labels = np.zeros((64, 64), int)
     labels[:, 32:] = 1  # eight columns of it are red, the others blue
     masks = torch.stack([torch.arange(4)[None].expand(4, 4) < 2, torch.arange(4)[None].expand(4, 4) >= 2])
-    assert np.array_equal(name_segments(words, halves, vocabulary, labels, masks), np.where(labels, 0, 1))
+    assert np.array_equal(name_segments(words, features, vocabulary, labels, masks), np.where(labels, 0, 1))
 
 
 def test_pixels_take_names_by_their_own_features(pipe, scene):
     coarse = pipe.cluster(scene.image, 6, generator=seeded(), mode="pixel", num_parts=24)
     responses, vocabulary, words = pipe.probe(coarse), Vocabulary.of(["blue", "red"]), coloured()
-    found = name_pixels(words, responses, vocabulary)
-    features = responses.features(words.features(scene.image, vocabulary)).numpy()
+    coarse = words.features(scene.image, vocabulary)
+    found, features = name_pixels(words, coarse, vocabulary, responses), responses.features(coarse).numpy()
     assert found.shape == scene.labels.shape
     margin = np.abs(features[..., 0] - features[..., 1]) > 1e-4
     assert np.array_equal(found[margin], (features[..., 0] > features[..., 1]).astype(int)[margin])
@@ -194,7 +195,7 @@ def test_the_bundled_clip_tells_its_words_apart_and_names_scenes(validation):
     total = 0
     for index in range(6):
         sample = validation[index]
-        found = name_places(words, sample.image, vocabulary)
+        found = name_places(words, words.features(sample.image, vocabulary), vocabulary, (128, 128))
         total = total + contingency_table(found, sample.labels, 10, 10)
     assert 100 * np.nanmean(class_iou(label_counts(total))) > 15  # "sky" everywhere: 4
 
@@ -209,7 +210,8 @@ def test_one_call_from_words_to_heat_maps_and_a_named_map(pipe, scene):
     names = ["road", "sky", "house"]
     named = name_image(pipe, scene.image, names, generator=seeded())
     responses = pipe.probe(pipe.cluster(scene.image, generator=seeded(), mode="pixel"))
-    expected = name_pixels(DenoisingError(pipe), responses, Vocabulary.of(names))
+    vocabulary, words = Vocabulary.of(names), DenoisingError(pipe)
+    expected = name_pixels(words, words.features(scene.image, vocabulary), vocabulary, responses)
     assert np.array_equal(named.labels, expected) and named.names == tuple(names)
     assert np.allclose(named.heat_maps.sum(0), 1, atol=1e-5)
     large = name_image(pipe, scene.image.resize((192, 160)), names, mode="fast")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -45,9 +47,10 @@ class Backbone:
         self.mean, self.std = (torch.tensor(v).reshape(1, 3, 1, 1) for v in (mean, std))
 
     @classmethod
-    def from_pretrained(cls, name: str, **kwargs) -> Backbone:
+    def from_pretrained(cls, name: str) -> Backbone:
         """Load weights (safetensors) by folder or hub id, "facebook/dinov2-base" for one."""
-        model = load_component(AutoModel, name, optional="pooler", **kwargs)  # which is not used
+        name = os.path.expanduser(name)
+        model = load_component(AutoModel, name, optional="pooler")  # which is not used
         # the image processors themselves want torchvision
         processing, _ = ImageProcessingMixin.get_image_processor_dict(name)
         return cls(model, processing["image_mean"], processing["image_std"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from ..evaluation.regions import known_pixels
-from ..images import LOSSLESS, image_files, load_image, open_image, plain_name, reading, shown
+from ..images import LOSSLESS, image_files, load_image, plain_name, reading, shown
 from ..settings import check_known
 
 IGNORE = 255
@@ -102,12 +102,7 @@ class LabelledDataset(ABC):
                 f"{self.ignore_index}."
             )
         looked_at = f"{len(present)} classes in {len(seen)} of the {len(positions)} label maps"
-        facts = f"{looked_at}, {share:.1%} of pixels ignored"
-        return ", ".join([repr(self), facts, *self._facts(seen)])
-
-    def _facts(self, positions: Sequence[int]) -> list[str]:
-        """What else there is to be said of some images."""
-        return []
+        return f"{self!r}, {looked_at}, {share:.1%} of pixels ignored"
 
     def check_split(self, split: str) -> str:
         """``split``, or the first for ""; raises ValueError listing those there are for one that is unknown."""
@@ -199,13 +194,6 @@ class FileDataset(LabelledDataset):
             raise ValueError(f"{shown(label_file)} labels no pixel: all are ignored; leave this image out.")
         return Sample(name, image, labels, crc32(name.encode()))
 
-    def _facts(self, positions: Sequence[int]) -> list[str]:
-        turned, way = 0, "upright" if self.upright else "as stored"
-        for position in positions:
-            with open_image(self.pairs[position][1]) as image:
-                turned += image.getexif().get(ExifTags.Base.Orientation, 1) != 1
-        return [f"{turned} images turned by EXIF, whose label maps are taken {way}"] if turned else []
-
     def cut(self, image: Image.Image, labels: np.ndarray) -> tuple[Image.Image, np.ndarray]:
         """The part of image and labels that counts; all, unless a data set says otherwise."""
         return image, labels
@@ -226,8 +214,8 @@ def stored_numbers(file: Path) -> np.ndarray:
         FileNotFoundError, PermissionError, ValueError: it cannot be read, is in a lossy format, has colours, or has numbers
             outside 0–65535.
     """
-    with reading(file):
-        with open_image(file, LOSSLESS) as opened:
+    with reading(file, LOSSLESS):
+        with Image.open(file, formats=LOSSLESS) as opened:
             if "jpeg" in str(opened.info.get("compression")):
                 raise ValueError("JPEG has changed its numbers")
             if opened.getexif().get(ExifTags.Base.Orientation, 1) != 1:

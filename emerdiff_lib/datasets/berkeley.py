@@ -10,7 +10,7 @@ from PIL import Image
 from scipy.io import loadmat
 
 from ..images import load_image, reading
-from .base import FileDataset
+from .base import FileDataset, lookup_table
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,6 @@ class BSDS500(FileDataset):
         root: BSDS500/, or data/ in it.
         split: "test", as papers report, "val" or "train".
 
-    Attributes:
-        files: of the images.
-
     Raises:
         ValueError: an unknown split, or a file that is none of the data set's.
         FileNotFoundError: a folder or a file is missing, or there is no image.
@@ -45,6 +42,7 @@ class BSDS500(FileDataset):
 
     class_names, splits = (), ("test", "val", "train")
     layout, endings = ("images/{split}", "groundTruth/{split}"), ("", ".mat")
+    table = lookup_table({0: 0})  # regions have no classes
     source = (
         "Expected: data/images/{train,val,test}/*.jpg and data/groundTruth/{train,val,test}/*.mat, or both without data/. "
         "BSR_bsds500.tgz is at www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping."
@@ -53,7 +51,6 @@ class BSDS500(FileDataset):
     def __init__(self, root: Path | str, split: str = "test"):
         root = Path(root).expanduser().absolute()
         super().__init__(root / "data" if (root / "data").is_dir() else root, split)
-        self.files = [image for _, image, _ in self.pairs]
 
     def __getitem__(self, index: int) -> AnnotatedImage:
         name, file, truth = self.pairs[index]

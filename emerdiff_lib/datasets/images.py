@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import os
 import re
-import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from PIL import Image
 
-from ..files import folder_path, read_request
+from ..files import REQUEST, WRITTEN, folder_path, read_request
 from ..images import IMAGE_SUFFIXES, SAMPLE, SAMPLES, image_files, load_image, shown
 from ..settings import check_known, whole
 from ..toyscapes import Scene, Toyscapes
-from .base import FileDataset, LabelledDataset, Sample
+from .base import FileDataset, LabelledDataset
 
 _TOYSCAPES = re.compile(r"toyscapes:(\d{1,9})(?:-(\d{1,9}))?")
 
@@ -63,7 +62,7 @@ def find_images(spec: str | Path) -> list[ImageSample]:
     """What ``spec`` names: an image file, a folder (every image below it), "sample:temple" (:data:`~emerdiff_lib.images.SAMPLES`)
     or "sample:all", "toyscapes:7" / "toyscapes:0-9" by seed, or several of these, separated by commas.
 
-    What a run has written is not read as input, wherever it lies, nor what was made of it: files that a ``request.json`` lists.
+    What this library has written is not read as input, wherever it lies: files that its own record in their folder lists.
 
     Raises:
         FileNotFoundError: nothing is there, or the folder holds no image.
@@ -99,7 +98,10 @@ def find_images(spec: str | Path) -> list[ImageSample]:
             f"There is no image at {spec}; give a file, a folder, sample:NAME or toyscapes:SEED (from {Path.cwd()})."
         )
     files = image_files(path)
-    results = {folder: read_request(folder).get("files", {}) for folder in {file.parent for file in files}}
+    listed = lambda folder: {
+        name for kind in (REQUEST, WRITTEN) for name in read_request(folder, kind).get("files", {})
+    }
+    results = {folder: listed(folder) for folder in {file.parent for file in files}}
     images = [file for file in files if file.name not in results[file.parent]]
     names = {file.relative_to(path).as_posix(): file for file in images}
     if not names:
@@ -132,23 +134,6 @@ def named(data: LabelledDataset, positions: Iterable[int]) -> dict[str, int]:
     if isinstance(data, FileDataset):
         return {data.pairs[position][0]: position for position in positions}
     return {f"{data.split}-{position:06}": position for position in positions}
-
-
-def readable(data: LabelledDataset, positions: Iterable[int]) -> Iterator[Sample]:
-    """Images of a data set, without those that cannot be used, which a warning names; a run's own report has them as well.
-
-    Raises:
-        ValueError: none can be used.
-    """
-    some = False
-    for position in positions:
-        try:
-            yield data[position]
-            some = True
-        except (OSError, ValueError) as error:
-            warnings.warn(f"Left out: {error}", stacklevel=2)
-    if not some:
-        raise ValueError(f"None of the images of {data!r} that were asked for can be used; see the warnings.")
 
 
 def scene_seeds(first_scene: int, num_scenes: int, available: int = 2000) -> range:

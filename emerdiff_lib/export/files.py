@@ -23,7 +23,16 @@ from safetensors.numpy import load, save
 
 from .._version import CITATION
 from ..colours import colourise, overlay, segment_palette
-from ..files import STATE, file_digest, folder_path, is_plain, read_request, unchanged, write_atomically
+from ..files import (
+    STATE,
+    WRITTEN,
+    file_digest,
+    folder_path,
+    is_plain,
+    read_request,
+    unchanged,
+    write_atomically,
+)
 from ..images import ImageInput, load_image, reading
 from ..settings import check_known
 from ..stages import EmerDiffOutput
@@ -31,7 +40,6 @@ from .shapes import boxes, polygons, prompts, segment_table
 
 PALETTE_SIZE = 256  # of an 8-bit PNG
 JOINED = "EmerDiff workbook, joined"
-WRITTEN = ".emerdiff.json"  # like request.json, beside files that no run has written
 _READ = ("labels.png", "baseline_labels.png", "masks.safetensors")  # by load_output
 
 

@@ -36,6 +36,8 @@ def with_progress(
             write_atomically(file, json.dumps(state) + "\n", partial)
 
     if total < 2:
+        with writing(file):
+            file.unlink(missing_ok=True)  # of an earlier run
         yield from outcomes
         return
     write(0)

@@ -74,11 +74,6 @@ def best_mask(masks: np.ndarray, inside: np.ndarray) -> int:
     return int(masks[:, row, column].argmax())
 
 
-def ring(mask: np.ndarray, width: int = 4) -> np.ndarray:
-    """(H, W) bool: the pixels within ``width`` around a mask."""
-    return binary_dilation(mask, iterations=width) & ~mask
-
-
 def contrast(image: np.ndarray, mask: np.ndarray, around: np.ndarray) -> float:
     """Distance of a mask's mean colour to that of its surroundings; 0 without surroundings."""
     return float(np.linalg.norm(image[mask].mean(0) - image[around].mean(0))) if around.any() else 0.0
@@ -113,7 +108,8 @@ def object_rows(way: Trace, smallest: float = 0.0005) -> list[dict[str, Any]]:
     pixels = contingency_table(way.labels, way.truth, *size, way.ignore_index)
     segment_classes = pixels.argmax(1)  # the oracle's, as in the tables of the evaluation
     for region in find_regions(way.truth, smallest, 1.0, way.ignore_index):
-        inside, around = region.mask, ring(region.mask)
+        inside = region.mask
+        around = binary_dilation(inside, iterations=4) & ~inside  # the four pixels around it
         mask = best_mask(way.masks, inside)
         before, response = contrast(way.image, inside, around), way.maps[mask]
         recall = float((segment_classes[way.labels[inside]] == region.class_index).mean())

@@ -126,10 +126,11 @@ def namers_of(
         settings: of the pipeline, except ``mode``.
         ways: some of :data:`WAYS`.
     """
-    namers: dict[str, Namer] = {ALONE: lambda model, v, f: name_places(model, image, v, f)}
+    size = image.height, image.width
+    namers: dict[str, Namer] = {ALONE: lambda model, v, f: name_places(model, f, v, size)}
 
     def add(way: str, labels: np.ndarray, masks: torch.Tensor) -> None:
-        namers[way] = lambda model, v, f: name_segments(model, image, v, labels, masks, f)
+        namers[way] = lambda model, v, f: name_segments(model, f, v, labels, masks)
 
     if set(ways) - {ALONE}:
         coarse = pipe.cluster(image, generator=generator, **(settings or {}))
@@ -142,7 +143,7 @@ def namers_of(
         responses = pipe.probe(coarse, mode="pixel")
         segments, (_, rows, columns) = pipe.assign(responses), coarse.masks.shape
         add(SEGMENTS, segments, label_shares(segments, (rows, columns)))
-        namers[PIXELS] = lambda model, v, f: name_pixels(model, responses, v, f)
+        namers[PIXELS] = lambda model, v, f: name_pixels(model, f, v, responses)
     return {way: namers[way] for way in WAYS if way in ways}
 
 

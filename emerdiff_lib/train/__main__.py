@@ -25,7 +25,7 @@ from .stages import train_autoencoder, train_denoiser
 
 # What a run that goes on must have in common with its beginning
 FIXED = (
-    *("images", "captions", "size", "crops", "zoom", "num_scenes", "batch_size", "seed", "low_timesteps"),
+    *("images", "size", "crops", "zoom", "num_scenes", "batch_size", "seed", "low_timesteps"),
     *("widths", "prediction_type", "empty_captions", "dropout", "hold_out"),
 )
 

@@ -92,7 +92,6 @@ class Model:
             timesteps: (B,), 0 to 999.
             tokens: (B, 64) of captions.
         """
-        self.scheduler.alphas_cumprod = self.scheduler.alphas_cumprod.to(clean.device)
         noisy = self.scheduler.add_noise(clean, noise, timesteps)
         text = self.networks["text_encoder"](tokens).last_hidden_state
         noisy = noisy.contiguous(memory_format=torch.channels_last)

@@ -9,13 +9,14 @@ from typing import Literal
 
 from transformers.hf_argparser import HfArg, HfArgumentParser
 
+from ..settings import real, whole
 from ..toyscapes.world import SIZE
 
-BOUNDS = {
-    **dict.fromkeys(("batch_size", "steps", "checkpoint_every", "crops", "num_scenes"), (1, None)),
-    **dict.fromkeys(("autoencoder_steps", "warmup_steps", "hold_out", "workers"), (0, None)),
-    **dict.fromkeys(("empty_captions", "low_timesteps", "cooldown", "dropout"), (0, 1)),
-    "zoom": (0.01, 1),
+CHECKS = {
+    **dict.fromkeys(("batch_size", "steps", "checkpoint_every", "crops", "num_scenes"), whole(1)),
+    **dict.fromkeys(("autoencoder_steps", "warmup_steps", "hold_out", "workers"), whole(0)),
+    **dict.fromkeys(("empty_captions", "low_timesteps", "cooldown", "dropout"), real(0, 1)),
+    "zoom": real(0.01, 1),
 }
 
 
@@ -28,7 +29,6 @@ class Config:
     """
 
     images: list[Path] | None = HfArg(default=None, help="folders of images; none: Toyscapes scenes")
-    captions: Path | None = HfArg(default=None, help="JSON lines; default: metadata.jsonl in a folder")
     output: Path = HfArg(default=Path("runs/toyscapes"), help="holds all that a run writes")
     init_from: Path | None = HfArg(default=None, help="diffusers folder whose weights are trained on")
     fresh_unet: bool = HfArg(default=False, help="take only the autoencoder of --init-from")
@@ -62,10 +62,8 @@ class Config:
     def __post_init__(self):
         self.output = self.output.expanduser()
         self.images = self.images and [folder.expanduser() for folder in self.images]
-        for name, (low, high) in BOUNDS.items():
-            value, bounds = getattr(self, name), f"at least {low}" + (f" and at most {high}" if high else "")
-            if not low <= value <= (high or value):
-                raise ValueError(f"{flag(name)}={value} is not possible; it is {bounds}.")
+        for name, check in CHECKS.items():
+            check(flag(name), getattr(self, name))
         if self.size < 32 or self.size % 32:
             raise ValueError(f"--size={self.size} is not possible; choose a multiple of 32.")
         multiples = zip(self.widths, (8, 16, 16, 16), strict=False)
@@ -76,9 +74,8 @@ class Config:
         if self.init_from is None and (self.fresh_unet or self.autoencoder_steps == 0):
             name = "--fresh-unet" if self.fresh_unet else "--autoencoder-steps=0"
             raise ValueError(f"{name} keeps the autoencoder of --init-from; give one.")
-        if self.images is None and (self.captions or self.size != SIZE):
-            name = "--captions" if self.captions else f"--size={self.size}"
-            raise ValueError(f"{name} needs --images; Toyscapes has captions and a size, {SIZE}, of its own.")
+        if self.images is None and self.size != SIZE:
+            raise ValueError(f"--size={self.size} needs --images; Toyscapes has a size, {SIZE}, of its own.")
 
 
 def flag(name: str) -> str:

@@ -7,33 +7,28 @@ from dataclasses import fields
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 
 from ..backbones import find_backbone
 from ..files import write_atomically
 from ..frozen_model import FrozenModel
+from ..loading import load_component, quietly
 from .architecture import Model
 from .config import Config, flag
 from .loop import Progress
 from .sources import Source
 
-UNLISTED = {"images", "captions", "output", "workers", "checkpoint_every", "license", "terms", "cpu"}
+UNLISTED = {"images", "output", "workers", "checkpoint_every", "license", "terms", "cpu"}
 
 
 def load_weights(folder: Path, **modules: torch.nn.Module) -> None:
     """Copy a diffusers folder's weights into freshly built modules (float32); a text encoder of other words starts anew.
 
     Raises:
-        FileNotFoundError: where a component's file is missing.
-        ValueError: where the weights are of another architecture.
+        FileNotFoundError, ValueError: as :func:`~emerdiff_lib.loading.load_component`, or weights of another architecture.
     """
     for name, module in modules.items():
-        path = next((Path(folder) / name).glob("*.safetensors"), None)
-        if path is None:
-            raise FileNotFoundError(
-                f"{folder} has no weights of the {name}; --init-from takes a folder as this trainer exports it."
-            )
-        weights = {key: value.float() for key, value in load_file(path).items()}
+        with quietly():
+            weights = load_component(type(module), folder, subfolder=name).state_dict()
         shapes = lambda state: {(key, value.shape) for key, value in state.items()}
         here, there = shapes(module.state_dict()), shapes(weights)
         if here == there:
@@ -42,7 +37,8 @@ def load_weights(folder: Path, **modules: torch.nn.Module) -> None:
             print(f"The captions' words are not those of {folder}: the text encoder starts anew.")
         else:
             raise ValueError(
-                f"{path} is of another architecture ({min(here ^ there)[0]}); --init-from takes models of this trainer."
+                f"The {name} of {folder} is of another architecture ({min(here ^ there)[0]}); --init-from takes models of this "
+                "trainer."
             )
 
 

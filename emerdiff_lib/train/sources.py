@@ -85,13 +85,12 @@ def toyscapes(folder: Path, count: int) -> Source:
 def folder_crops(config: Config) -> Source:
     """Random square crops of all images below ``config.images``, at any zoom, mirrored or not; every second epoch is new.
 
-    Captions are those of ``config.captions``, JSON lines with ``file_name`` (relative to a folder) and ``text``, or else of each
-    folder's ``metadata.jsonl``, as the datasets library has them; images without one have an empty one. Held out are central
-    squares.
+    Captions are those of each folder's ``metadata.jsonl``, JSON lines with ``file_name`` (relative to the folder) and ``text``,
+    as the datasets library has them; images without one have an empty one. Held out are central squares.
 
     Raises:
-        FileNotFoundError: a folder without images, or a caption file that is missing.
-        ValueError: a caption file that is none, or that knows none of the images; nothing left to train on.
+        FileNotFoundError: a folder without images.
+        ValueError: a caption file that is none; nothing left to train on.
     """
     files: list[Path] = []
     texts: list[str] = []
@@ -101,14 +100,10 @@ def folder_crops(config: Config) -> Source:
             raise FileNotFoundError(
                 f"There is no image below {shown(folder)}; --images takes folders of images."
             )
-        path = config.captions or folder / "metadata.jsonl"
-        captions = read_captions(path) if config.captions or path.exists() else {}
+        path = folder / "metadata.jsonl"
+        captions = read_captions(path) if path.exists() else {}
         files += below
         texts += [captions.get(file.relative_to(folder).as_posix(), "") for file in below]
-    if config.captions is not None and not any(texts):
-        raise ValueError(
-            f"{shown(config.captions)} names none of the {len(files)} images; check its file_name fields."
-        )
     held_out = range(0, len(files), config.hold_out) if config.hold_out else range(0)
     kept = [i for i in range(len(files)) if i not in held_out]
     if not kept:
@@ -172,10 +167,10 @@ def read_captions(path: Path) -> dict[str, str]:
     """{file_name: text} of a JSON-lines file.
 
     Raises:
-        FileNotFoundError, ValueError: naming the file, and the line.
+        ValueError: naming the file, and the line.
     """
     captions = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
         if not line.strip():
             continue
         try:
