@@ -13,10 +13,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from zipfile import ZipFile, ZipInfo
 
 import numpy as np
-import zarr
 from PIL import Image
 from pycocotools import mask as coco_masks
 from safetensors.numpy import load, save
@@ -213,17 +211,6 @@ def _npz(output: EmerDiffOutput, image: np.ndarray, folder: Path, name: str) -> 
     np.savez_compressed(folder / "arrays.npz", **_arrays(output))  # type: ignore[arg-type]
 
 
-def _zarr(output: EmerDiffOutput, image: np.ndarray, folder: Path, name: str) -> None:
-    """``arrays.zarr.zip``: the same as a zipped Zarr group, which can be read in pieces."""
-    members: dict = {}
-    group = zarr.open_group(zarr.storage.MemoryStore(members), mode="w")
-    for name, array in _arrays(output).items():
-        group.create_array(name, data=array)
-    with ZipFile(folder / "arrays.zarr.zip", "w") as archive:
-        for name in sorted(members):  # ZipInfo: without the hour, so that equal arrays make equal files
-            archive.writestr(ZipInfo(name), members[name].to_bytes())
-
-
 def _prompts(output: EmerDiffOutput, image: np.ndarray, folder: Path, name: str) -> None:
     """``prompts.json``: points and boxes for SAM and its like, :func:`~.shapes.prompts`."""
     (folder / "prompts.json").write_text(json.dumps(prompts(output.labels)) + "\n")
@@ -236,7 +223,6 @@ FORMATS: dict[str, Callable[[EmerDiffOutput, np.ndarray, Path, str], None]] = {
     "table": _table,
     "crops": _crops,
     "npz": _npz,
-    "zarr": _zarr,
     "prompts": _prompts,
 }
 

@@ -27,7 +27,7 @@ from ..pipeline import EmerDiffPipeline
 from ..toyscapes import Toyscapes
 
 _LIBRARIES = "torch diffusers transformers tokenizers numpy scipy scikit-learn scikit-image Pillow"
-_LIBRARIES += " zarr pandas pyarrow pycocotools"  # what files are written with
+_LIBRARIES += " pandas pyarrow pycocotools"  # what files are written with
 
 
 def digest(value: Any) -> str:
