@@ -224,6 +224,8 @@ def _from_array(array: np.ndarray, name: str) -> Image.Image:
 
 
 def _to_rgb(image: Image.Image, name: str, upright: bool) -> Image.Image:
+    if 0 in image.size:
+        raise ValueError(f"{name} is {image.width} × {image.height}: it has no pixels.")
     with reading(name):
         image = ImageOps.exif_transpose(image) if upright else image.copy()
         if image.mode not in ("I", "F") and not image.mode.startswith("I;16"):

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -37,6 +37,17 @@ from emerdiff_lib.datasets import open_dataset
 def pytest_xdist_auto_num_workers():
     """One more than there are cores: kernels, servers and browsers that start are waited for."""
     return os.cpu_count() + 1
+
+
+LONG = ("runs_with_", "every_page", "jupyterlab", "kernel_knows", "own_model", "workers_end", "every_engine")
+
+
+def pytest_collection_modifyitems(items):
+    """Each process begins its share with long tests, so that none is waited for in the end."""
+    processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
+    long = [item for item in items if any(name in item.name for name in LONG)]
+    others = np.array_split([item for item in items if item not in long], processes)
+    items[:] = [item for i, share in enumerate(others) for item in (*long[i::processes], *share)]
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -113,40 +124,31 @@ def browser():
         started.close()
 
 
-@contextmanager
-def serving(module, *options, folder, ready, **environment):
-    """The address of a server, ``python -m MODULE``, that runs in ``folder``, from when it answers at ``ready``."""
+@pytest.fixture
+def lab(browser, tmp_path):
+    """A cell's source → (page, errors): run in a JupyterLab of its own, until an explorer is drawn."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", module, "--no-browser", f"--port={port}", *options]
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])} | environment
-    address, log = f"http://127.0.0.1:{port}/", folder / "log"
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--port={port}"]
+    command += ["--IdentityProvider.token=", "--ServerApp.password=", "--LabApp.expose_app_in_browser=True"]
+    paths = {"PYTHONPATH": str(Path(__file__).parents[1]), "JUPYTER_CONFIG_DIR": str(tmp_path / "config")}
+    address, log = f"http://127.0.0.1:{port}/", tmp_path / "log"
     with log.open("w") as written:
         streams = {"stdout": written, "stderr": written, "start_new_session": True}
-        server = subprocess.Popen(command, env=environment, cwd=folder, **streams)
+        server = subprocess.Popen(command, env=os.environ | paths, cwd=tmp_path, **streams)
     try:
         while True:
-            with suppress(OSError), urllib.request.urlopen(address + ready, timeout=60):
+            with suppress(OSError), urllib.request.urlopen(f"{address}api", timeout=60):
                 break
             assert server.poll() is None, log.read_text()
             time.sleep(0.5)
-        yield address
+        yield partial(_run_in_lab, browser, tmp_path, f"{address}lab/tree/explorer.ipynb")
     finally:
         for how in (signal.SIGTERM, signal.SIGKILL):
             with suppress(ProcessLookupError, subprocess.TimeoutExpired):
                 os.killpg(server.pid, how)
                 server.wait(60)
-
-
-@pytest.fixture
-def lab(browser, tmp_path):
-    """A cell's source → (page, errors): run in a JupyterLab of its own, until an explorer is drawn."""
-    options = ["--allow-root", "--IdentityProvider.token=", "--ServerApp.password="]
-    options += ["--LabApp.expose_app_in_browser=True"]
-    config = {"JUPYTER_CONFIG_DIR": str(tmp_path / "config")}
-    with serving("jupyterlab", *options, folder=tmp_path, ready="api", **config) as address:
-        yield partial(_run_in_lab, browser, tmp_path, f"{address}lab/tree/explorer.ipynb")
 
 
 def _run_in_lab(browser, folder, address, source):

@@ -25,15 +25,7 @@ def test_grids_stay_within_what_another_model_has(tmp_path):
     given, sweeps = {"pipe": pipe, "usual": pipe.resolve(**settings).to_dict()}, {}
     given |= {"np": np, "re": re}
     given["run"] = lambda name, *what, **more: sweeps.update({name: given["Sweep"](*what, **more)})
-    texts = (
-        "class Sweep",
-        "def each",
-        "near = ",
-        "# cross-attention",
-        "around_k = ",
-        'run("layer',
-        "t_fs = ",
-    )
+    texts = ("class Sweep", "def each", "near = ", "short_layer", "around_k", 'run("layer', "t_fs = ")
     run_cells("07_ablations", given, *texts)
     assert list(sweeps["num_masks"].points) == ["2", "3", "4"] and len(sweeps["layer"].points) == 9
     for name in ("feature_timestep", "modulation_timestep"):

@@ -14,6 +14,7 @@ from pycocotools import mask as coco_masks
 from pycocotools.coco import COCO
 from safetensors import safe_open
 
+from emerdiff_lib.datasets.images import find_images
 from emerdiff_lib.export import FORMATS, join_coco, load_output, polygons, prompts, save_output, write_formats
 from emerdiff_lib.stages import EmerDiffOutput
 
@@ -72,6 +73,12 @@ def test_arrays_are_read_back_and_others_may_read_every_file(output, folder):
     np.testing.assert_array_equal(one, output.difference_maps[1])
     assert again.settings == output.settings
     assert all(path.stat().st_mode & 0o044 == 0o044 for path in folder.rglob("*") if path.is_file())
+
+
+def test_what_was_written_is_no_input(output, image, tmp_path):
+    Image.fromarray(image).save(tmp_path / "mine.png")
+    save_output(output, image, tmp_path)
+    assert [sample.name for sample in find_images(tmp_path)] == ["mine.png"]
 
 
 def test_coco_s_own_reader_gets_the_masks_and_panoptic_ids_are_the_record_s(output, folder, present):

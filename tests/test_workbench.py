@@ -31,7 +31,7 @@ def computed(bench, **settings):
 
 
 def test_it_shows_what_the_pipeline_computes(bench):
-    pipe, image = bench.pipe, Toyscapes.from_seed(7).image
+    pipe, image, bench.image.value = bench.pipe, Toyscapes.from_seed(7).image, "toyscapes:7"
     first = bench.responses["left"]
     assert first.settings == pipe.resolve(mode="pixel")
     changed = {"mode": "fast", "modulation_timestep": 41, "feature_timestep": 181, "modulation_strength": 9.0}
@@ -42,12 +42,15 @@ def test_it_shows_what_the_pipeline_computes(bench):
     assert explorer.data["arrays"] == payload(expected)["arrays"] and bench.bar.value == bench.bar.max == 16
     assert "λ = 9 at t = 41" in heading.value and bench.responses["left"] is first
     assert set(explorer.data["header"]["changed"]) >= {"modulation_strength", "modulation_timestep"}
+    assert "shown on the right" in computed(bench, modulation_strength=3.0)
+    assert explorer.comm is None and bench.places["right"].children[1].comm is not None  # closed
 
 
 def test_a_stop_ends_the_work_and_errors_are_said(bench):
+    bench.image.value = "toyscapes:7"
     shown, pressed = dict(bench.responses), []
 
-    def stop(_):  # as soon as something has been done
+    def stop(_):  # at the first sign of the bar
         pressed.append(bench.start.disabled and not bench.stop.disabled)
         bench.stop.click()
 
@@ -55,7 +58,11 @@ def test_a_stop_ends_the_work_and_errors_are_said(bench):
     assert "Cancelled" in computed(bench, mode="pixel", modulation_timestep=481) and all(pressed)
     bench.bar.unobserve_all()
     assert bench.bar.value < bench.bar.max
-    for name, said in (("toyscapes:x", "no image at toyscapes:x"), ("/no/file", "/no/file"), ("", "image")):
+    for name, said in (
+        ("toyscapes:x", "no image at toyscapes:x"),
+        ("/no/file", "/no/file"),
+        ("", "is no folder; name one"),
+    ):
         bench.image.value = name
         assert said in computed(bench)
     bench.image.value = "toyscapes:7"
@@ -73,12 +80,16 @@ def test_images_can_be_uploaded(bench):
         bench.upload.set_state({"value": [file | {"content": memoryview(content)}]})
 
     upload(buffer.getvalue())
-    assert bench.image.value == "<b>.png" and bench.images["<b>.png"] == noise
+    assert bench.image.value == "<b>.png" == bench.image.options[0] and bench.images["<b>.png"] == noise
+    bench.image.value = "sample:cat"
+    upload(buffer.getvalue())  # again
+    assert bench.image.value == "<b>.png"
     # nothing; a program; what TGA accepts
     for content in (b"none", b"%!PS-Adobe-3.0 EPSF-3.0\n(x) run\n", bytes(18)):
+        bench._say("")
         upload(content)
         assert "The image cannot be read" in bench.said.value
-    given = Workbench(bench.pipe, noise)
+    given = Workbench(bench.pipe, np.asarray(noise))
     given.worker.join()
     assert given.images["the given image"] == noise == given.responses["left"].image
 
@@ -103,6 +114,8 @@ def test_it_works_in_jupyterlab(lab):
     tab.get_by_role("button", name="Cancel").click()
     tab.get_by_text("Cancelled").wait_for()
     tab.get_by_text("λ = 8 at").wait_for()
+    ids = tab.locator(".emerdiff-explorer [id]").evaluate_all("all => all.map(one => one.id)")
+    assert len(ids) == len(set(ids)) == 6  # a label names the control beside it
     second = tab.locator(".emerdiff-explorer").nth(1)
     second.locator("canvas").first.click(position={"x": 30, "y": 40})
     second.get_by_text("of the image; pixel (").wait_for()

@@ -106,7 +106,7 @@ def find_images(spec: str | Path) -> list[ImageSample]:
     names = {file.relative_to(path).as_posix(): file for file in images}
     if not names:
         raise FileNotFoundError(
-            f"There is no image in {path} (results of a run do not count); looked for {', '.join(IMAGE_SUFFIXES)}."
+            f"There is no image in {path} (what this library has written does not count); looked for {', '.join(IMAGE_SUFFIXES)}."
         )
     return [ImageSample(name, name, file) for name, file in names.items()]
 

@@ -97,18 +97,16 @@ const TOOLS = {
   move: ["Move", "Drag the enlarged image; two fingers do so with every tool"],
 };
 
-let mounted = 0;
-
 async function mount(root, data, change = () => {}) {
   const responses = await ImageResponses.from(data);
   const photograph = new Image();
   photograph.src = responses.image;
   await photograph.decode();
   const { width, height, rows, columns } = responses;
-  const id = `emerdiff-${mounted++}`;
+  const id = `emerdiff-${Math.random().toString(36).slice(2)}`; // a counter would begin anew: every widget is a module of its own
   const nearest = (wanted) => responses.numbers.reduce((a, b) => (Math.abs(b - wanted) < Math.abs(a - wanted) ? b : a));
   const state = {
-    k: nearest(data.header.k), selected: null, mask: new Set(), x: width >> 1, y: height >> 1, opacity: 0.55, view: "segment", tool: "select",
+    k: data.header.k, selected: null, mask: new Set(), x: width >> 1, y: height >> 1, opacity: 0.55, view: "segment", tool: "select",
   };
   let labels = responses.labels(state.k);
 

@@ -31,7 +31,7 @@ class Cancelled(Exception):
 
 
 class Workbench(ipywidgets.VBox):
-    """Settings of one model on any image, two results at a time.
+    """Settings of one model on any image, two results at a time; it begins to compute the first when it is made.
 
     Args:
         pipe: whose settings can be changed.
@@ -39,19 +39,21 @@ class Workbench(ipywidgets.VBox):
         seed: of the inversion noise and of k-means.
 
     Attributes:
-        settings: the control of each setting, by its name; ``image``, ``side``, ``start`` and ``stop`` are the others.
+        settings: the control of each setting, by its name; ``image``, ``upload``, ``side``, ``start`` and ``stop`` are others.
+        bar, said: what the reader is told; ``places``: where results are shown.
+        images: {name: image} of those that are no file.
         responses: {"left" or "right": the :class:`~emerdiff_lib.responses.ImageResponses` that are shown there}.
         worker: the thread that computes.
     """
 
     def __init__(self, pipe: EmerDiffPipeline, image: ImageInput = SAMPLE + "temple", seed: int = 0):
         self.pipe, self.seed = pipe, seed
-        self.images: dict[str, Image.Image] = {}  # those that are no file of this machine
+        self.images: dict[str, Image.Image] = {}
         self.responses: dict[str, ImageResponses] = {}
         self.worker = threading.Thread()
         self.stopped = False
         name = image if isinstance(image, str) else "the given image"
-        if name != image:
+        if not isinstance(image, str):
             self.images[name] = load_image(image)
 
         usual, layers = pipe.resolve(mode="pixel"), pipe.backbone.layers()
@@ -93,27 +95,33 @@ class Workbench(ipywidgets.VBox):
         if not self.worker.is_alive():
             asked = {name: control.value for name, control in self.settings.items()}
             self.stopped, self.start.disabled, self.stop.disabled = False, True, False
+            self.bar.value = 0.0
             self.worker = threading.Thread(
-                target=self._work, args=(self.image.value, self.side.value, asked), daemon=True
+                target=self._work, args=(self.image.value.strip(), self.side.value, asked), daemon=True
             )
             self.worker.start()
 
     def _work(self, name: str, side: str, settings: dict[str, Any]) -> None:
         self._say("Computing …")
         try:
+            known = (
+                None if name in self.images else name
+            )  # of uploads no line of Python can say what they were
             image = self.images.get(name) or one_image(name).image
             generator = torch.Generator().manual_seed(self.seed)
             with torch.no_grad():
                 coarse = self.pipe.cluster(image, generator=generator, **settings)
                 rows = self.pipe.default_mask_batch_size(coarse.trajectory.clean_latents, one_sided=True)
                 responses = self.pipe.probe(coarse, mask_batch_size=min(rows, ROWS), progress=self._progress)
-            known = None if name in self.images else name
             source = source_of(self.pipe, responses.settings, known, self.seed)
             title = f"{name} · {settings['mode']} mode · λ = {settings['modulation_strength']:g} at "
             title += f"t = {settings['modulation_timestep']} · queries at t = {settings['feature_timestep']}"
             heading = ipywidgets.HTML(f"<b>{html.escape(title)}</b>")
+            before = self.places[side].children
             self.places[side].children = heading, Explorer(responses, source)
             self.responses[side] = responses
+            for widget in before:  # ipywidgets keeps what is not closed, and so does the page
+                widget.close()
             self._say(f"Done in {sum(responses.seconds.values()):.1f} s; shown on the {side}.")
         except Cancelled:
             self._say("Cancelled; what is shown stays.")
@@ -132,6 +140,7 @@ class Workbench(ipywidgets.VBox):
             if self.stopped:
                 raise Cancelled
 
+        update(0)  # hears of a stop during the inversion
         yield SimpleNamespace(update=update)
 
     def _uploaded(self, change: Any) -> None:
@@ -140,10 +149,13 @@ class Workbench(ipywidgets.VBox):
                 with warnings.catch_warnings():
                     warnings.simplefilter("error", Image.DecompressionBombWarning)
                     self.images[file["name"]] = load_image(bytes(file["content"]))
+                self.image.options = tuple(dict.fromkeys((file["name"], *self.image.options)))
                 self.image.value = file["name"]
                 self._say("Press Compute.")
             except Exception as error:
                 self._say(str(error))
+        if change["new"]:
+            self.upload.value = ()  # so that the same file can be chosen again
 
     def _say(self, text: str) -> None:
         self.said.value = html.escape(text)
