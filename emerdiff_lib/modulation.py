@@ -167,7 +167,7 @@ def signed_responses(
             yield responses
             done, largest = done + len(responses), max(largest, float(responses.abs().max()))
             bar.update(len(responses))
-        if largest < 1e-6:  # what rounding makes
+        if largest < 2e-5:  # what rounding makes
             raise ValueError(
                 f"No pixel responds at modulation_strength={settings.modulation_strength:g} and modulation_timestep="
                 f"{settings.modulation_timestep}; raise one of them."
