@@ -3,6 +3,7 @@
 What is offered here stands in ``__init__.pyi``; each name is loaded when it is first used.
 """
 
+import logging
 import os
 
 import lazy_loader
@@ -14,5 +15,10 @@ from ._version import __version__  # noqa: F401
 # uses. Memory comes in large pages (Linux), which saves an eighth of a U-Net call on a CPU.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+
+# Image processors that nothing here uses would rather have torchvision, and say so in red
+logging.getLogger("transformers.utils.import_utils").addFilter(
+    lambda record: "requires torchvision" not in record.getMessage()
+)
 
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

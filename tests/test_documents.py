@@ -63,7 +63,7 @@ def test_a_plain_install_segments_saves_names_and_gives_features_in_twenty_lines
     assert {"matplotlib", "seaborn", "ipywidgets", "ray", "papermill"} <= set(refused)
     run = f"import runpy, sys; sys.modules.update(dict.fromkeys({refused})); runpy.run_path({str(SCRIPT)!r})"
     done = subprocess.run([sys.executable, "-c", run], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0 and "torchvision" not in done.stderr, done.stderr
     assert done.stdout.count("% of the image") == 3 and (photo / "result" / "overlay.png").exists()
     assert len(SCRIPT.read_text().splitlines()) <= 20
 
