@@ -39,15 +39,16 @@ def pytest_xdist_auto_num_workers():
     return os.cpu_count() + 1
 
 
-LONG = ("runs_with_", "every_page", "jupyterlab", "kernel_knows", "own_model", "workers_end", "every_engine")
+LONG = ("runs_with_", "jupyterlab", "kernel_knows", "own_model", "workers_end", "every_engine")
 
 
 def pytest_collection_modifyitems(items):
     """Each process begins its share with long tests, so that none is waited for in the end."""
     processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
     long = [item for item in items if any(name in item.name for name in LONG)]
-    others = np.array_split([item for item in items if item not in long], processes)
-    items[:] = [item for i, share in enumerate(others) for item in (*long[i::processes], *share)]
+    book = [item for item in items if "test_book" in item.nodeid]  # which one process builds
+    others = np.array_split([item for item in items if item not in long + book], processes)
+    items[:] = book + [item for i, share in enumerate(others) for item in (*long[i::processes], *share)]
 
 
 def seeded(seed: int = 0) -> torch.Generator:
