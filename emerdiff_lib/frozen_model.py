@@ -90,7 +90,10 @@ class FrozenModel:
     def from_pipe(
         cls, pipe: DiffusionPipeline, num_masks: int | None = None, **default_settings: Unpack[Options]
     ) -> Self:
-        """Around a pipeline in memory, whatever was done to it (LoRA, dtype, offload, quantisation, compiling): no copy."""
+        """Around a pipeline in memory, whatever was done to it (LoRA, dtype, offload, quantisation, compiling): no copy.
+
+        Settings that a folder's ``model_index.json`` keeps are :meth:`from_pretrained`'s alone; pass them here.
+        """
         named = {} if num_masks is None else {"num_masks": num_masks}
         return cls(pipe, {**named, **default_settings})
 
@@ -258,6 +261,10 @@ class FrozenModel:
         config = {**getattr(vae, "config", {}), **self.pipe.scheduler.config}
         names = ("beta_start", "beta_end", "shift", "num_train_timesteps", "scaling_factor", "shift_factor")
         some.append(torch.tensor([float(config.get(name) or 0) for name in names]))
+        if (alphas := getattr(self.pipe.scheduler, "alphas_cumprod", None)) is not None:
+            some.append(alphas[:: max(1, len(alphas) // 4)].float())
+        if denoised:  # any number for each prediction type
+            some.append(torch.tensor([float(len(config.get("prediction_type") or ""))]))
         return torch.cat([numbers.to(some[0].device, torch.float32) for numbers in some]).cpu()
 
     # -- images, latents, predictions -------------------------------------------------------------------------------

@@ -42,6 +42,19 @@ def exclusive(denoiser: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Within the context nothing drops out, whatever mode a training has left the network in; it has that again afterwards."""
+    training = [module for module in network.modules() if module.training]
+    try:
+        for module in training:
+            module.training = False
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+@contextmanager
 def hooked(handles: Iterable[torch.utils.hooks.RemovableHandle]) -> Iterator[None]:
     """Takes hooks off on leaving, those of ``handles`` that were registered before an interruption too."""
     with ExitStack() as stack:

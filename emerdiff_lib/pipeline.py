@@ -108,16 +108,17 @@ class EmerDiffPipeline(FrozenModel):
     def invert(
         self,
         image: image_io.ImageInput,
-        method: str = "ddpm",
+        method: str | None = None,
         start_timestep: int | None = None,
         num_inference_steps: int | None = None,
-        prompt: str = "",
+        prompt: str | None = None,
         processing_resolution: int | None = None,
         generator: torch.Generator | None = None,
         noise_maps: bool = True,
     ) -> Trajectory:
         """Invert an image from ``start_timestep`` (default: t_m of the checkpoint) down to the last one.
 
+        ``method`` is "ddpm" or "ddim"; it and what else is None is the checkpoint's.
         ``noise_maps=False`` leaves out zₜ and with them every network call of the DDPM inversion: all that the
         segmentation needs, since modulated denoising reads the noise off its unmodulated row.
 
@@ -131,7 +132,11 @@ class EmerDiffPipeline(FrozenModel):
         start = settings.modulation_timestep if start_timestep is None else start_timestep
         predictor.check_timestep("start_timestep", start)
         seconds: dict[str, float] = {}
-        image, resolution = image_io.load_image(image), settings.processing_resolution
+        image, resolution, method = (
+            image_io.load_image(image),
+            settings.processing_resolution,
+            settings.inversion,
+        )
         with stopwatch(seconds, "encode"):
             latents = self.encode(image, resolution)
             self.warn_of_prediction_type(latents, predictor)
@@ -145,7 +150,7 @@ class EmerDiffPipeline(FrozenModel):
             else:
                 drawn = draw_latents(predictor, latents, timesteps, generator)
                 trajectory = Trajectory("ddpm", timesteps, drawn, latents, len(predictor.timesteps))
-        trajectory.image, trajectory.prompt, trajectory.seconds = image, prompt, seconds
+        trajectory.image, trajectory.prompt, trajectory.seconds = image, settings.prompt, seconds
         trajectory.processing_resolution = resolution
         trajectory.latent_space = self.latent_space(method == "ddim" or noise_maps)
         return trajectory
@@ -288,6 +293,7 @@ class EmerDiffPipeline(FrozenModel):
         return kept | {"settings": settings, "seconds": seconds, "made_by": made_by}
 
     @torch.no_grad()
+    @torch.autocast("cpu", enabled=False)  # which is of networks
     def assign(self, responses: Responses | ImageResponses, **settings: Unpack[Options]) -> np.ndarray:
         """Labels (H, W) int32: for each pixel the mask with the largest response, in refined difference maps (Eq. 5).
 
@@ -296,7 +302,7 @@ class EmerDiffPipeline(FrozenModel):
         """
         check_only("assign", settings, ASSIGNED)
         check_made("responses", responses, Responses | ImageResponses, "pipe.modulate or pipe.probe")
-        resolved = responses.settings.replace(**settings)
+        resolved = _assigned(responses.settings, settings)
         responses.seconds.pop("assign", None)  # of another assignment of the same responses
         with stopwatch(responses.seconds, "assign"):
             if isinstance(responses, Responses):
@@ -308,6 +314,7 @@ class EmerDiffPipeline(FrozenModel):
             filters = resolved.filter_sigma, resolved.guide_radius
             return assign_pixels(refine(maps, responses.guide, responses.cell, *filters), responses.size)
 
+    @torch.autocast("cpu", enabled=False)
     def output(
         self,
         responses: Responses | ImageResponses,
@@ -331,19 +338,19 @@ class EmerDiffPipeline(FrozenModel):
         return EmerDiffOutput(
             labels=labels,
             baseline_labels=assign_bilinear(masks, labels.shape),
-            coarse_masks=masks.numpy(),
-            mask_embeddings=embeddings.numpy(),
+            coarse_masks=masks.numpy().copy(),
+            mask_embeddings=embeddings.numpy().copy(),
             difference_maps=resize_maps(maps, labels.shape).numpy() if difference_maps else None,
             settings={
                 **responses.made_by,
-                **responses.settings.replace(**settings).to_dict(),
+                **_assigned(responses.settings, settings).to_dict(),
                 "prompt_read": self.prompt_read(responses.settings.prompt),
                 "own_masks": responses.own_masks,
                 "seed": None if generator is None else generator.initial_seed(),
                 "image_size": list(labels.shape),
                 "processing_size": list(responses.processing_size),
             },
-            timings=responses.seconds,
+            timings=dict(responses.seconds),
         )
 
     @torch.no_grad()
@@ -353,6 +360,12 @@ class EmerDiffPipeline(FrozenModel):
         prompt = trajectory.prompt if prompt is None else prompt
         predictor = self.predictor(trajectory.num_inference_steps, prompt, trajectory.processing_resolution)
         return replay(predictor, trajectory, progress=self._bar)
+
+
+def _assigned(made: Settings, given: Mapping[str, Any]) -> Settings:
+    """The settings that responses were made with, and the filters of an assignment: a mode has its filters only."""
+    of_mode = made.replace(**given)
+    return made.replace(filter_sigma=of_mode.filter_sigma, guide_radius=of_mode.guide_radius)
 
 
 def is_fresh(generator: torch.Generator | None) -> bool:

@@ -11,7 +11,7 @@ import torch
 from diffusers import DDIMScheduler
 
 from .backbones import Backbone, Condition
-from .interventions import ChannelsLast, exclusive
+from .interventions import ChannelsLast, evaluating, exclusive
 from .settings import whole
 
 
@@ -83,6 +83,7 @@ class Predictor:
         alpha_bar = self.alpha_bar(timestep)
         return alpha_bar.sqrt().item() * latents + (1 - alpha_bar).sqrt().item() * noise
 
+    @torch.no_grad()
     def network_output(self, latents: torch.Tensor, timesteps: int | list[int]) -> torch.Tensor:
         """The network's output for (B, C, h, w) latents at one timestep, or at one per row, in the latents' dtype.
 
@@ -92,7 +93,7 @@ class Predictor:
         assert self.condition is not None, "a schedule alone predicts nothing"
         steps = torch.as_tensor(timesteps, device=latents.device).expand(len(latents))
         dtype = self.denoiser.dtype
-        with of_one_model(), exclusive(self.denoiser), ChannelsLast():
+        with of_one_model(), exclusive(self.denoiser), evaluating(self.denoiser), ChannelsLast():
             if not self.backbone.is_flow:
                 output = self.backbone.call(latents.to(dtype), steps, self.condition)
                 return output.to(latents.dtype)

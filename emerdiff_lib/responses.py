@@ -42,7 +42,12 @@ class ImageResponses(CoarseMasks):
     parts: torch.Tensor = field(kw_only=True)
     codes: torch.Tensor = field(kw_only=True)
     scales: torch.Tensor = field(kw_only=True)
-    _superpixels: dict[float, Superpixels] = field(default_factory=dict, compare=False)
+    _superpixels: dict[float, Superpixels] = field(default_factory=dict, compare=False, init=False)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        """What was found from values that are changed is found anew."""
+        super().__setattr__(name, value)
+        vars(self).get("_superpixels", {}).clear()
 
     # -- masks: their responses -------------------------------------------------------------------------------------------
 

@@ -136,7 +136,7 @@ def check_masks(masks: Any, image: Image.Image | None) -> torch.Tensor:
             f"coarse_masks hold {masks[wrong][0].item()!r}, where only 0 and 1 mean anything; threshold soft masks, and "
             "split a label map into one mask per label: labels == np.arange(K)[:, None, None]."
         )
-    masks = masks.bool().cpu()
+    masks = masks.bool().cpu().clone()
     if not bool(masks.flatten(1).any(1).all()):
         raise ValueError("coarse_masks hold a mask without any cell; leave it out.")
     size = tuple(masks.shape[1:])

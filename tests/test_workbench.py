@@ -84,8 +84,7 @@ def test_images_can_be_uploaded(bench):
     bench.image.value = "sample:cat"
     upload(buffer.getvalue())  # again
     assert bench.image.value == "<b>.png"
-    # nothing; a program; what TGA accepts
-    for content in (b"none", b"%!PS-Adobe-3.0 EPSF-3.0\n(x) run\n", bytes(18)):
+    for content in (b"none", b"%!PS-Adobe-3.0 EPSF-3.0\n(x) run\n", bytes(18)):  # a program; what TGA accepts
         bench._say("")
         upload(content)
         assert "The image cannot be read" in bench.said.value

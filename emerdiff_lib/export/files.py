@@ -271,7 +271,7 @@ def join_coco(folders: Iterable[Path], path: Path | str) -> None:
     ours = is_plain(path) and JOINED in Path(path).read_text(errors="replace")[:99]
     if os.path.lexists(path) and not ours:
         raise ValueError(
-            f"{path} is in the way, which is no file of a run; move it, or choose another folder."
+            f"{path} is in the way, which is no joined file of a run; move it, or choose another folder."
         )
     joined: dict[str, Any] = {"info": {"description": JOINED}}
     joined |= {"images": [], "categories": [], "annotations": []}

@@ -82,7 +82,7 @@ def intervals(
     series = _series(table, hue, colours)
     # a series for each row, as when colours tell kinds of methods apart, needs no place of its own
     together = hue is None or table.groupby(y)[hue].nunique().max() == 1
-    step = 0.0 if together else min(DODGE, 0.8 / len(series))
+    step = 0.0 if together else min(DODGE, 0.8 / max(1, len(series)))
     for i, (name, part, look) in enumerate(series):
         at = part[y].map(rows.index) + step * (i - (len(series) - 1) / 2)
         ax.hlines(at, part[low], part[high], color=look["color"], alpha=0.45, linewidth=2)

@@ -153,7 +153,7 @@ _CHECKS = {"int": whole(0, 2**63 - 1), "float": real(0), "bool": flag, "str": te
 def _check(name: str, kind: str, value: Any, default: Any) -> None:
     if kind in _CHECKS:
         _CHECKS[kind](name, value)
-    elif type(value).__name__ != kind or (default and not value):
+    elif type(value).__name__ != kind or (kind == "list" and default and not value):
         example = default or {"list": ["…"], "dict": {"guide_radius": 1.5}}[kind]
         example = example[:2] if kind == "list" else example
         raise ValueError(

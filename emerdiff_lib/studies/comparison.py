@@ -123,6 +123,8 @@ def check_settings(
             f"settings cannot hold mode={settings['mode']!r}, as modes are methods here: leave it out and name "
             f"{names.EMERDIFF!r} or {names.EMERDIFF_FAST!r} among the methods."
         )
+    if "num_masks" in settings and num_masks is None:
+        raise ValueError("settings cannot hold num_masks, which is a parameter of its own.")
     merged = merged_settings({"num_masks": num_masks}, settings)
     for mode, names_of_mode in EMERDIFFS.items():
         if mode == "exact" or not methods or set(names_of_mode) & set(methods):

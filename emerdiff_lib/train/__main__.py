@@ -30,15 +30,20 @@ FIXED = (
 )
 
 
-def kept_precision(config: Config) -> str:
+def kept_precision(config: Config, words: Sequence[str] = ()) -> str:
     """The precision of this run, chosen when it began; ``run.json`` keeps it, with the options that are fixed.
 
     Raises:
         ValueError: the output folder holds a run on other images or of other settings.
     """
     path, options = config.output / "run.json", {name: str(getattr(config, name)) for name in FIXED}
+    said = {"words": " ".join(words)}
     if path.exists():
-        before = json.loads(path.read_text())
+        before = said | json.loads(path.read_text())
+        if before["words"] != said["words"]:
+            raise ValueError(
+                f"{config.output} holds a run with captions of other words; choose another --output."
+            )
         for name, value in options.items():
             if before[name] != value:
                 raise ValueError(
@@ -50,7 +55,7 @@ def kept_precision(config: Config) -> str:
         on_gpu = torch.accelerator.is_available() and not config.cpu
         precision = "bf16" if on_gpu or torch.cpu.get_capabilities().get("amx_bf16") else "no"
     config.output.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, json.dumps(options | {"precision": precision}, indent=1) + "\n")
+    write_atomically(path, json.dumps(options | said | {"precision": precision}, indent=1) + "\n")
     return precision
 
 
@@ -58,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = parse(argv, __doc__)
     # what is wrong with images is said before anything is written
     source = folder_crops(config) if config.images else None
-    precision = kept_precision(config)
+    precision = kept_precision(config, source.words if source else ())
     accelerator = Accelerator(mixed_precision=precision, cpu=config.cpu)
     if accelerator.num_processes > 1:
         raise ValueError("One process trains these small models; start it without `accelerate launch`.")
