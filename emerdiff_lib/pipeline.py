@@ -293,7 +293,6 @@ class EmerDiffPipeline(FrozenModel):
         return kept | {"settings": settings, "seconds": seconds, "made_by": made_by}
 
     @torch.no_grad()
-    @torch.autocast("cpu", enabled=False)  # which is of networks
     def assign(self, responses: Responses | ImageResponses, **settings: Unpack[Options]) -> np.ndarray:
         """Labels (H, W) int32: for each pixel the mask with the largest response, in refined difference maps (Eq. 5).
 
@@ -304,7 +303,8 @@ class EmerDiffPipeline(FrozenModel):
         check_made("responses", responses, Responses | ImageResponses, "pipe.modulate or pipe.probe")
         resolved = _assigned(responses.settings, settings)
         responses.seconds.pop("assign", None)  # of another assignment of the same responses
-        with stopwatch(responses.seconds, "assign"):
+        # autocast is of networks
+        with stopwatch(responses.seconds, "assign"), torch.autocast("cpu", enabled=False):
             if isinstance(responses, Responses):
                 maps = responses.difference_maps
             elif responses.own_masks:
@@ -314,7 +314,6 @@ class EmerDiffPipeline(FrozenModel):
             filters = resolved.filter_sigma, resolved.guide_radius
             return assign_pixels(refine(maps, responses.guide, responses.cell, *filters), responses.size)
 
-    @torch.autocast("cpu", enabled=False)
     def output(
         self,
         responses: Responses | ImageResponses,
