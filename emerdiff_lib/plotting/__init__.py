@@ -8,7 +8,7 @@ or ``FigureFolder(folder)`` for all of a notebook's figures, with what was plott
 from ..colours import colourise, overlay, segment_palette
 from .charts import class_legend, heatmap, intervals, line_with_bands, shared_legend, stage_bars
 from .folder import FigureFolder
-from .images import attention_overlay, gallery, grid_of_maps, match_segments, pca_image, show
+from .images import attention_overlay, gallery, grid_of_maps, headline, match_segments, pca_image, show
 from .paper_tables import paper_table
 from .style import CHART_COLOURS, FOUND, NEUTRAL, figsize, looks, save_figure, use_style
 from .text import full_text

@@ -123,6 +123,13 @@ def grid_of_maps(
     return _grid(maps, [columns], rows, width)
 
 
+def headline(figure: Figure, text: str) -> None:
+    """What a gallery or a grid of maps shows, above it: the figure grows by its lines, so that images keep their size."""
+    text = wrap(text, figure.get_figwidth(), TEXT)
+    figure.suptitle(text, fontsize=TEXT)
+    figure.set_figheight(figure.get_figheight() + (text.count("\n") + 1) * LINE * TEXT / POINTS + GAP)
+
+
 def _grid(
     rows: Sequence[Sequence[np.ndarray]],
     titles: Sequence[Sequence[str]],
