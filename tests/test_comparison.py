@@ -23,7 +23,7 @@ def scored(pipe, data, folder, positions, methods, **settings):
 @pytest.mark.parametrize("more", [{}, {"denoising_steps": 3, "guide_radius": 1.0, "filter_sigma": 2.0}])
 def test_every_row_of_emerdiff_is_what_the_pipeline_gives(pipe, data, more):
     sample, settings = data[7], SETTINGS | more
-    methods = [*comparison.KINDS["EmerDiff"], names.BILINEAR]
+    methods = [*comparison.KINDS["with modulated denoising"], names.BILINEAR]
     results = comparison.segment_image(pipe, sample, methods, settings)
     assert list(results) == methods
     alone = lambda **keywords: pipe(sample.image, generator=seeded(sample.seed), **(settings | keywords))

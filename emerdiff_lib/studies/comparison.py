@@ -80,9 +80,9 @@ BY_THEMSELVES: dict[str, Callable[..., Segmentation]] = {
     ),
 }
 KINDS: dict[str, Iterable[str]] = {
-    "EmerDiff": [name for methods in EMERDIFFS.values() for name in methods],
-    "its coarse masks without modulation": ON_THE_SAME_MASKS,
-    "its coarse features without modulation": ON_THE_SAME_FEATURES,
+    "with modulated denoising": [name for methods in EMERDIFFS.values() for name in methods],
+    "the same coarse masks, without": ON_THE_SAME_MASKS,
+    "the same coarse features, without": ON_THE_SAME_FEATURES,
     "other methods": BY_THEMSELVES,
 }
 ALL_METHODS = [name for methods in KINDS.values() for name in methods]
@@ -271,7 +271,7 @@ def interval_panels(figure: Any, tables: Mapping[str, pd.DataFrame]) -> None:
         names_here = axis is axes[0]
         plotting.intervals(axis, part, "method", "value", "low", "high", "kind", COLOURS, names=names_here)
         axis.set_title(title)
-    plotting.shared_legend(figure, "points with 95 % bootstrap intervals over images")
+    plotting.shared_legend(figure, "percent, with 95 % bootstrap intervals over images")
 
 
 def findings(tables: Mapping[str, pd.DataFrame]) -> list[str]:
