@@ -19,7 +19,7 @@ from .files import write_atomically
 from .interventions import ChannelsLast, exclusive
 from .inversion import Trajectory, draw_noise
 from .loading import load_diffusers_pipeline
-from .predictor import Predictor, of_one_model
+from .predictor import Predictor
 from .settings import REQUIRED, Options, Settings, check_known, check_made, check_names, layered, suggestion
 
 _OWN_HOOKS = ("transformers", "diffusers", "accelerate", "peft", "torch", "emerdiff_lib")  # record and move
@@ -278,7 +278,7 @@ class FrozenModel:
         image = image_io.load_image(image)
         resolution = self.resolve(processing_resolution=processing_resolution).processing_resolution
         size = image_io.processing_size((image.height, image.width), resolution, self.backbone.size_multiple)
-        with of_one_model(), ChannelsLast():
+        with ChannelsLast():
             return self.backbone.encode(image_io.to_tensor(image, size).to(self.backbone.device))
 
     @torch.no_grad()
@@ -290,7 +290,7 @@ class FrozenModel:
             most = 8 if self.backbone.device.type == "cpu" else 64  # CPUs' caches like small batches
             channels = getattr(vae.config, "block_out_channels", None) or [128]
             rows = affordable_rows(self.backbone.device, vae.dtype, max(channels[:2]), pixels, most=most)
-        with of_one_model(), ChannelsLast():
+        with ChannelsLast():
             images = [self.backbone.decode(some) for some in latents.split(rows)]
         return torch.cat([(one / 2 + 0.5).clamp(0, 1) for one in images])
 

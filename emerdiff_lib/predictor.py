@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -93,7 +91,7 @@ class Predictor:
         assert self.condition is not None, "a schedule alone predicts nothing"
         steps = torch.as_tensor(timesteps, device=latents.device).expand(len(latents))
         dtype = self.denoiser.dtype
-        with of_one_model(), exclusive(self.denoiser), evaluating(self.denoiser), ChannelsLast():
+        with exclusive(self.denoiser), evaluating(self.denoiser), ChannelsLast():
             if not self.backbone.is_flow:
                 output = self.backbone.call(latents.to(dtype), steps, self.condition)
                 return output.to(latents.dtype)
@@ -117,21 +115,6 @@ class Predictor:
             return clean, output
         alpha_bar = self.alpha_bar(timestep)
         return clean, (latents - alpha_bar.sqrt().item() * clean) / (1 - alpha_bar).sqrt().item()
-
-
-@contextmanager
-def of_one_model() -> Iterator[None]:
-    """Within the context, shapes that do not fit are a ValueError: parts of two models, or a configuration of another."""
-    try:
-        yield
-    except RuntimeError as error:
-        of_shapes = "cannot be multiplied|channels|normalized_shape|must match"
-        if type(error) is not RuntimeError or not re.search(of_shapes, str(error)):
-            raise
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(
-            f"The parts of this model do not fit together ({reason}); take all of them, each with its config.json, from one."
-        ) from error
 
 
 def flow_betas(count: int, shift: float) -> list[float]:
