@@ -212,15 +212,8 @@ def _from_array(array: np.ndarray, name: str) -> Image.Image:
     if array.dtype.kind in "bf":
         array = np.rint(np.clip(array, 0, 1) * 255)
     elif deep:
-        if 0 < high < 2**14:
-            bits = int(high).bit_length()
-            warnings.warn(
-                f"{name} is of 16 bits and has nothing above {high}, so that it comes out dark; if these are {bits}-bit data, "
-                f"multiply them by {2 ** (16 - bits)}.",
-                stacklevel=4,
-            )
         array = array // 257
-    return _over_white(Image.fromarray(array.astype(np.uint8)), name, 0 if deep else 32)
+    return _over_white(Image.fromarray(array.astype(np.uint8)), name)
 
 
 def _to_rgb(image: Image.Image, name: str, upright: bool) -> Image.Image:
@@ -234,14 +227,14 @@ def _to_rgb(image: Image.Image, name: str, upright: bool) -> Image.Image:
     return _from_array(values, name)  # Pillow's convert() would clip it
 
 
-def _over_white(image: Image.Image, name: str, dark: int = 32) -> Image.Image:
-    """RGB from a PIL image of any mode of 8 bits; one without any value from ``dark`` on is warned of."""
+def _over_white(image: Image.Image, name: str) -> Image.Image:
+    """RGB from a PIL image of any mode of 8 bits; one that is dark or of one colour is warned of."""
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     image = image.convert("RGB")
     pixels = np.asarray(image)
-    if (np.ptp(pixels, axis=(0, 1)).max() < 8 and min(image.size) > 1) or pixels.max() < dark:
+    if (np.ptp(pixels, axis=(0, 1)).max() < 8 and min(image.size) > 1) or pixels.max() < 32:
         warnings.warn(
             f"{name} comes out dark or of nearly one colour; if it should not, look at its transparency and its range of values.",
             stacklevel=4,
