@@ -186,11 +186,6 @@ def _check_config(folder: Path, subfolder: str) -> None:
         limit = min((limits[words] for words in limits if re.search(words, name)), default=float("inf"))
         if any(isinstance(number, int) and number > limit for number in numbers(value)):
             raise ValueError(f"{file} says {name}={value}; {limit} is the most: download both again.")
-        if name == "scaling_factor" and not (isinstance(value, int | float) and 0 < value < float("inf")):
-            raise ValueError(
-                f"{file} says scaling_factor={value!r}, by which latents are multiplied; it is a number above 0, 0.18215 in "
-                "Stable Diffusion 1."
-            )
 
 
 def _entries(source: str, index: Any) -> dict[str, type]:
