@@ -198,8 +198,9 @@ class EmerDiffPipeline(FrozenModel):
             embeddings = mask_embeddings(queries, shares)
         resolved = resolved.replace(num_masks=len(masks))
         height, width = (side * self.vae_scale_factor for side in trajectory.clean_latents.shape[2:])
+        clustered = masks.numpy().tobytes() if own_masks is None else b""
         found = trajectory, queries, masks, embeddings, resolved
-        return CoarseMasks(*found, (height, width), own_masks is not None, seconds)
+        return CoarseMasks(*found, (height, width), clustered, seconds)
 
     @torch.no_grad()
     def modulate(
@@ -263,12 +264,8 @@ class EmerDiffPipeline(FrozenModel):
     def _later_settings(self, coarse: CoarseMasks, given: Mapping[str, Any]) -> Settings:
         check_only("modulate", given, MODULATED)
         check_made("coarse", coarse, CoarseMasks, "pipe.cluster")
-        if len(coarse.masks) != len(coarse.embeddings):
-            raise ValueError(
-                f"There are {len(coarse.masks)} masks and {len(coarse.embeddings)} embeddings; pass masks of your own as "
-                "pipe.cluster(trajectory, coarse_masks=masks)."
-            )
-        return self.resolve(coarse.trajectory, **coarse.settings.changed(given))
+        there = {"num_masks": len(coarse.masks)}  # they may have been changed
+        return self.resolve(coarse.trajectory, **coarse.settings.changed({**given, **there}))
 
     def _signed_responses(
         self,
@@ -286,6 +283,8 @@ class EmerDiffPipeline(FrozenModel):
     def _made(self, coarse: CoarseMasks, settings: Settings) -> dict[str, Any]:
         """What responses have of coarse masks, or of other responses, which are those as well."""
         kept = {each.name: getattr(coarse, each.name) for each in fields(CoarseMasks)}
+        if coarse.own_masks:  # which may have been changed
+            kept["embeddings"] = mask_embeddings(coarse.queries, shares_of_cells(coarse.masks, coarse.grid))
         name = self.model_name or self.pipe.name_or_path or type(self.pipe).__name__
         dtype, device = str(self.dtype).removeprefix("torch."), str(self.backbone.device)
         made_by = {"model": name, "dtype": dtype, "autocast": self.autocast, "device": device}

@@ -26,7 +26,7 @@ class CoarseMasks:
         embeddings: (K, d) float32, mean query vector of each mask.
         settings: all settings, of later stages too.
         processing_size: (height, width) at which the image was encoded.
-        own_masks: whether the masks are the caller's.
+        clustered: bytes of the masks that were made of the queries; none of the caller's own.
         seconds: spent in each stage so far.
         made_by: of responses, the model, its dtype, device and autocast when they were computed.
     """
@@ -37,9 +37,14 @@ class CoarseMasks:
     embeddings: torch.Tensor
     settings: Settings
     processing_size: tuple[int, int]
-    own_masks: bool = False
+    clustered: bytes = b""
     seconds: dict[str, float] = field(default_factory=dict)
     made_by: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def own_masks(self) -> bool:
+        """Whether the masks are the caller's: given, or changed since."""
+        return np.asarray(self.masks).tobytes() != self.clustered
 
     @property
     def image(self) -> Image.Image:

@@ -222,4 +222,7 @@ def test_masks_of_one_s_own_take_what_their_probes_say(pipe, scene):
     expected = torch.einsum("khw,hwd->kd", shares, responses.queries) / shares.sum((1, 2))[:, None]
     np.testing.assert_allclose(out.mask_embeddings, expected, rtol=1e-4)
     assert np.array_equal(pipe.assign(responses), out.labels)
+    changed = pipe.cluster(scene.image, generator=seeded(), **settings)
+    changed.masks = halves
+    assert np.array_equal(pipe.assign(pipe.probe(changed)), out.labels)
     assert "num_parts=1 " in refusal(lambda: pipe(scene.image, num_parts=1))

@@ -137,7 +137,8 @@ def coarse_masks(pipe: EmerDiffPipeline, inverted: InvertedScene, settings: dict
         return coarse
     queries = transformed(coarse.queries, kind)
     masks = cluster_queries(queries, resolved.num_masks, inverted.scene.seed)
-    return replace(coarse, queries=queries, masks=masks, embeddings=mask_embeddings(queries, masks))
+    embeddings, clustered = mask_embeddings(queries, masks), masks.numpy().tobytes()
+    return replace(coarse, queries=queries, masks=masks, embeddings=embeddings, clustered=clustered)
 
 
 def transformed(queries: torch.Tensor, kind: str) -> torch.Tensor:

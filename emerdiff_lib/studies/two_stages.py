@@ -18,7 +18,7 @@ import torch
 
 from ..assignment import assign_bilinear
 from ..baselines import guided_masks
-from ..clustering import cluster_queries, mask_embeddings
+from ..clustering import cluster_queries
 from ..evaluation.metrics import boundary_scores, contingency_table, mean_iou
 from ..evaluation.protocols import oracle
 from ..evaluation.regions import cell_labels, true_masks
@@ -40,7 +40,7 @@ def own_and_true_masks(
     """The method's coarse masks and the true ones, on one trajectory."""
     own = pipe.cluster(scene.image, generator=torch.Generator().manual_seed(scene.seed), **settings)
     masks = torch.from_numpy(true_masks(scene.coarse_labels, tuple(own.masks.shape[1:]), CLASSES))
-    return own, replace(own, masks=masks, embeddings=mask_embeddings(own.queries, masks))
+    return own, replace(own, masks=masks)
 
 
 def position_masks(grid: tuple[int, int], num_masks: int, seed: int) -> torch.Tensor:
