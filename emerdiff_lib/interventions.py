@@ -12,7 +12,7 @@ None of this knows an architecture: a layer is a module with ``to_q``, ``to_k`` 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from typing import Any
@@ -295,10 +295,13 @@ def _normalised(attention: nn.Module, queries: torch.Tensor) -> torch.Tensor:
 
 
 @contextmanager
-def capturing_attention(denoiser: nn.Module, layers: Iterable[str]) -> Iterator[dict[str, torch.Tensor]]:
+def capturing_attention(denoiser: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, torch.Tensor]]:
     """Within the context, the dictionary holds softmax(QKᵀ/√d) of the latest call, {layer: (queries, keys) float32}.
 
     The mean over rows and heads, of all tokens in the layer's own order, as the network computes it.
+
+    Raises:
+        ValueError: on leaving, for a layer without a softmax, or with one that is not of ``F.scaled_dot_product_attention``.
     """
     maps: dict[str, torch.Tensor] = {}
     running: list[str] = []
@@ -321,3 +324,8 @@ def capturing_attention(denoiser: nn.Module, layers: Iterable[str]) -> Iterator[
 
     with hooked(register()), OwnAttention(attend):
         yield maps
+    if hidden := [name for name in layers if name not in maps]:
+        raise ValueError(
+            f"The attention probabilities of {hidden[0]} cannot be read: it has none, as linear attention, or computes them "
+            "in slices; undo enable_attention_slicing()."
+        )

@@ -201,7 +201,7 @@ def test_baselines_and_words_see_its_attention(model, image):
     layout, pipe = model
     latents = pipe.encode(image, quick(layout).get("processing_resolution"))
     if layout == "Sana":
-        with pytest.raises(ValueError, match="softmax self-attention, which Sana does not have"):
+        with pytest.raises(ValueError, match="cannot be read: it has none, as linear attention"):
             aggregated_attention(pipe.predictor(), latents)
     else:
         attention = aggregated_attention(pipe.predictor(), latents)

@@ -11,6 +11,7 @@ from diffusers.models import attention_dispatch
 
 from emerdiff_lib import EmerDiffPipeline
 from emerdiff_lib.loading import TOYSCAPES_FOLDER, quietly
+from emerdiff_lib.words import word_attention
 
 from . import tiny_transformers
 from .conftest import refusal, seeded
@@ -277,3 +278,6 @@ def test_autocast_is_the_user_s(theirs, scene, expected):
 def test_attention_in_slices_keeps_the_labels(theirs, scene, expected):
     theirs.enable_attention_slicing()
     assert (labels(theirs, scene) == expected["exact"]).mean() > 0.999
+    pipe = EmerDiffPipeline.from_pipe(theirs)
+    reads = lambda: word_attention(pipe.predictor(), torch.zeros(1, 8, 32, 32), 281, pipe.backbone.layers())
+    assert "undo enable_attention_slicing()" in refusal(reads)

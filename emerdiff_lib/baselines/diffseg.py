@@ -51,15 +51,10 @@ def aggregated_attention(predictor: Predictor, latents: torch.Tensor) -> torch.T
     Heads are averaged, and the layers of one resolution; text tokens of joint attention are left out. Maps are brought to the
     finest grid (targets bilinearly, sources by repetition), and resolutions are averaged with weights proportional to their
     side (their Eq. 2–3).
-
-    Raises:
-        ValueError: no layer has attention of which there are probabilities.
     """
     backbone, network = predictor.backbone, predictor.denoiser
     with exclusive(network), capturing_attention(network, backbone.self_attention()) as attention:
         predictor.network_output(latents, TIMESTEP)
-    if not attention:
-        raise ValueError(f"DiffSeg needs softmax self-attention, which {backbone.name} does not have.")
     by_grid: dict[tuple[int, int], list[torch.Tensor]] = {}
     for layer, probabilities in attention.items():
         height, width = backbone.grid(layer, *latents.shape[2:])
