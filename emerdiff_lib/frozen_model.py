@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self, Unpack
 
@@ -363,10 +363,6 @@ class FrozenModel:
         """Rows like these latents that the network can be called with at once."""
         widest = self.backbone.widest_maps(*latents.shape[2:])
         return affordable_rows(self.backbone.device, self.dtype, *widest)
-
-    def _bar(self, items: Sequence[Any]) -> Iterable[Any]:
-        """A progress bar over more than one item."""
-        return self.progress_bar(items) if len(items) > 1 else items
 
 
 def affordable_rows(

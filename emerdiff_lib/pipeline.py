@@ -143,10 +143,12 @@ class EmerDiffPipeline(FrozenModel):
         timesteps = [t for t in predictor.timesteps if t <= start]
         with stopwatch(seconds, "invert"):
             if method == "ddim":
-                trajectory = invert_ddim(predictor, latents, timesteps, progress=self._bar)
+                trajectory = invert_ddim(predictor, latents, timesteps, progress=self.progress_bar)
             elif noise_maps:
                 rows = self.affordable_rows(latents)
-                trajectory = invert_ddpm(predictor, latents, timesteps, generator, rows, progress=self._bar)
+                trajectory = invert_ddpm(
+                    predictor, latents, timesteps, generator, rows, progress=self.progress_bar
+                )
             else:
                 drawn = draw_latents(predictor, latents, timesteps, generator)
                 trajectory = Trajectory("ddpm", timesteps, drawn, latents, len(predictor.timesteps))
@@ -357,7 +359,7 @@ class EmerDiffPipeline(FrozenModel):
         self.resolve(trajectory)  # which is refused where it is another model's
         prompt = trajectory.prompt if prompt is None else prompt
         predictor = self.predictor(trajectory.num_inference_steps, prompt, trajectory.processing_resolution)
-        return replay(predictor, trajectory, progress=self._bar)
+        return replay(predictor, trajectory, progress=self.progress_bar)
 
 
 def _assigned(made: Settings, given: Mapping[str, Any]) -> Settings:

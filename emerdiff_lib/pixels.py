@@ -82,13 +82,8 @@ def feature_superpixels(features: torch.Tensor, cell: float) -> Superpixels:
     Args:
         features: (H, W, d) float.
         cell: height of a coarse cell in pixels, the unit of all lengths and areas.
-
-    Raises:
-        ValueError: if the features are not finite.
     """
     values = features.float().numpy()
-    if not np.isfinite(values).all():
-        raise ValueError("The features are not finite; use dtype float32, or check the model's weights.")
     labels = _connected(_clustered(values), SMALLEST * cell**2)
     areas = np.bincount(labels.ravel()).astype(np.float64)
     flat = values.reshape(-1, values.shape[-1])
