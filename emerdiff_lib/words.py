@@ -30,7 +30,6 @@ from .loading import CLIP_FOLDER, load_component, reading_model
 from .pipeline import EmerDiffPipeline
 from .predictor import Predictor
 from .refinement import resize_maps
-from .responses import ImageResponses
 from .settings import Options, real, text, whole
 
 # CLIP's short list of templates that do nearly as well as its eighty
@@ -377,17 +376,9 @@ def name_segments(
 
 
 def name_pixels(
-    words: TextAligned, features: torch.Tensor, vocabulary: Vocabulary, responses: ImageResponses
-) -> np.ndarray:
-    """(H, W) int32 classes: the same features spread over pixels by pixel mode's responses, every pixel by itself."""
-    spread = responses.features(features, size=responses.processing_size)
-    return name_each(words, spread, vocabulary, responses.size)
-
-
-def name_each(
     words: TextAligned, features: torch.Tensor, vocabulary: Vocabulary, size: tuple[int, int]
 ) -> np.ndarray:
-    """(H, W) int32 classes at a size of features (h, w, d), each by itself."""
+    """(H, W) int32 classes of features (h, w, d) that were spread over pixels, as by :meth:`.ImageResponses.features`."""
     labels = torch.from_numpy(vocabulary.labels(words.scores(features, vocabulary)))[None, None].float()
     return F.interpolate(labels, size=size, mode="nearest-exact")[0, 0].int().numpy()
 

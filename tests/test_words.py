@@ -148,9 +148,8 @@ def test_places_and_segments_get_their_names(halves):
 def test_pixels_take_names_by_their_own_features(pipe, scene):
     coarse = pipe.cluster(scene.image, 6, generator=seeded(), mode="pixel", num_parts=24)
     responses, vocabulary, words = pipe.probe(coarse), Vocabulary.of(["blue", "red"]), coloured()
-    coarse = words.features(scene.image, vocabulary)
-    found, features = name_pixels(words, coarse, vocabulary, responses), responses.features(coarse).numpy()
-    assert found.shape == scene.labels.shape
+    features = responses.features(words.features(scene.image, vocabulary))
+    found, features = name_pixels(words, features, vocabulary, scene.labels.shape), features.numpy()
     margin = np.abs(features[..., 0] - features[..., 1]) > 1e-4
     assert np.array_equal(found[margin], (features[..., 0] > features[..., 1]).astype(int)[margin])
 
@@ -211,7 +210,8 @@ def test_one_call_from_words_to_heat_maps_and_a_named_map(pipe, scene):
     named = name_image(pipe, scene.image, names, generator=seeded())
     responses = pipe.probe(pipe.cluster(scene.image, generator=seeded(), mode="pixel"))
     vocabulary, words = Vocabulary.of(names), DenoisingError(pipe)
-    expected = name_pixels(words, words.features(scene.image, vocabulary), vocabulary, responses)
+    features = responses.features(words.features(scene.image, vocabulary), size=responses.processing_size)
+    expected = name_pixels(words, features, vocabulary, responses.size)
     assert np.array_equal(named.labels, expected) and named.names == tuple(names)
     assert np.allclose(named.heat_maps.sum(0), 1, atol=1e-5)
     large = name_image(pipe, scene.image.resize((192, 160)), names, mode="fast")

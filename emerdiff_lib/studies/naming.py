@@ -33,7 +33,6 @@ from ..words import (
     TextAligned,
     Vocabulary,
     WordAttention,
-    name_each,
     name_pixels,
     name_places,
     name_segments,
@@ -135,7 +134,7 @@ def namers_of(
     if set(ways) - {ALONE}:
         coarse = pipe.cluster(image, generator=generator, **(settings or {}))
         pixels = np.asarray(image.resize(coarse.processing_size[::-1]))
-        namers[FILTERED] = lambda model, v, f: name_each(model, guided_adaptive(f, pixels), v, coarse.size)
+        namers[FILTERED] = lambda model, v, f: name_pixels(model, guided_adaptive(f, pixels), v, coarse.size)
         add(COARSE, assign_bilinear(coarse.masks, coarse.size), coarse.masks)
     if EMERDIFF in ways:
         add(EMERDIFF, pipe.assign(pipe.respond(coarse)), coarse.masks)
@@ -143,7 +142,8 @@ def namers_of(
         responses = pipe.probe(coarse, mode="pixel")
         segments, (_, rows, columns) = pipe.assign(responses), coarse.masks.shape
         add(SEGMENTS, segments, label_shares(segments, (rows, columns)))
-        namers[PIXELS] = lambda model, v, f: name_pixels(model, f, v, responses)
+        spread = lambda f: responses.features(f, size=coarse.processing_size)
+        namers[PIXELS] = lambda model, v, f: name_pixels(model, spread(f), v, coarse.size)
     return {way: namers[way] for way in WAYS if way in ways}
 
 
