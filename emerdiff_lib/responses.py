@@ -117,7 +117,7 @@ class ImageResponses(CoarseMasks):
     def _spread(self, values: torch.Tensor, guide_radius: float | None = None) -> torch.Tensor:
         """(P, d) values of parts → (H, W, d) of pixels."""
         radius = self.settings.guide_radius if guide_radius is None else guide_radius
-        planes = self._pixels(torch.cat([values.T @ some for some in self.weights()], 1))
+        planes = torch.cat([values.T @ some for some in self.weights()], 1).unflatten(1, self.codes.shape[2:])
         planes = refine(planes, self.guide, self.cell, 0.0, radius)
         return pixel_adaptive(planes, self.guide, ADAPTIVE).permute(1, 2, 0)
 
@@ -144,8 +144,6 @@ class ImageResponses(CoarseMasks):
         """
         whole(1)("num_segments", num_segments)
         labels = torch.from_numpy(self.superpixels(guide_radius).segments(num_segments))
-        if tuple(labels.shape) == self.size:
-            return labels.numpy()
         return assign_bilinear(labels == torch.arange(int(labels.max()) + 1)[:, None, None], self.size)
 
     def segment_at(self, point: tuple[float, float], granularity: float = 0.5) -> np.ndarray:
@@ -173,10 +171,6 @@ class ImageResponses(CoarseMasks):
         areas = label_shares(labels, self.grid)
         cells = areas.argmax(0) == torch.arange(len(areas))[:, None, None]
         return cells, mask_embeddings(self.queries, areas)
-
-    def _pixels(self, flat: torch.Tensor) -> torch.Tensor:
-        """(n, pixels of the codes) → (n, H, W) at the processing size."""
-        return resize_maps(flat.unflatten(1, self.codes.shape[2:]), self.processing_size)
 
 
 def quantise(responses: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
