@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from .files import STATE
 from .settings import check_known
 
 # Formats that are decoded here and now: among Pillow's others are some that start programs (EPS) or accept any bytes (TGA)
@@ -96,8 +95,8 @@ def reading(path: str | Path, formats: tuple[str, ...] = FORMATS) -> Iterator[No
 def image_files(folder: Path | str) -> list[Path]:
     """All image files below a folder, sorted by path: regular files, or links to such, with one of ``IMAGE_SUFFIXES``.
 
-    Hidden ones (macOS' ``._a.png``) and those in hidden or system folders are left out, and a warning says how many. Links to
-    folders are followed, each folder once, so that circles end.
+    Hidden ones (macOS' ``._a.png``) and those in hidden or system folders are left out. Links to folders are followed, each
+    folder once, so that circles end.
 
     Raises:
         FileNotFoundError: ``folder`` is none.
@@ -110,23 +109,14 @@ def image_files(folder: Path | str) -> list[Path]:
     left_out = lambda name: name.startswith(".") or name in SYSTEM_FOLDERS
     seen = {os.path.realpath(folder)}
     files: list[Path] = []
-    skipped: list[str] = []
     with reading(folder):
         for place, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
             targets = {os.path.realpath(os.path.join(place, name)): name for name in sorted(folders)}
             fresh = [name for target, name in targets.items() if target not in seen]
             seen.update(targets)
-            images = [name for name in names if Path(name).suffix.lower() in IMAGE_SUFFIXES]
-            skipped += filter(left_out, (*images, *fresh))
             folders[:] = [name for name in fresh if not left_out(name)]
+            images = [name for name in names if Path(name).suffix.lower() in IMAGE_SUFFIXES]
             files += [Path(place, name) for name in images if not left_out(name)]
-    skipped += [str(file) for file in files if not os.path.isfile(file)]
-    if others := sorted(name for name in skipped if name != STATE):
-        warnings.warn(
-            f"{len(others)} hidden images, links to nothing and system folders of {shown(folder)} are left out "
-            f"({shown(others[0])} …).",
-            stacklevel=2,
-        )
     return sorted(file for file in files if os.path.isfile(file))
 
 
