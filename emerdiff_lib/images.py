@@ -68,17 +68,12 @@ def reading(path: str | Path, formats: tuple[str, ...] = FORMATS) -> Iterator[No
 
     Raises:
         FileNotFoundError: it is not there, or neither a file nor a folder.
-        PermissionError: it may not be read.
-        ValueError: it is damaged, too large or of no known format.
+        ValueError: it may not be read, is damaged, too large or of no known format.
     """
     try:
         if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
             raise FileNotFoundError  # but a pipe or device, whose reading may never end
         yield
-    except PermissionError as error:
-        raise PermissionError(
-            f"{shown(error.filename or path)} may not be read by this user; change its permissions."
-        ) from error
     except (FileNotFoundError, NotADirectoryError) as error:
         raise FileNotFoundError(f"There is no {shown(os.path.abspath(path))}; check the path.") from error
     except Exception as error:  # what a broken file makes a parser raise is no closed list
@@ -100,7 +95,7 @@ def image_files(folder: Path | str) -> list[Path]:
 
     Raises:
         FileNotFoundError: ``folder`` is none.
-        PermissionError: it, or a folder below it, may not be read: its images would be missing in silence.
+        ValueError: it, or a folder below it, may not be read: its images would be missing in silence.
     """
 
     def refuse(error: OSError) -> None:
@@ -145,7 +140,6 @@ def load_image(image: ImageInput, upright: bool = True) -> Image.Image:
 
     Raises:
         FileNotFoundError: the path does not exist, or is no file.
-        PermissionError: the file may not be read.
         ValueError: the file is no readable image or too large, or the image has a shape, type or range that none has.
         TypeError: ``image`` is none of the above.
     """

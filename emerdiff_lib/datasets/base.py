@@ -171,7 +171,6 @@ class FileDataset(LabelledDataset):
 
         Raises:
             FileNotFoundError: a file is missing.
-            PermissionError: a file may not be read.
             ValueError: a file cannot be read, sizes differ, a label is none of the data set's, or all are ignored.
         """
         name, image_file, label_file = self.pairs[index]
@@ -211,7 +210,7 @@ def stored_numbers(file: Path) -> np.ndarray:
     """(H, W) int32 numbers of a label map: an image with a single channel, palette or not.
 
     Raises:
-        FileNotFoundError, PermissionError, ValueError: it cannot be read, is in a lossy format, has colours, or has numbers
+        FileNotFoundError, ValueError: it cannot be read, is in a lossy format, has colours, or has numbers
             outside 0–65535.
     """
     with reading(file, LOSSLESS):

@@ -66,8 +66,8 @@ def find_images(spec: str | Path) -> list[ImageSample]:
 
     Raises:
         FileNotFoundError: nothing is there, or the folder holds no image.
-        PermissionError: a folder below it cannot be read.
-        ValueError: a Toyscapes range that is empty or leaves the world's seeds, or two images of one name.
+        ValueError: a folder that cannot be read, a Toyscapes range that is empty or leaves the world's seeds, or two images
+            of one name.
     """
     parts = [part.strip() for part in str(spec).split(",")]
     if len(parts) > 1 and all(parts) and not os.path.exists(os.path.expanduser(spec)):
