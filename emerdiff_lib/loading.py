@@ -25,15 +25,7 @@ from .settings import check_known
 
 TOYSCAPES_FOLDER = Path(__file__).parent / "toyscapes" / "checkpoint"
 # Small models that differ from the first in one thing (notebook 13); they share the bundled model's autoencoder
-VARIANTS = (
-    "toyscapes-reference",
-    "toyscapes-no-captions",
-    "toyscapes-v-prediction",
-    "toyscapes-other-seed",
-    "toyscapes-wide-top",
-    "toyscapes-half-training",
-    "toyscapes-transformer",
-)
+VARIANTS = {f"toyscapes-{each.name}": each for each in (TOYSCAPES_FOLDER.parent / "relatives").glob("*/")}
 # A small CLIP of the same scenes (notebook 14), by the name "toyscapes-clip"
 CLIP_FOLDER = TOYSCAPES_FOLDER.parent / "clip"
 # A model of photographs, under terms of its own (its LICENSE); a packager may leave the folder out
@@ -297,9 +289,7 @@ def locate(name: str | Path) -> str:
         FileNotFoundError: bundled weights are missing, or a path does not hold a diffusers folder.
         ValueError: the path is a single file that is no safetensors.
     """
-    variants = TOYSCAPES_FOLDER.parent / "relatives"
-    bundled = {model: variants / model.removeprefix("toyscapes-") for model in VARIANTS}
-    bundled |= {"toyscapes": TOYSCAPES_FOLDER, "streets": STREETS_FOLDER}
+    bundled = VARIANTS | {"toyscapes": TOYSCAPES_FOLDER, "streets": STREETS_FOLDER}
     folder = bundled.get(str(name), Path(name).expanduser())
     if (folder / "model_index.json").exists():
         return str(folder)
