@@ -110,15 +110,7 @@ class FrozenModel:
             if isinstance(network, torch.nn.Module):
                 network.requires_grad_(False)
         index = {} if str(name).endswith(".safetensors") else DiffusionPipeline.load_config(pipe.name_or_path)
-        try:
-            own = index.get("default_settings") or {}
-            model = cls(pipe, {**own}, str(name), kwargs.get("variant") or "")
-            model.backbone.defaults()
-            return model
-        except (TypeError, IndexError, KeyError, AttributeError, ZeroDivisionError) as error:
-            raise ValueError(
-                f"The configuration of {name} cannot be used ({type(error).__name__}: {error}); download it again."
-            ) from error
+        return cls(pipe, index.get("default_settings"), str(name), kwargs.get("variant") or "")
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or name == "pipe":
