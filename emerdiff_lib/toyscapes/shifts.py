@@ -25,7 +25,6 @@ class Shift:
     """What is changed about a scene; by default nothing.
 
     Attributes:
-        description: in a few words.
         disguises: {class name: the class whose texture it wears}.
         unseen_objects: a balloon, a lighthouse or a snowman, two per scene, are put in; labels :data:`UNSEEN`.
         lines: a line drawing, dark lines on white paper where classes or objects meet.
@@ -34,7 +33,6 @@ class Shift:
         spoil: finished (H, W, 3) uint8 image and a random generator → image.
     """
 
-    description: str
     disguises: dict[str, str] = field(default_factory=dict)
     unseen_objects: bool = False
     lines: bool = False
@@ -127,23 +125,17 @@ def _snowman(draw: Draw, x: float, foot: float, size: float) -> list:
 _SWAPPED = ("mountain", "water", "grass", "wall", "road", "crown", "roof", "hull", "person", "trunk", "door")
 
 SHIFTS = {
-    "as trained": Shift("the world that the model was trained on"),
-    "textures swapped": Shift(
-        "each class wears another's texture",
-        disguises=dict(zip(_SWAPPED, _SWAPPED[1:] + _SWAPPED[:1], strict=True)),
-    ),
-    "unseen objects": Shift("two objects of kinds that the world does not have", unseen_objects=True),
-    "line drawing": Shift("lines on white paper", lines=True),
-    "blur, 1 px": Shift("Gaussian blur", spoil=blur(1)),
-    "blur, 3 px": Shift("Gaussian blur", spoil=blur(3)),
-    "noise, 5 %": Shift("Gaussian noise", spoil=noise(0.05)),
-    "noise, 20 %": Shift("Gaussian noise", spoil=noise(0.2)),
-    "JPEG, quality 10": Shift("JPEG", spoil=jpeg(10)),
-    "light from one side": Shift(
-        "bright on the right, dark on the left",
-        light=lambda x, y: (0.2 + 1.1 * x)[..., None],
-    ),
-    "red light": Shift("a strong colour cast", light=lambda x, y: np.array((1.15, 0.5, 0.35))),
-    "twice as near": Shift("half the window", window=0.5),
-    "farther": Shift("one and a half times the window", window=1.5),
+    "as trained": Shift(),
+    "textures swapped": Shift(disguises=dict(zip(_SWAPPED, _SWAPPED[1:] + _SWAPPED[:1], strict=True))),
+    "unseen objects": Shift(unseen_objects=True),
+    "line drawing": Shift(lines=True),
+    "blur, 1 px": Shift(spoil=blur(1)),
+    "blur, 3 px": Shift(spoil=blur(3)),
+    "noise, 5 %": Shift(spoil=noise(0.05)),
+    "noise, 20 %": Shift(spoil=noise(0.2)),
+    "JPEG, quality 10": Shift(spoil=jpeg(10)),
+    "light from one side": Shift(light=lambda x, y: (0.2 + 1.1 * x)[..., None]),  # the right
+    "red light": Shift(light=lambda x, y: np.array((1.15, 0.5, 0.35))),
+    "twice as near": Shift(window=0.5),
+    "farther": Shift(window=1.5),
 }
