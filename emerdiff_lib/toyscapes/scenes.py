@@ -53,20 +53,14 @@ class Toyscapes:
     coarse_palette = COARSE_PALETTE
 
     def __init__(self, split: str = "train", shift: str = "as trained"):
-        self.split, self.shift = check_known("split", split, SPLITS), check_known("shift", shift, SHIFTS)
-        self.seeds = SPLITS[split]
+        self.seeds = SPLITS[check_known("split", split, SPLITS)]
+        self.shift = check_known("shift", shift, SHIFTS)
 
     def __len__(self) -> int:
         return len(self.seeds)
 
     def __getitem__(self, index: int) -> Scene:
-        try:
-            seed = self.seeds[index]
-        except IndexError:
-            raise IndexError(
-                f"Toyscapes({self.split!r}) has scenes 0 to {len(self) - 1}, not {index}."
-            ) from None
-        return self.from_seed(seed, self.shift)
+        return self.from_seed(self.seeds[index], self.shift)
 
     @staticmethod
     def from_seed(seed: int, shift: str = "as trained") -> Scene:
@@ -74,6 +68,3 @@ class Toyscapes:
         image, labels, caption = draw_scene(seed, SHIFTS[check_known("shift", shift, SHIFTS)])
         coarse = np.append(FINE_TO_COARSE, np.uint8(COARSE_UNSEEN))[labels]
         return Scene(Image.fromarray(image), labels, coarse, caption, seed)
-
-    def __repr__(self) -> str:
-        return f"Toyscapes({self.split!r}): {len(self):,} scenes"
