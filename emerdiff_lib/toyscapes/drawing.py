@@ -11,7 +11,9 @@ textures are functions of broadcastable coordinate arrays ``x`` of shape (1, w) 
 from __future__ import annotations
 
 import colorsys
+from bisect import bisect
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -55,23 +57,16 @@ def hsv(hue: float, saturation: float, value: float) -> np.ndarray:
     return np.array(colorsys.hsv_to_rgb(hue % 1.0, clip(saturation), clip(value)), np.float32)
 
 
+HUES = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "red")
+HUES_END = (0.04, 0.11, 0.19, 0.45, 0.54, 0.70, 0.94)
+
+
 def colour_name(hue: float, saturation: float, value: float) -> str:
     """The plain English name that captions give to a colour."""
-    hue %= 1.0
     if saturation < 0.16:
         return "white" if value > 0.75 else "grey"
-    for limit, name in (
-        (0.04, "red"),
-        (0.11, "orange"),
-        (0.19, "yellow"),
-        (0.45, "green"),
-        (0.54, "cyan"),
-        (0.70, "blue"),
-        (0.94, "purple"),
-    ):
-        if hue < limit:
-            return "brown" if name == "orange" and value < 0.6 else name
-    return "red"
+    name = HUES[bisect(HUES_END, hue % 1.0)]
+    return "brown" if name == "orange" and value < 0.6 else name
 
 
 # --- fields: functions of position -----------------------------------------------------------------------------------
@@ -178,11 +173,12 @@ def planks(draw: Draw) -> Field:
 # --- shapes: boolean fields with bounds ------------------------------------------------------------------------------
 
 
+@dataclass
 class Shape:
     """A region of the world: a boolean field and the box that contains it. ``a | b`` is the union."""
 
-    def __init__(self, bounds: Bounds, inside: Field):
-        self.bounds, self.inside = bounds, inside
+    bounds: Bounds
+    inside: Field
 
     def __or__(self, other: Shape) -> Shape:
         a, b = self.bounds, other.bounds
@@ -235,8 +231,8 @@ class Canvas:
         self.rgb = np.zeros((pixels, pixels, 3), np.float32)
         self.labels = np.zeros((pixels, pixels), np.uint8)
         self.objects = np.zeros((pixels, pixels), np.uint8)
-        shares = (np.arange(pixels, dtype=np.float32) + np.float32(0.5)) / np.float32(pixels)
-        centres = shares * np.float32(extent)
+        self.across = (np.arange(pixels, dtype=np.float32) + np.float32(0.5)) / np.float32(pixels)
+        centres = self.across * np.float32(extent)
         self.x, self.y = (centres + np.float32(left))[None], (centres + np.float32(top))[:, None]
 
     def _visible(self, shape: Shape):

@@ -14,7 +14,6 @@ from .objects import LIGHTS, ObjectPainter
 from .shifts import SHIFTS, Shift, line_drawing, paint_unseen_objects
 
 SIZE = 128
-AS_TRAINED = SHIFTS["as trained"]
 
 
 class Painter(ObjectPainter):
@@ -215,7 +214,7 @@ class Painter(ObjectPainter):
         return f"a picture of {' and '.join(dict.fromkeys(seen)) or 'a field'} {self.light.words}"
 
 
-def draw_scene(seed: int, shift: Shift = AS_TRAINED) -> tuple[np.ndarray, np.ndarray, str]:
+def draw_scene(seed: int, shift: Shift = SHIFTS["as trained"]) -> tuple[np.ndarray, np.ndarray, str]:
     """The scene of a seed: RGB (128, 128, 3) uint8, fine labels (128, 128) uint8 and its caption.
 
     ``shift`` changes one thing about it, see :mod:`.shifts`; captions name what the world's own objects show.
@@ -233,8 +232,7 @@ def draw_scene(seed: int, shift: Shift = AS_TRAINED) -> tuple[np.ndarray, np.nda
     if shift.unseen_objects:
         paint_unseen_objects(canvas, aside, horizon)
     if shift.light is not None:
-        across = (np.arange(2 * SIZE, dtype=np.float32) + np.float32(0.5)) / np.float32(2 * SIZE)
-        canvas.rgb *= shift.light(across[None], across[:, None]).astype(np.float32)
+        canvas.rgb *= shift.light(canvas.across[None], canvas.across[:, None]).astype(np.float32)
     if shift.lines:
         canvas.rgb, illumination = line_drawing(canvas), lambda x, y: 1 + 0 * (x + y)
     image, labels = canvas.develop(illumination)
