@@ -7,12 +7,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from zlib import crc32
 
 import numpy as np
 from PIL import ExifTags, Image
 
+from ..colours import segment_palette
 from ..evaluation.regions import known_pixels
 from ..images import LOSSLESS, image_files, load_image, plain_name, reading, shown
 from ..settings import check_known
@@ -64,12 +66,9 @@ class LabelledDataset(ABC):
     @abstractmethod
     def __getitem__(self, index: int) -> Sample: ...
 
-    @property
+    @cached_property
     def palette(self) -> np.ndarray:
-        """Colours well apart, by the bit pattern of the index as PASCAL VOC does it."""
-        place = np.arange(8)[:, None]
-        bits = np.arange(1, len(self.class_names) + 1)[:, None, None] >> (3 * place + np.arange(3)) & 1
-        return (bits << (7 - place)).sum(1).astype(np.uint8)
+        return segment_palette(len(self.class_names))
 
     def __repr__(self) -> str:
         facts = f"{len(self):,} images, {len(self.class_names)} classes, split {self.split!r}"
@@ -215,15 +214,12 @@ def stored_numbers(file: Path) -> np.ndarray:
     """
     with reading(file, LOSSLESS):
         with Image.open(file, formats=LOSSLESS) as opened:
+            step = {"L;2": 85, "L;4": 17}.get(opened.tile[0].args, 1)  # grey of PNGs, spread over 0–255
             if "jpeg" in str(opened.info.get("compression")):
                 raise ValueError("JPEG has changed its numbers")
             if opened.getexif().get(ExifTags.Base.Orientation, 1) != 1:
                 raise ValueError("its EXIF says that it is turned; store it upright")
-            numbers = np.array(opened)
-        with open(file, "rb") as stream:
-            head = stream.read(26)
-        if head.startswith(b"\x89PNG") and head[25] == 0:  # grey: Pillow spreads 2 and 4 bits over 0–255
-            numbers = numbers // {2: 85, 4: 17}.get(head[24], 1)
+            numbers = np.array(opened) // step
         whole = numbers.ndim == 2 and numbers.dtype.kind in "bui"
         if not whole or not 0 <= numbers.min() <= numbers.max() < 65536:
             raise ValueError(

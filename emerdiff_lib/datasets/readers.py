@@ -33,10 +33,7 @@ class ToyscapesDataset(LabelledDataset):
         self.split, self.fine = self.check_split(split), fine
         self.scenes = Toyscapes(self.split)
         self.class_names = tuple(Toyscapes.class_names if fine else Toyscapes.coarse_class_names)
-
-    @property
-    def palette(self) -> np.ndarray:
-        return Toyscapes.palette if self.fine else Toyscapes.coarse_palette
+        self.palette = Toyscapes.palette if fine else Toyscapes.coarse_palette
 
     def __len__(self) -> int:
         return len(self.scenes)
@@ -206,6 +203,8 @@ class CamVid(FileDataset):
     """
 
     class_names = tuple(NAMES["camvid"])
+    _COLOURS = "808080 800000 c0c080 804080 3c28de 808000 c08080 404080 400080 404000 0080c0"
+    palette = np.frombuffer(bytes.fromhex(_COLOURS), np.uint8).reshape(-1, 3)
     ignore_index = 11
     table = lookup_table({number: number for number in range(11)}, ignored=[11], ignore_index=11)
     splits = ("test", "train", "val")
@@ -219,11 +218,6 @@ class CamVid(FileDataset):
             image, label = (root.joinpath(*path.split("/")[-2:]) for path in line.split())
             pairs.append((image.stem, image, label))
         return pairs
-
-    @property
-    def palette(self) -> np.ndarray:
-        colours = "808080 800000 c0c080 804080 3c28de 808000 c08080 404080 400080 404000 0080c0"
-        return np.array([list(bytes.fromhex(colour)) for colour in colours.split()], np.uint8)
 
 
 class VOC2012(FileDataset):
