@@ -328,7 +328,7 @@ def test_what_an_image_parameter_may_name(tmp_path, capsys):
             one_image(spec)
     for name in ("b.png", "a.png"):
         Image.new("RGB", (8, 8)).save(tmp_path / name)
-    assert (one_image(tmp_path).name, one_image("toyscapes:7-9").seed) == ("a.png", 7)
+    assert (one_image(tmp_path).name, one_image("toyscapes:7-9").source) == ("a.png", 7)
     assert "names 2 images; a.png is the first" in capsys.readouterr().out
     several = [one.record for one in find_images(f"sample:cat, {tmp_path},toyscapes:7-8")]
     assert several == ["cat", "a.png", "b.png", "toyscapes-000007", "toyscapes-000008"]

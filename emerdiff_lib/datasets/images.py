@@ -27,35 +27,32 @@ class ImageSample:
     Attributes:
         name: unique among the images found together; of a file below a folder, its path from there.
         record: what its results are kept under: its name, or "" if it was asked for by itself.
+        source: the file, "sample:" and a photograph's name, or a scene's seed.
     """
 
     name: str
     record: str
-    path: Path | None = None
-    seed: int | None = None
-    photograph: str = ""
+    source: Path | str | int
 
     @property
     def scene(self) -> Scene | None:
         """The scene with its ground truth, or None for a photograph."""
-        return None if self.seed is None else Toyscapes.from_seed(self.seed)
+        return Toyscapes.from_seed(self.source) if isinstance(self.source, int) else None
 
     @property
     def image(self) -> Image.Image:
         """The image; raises as :func:`~emerdiff_lib.images.load_image` does."""
-        if self.seed is not None:
-            return Toyscapes.from_seed(self.seed).image
-        return load_image(self.photograph or self.path)
+        return load_image(self.source) if (scene := self.scene) is None else scene.image
 
     @property
     def model(self) -> str:
         """The bundled model that knows such images best."""
-        return "streets" if self.seed is None else "toyscapes"
+        return "toyscapes" if isinstance(self.source, int) else "streets"
 
     @property
     def credit(self) -> str:
         """Who took a sample photograph, and its licence; "" for any other image."""
-        return SAMPLES[self.name][1] if self.photograph else ""
+        return SAMPLES[self.name][1] if isinstance(self.source, str) else ""
 
 
 def find_images(spec: str | Path) -> list[ImageSample]:
@@ -84,12 +81,12 @@ def find_images(spec: str | Path) -> list[ImageSample]:
                 f"image={str(spec)!r} names no scenes; write toyscapes:FIRST-LAST with seeds below 900000."
             )
         names = {f"toyscapes-{seed:06}": seed for seed in range(first, last + 1)}
-        return [ImageSample(name, name if first < last else "", seed=seed) for name, seed in names.items()]
+        return [ImageSample(name, name if first < last else "", seed) for name, seed in names.items()]
     if str(spec).startswith(SAMPLE):
         name = str(spec).removeprefix(SAMPLE)
         if name == "all":
-            return [ImageSample(each, each, photograph=SAMPLE + each) for each in SAMPLES]
-        return [ImageSample(check_known("sample", name, [*SAMPLES, "all"]), "", photograph=str(spec))]
+            return [ImageSample(each, each, SAMPLE + each) for each in SAMPLES]
+        return [ImageSample(check_known("sample", name, [*SAMPLES, "all"]), "", str(spec))]
     path = folder_path("image", spec)
     if os.path.isfile(path):
         return [ImageSample(path.name, "", path)]

@@ -109,10 +109,10 @@ def sample_key(data: LabelledDataset, position: int) -> dict[str, str]:
 
 def image_key(sample: ImageSample) -> dict[str, str]:
     """An image by content, wherever it lies; raises OSError or ValueError for a file that cannot be read."""
-    if sample.path is None:
+    if not isinstance(sample.source, Path):
         return {"image": array_digest(np.asarray(sample.image))}
-    with reading(sample.path):
-        return {"image": file_digest(sample.path)}
+    with reading(sample.source):
+        return {"image": file_digest(sample.source)}
 
 
 def scene_key(seed: int, *shift: str) -> dict[str, str]:
