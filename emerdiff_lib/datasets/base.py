@@ -16,6 +16,7 @@ from PIL import ExifTags, Image
 
 from ..colours import segment_palette
 from ..evaluation.regions import known_pixels
+from ..files import folder_path
 from ..images import LOSSLESS, image_files, load_image, plain_name, reading, shown
 from ..settings import check_known
 
@@ -111,10 +112,6 @@ class LabelledDataset(ABC):
 class FileDataset(LabelledDataset):
     """Pairs of an image file and a label file.
 
-    Args:
-        root: the folder that holds the official layout.
-        split: the part's name; by default the one that papers report.
-
     Attributes:
         layout: folders of images and of label maps below the root, and the list of names if there is one, with {split} in them.
         endings: what their files have behind the name, but for the suffix of images, which is ".jpg" where there is a list.
@@ -134,8 +131,8 @@ class FileDataset(LabelledDataset):
     table: np.ndarray
     upright = False
 
-    def __init__(self, root: Path, split: str = ""):
-        self.split = self.check_split(split)
+    def __init__(self, root: Path | str, split: str = ""):
+        self.split, root = self.check_split(split), folder_path("root", root)
         self.pairs = [(plain_name(name), *files) for name, *files in self.find_pairs(root)]
         if not self.pairs:
             raise FileNotFoundError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -29,28 +28,15 @@ class AnnotatedImage:
 
 
 class BSDS500(FileDataset):
-    """BSDS500 in its official layout (Arbeláez et al., TPAMI 2011): 200 training, 100 validation and 200 test images.
-
-    Args:
-        root: BSDS500/, or data/ in it.
-        split: "test", as papers report, "val" or "train".
-
-    Raises:
-        ValueError: an unknown split, or a file that is none of the data set's.
-        FileNotFoundError: a folder or a file is missing, or there is no image.
-    """
+    """BSDS500 in its official layout (Arbeláez et al., TPAMI 2011): 200 training, 100 validation and 200 test images."""
 
     class_names, splits = (), ("test", "val", "train")
-    layout, endings = ("images/{split}", "groundTruth/{split}"), ("", ".mat")
+    layout, endings = ("data/images/{split}", "data/groundTruth/{split}"), ("", ".mat")
     table = lookup_table({0: 0})  # regions have no classes
     source = (
-        "Expected: data/images/{train,val,test}/*.jpg and data/groundTruth/{train,val,test}/*.mat, or both without data/. "
+        "Expected in BSDS500: data/images/{train,val,test}/*.jpg and data/groundTruth/{train,val,test}/*.mat. "
         "BSR_bsds500.tgz is at www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping."
     )
-
-    def __init__(self, root: Path | str, split: str = "test"):
-        root = Path(root).expanduser().absolute()
-        super().__init__(root / "data" if (root / "data").is_dir() else root, split)
 
     def __getitem__(self, index: int) -> AnnotatedImage:
         name, file, truth = self.pairs[index]
