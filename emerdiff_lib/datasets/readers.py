@@ -18,13 +18,7 @@ NAMES = json.loads(Path(__file__).with_name("class_names.json").read_text(encodi
 
 
 class ToyscapesDataset(LabelledDataset):
-    """The bundled world behind the common interface; nothing to download.
-
-    Args:
-        root: not used.
-        split: "test", "validation" or "train".
-        fine: 18 classes instead of the 10 coarse ones.
-    """
+    """The bundled world behind the common interface, of 10 coarse classes or 18 ``fine`` ones; nothing is read from ``root``."""
 
     ignore_index = None
     splits = ("test", "validation", "train")
@@ -71,8 +65,8 @@ class LabelledFolder(FileDataset):
         places = (root / self.split / "classes.txt", root / "classes.txt")
         if listings := [file for file in places if file.exists()]:
             self.class_names = tuple(text_lines(listings[0]))
-            lines = len(listings[0].read_text(encoding="utf-8-sig").rstrip().splitlines())
-            if not self.class_names or not len(set(self.class_names)) == len(self.class_names) == lines:
+            lines = listings[0].read_text(encoding="utf-8-sig").rstrip().splitlines()
+            if not 0 < len(set(self.class_names)) == len(lines):
                 raise ValueError(
                     f"{shown(listings[0])} names no class, or one twice, or has a line without a name; its lines are the labels "
                     "from 0 on, one name in each."
