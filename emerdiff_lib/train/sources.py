@@ -19,7 +19,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from ..files import write_atomically
-from ..images import image_files, load_image, shown
+from ..images import image_files, load_image, reading, shown
 from ..toyscapes.scenes import SPLITS
 from ..toyscapes.world import SIZE, draw_scene
 from .architecture import words_of
@@ -100,8 +100,7 @@ def folder_crops(config: Config) -> Source:
             raise FileNotFoundError(
                 f"There is no image below {shown(folder)}; --images takes folders of images."
             )
-        path = folder / "metadata.jsonl"
-        captions = read_captions(path) if path.exists() else {}
+        captions = read_captions(folder / "metadata.jsonl")
         files += below
         texts += [captions.get(file.relative_to(folder).as_posix(), "") for file in below]
     held_out = range(0, len(files), config.hold_out) if config.hold_out else range(0)
@@ -133,7 +132,6 @@ def random_crops(files: Sequence[Path], config: Config) -> Callable[[int], np.nd
 
     Threads draw the next epoch while one is trained on.
     """
-    ahead: dict[int, Iterable[np.ndarray]] = {}
     # map draws nothing before it is asked to
     over = ThreadPool(config.workers).imap if config.workers else map
 
@@ -144,13 +142,14 @@ def random_crops(files: Sequence[Path], config: Config) -> Callable[[int], np.nd
             crops.append(crop[:, ::-1] if rng.random() < 0.5 else crop)
         return np.stack(crops)
 
+    @lru_cache(maxsize=2)
+    def begun(number: int) -> Iterable[np.ndarray]:
+        return over(crops_of, [(number, file) for file in range(len(files))])
+
     @lru_cache(maxsize=1)
     def epoch(number: int) -> np.ndarray:
-        drawn = lambda number: over(crops_of, [(number, file) for file in range(len(files))])
-        items = ahead.pop(number, None) or drawn(number)
-        ahead.clear()
-        ahead[number + 1] = drawn(number + 1)
-        return np.concatenate(list(items))
+        this, _ = begun(number), begun(number + 1)
+        return np.concatenate(list(this))
 
     return epoch
 
@@ -164,20 +163,8 @@ def _cropped(image: Image.Image, size: int, share: float, across: float, down: f
 
 
 def read_captions(path: Path) -> dict[str, str]:
-    """{file_name: text} of a JSON-lines file.
-
-    Raises:
-        ValueError: naming the file, and the line.
-    """
-    captions = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            captions[str(row["file_name"])] = str(row["text"])
-        except (ValueError, KeyError, TypeError):
-            raise ValueError(
-                f'{shown(path)}, line {number}, is no caption; write {{"file_name": "a.jpg", "text": "a road"}}.'
-            ) from None
-    return captions
+    """{file_name: text} of a file of JSON lines, {} if there is none; raises ValueError for a line that is something else."""
+    with reading(path):
+        lines = path.read_text(encoding="utf-8-sig").splitlines() if path.exists() else []
+        rows = [json.loads(line) for line in lines if line.strip()]
+        return {str(row["file_name"]): str(row["text"]) for row in rows}
