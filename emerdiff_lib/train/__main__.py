@@ -18,7 +18,7 @@ from accelerate import Accelerator
 
 from ..files import write_atomically
 from .architecture import Model
-from .config import Config, flag, parse
+from .config import Config, parse
 from .packaging import export, load_weights, write_card
 from .sources import folder_crops, toyscapes
 from .stages import train_autoencoder, train_denoiser
@@ -37,25 +37,20 @@ def kept_precision(config: Config, words: Sequence[str] = ()) -> str:
         ValueError: the output folder holds a run on other images or of other settings.
     """
     path, options = config.output / "run.json", {name: str(getattr(config, name)) for name in FIXED}
-    said = {"words": " ".join(words)}
+    options["words"] = " ".join(words)  # of captions
     if path.exists():
-        before = said | json.loads(path.read_text())
-        if before["words"] != said["words"]:
+        before = json.loads(path.read_text())
+        if changed := [name for name, value in options.items() if before.get(name, value) != value]:
             raise ValueError(
-                f"{config.output} holds a run with captions of other words; choose another --output."
+                f"{config.output} holds a run with other {changed[0]} (run.json); choose another --output."
             )
-        for name, value in options.items():
-            if before[name] != value:
-                raise ValueError(
-                    f"{config.output} holds a run with {flag(name)} {before[name]}, not {value}; choose another --output."
-                )
         return before["precision"]
     precision = config.mixed_precision
     if precision == "auto":  # bfloat16 is twice as fast there, and up to four times slower on other CPUs
         on_gpu = torch.accelerator.is_available() and not config.cpu
         precision = "bf16" if on_gpu or torch.cpu.get_capabilities().get("amx_bf16") else "no"
     config.output.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, json.dumps(options | said | {"precision": precision}, indent=1) + "\n")
+    write_atomically(path, json.dumps(options | {"precision": precision}, indent=1) + "\n")
     return precision
 
 

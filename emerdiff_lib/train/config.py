@@ -71,9 +71,8 @@ class Config:
             raise ValueError(
                 f"--widths {self.widths} are not possible; give a multiple of 8, and then three of 16."
             )
-        if self.init_from is None and (self.fresh_unet or self.autoencoder_steps == 0):
-            name = "--fresh-unet" if self.fresh_unet else "--autoencoder-steps=0"
-            raise ValueError(f"{name} keeps the autoencoder of --init-from; give one.")
+        if self.init_from is None and self.autoencoder_steps == 0:
+            raise ValueError("--autoencoder-steps=0 keeps the autoencoder of --init-from; give one.")
         if self.images is None and self.size != SIZE:
             raise ValueError(f"--size={self.size} needs --images; Toyscapes has a size, {SIZE}, of its own.")
 
