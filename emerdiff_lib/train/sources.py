@@ -25,11 +25,6 @@ from ..toyscapes.world import SIZE, draw_scene
 from .architecture import words_of
 from .config import Config
 
-TOYSCAPES_WORDS = (
-    "a and at blue boat brown car clouds cyan day field green grey house in lake moon mountains night of on orange "
-    "person picture purple red road roof sea sun sunset the tree white with yellow"
-)
-
 
 @dataclass
 class Source:
@@ -71,13 +66,14 @@ def toyscapes(folder: Path, count: int) -> Source:
         images.flush()
         write_atomically(texts, json.dumps(captions))
     drawn = np.load(path, mmap_mode="r")
+    captions = json.loads(texts.read_text())
     held_out, _, held_out_captions = zip(*map(draw_scene, SPLITS["validation"][:64]), strict=True)
     return Source(
         lambda number: drawn,
-        json.loads(texts.read_text()),
+        captions,
         passes=float("inf"),
         held_out=(np.stack(held_out), list(held_out_captions)),
-        words=TOYSCAPES_WORDS.split(),
+        words=words_of(captions),
         title=f"Toyscapes scenes, seeds {seeds[0]} to {seeds[-1]}",
     )
 
