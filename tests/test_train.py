@@ -72,7 +72,7 @@ def test_training_exports_a_pipeline_with_sheets_a_log_and_a_card(trained):
 
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(trained, photos, tmp_path):
     """On a folder's crops, with dropout; by SIGKILL after the denoiser's first checkpoint."""
-    given = f"{TINY} {UNET} --size 64 --crops 1 --hold-out 2 --dropout 0.5 --terms Mine. --images {photos} --steps 4"
+    given = f"{TINY} {UNET} --size 64 --crops 1 --hold-out 2 --dropout 0.5 --images {photos} --steps 4"
     given += f" --warmup-steps 1 --learning-rate 1e-2 --init-from {trained / 'model'} --fresh-unet"
     given += f" --prediction-type v_prediction --output {tmp_path}"
     run(f"{given}/whole")
@@ -95,7 +95,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(trained, photos, tmp_pa
     assert whole.scheduler.config.prediction_type == "v_prediction"
     assert {"road", "sky", "and", "tree"} < set(whole.tokenizer.get_vocab())
     card = (tmp_path / "whole" / "model" / "README.md").read_text()
-    assert "2 more (one of 2) were held out" in card and "Mine." in card and "--dropout 0.5" in card
+    assert "2 more (one of 2) were held out" in card and "--dropout 0.5" in card
     with pytest.raises(ValueError, match="holds a run with other crops .run.json.; choose another --output"):
         run(f"{given}/killed --crops 3")
 

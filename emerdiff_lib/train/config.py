@@ -54,8 +54,6 @@ class Config:
     mixed_precision: Literal["auto", "no", "bf16", "fp16"] = HfArg(
         default="auto", help="auto: bf16 on GPUs and on CPUs with AMX"
     )
-    license: str = HfArg(default="other", help="of the weights, for the model card")
-    terms: str = HfArg(default="", help="a sentence on the data's terms, for the model card")
     cpu: bool = HfArg(default=False, help="stay on the CPU even if there is a GPU")
     seed: int = 0
 

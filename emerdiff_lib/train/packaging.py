@@ -17,7 +17,7 @@ from .config import Config, flag
 from .loop import Progress
 from .sources import Source
 
-UNLISTED = {"images", "output", "workers", "checkpoint_every", "license", "terms", "cpu"}
+UNLISTED = {"images", "output", "workers", "checkpoint_every", "cpu"}
 
 
 def load_weights(folder: Path, **modules: torch.nn.Module) -> None:
@@ -55,7 +55,7 @@ def export(folder: Path, model: Model) -> Path:
 def write_card(
     folder: Path, config: Config, source: Source, precision: str, stages: dict[str, Progress]
 ) -> None:
-    """``README.md``: data, terms, training, compute, and the losses that it came to.
+    """``README.md``: data, training, compute, and the losses that it came to.
 
     Args:
         stages: of the training, by name.
@@ -71,7 +71,7 @@ def write_card(
         for name, stage in stages.items()
     ]
     text = f"""---
-license: {config.license}
+license: other
 library_name: diffusers
 pipeline_tag: text-to-image
 ---
@@ -83,7 +83,7 @@ Stable Diffusion 1's components, small, trained by `python -m emerdiff_lib.train
 ## Data
 
 {source.title}, at {config.size} × {config.size} pixels; {len(source.words)} words in their captions.
-No label, mask or segmentation loss took part, beyond what captions say. {config.terms}
+No label, mask or segmentation loss took part, beyond what captions say.
 
 ## Training
 
