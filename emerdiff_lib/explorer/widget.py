@@ -100,15 +100,14 @@ def _encoded(array: np.ndarray) -> dict[str, str]:
     return {"dtype": array.dtype.name, "zlib": base64.b64encode(packed).decode("ascii")}
 
 
-def page(data: Mapping[str, Any], title: str = "EmerDiff explorer") -> str:
+def page(data: Mapping[str, Any]) -> str:
     """A whole HTML document that loads nothing: the explorer of a :func:`payload`."""
-    title = html.escape(title)
     text = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
     return f"""<!doctype html>
 <html lang="en">
 <head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><link rel="icon" href="data:,">
-<title>{title}</title><style>{(HERE / "explorer.css").read_text("utf-8")}</style></head>
-<body class="emerdiff-page"><h1>{title}</h1><div id="explorer"></div>
+<title>EmerDiff explorer</title><style>{(HERE / "explorer.css").read_text("utf-8")}</style></head>
+<body class="emerdiff-page"><h1>EmerDiff explorer</h1><div id="explorer"></div>
 <script type="application/json" id="data">{text}</script>
 <script type="module">
 {SCRIPT}
