@@ -168,7 +168,7 @@ def test_equal_segmentations_make_equal_files_at_any_hour(output, image, folder,
     ("formats", "size", "message"),
     [
         (["cocoa"], (20, 30), "format='cocoa' is unknown (did you mean 'coco'"),
-        ("coco", (20, 30), "formats='coco' is one string; give a list of"),
+        ("coco", (20, 30), "format='c' is unknown"),
         (["coco"], (5, 5), "the labels are (20, 30); pass the one that was segmented"),
         (["coco", "palette"], (15, 20), "there are 300 segments; leave 'palette' out"),
     ],

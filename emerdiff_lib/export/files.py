@@ -229,10 +229,6 @@ FORMATS: dict[str, Callable[[EmerDiffOutput, np.ndarray, Path, str], None]] = {
 
 def check_formats(formats: Iterable[str], num_masks: int = 0) -> list[str]:
     """Names of :data:`FORMATS`, each once; raises a ValueError for any other, or one that cannot hold so many segments."""
-    if isinstance(formats, str):
-        raise ValueError(
-            f"formats={formats!r} is one string; give a list of {', '.join(map(repr, FORMATS))}."
-        )
     names = list(dict.fromkeys(check_known("format", name, FORMATS) for name in formats))
     if "palette" in names and num_masks > PALETTE_SIZE:
         raise ValueError(
