@@ -51,7 +51,9 @@ BASELINES = {
     "diffseg, 6": lambda image, pipe, backbone: baselines.diffseg(image, pipe, 6),
     "diffcut": lambda image, pipe, backbone: baselines.diffcut(image, pipe),
     "diffcut, 6": lambda image, pipe, backbone: baselines.diffcut(image, pipe, 6),
-    "backbone": lambda image, pipe, backbone: baselines.kmeans_backbone(image, backbone, 5),
+    "backbone": lambda image, pipe, backbone: baselines.cluster_features(
+        backbone(image), image.shape[:2], 5, 0
+    ),
 }
 
 

@@ -7,6 +7,6 @@ coarse features.
 from .diffcut import diffcut
 from .diffseg import diffseg
 from .image_alone import felzenszwalb, kmeans_cells, kmeans_pixels, slic
-from .other_features import Backbone, kmeans_activations, kmeans_backbone
-from .segmentation import Segmentation
+from .other_features import Backbone, kmeans_activations
+from .segmentation import Segmentation, cluster_features
 from .upsamplers import cluster_upsampled, guided_masks, pixel_adaptive_masks, random_walk

@@ -65,8 +65,3 @@ class Backbone:
         tokens = self.model(pixel_values=pixels.to(self.model.device, self.model.dtype)).last_hidden_state
         h, w = (side // patch for side in size)
         return tokens[0, -h * w :].float().cpu().unflatten(0, (h, w))
-
-
-def kmeans_backbone(image: np.ndarray, backbone: Backbone, num_segments: int, seed: int = 0) -> Segmentation:
-    """k-means of a vision backbone's patch features, upsampled bilinearly: the baseline that is no diffusion model."""
-    return cluster_features(backbone(image), image.shape[:2], num_segments, seed)

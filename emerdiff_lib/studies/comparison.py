@@ -75,8 +75,8 @@ BY_THEMSELVES: dict[str, Callable[..., Segmentation]] = {
     names.DIFFSEG_OWN: lambda image, pipe, **_: baselines.diffseg(image, pipe),
     names.DIFFCUT: lambda image, pipe, count, seed, **_: baselines.diffcut(image, pipe, count, seed=seed),
     names.DIFFCUT_OWN: lambda image, pipe, seed, **_: baselines.diffcut(image, pipe, seed=seed),
-    names.BACKBONE: lambda image, backbone, count, seed, **_: baselines.kmeans_backbone(
-        image, backbone, count, seed=seed
+    names.BACKBONE: lambda image, backbone, count, seed, **_: baselines.cluster_features(
+        backbone(image), image.shape[:2], count, seed
     ),
 }
 KINDS: dict[str, Iterable[str]] = {
