@@ -241,18 +241,13 @@ class Canvas:
         rows = np.searchsorted(self.y[:, 0], (top, bottom))
         rows, columns = slice(rows[0], rows[1] + 1), slice(columns[0], columns[1] + 1)
         x, y = self.x[:, columns], self.y[rows]
-        if not x.size or not y.size:
-            return None
-        mask = np.broadcast_to(shape.inside(x, y), (y.shape[0], x.shape[1]))
-        return (rows, columns, x, y, mask) if mask.any() else None
+        return rows, columns, x, y, np.broadcast_to(shape.inside(x, y), (y.shape[0], x.shape[1]))
 
     def paint(
         self, shape: Shape, colour, label: int, number: int = 0, texture: Field | None = None, tint=0.0
     ):
         """Cover ``shape`` with ``colour``, an RGB triple or a field of them, times 1 + ``tint`` · texture."""
-        if (seen := self._visible(shape)) is None:
-            return
-        rows, columns, x, y, mask = seen
+        rows, columns, x, y, mask = self._visible(shape)
         colour = colour(x, y) if callable(colour) else np.asarray(colour, np.float32)
         if texture is not None:
             colour = colour * (1 + np.asarray(tint, np.float32) * texture(x, y).astype(np.float32)[..., None])
@@ -263,9 +258,8 @@ class Canvas:
 
     def shade(self, shape: Shape, factor: float):
         """Darken what lies under ``shape``; labels stay."""
-        if (seen := self._visible(shape)) is not None:
-            rows, columns, _, _, mask = seen
-            self.rgb[rows, columns] *= np.where(mask, np.float32(factor), np.float32(1))[..., None]
+        rows, columns, _, _, mask = self._visible(shape)
+        self.rgb[rows, columns] *= np.where(mask, np.float32(factor), np.float32(1))[..., None]
 
     def develop(self, illumination: Field) -> tuple[np.ndarray, np.ndarray]:
         """RGB (n/2, n/2, 3) uint8, averaged over 2 × 2, and labels (n/2, n/2) uint8, the majority of 2 × 2."""

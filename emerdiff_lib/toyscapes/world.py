@@ -69,13 +69,11 @@ class Painter(ObjectPainter):
         base = self.sky_bottom * brightness + white
         for _ in range(self.draw.integer(1, 3)):
             x, y, w, tone = u(0, 1), u(0.02, 0.6 * self.horizon), u(0.1, 0.27), u(0.88, 1)
-            puffs = []
+            cloud = None
             for _ in range(self.draw.integer(3, 5)):
                 r = u(0.18, 0.34) * w
-                puffs.append(ellipse(x + 0.6 * u(-w, w), y + u(-0.02, 0.02), 1.4 * r, 0.8 * r))
-            cloud = puffs[0]
-            for puff in puffs[1:]:
-                cloud = cloud | puff
+                puff = ellipse(x + 0.6 * u(-w, w), y + u(-0.02, 0.02), 1.4 * r, 0.8 * r)
+                cloud = cloud | puff if cloud else puff
             foot = y + 0.3 * w
             under = lambda py, foot=foot, w=w: np.clip(1 - (foot - py) / (0.6 * w), 0, 1)[..., None]
             shaded = lambda px, py, tone=tone, under=under: np.clip(base * tone, 0, 1) * (1 - 0.3 * under(py))
