@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 from PIL import Image
@@ -94,13 +95,9 @@ def find_images(spec: str | Path) -> list[ImageSample]:
         raise FileNotFoundError(
             f"There is no image at {spec}; give a file, a folder, sample:NAME or toyscapes:SEED (from {Path.cwd()})."
         )
-    files = image_files(path)
-    listed = lambda folder: {
-        name for kind in (REQUEST, WRITTEN) for name in read_request(folder, kind).get("files", {})
-    }
-    results = {folder: listed(folder) for folder in {file.parent for file in files}}
-    images = [file for file in files if file.name not in results[file.parent]]
-    names = {file.relative_to(path).as_posix(): file for file in images}
+    listed = cache(lambda folder, kind: read_request(folder, kind).get("files", {}))
+    ours = lambda file: any(file.name in listed(file.parent, kind) for kind in (REQUEST, WRITTEN))
+    names = {file.relative_to(path).as_posix(): file for file in image_files(path) if not ours(file)}
     if not names:
         raise FileNotFoundError(
             f"There is no image in {path} (what this library has written does not count); looked for {', '.join(IMAGE_SUFFIXES)}."
