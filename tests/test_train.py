@@ -65,7 +65,7 @@ def test_training_exports_a_pipeline_with_sheets_a_log_and_a_card(trained):
     assert settings.items() <= load_pipeline(trained / "model").default_settings().items()
     assert settings["num_masks"] == 12
     card = (trained / "model" / "README.md").read_text()
-    assert "Toyscapes scenes, seeds 2000 to 2023" in card and "| denoiser and text encoders | 4 | 8 |" in card
+    assert "Toyscapes scenes, seeds 2000 to 2023" in card and "denoiser and text encoders: 4 steps, " in card
     measures = [json.loads(line) for line in (trained / "denoiser" / "log.jsonl").read_text().splitlines()]
     assert [row["step"] for row in measures] == [2, 4] and measures[1]["loss of held-out images"] > 0
 

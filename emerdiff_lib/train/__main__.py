@@ -72,8 +72,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     stages["denoiser and text encoders"] = train_denoiser(config, accelerator, model, source)
     folder = export(config.output / "model", model)
     write_card(folder, config, source, precision, stages)
-    size = sum(file.stat().st_size for file in folder.rglob("*.safetensors")) / 1e6
-    print(f"exported {folder} ({size:.1f} MB of fp16 safetensors)")
+    print(f"exported {folder}")
 
 
 if __name__ == "__main__":

@@ -64,12 +64,11 @@ def write_card(
     for name in (field.name for field in fields(config) if field.name not in UNLISTED):
         if (value := getattr(config, name)) is not None:
             options.append(f"{flag(name)} {' '.join(map(str, value)) if isinstance(value, list) else value}")
-    rows = [
-        f"| {name} | {stage.step} | {stage.step * config.batch_size} | {stage.seconds / 60:.0f} | {stage.loss or 0:.4f} | "
-        + ", ".join(f"{measure} {value}" for measure, value in stage.measures.items())
-        + " |"
-        for name, stage in stages.items()
-    ]
+    lines = []
+    for name, stage in stages.items():
+        trained = f"{stage.step} steps, {stage.seconds / 60:.0f} minutes, loss {stage.loss or 0:.4f}"
+        measures = "".join(f", {measure} {value}" for measure, value in stage.measures.items())
+        lines.append(f"- {name}: {trained}{measures}")
     text = f"""---
 license: other
 library_name: diffusers
@@ -89,9 +88,7 @@ No label, mask or segmentation loss took part, beyond what captions say.
 
 {precision} precision, {" ".join(options)}
 
-| | steps | samples | minutes | loss | measured at the end |
-|---|---|---|---|---|---|
-{chr(10).join(rows)}
+{chr(10).join(lines)}
 
 Reconstructions are of 16 images, held-out ones where there are such. Minutes are of wall time, whatever else the machine did.
 """
