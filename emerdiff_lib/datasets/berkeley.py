@@ -14,13 +14,7 @@ from .base import FileDataset, lookup_table
 
 @dataclass(frozen=True)
 class AnnotatedImage:
-    """An image and what people made of it.
-
-    Attributes:
-        name: unique within the data set.
-        image: RGB of size (H, W).
-        annotations: of each person, (H, W) int32 regions 0 … R−1.
-    """
+    """An RGB image and what people made of it: ``annotations`` are, of each person, (H, W) int32 regions 0 … R−1."""
 
     name: str
     image: Image.Image

@@ -116,8 +116,6 @@ class ObjectPainter:
     disguises: dict[str, str] = field(default_factory=dict)  # class → that whose texture it wears (shifts.py)
     aside: Draw | None = None  # random numbers for the disguises
 
-    # -- helpers
-
     def paint(self, shape: Shape, colour, name: str, number: int = 0):
         texture, tint = None, 0.0
         if name in TEXTURES:

@@ -53,7 +53,6 @@ class Source:
 
 def toyscapes(folder: Path, count: int) -> Source:
     """The first ``count`` training scenes, drawn once on all cores into ``folder``; 64 validation scenes are held out."""
-    folder.mkdir(parents=True, exist_ok=True)
     path, texts, seeds = folder / "scenes.npy", folder / "captions.json", SPLITS["train"][:count]
     if not texts.exists():  # which is written last
         images = np.lib.format.open_memmap(path, "w+", np.uint8, (count, SIZE, SIZE, 3))
