@@ -123,14 +123,14 @@ def heatmap(
     return ax
 
 
-def stage_bars(ax: Axes, table: pd.DataFrame, found: str = "found", names: bool = True) -> Axes:
+def stage_bars(ax: Axes, table: pd.DataFrame, names: bool = True) -> Axes:
     """A bar per row, divided among its columns in percent, with each number in its part.
 
     Args:
-        table: rows from top to bottom; columns are the stages at which objects are lost, dark for the first, and ``found``.
+        table: rows from top to bottom; columns are the stages at which objects are lost, dark for the first, and "found".
     """
     keep(ax, table.reset_index())
-    table = table[[column for column in table if column != found] + [found]].fillna(0)
+    table = table.fillna(0)
     lost = LinearSegmentedColormap.from_list("lost", ["#4A2100", LOST, "#FFF3D6"])
     colours = [*map(to_hex, lost(np.linspace(0, 1, len(table.columns) - 1))), FOUND]
     table.plot.barh(ax=ax, stacked=True, width=0.75, color=colours, edgecolor="white", legend=False)
@@ -186,17 +186,11 @@ def _series(
     table: pd.DataFrame, hue: str | None, colours: Mapping[str, str] | None = None
 ) -> list[tuple[str | None, pd.DataFrame, dict]]:
     """(name, rows, look) of each series in a table; a series keeps its own colour, if it has one, and no other takes that."""
-    names = [None] if hue is None else list(dict.fromkeys(table[hue]))
+    parts = [(None, table)] if hue is None else list(table.groupby(hue, sort=False, observed=True))
     colours = colours or {}
     free = cycle([c for c in CHART_COLOURS if c not in colours.values()] or CHART_COLOURS)
-    return [
-        (
-            name,
-            table if hue is None else table[table[hue] == name],
-            look | {"color": colours[name] if name in colours else next(free)},
-        )
-        for name, look in zip(names, looks(len(names)), strict=True)
-    ]
+    looked = zip(parts, looks(len(parts)), strict=True)
+    return [(name, part, look | {"color": colours.get(name) or next(free)}) for (name, part), look in looked]
 
 
 def _number_axis(ax: Axes, values: np.ndarray, log: bool) -> None:
