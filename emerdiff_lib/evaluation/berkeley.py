@@ -44,7 +44,7 @@ def connected(labels: np.ndarray) -> np.ndarray:
 
 
 def ods_and_ois(scores: Sequence[Mapping[float, np.ndarray]]) -> pd.DataFrame:
-    """A row per measure: ODS, the parameter's value there, and OIS.
+    """A row per measure, with its ODS and OIS.
 
     Covering is a mean over all pairs of an image and a person, the other two are means over images of means over people.
 
@@ -58,10 +58,8 @@ def ods_and_ois(scores: Sequence[Mapping[float, np.ndarray]]) -> pd.DataFrame:
     for k, (measure, weights) in enumerate(zip(MEASURES, (people, None, None), strict=True)):
         better = -1 if measure == "VI" else 1
         values = better * table[:, :, k]
-        for_all = np.average(values, axis=0, weights=weights)
         rows[measure] = {
-            "ODS": better * for_all.max(),
-            "at": parameters[int(for_all.argmax())],
+            "ODS": better * np.average(values, axis=0, weights=weights).max(),
             "OIS": better * np.average(values.max(1), weights=weights),
         }
     return pd.DataFrame.from_dict(rows, orient="index")
