@@ -137,8 +137,6 @@ def in_words(method: str, other: str, rows: pd.DataFrame) -> str:
 
 def _summed(counts: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """(N, C, 3) counts of images, summed over the images along the last axis of ``rows``: (…, C, 3)."""
-    flat, number = rows.reshape(-1, rows.shape[-1]), len(counts)
     # how often each draw has each image, times its counts: a product of matrices instead of a copy of all counts per draw
-    places = (flat + number * np.arange(len(flat))[:, None]).ravel()
-    often = np.bincount(places, minlength=len(flat) * number).reshape(*rows.shape[:-1], number)
+    often = np.apply_along_axis(np.bincount, -1, rows, minlength=len(counts))
     return np.tensordot(often.astype(np.float64), np.asarray(counts, np.float64), axes=1)

@@ -52,11 +52,7 @@ def concept_embeddings(records: Iterable[Record]) -> np.ndarray:
 
 def nearest_concept(embeddings: np.ndarray, concepts: np.ndarray, cosine: bool = False) -> np.ndarray:
     """(K,) class of the prototype most similar to each embedding, by Euclidean distance or cosine."""
-    if cosine:
-        unit = lambda a: a / np.maximum(np.linalg.norm(a, axis=-1, keepdims=True), 1e-12)
-        similarities = unit(embeddings) @ unit(concepts).T
-    else:
-        similarities = -cdist(embeddings, concepts, "sqeuclidean")
+    similarities = -cdist(embeddings, concepts, "cosine" if cosine else "sqeuclidean")
     return np.where(np.isnan(similarities), -np.inf, similarities).argmax(1)
 
 

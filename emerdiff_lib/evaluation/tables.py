@@ -114,7 +114,7 @@ def summarise(
         "scores": a row per method, percent except where the column says otherwise; "intervals": 95 % bootstrap intervals of
         mIoU and boundary F, which the scores have as ``attrs["intervals"]``, {column: {method: [low, high]}}, too; "paired":
         differences of the first method to every other, with intervals; "objects": recall and IoU by area, small to large;
-        "classes": IoU per class (oracle). How the intervals were drawn is in ``attrs["bootstrap"]`` of both tables.
+        "classes": IoU per class (oracle).
         Prototypes of "modified" and "modified_cosine" come from ``fit``, and without it both are left out; those of
         "modified_self" come from the images themselves.
 
@@ -144,8 +144,6 @@ def summarise(
         TABLE[measure]: {row.method: [row.low, row.high] for row in rows.itertuples()}
         for measure, rows in tables["intervals"].dropna().groupby("measure", sort=False)
     }
-    for name in ("intervals", "paired"):
-        tables[name].attrs["bootstrap"] = f"{draws} samples, images drawn with replacement"
     return tables
 
 
