@@ -14,6 +14,7 @@ from scipy.optimize import linear_sum_assignment
 from sklearn.decomposition import PCA
 
 from ..evaluation.metrics import contingency_table
+from ..evaluation.regions import sample_labels
 from .folder import keep
 from .style import LINE, POINTS, SMALL, TEXT, WIDTHS, figsize
 from .text import least_width, wrap
@@ -59,11 +60,9 @@ def pca_image(features: np.ndarray) -> np.ndarray:
 def attention_overlay(image: np.ndarray, attention: np.ndarray) -> np.ndarray:
     """An image in grey, (H, W, 3) uint8, coloured where it is attended to: the map (h, w) ≥ 0 is scaled to its largest value."""
     image, attention = np.asarray(image), np.asarray(attention, float)
-    height, width = image.shape[:2]
     # the cells stay visible: attention is no finer than its grid
-    rows = np.arange(height) * attention.shape[0] // height
-    columns = np.arange(width) * attention.shape[1] // width
-    share = np.clip(attention / max(attention.max(), 1e-12), 0, 1)[np.ix_(rows, columns)][..., None]
+    attention = sample_labels(attention, image.shape[:2])
+    share = np.clip(attention / max(attention.max(), 1e-12), 0, 1)[..., None]
     grey = image.mean(-1, keepdims=True) * 0.6 + 100
     hot = 255 * mpl.colormaps["inferno"](0.3 + 0.6 * share[..., 0])[..., :3]
     return ((1 - 0.85 * share) * grey + 0.85 * share * hot).clip(0, 255).astype(np.uint8)

@@ -27,13 +27,15 @@ START = (
     "\\resizebox{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}{!}{%\n\\begin{tabular}"
 )
 BREAK = " \\\\ "
+HTML_MARKS = "font-weight: bold", "text-decoration: underline"  # of the best, and of what its interval holds
+LATEX_MARKS = "textbf:--rwrap", "underline:--rwrap"
 # Signs that LaTeX's text fonts lack, or have something else in the place of, and what they are in mathematics
 SIGNS = "−±×≤≥<>|→·²⁻⁺₀₁₂ᵢₖαβελµμστ"
 LATEX = r"- \pm \times \le \ge < > | \to \cdot ^2 ^- ^+ _0 _1 _2 _i _k \alpha \beta \varepsilon \lambda \mu \mu \sigma \tau"
 MATHEMATICS = {ord(sign): f"${latex}$" for sign, latex in zip(SIGNS, LATEX.split(), strict=True)}
 
 
-def paper_table(table: pd.DataFrame, columns: Sequence[str] = ()) -> Styler:
+def paper_table(table: pd.DataFrame, columns: Sequence[str] = (), for_latex: bool = False) -> Styler:
     """A table to be shown: of each score, the best is bold, and what lies within its interval is underlined.
 
     Args:
@@ -44,12 +46,38 @@ def paper_table(table: pd.DataFrame, columns: Sequence[str] = ()) -> Styler:
     Raises:
         ValueError: for a column that the table has not.
     """
-    return _styled(table, columns, "font-weight: bold", "text-decoration: underline", None)
+    names = [str(name or "") for name in table.index.names]
+    flat = table if isinstance(table.index, pd.RangeIndex) else table.reset_index(names=names)
+    digits = {name: _digits(flat[name]) for name in flat if is_numeric_dtype(flat[name])}
+    formats = {name: f"{{:.{decimals}f}}" for name, decimals in digits.items()}
+    kept = [check_known("column", name, table) for name in columns]
+    if not kept:
+        inches = [_width(name, flat[name].map(formats.get(name, "{}").format)) for name in flat]
+        first = flat.shape[1] - table.shape[1]  # of the columns that are no names of rows
+        fits = int((np.cumsum(inches) <= WIDTHS[1] * TEXT / SMALLEST).sum()) - first
+        kept = list(table)[: max(1, fits)]
+
+    def marks(column: pd.Series) -> list[str]:
+        name = str(column.name)
+        bold, underline = LATEX_MARKS if for_latex else HTML_MARKS
+        sign = -1 if name in LOWER else 1
+        values = (sign * column).round(digits[name])
+        if name.split(",")[0] not in HIGHER | LOWER or values.isna().all():
+            return [""] * len(values)
+        ends = (
+            table.attrs.get("intervals", {}).get(name, {}).get(table.index[values.argmax()], [sign * np.inf])
+        )
+        least = min(sign * end for end in ends)
+        return [bold if one == values.max() else underline if one >= least else "" for one in values]
+
+    shown = flat[[*(name for name in flat if name not in table), *kept]]
+    style = shown.style.hide(axis="index").apply(marks, subset=[name for name in kept if name in digits])
+    return style.format(formats, na_rep="–", escape="latex" if for_latex else None)
 
 
 def latex(table: pd.DataFrame, columns: Sequence[str] = (), caption: str = "", label: str = "") -> str:
     """The same for LaTeX: never wider than a column of the paper, to which a wider choice of columns is shrunk."""
-    style = _styled(table, columns, "textbf:--rwrap", "underline:--rwrap", "latex")
+    style = paper_table(table, columns, for_latex=True)
     style.format_index(_stacked, axis=1, escape="latex")
     sides = "".join("r" if is_numeric_dtype(kind) else "l" for kind in style.data.dtypes)
     text = style.to_latex(
@@ -67,38 +95,6 @@ def latex(table: pd.DataFrame, columns: Sequence[str] = (), caption: str = "", l
 def _stacked(name: str) -> str:
     lines = wrap(name.replace(" \\%", "~\\%"), HEADER, TEXT).split("\n")
     return lines[0] if len(lines) == 1 else f"\\shortstack{{{BREAK.join(lines)}}}"
-
-
-def _styled(
-    table: pd.DataFrame, columns: Sequence[str], bold: str, underline: str, escape: str | None
-) -> Styler:
-    names = [str(name or "") for name in table.index.names]
-    flat = table if isinstance(table.index, pd.RangeIndex) else table.reset_index(names=names)
-    digits = {name: _digits(flat[name]) for name in flat if is_numeric_dtype(flat[name])}
-    formats = {name: f"{{:.{decimals}f}}" for name, decimals in digits.items()}
-    kept = [check_known("column", name, table) for name in columns]
-    if not kept:
-        inches = [_width(name, flat[name].map(formats.get(name, "{}").format)) for name in flat]
-        first = flat.shape[1] - table.shape[1]  # of the columns that are no names of rows
-        fits = int((np.cumsum(inches) <= WIDTHS[1] * TEXT / SMALLEST).sum()) - first
-        kept = list(table)[: max(1, fits)]
-
-    def marks(column: pd.Series) -> list[str]:
-        name = str(column.name)
-        sign = -1 if name in LOWER else 1
-        values = (sign * column).round(digits[name])
-        if name.split(",")[0] not in HIGHER | LOWER or values.isna().all():
-            return [""] * len(values)
-        ends = (
-            table.attrs.get("intervals", {}).get(name, {}).get(table.index[values.argmax()], [sign * np.inf])
-        )
-        least = min(sign * end for end in ends)
-        return [bold if one == values.max() else underline if one >= least else "" for one in values]
-
-    shown = flat[[*(name for name in flat if name not in table), *kept]]
-    style = shown.style.hide(axis="index").apply(marks, subset=[name for name in kept if name in digits])
-    some = {name: text for name, text in formats.items() if name in shown}
-    return style.format(some, na_rep="–", escape=escape)
 
 
 def _width(name: str, cells: pd.Series) -> float:
