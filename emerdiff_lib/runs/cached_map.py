@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import csv
 import functools
-import gc
 import io
 import json
 import multiprocessing
@@ -155,8 +154,6 @@ def _attempt(function: Callable, results: Results, sample_key: Callable, name: s
     except Exception as error:  # what an image, or a network that is given it, may raise is no closed list
         kind, text = type(error).__name__, " ".join(str(error).split())
         if isinstance(error, MemoryError | torch.OutOfMemoryError):
-            gc.collect()
-            torch.cuda.empty_cache()
             advice = "try a smaller processing_resolution or another device"
             return FAILED, f"out of memory ({text or kind}); {advice}"
         return FAILED, text if isinstance(error, ValueError | OSError) and text else f"{kind}: {text}"
