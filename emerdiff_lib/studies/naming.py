@@ -198,9 +198,8 @@ def name_images(
         return {"name": sample.name, "pairs": pairs}
 
     results = map_images(named, pipe, data, samples, output_dir, key, **execution)
-    return {
-        title: Named(results, tuple(data.class_names), v.names, title) for title, v in vocabularies.items()
-    }
+    classes = tuple(data.class_names)
+    return {title: Named(results, title, kinds, ways, classes, v.names) for title, v in vocabularies.items()}
 
 
 def _pairs(truth: np.ndarray, labels: np.ndarray, data: LabelledDataset) -> list[list[int]]:
@@ -219,21 +218,16 @@ class Named:
 
     Attributes:
         results: of the run; ``vocabulary``: which of its vocabularies.
+        kinds: of features; ``ways``: some of :data:`WAYS`.
         classes: the data set's; ``called``: the vocabulary's.
     """
 
     results: Results
+    vocabulary: str
+    kinds: list[str]
+    ways: list[str]
     classes: tuple[str, ...]
     called: tuple[str, ...]
-    vocabulary: str = CLASSES
-
-    @property
-    def kinds(self) -> list[str]:
-        return list(self.results[0]["pairs"][self.vocabulary])
-
-    @property
-    def ways(self) -> list[str]:
-        return list(self.results[0]["pairs"][self.vocabulary][self.kinds[0]])
 
     def confusions(self, kind: str, way: str) -> np.ndarray:
         """(N, true classes, classes found + 1) pixels; the last column is "none of these"."""
