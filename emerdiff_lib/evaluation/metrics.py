@@ -10,7 +10,7 @@ from scipy.stats import entropy
 
 from .regions import boundaries, find_regions, known_pixels
 
-AREA_BINS = (0.0, 0.01, 0.05, 0.2, 1.0)  # shares of the image
+AREA_BINS = (0.0, 0.01, 0.05, 0.2, np.inf)  # shares of the image, for pandas.cut
 AREA_NAMES = ("< 1 %", "1–5 %", "5–20 %", "> 20 %")
 PARTITION_SCORES = ("adjusted_rand", "over_segmentation", "under_segmentation", "variation_of_information")
 
@@ -188,11 +188,6 @@ def object_scores(
         row = {"class_index": region.class_index, "area": region.area}
         rows.append(row | {"recall": float(right), "iou": float(iou)})
     return rows
-
-
-def area_bin(area: float) -> str:
-    """The name of an object's size class by its share of the image."""
-    return AREA_NAMES[int(np.searchsorted(AREA_BINS[1:-1], area, side="right"))]
 
 
 def _distance(outside: np.ndarray) -> np.ndarray:

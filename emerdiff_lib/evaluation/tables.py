@@ -210,7 +210,8 @@ def _object_table(entries: dict[str, list[dict[str, Any]]]) -> pd.DataFrame:
     rows = {}
     for method, some in entries.items():
         objects = pd.DataFrame([o for e in some for o in e["objects"]], columns=["area", "recall", "iou"])
-        sizes = objects["area"].map(metrics.area_bin)
-        rows[method] = 100 * objects.rename(columns={"iou": "IoU"}).groupby(sizes).mean().unstack()
+        sizes = pd.cut(objects["area"], metrics.AREA_BINS, right=False, labels=metrics.AREA_NAMES)
+        means = objects.rename(columns={"iou": "IoU"}).groupby(sizes, observed=True).mean()
+        rows[method] = 100 * means.unstack()
     table = pd.DataFrame(rows).T.reindex(columns=columns).rename_axis("method")
     return table.dropna(axis="columns", how="all")

@@ -19,7 +19,7 @@ from scipy.ndimage import binary_dilation
 
 from ..assignment import resize_maps
 from ..datasets import LabelledDataset, Sample
-from ..evaluation.metrics import AREA_NAMES, area_bin, contingency_table
+from ..evaluation.metrics import AREA_BINS, AREA_NAMES, contingency_table
 from ..evaluation.regions import Region, cell_shares, find_regions, known_pixels
 from ..pipeline import EmerDiffPipeline
 from .mapping import map_images
@@ -97,8 +97,8 @@ def object_rows(way: Trace, smallest: float = 0.0005) -> list[dict[str, Any]]:
     - *argmax*: segments of its class hold at least half of its pixels.
 
     Returns:
-        {"class_index", "area" (share of the image), "size" (its bin), "box" [top, left, bottom, right] in pixels, "recall" in
-        [0, 1], a bool per stage, "outcome": "found", or the first stage that it fails if it fails the last one}.
+        {"class_index", "area" (share of the image), "box" [top, left, bottom, right] in pixels, "recall" in [0, 1], a bool per
+        stage, "outcome": "found", or the first stage that it fails if it fails the last one}.
     """
     known, grid = way.truth[known_pixels(way.truth, way.ignore_index)], way.masks.shape[1:]
     classes, rows = np.unique(known), []
@@ -121,8 +121,7 @@ def object_rows(way: Trace, smallest: float = 0.0005) -> list[dict[str, Any]]:
             "argmax": recall >= 0.5,
         }
         outcome = FOUND if passed["argmax"] else next(stage for stage in STAGES if not passed[stage])
-        row = {"class_index": region.class_index, "area": region.area, "size": area_bin(region.area)}
-        row |= {"box": box(region), "recall": recall}
+        row = {"class_index": region.class_index, "area": region.area, "box": box(region), "recall": recall}
         rows.append(row | passed | {"outcome": outcome})
     return rows
 
@@ -139,7 +138,8 @@ def follow(
     """All objects of some images (names and positions in ``data``) under every K.
 
     Returns:
-        A row per object and K: those of :func:`object_rows`, "K" and "position"; "size" and "outcome" are ordered categories.
+        A row per object and K: those of :func:`object_rows`, "K", "position" and "size", the bin of its area; "size" and
+        "outcome" are ordered categories.
 
     Raises:
         ValueError: for a setting that the pipeline refuses, or if every image failed.
@@ -157,8 +157,8 @@ def follow(
     key = {"study": "lost objects", "settings": resolved}
     results = map_images(rows_of, pipe, data, samples, output_dir, key, **execution)
     outcome = pd.CategoricalDtype([*STAGES, FOUND], ordered=True)
-    size = pd.CategoricalDtype(AREA_NAMES, ordered=True)
-    return pd.DataFrame([row for rows in results for row in rows]).astype({"size": size, "outcome": outcome})
+    objects = pd.DataFrame([row for rows in results for row in rows]).astype({"outcome": outcome})
+    return objects.assign(size=pd.cut(objects["area"], AREA_BINS, right=False, labels=AREA_NAMES))
 
 
 def failure_stages(objects: pd.DataFrame) -> pd.DataFrame:
