@@ -11,7 +11,6 @@ import functools
 import io
 import json
 import multiprocessing
-import os
 import pickle  # between processes of one run, never from a file
 import re
 import signal
@@ -231,10 +230,9 @@ def _by_processes(job: bytes, threads: int, workers: int) -> Iterator[Started]:
 def _by_ray(job: bytes, threads: int, workers: int) -> Iterator[Started]:
     import ray
 
-    here = {} if "RAY_ADDRESS" in os.environ else {"num_cpus": max(workers, os.cpu_count() or 1)}
     ours = not ray.is_initialized()
     if ours:
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level="error", **here)
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level="error")
     try:
         resources = ray.cluster_resources()
         gpus = min(1.0, resources.get("GPU", 0) / workers)
