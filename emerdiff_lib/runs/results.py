@@ -101,8 +101,7 @@ class Results:
 
     def _is_ours(self, request: Mapping[str, Any]) -> bool:
         """Whether a result is of this run's settings."""
-        own = json.loads(json.dumps(dict(self.key)))
-        return bool(request) and own == {name: request["key"].get(name) for name in own}
+        return json.loads(json.dumps(dict(self.key))).items() <= request.get("key", {}).items()
 
     def folders(self) -> dict[str, Path]:
         """{name: folder} of all results of these settings, those of other shards and of earlier runs among them."""

@@ -167,8 +167,7 @@ def _emerdiffs(
     for mode, rows in EMERDIFFS.items():
         if not any(name in methods for name in rows):
             continue
-        # the reader's settings, which win over the mode's, are in the coarse masks already, but for the mode
-        responses = pipe.respond(coarse, **({} if mode == "exact" else given | {"mode": mode}))
+        responses = pipe.respond(coarse, **given, mode=mode)  # the reader's settings win over the mode's
         for name, refinement in rows.items():
             output = pipe.output(responses, **(refinement | radius))
             seconds = sum(output.timings.values())

@@ -204,8 +204,7 @@ def name_images(
 
 def _pairs(truth: np.ndarray, labels: np.ndarray, data: LabelledDataset) -> list[list[int]]:
     """How often each class of the truth was called what, where that happened at all."""
-    count = max(int(labels.max()), 0) + 1
-    table = contingency_table(labels, truth, count, len(data.class_names), data.ignore_index).T
+    table = contingency_table(labels, truth, None, len(data.class_names), data.ignore_index).T
     return np.column_stack([*table.nonzero(), table[table > 0]]).tolist()
 
 
