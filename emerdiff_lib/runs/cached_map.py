@@ -26,12 +26,12 @@ import cloudpickle
 import torch
 from threadpoolctl import threadpool_limits
 
-from ..files import STATE, folder_path, write_atomically
+from ..files import STATE, folder_path
 from ..pipeline import EmerDiffPipeline, load_pipeline
 from ..settings import check_known, whole
 from .keys import digest, model_key
 from .progress import COMPUTED, FAILED, KEPT, STOPPED, Outcome, with_progress
-from .results import FolderError, Results, folder_name, only_run, writing
+from .results import FolderError, Results, folder_name, only_run, report
 
 ENGINES = ("local", "ray")
 KILLED = "its process was killed, most likely for want of memory; run again, with fewer workers"
@@ -96,13 +96,13 @@ def cached_map(
                     results.failures[name] = why
                 results.computed += state == COMPUTED
         finally:
-            _report(failures, partial, json.dumps(results.failures, indent=1) if results.failures else "")
+            report(failures, partial, json.dumps(results.failures, indent=1) if results.failures else "")
             folders = results.folders() if write and "" not in mine else {}
             # spreadsheets would take such names for formulas
             plain = lambda name: f"./{name}" if name.startswith(tuple("=+-@")) else name
             rows = [("image", "folder"), *((plain(name), folder.name) for name, folder in folders.items())]
             csv.writer(lines := io.StringIO(), lineterminator="\n").writerows(rows)
-            _report(index, partial, lines.getvalue() if folders else "")
+            report(index, partial, lines.getvalue() if folders else "")
     results.names = [name for name in mine if name not in results.failures]
     if results.failures and not results.names:
         raise ValueError(f"None of the {len(results.failures)} images could be used. {results}")
@@ -124,15 +124,6 @@ def check_execution(workers: int = 1, engine: str = "local", shard: str = "") ->
         raise ValueError(
             "engine='ray' needs Ray: pip install 'emerdiff-workbook[ray]'; or use engine='local'."
         )
-
-
-def _report(path: Path, partial: Path, text: str) -> None:
-    """A file for people beside the results; an empty one goes. Names need not be text."""
-    with writing(path):
-        if text:
-            write_atomically(path, text.encode("utf-8", "backslashreplace"), partial)
-        else:
-            path.unlink(missing_ok=True)
 
 
 # -- one sample -----------------------------------------------------------------------------------------------------------

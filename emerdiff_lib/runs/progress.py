@@ -12,8 +12,7 @@ from typing import Any
 
 import tqdm.auto
 
-from ..files import write_atomically
-from .results import writing
+from .results import report
 
 KEPT, COMPUTED, FAILED, STOPPED = "kept", "computed", "failed", "stopped"
 Outcome = tuple[str, Any]  # one of these, and why: a sentence of a failure, the error that stops the run
@@ -32,12 +31,10 @@ def with_progress(
 
     def write(done: int, **speed: float) -> None:
         state = {"done": done, "total": total, "failed": counts[FAILED]} | speed
-        with writing(file):
-            write_atomically(file, json.dumps(state) + "\n", partial)
+        report(file, partial, json.dumps(state) + "\n")
 
     if total < 2:
-        with writing(file):
-            file.unlink(missing_ok=True)  # of an earlier run
+        report(file, partial, "")  # there may be an earlier run's
         yield from outcomes
         return
     write(0)

@@ -196,3 +196,12 @@ def writing(folder: Path) -> Iterator[None]:
             f"{error.filename2 or error.filename or folder} cannot be written ({error.strerror or error}); what is finished is "
             "kept: make room, move away what is in the way or choose another output folder, and run again."
         ) from error
+
+
+def report(path: Path, partial: Path | None, text: str) -> None:
+    """A file for people beside the results, by way of the folder ``partial``; an empty one goes. Names need not be text."""
+    with writing(path):
+        if text:
+            write_atomically(path, text.encode("utf-8", "backslashreplace"), partial)
+        else:
+            path.unlink(missing_ok=True)
