@@ -261,7 +261,7 @@ def test_an_unknown_parameter_is_named_by_every_notebook(name):
         (EVALUATION, {"methods": ["EmerDif"]}, "method='EmerDif' is unknown (did you mean 'EmerDiff'?); …"),
         (EVALUATION, {"methods": ["backbone k-means"]}, '"backbone k-means" needs a backbone: …'),
         (EVALUATION, {"dataset_options": {"order": 1}}, "Data set 'toyscapes' has no option 'order'…"),
-        (EVALUATION, {"settings": {"mode": "fast"}}, "settings cannot hold mode='fast', as modes are …"),
+        (EVALUATION, {"settings": {"mode": "fast"}}, "settings cannot hold mode='fast': a study …"),
         (EVALUATION, {"fit_split": "trian"}, "…: fit_split='trian' is unknown (did you mean 'train'?); …"),
         (LOST, {"first_scene": 990, "num_scenes": 24}, "num_scenes=24 is not possible; … from 1 to 10."),
         (MODELS, {"models": ["untrained"]}, "…whose first is a model…"),

@@ -120,8 +120,8 @@ def check_settings(
     """
     if "mode" in settings:
         raise ValueError(
-            f"settings cannot hold mode={settings['mode']!r}, as modes are methods here: leave it out and name "
-            f"{names.EMERDIFF!r} or {names.EMERDIFF_FAST!r} among the methods."
+            f"settings cannot hold mode={settings['mode']!r}: a study says itself which modes it is of; leave it out, and "
+            f"where there is a parameter methods, name {names.EMERDIFF!r} or {names.EMERDIFF_FAST!r} among them."
         )
     if "num_masks" in settings and num_masks is None:
         raise ValueError("settings cannot hold num_masks, which is a parameter of its own.")
