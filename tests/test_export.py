@@ -125,7 +125,7 @@ def test_the_table_is_what_numpy_counts(output, image, folder, present):
         np.testing.assert_allclose(queries, output.mask_embeddings[segment], rtol=1e-6)
 
 
-def test_images_show_segments(output, image, folder, present):
+def test_images_show_segments(output, image, folder, present, tmp_path):
     labels = Image.open(folder / "labels_palette.png")
     assert labels.mode == "P" and np.array_equal(np.array(labels), output.labels)
     seen = np.array(labels.convert("RGB"))
@@ -135,6 +135,10 @@ def test_images_show_segments(output, image, folder, present):
     assert np.array_equal(crop[..., 3] == 255, output.labels[2:12, 3:15] == 1)
     assert np.array_equal(crop[..., :3], image[2:12, 3:15])
     assert len(list(folder.glob("crop_*.png"))) == len(present)
+    (tmp_path / "crop_9999.png").write_bytes(b"mine")
+    for one in (output, replace(output, labels=np.minimum(output.labels, 1))):
+        write_formats(one, image, tmp_path, ["crops"])
+    assert [file.name[5:9] for file in sorted(tmp_path.glob("crop_*"))] == ["0000", "0001", "9999"]
 
 
 def test_prompts_point_into_their_segment_and_sam_takes_them(output, image, folder, present):

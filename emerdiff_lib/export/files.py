@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -57,6 +58,10 @@ def _filling(folder: str | Path) -> Iterator[Path]:
             )
         for name in new:
             os.replace(Path(temporary) / name, folder / name)
+        if any(map(_is_crop, new)):  # those of an earlier segmentation into more segments
+            for name in [name for name in old if _is_crop(name) and name not in new and ours(name)]:
+                (folder / name).unlink()
+                del old[name]
     if STATE not in folder.parts:  # a run has a record of its own
         write_atomically(folder / WRITTEN, json.dumps({"name": "", "key": {}, "files": old | new}) + "\n")
 
@@ -190,6 +195,10 @@ def _table(output: EmerDiffOutput, image: np.ndarray, folder: Path, name: str) -
     table = segment_table(output, image)
     table.to_csv(folder / "segments.csv")
     table.to_parquet(folder / "segments.parquet")
+
+
+def _is_crop(name: str) -> bool:
+    return re.fullmatch(r"crop_\d{4,}\.png", name) is not None
 
 
 def _crops(output: EmerDiffOutput, image: np.ndarray, folder: Path, name: str) -> None:
