@@ -131,7 +131,7 @@ def stage_bars(ax: Axes, table: pd.DataFrame, names: bool = True) -> Axes:
     """
     keep(ax, table.reset_index())
     table = table.fillna(0)
-    lost = LinearSegmentedColormap.from_list("lost", ["#4A2100", LOST, "#FFF3D6"])
+    lost = LinearSegmentedColormap.from_list("lost", ["#4A2100", LOST, "#F0E442"])
     colours = [*map(to_hex, lost(np.linspace(0, 1, len(table.columns) - 1))), FOUND]
     table.plot.barh(ax=ax, stacked=True, width=0.75, color=colours, edgecolor="white", legend=False)
     for bars, colour in zip(ax.containers, colours, strict=True):
