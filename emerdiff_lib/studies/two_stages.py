@@ -1,7 +1,7 @@
 """Both stages by themselves, features and the correspondence of pixels: under shifts (notebook 09), and by model (13).
 
 *Features* are measured by the method's coarse masks on their own grid, beside masks from k-means of nothing but positions. The
-*correspondence* of pixels is measured with the *true* coarse masks, in which features have no part: by modulated denoising,
+*correspondence* of pixels is measured with the *true* coarse masks, in which clustering has no part: by modulated denoising,
 beside bilinear upsampling, which knows nothing, and beside a guided filter, which sees the image and no model.
 """
 
