@@ -173,13 +173,16 @@ class EmerDiffPipeline(FrozenModel):
         check_generator(generator)
         given = image if isinstance(image, Trajectory) else None
         resolved = self.resolve(given, num_masks=num_masks, **settings)
+        own_masks = None
+        if coarse_masks is not None:  # which are refused before anything is computed
+            shown = image.image if isinstance(image, Trajectory) else image_io.load_image(image)
+            own_masks = check_masks(coarse_masks, shown)
         if isinstance(image, Trajectory):
             trajectory = image
         else:
             start = max(resolved.feature_timestep, resolved.modulation_timestep)
             way = resolved.num_inference_steps, resolved.prompt, resolved.processing_resolution
             trajectory = self.invert(image, resolved.inversion, start, *way, generator, noise_maps=False)
-        own_masks = None if coarse_masks is None else check_masks(coarse_masks, trajectory.image)
         predictor = self._predictor(resolved, resolved.prompt)
         seconds = dict(trajectory.seconds)
         with stopwatch(seconds, "queries"):

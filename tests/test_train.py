@@ -176,7 +176,7 @@ def test_caption_files_are_read_or_named(tmp_path):
     assert read_captions(file) == {"a.png": "x"}
     for line in ("{", '{"file_name": "a"}'):
         file.write_text('{"file_name": "a.png", "text": "x"}\n' + line + "\n")
-        assert f"{file} cannot be read" in refusal(lambda: read_captions(file))
+        assert f"{file} cannot be read (line 2 is no" in refusal(lambda: read_captions(file))
 
 
 @pytest.mark.parametrize(

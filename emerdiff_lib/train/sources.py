@@ -159,7 +159,15 @@ def _cropped(image: Image.Image, size: int, share: float, across: float, down: f
 
 def read_captions(path: Path) -> dict[str, str]:
     """{file_name: text} of a file of JSON lines, {} if there is none; raises ValueError for a line that is something else."""
+    captions = {}
     with reading(path):
         lines = path.read_text(encoding="utf-8-sig").splitlines() if path.exists() else []
-        rows = [json.loads(line) for line in lines if line.strip()]
-        return {str(row["file_name"]): str(row["text"]) for row in rows}
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+                captions[str(row["file_name"])] = str(row["text"])
+            except (ValueError, KeyError, TypeError):
+                raise ValueError(f"line {number} is no {{'file_name': …, 'text': …}}") from None
+    return captions
