@@ -15,6 +15,7 @@ import nbformat
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
@@ -143,6 +144,9 @@ def test_every_dependency_has_an_exact_version_within_its_range():
         needed = Requirement(text)
         if needed.name != PROJECT["name"]:
             assert exact[canonicalize_name(needed.name)] in needed.specifier, text
+    for package in importlib.metadata.distributions():  # "3.11 or newer" includes Debian's 3.11.2
+        if exact.get(canonicalize_name(package.name)) == package.version:
+            assert "3.11.0" in SpecifierSet(package.metadata["Requires-Python"] or ""), package.name
 
 
 def test_types_and_weights_are_packed():
