@@ -93,12 +93,18 @@ class Machine:
 
     @classmethod
     def measure(cls, device: torch.device, dtypes: Iterable[torch.dtype]) -> Machine:
-        """Times square products of matrices of each dtype and a copy that no cache holds; about two seconds on a CPU."""
-        rates, size, repeats = {}, 2048, 5
+        """Times square products of matrices of each dtype and a copy that no cache holds; a few seconds on a CPU.
+
+        Products grow until one takes a fifth of a second: some processors have no instructions for bfloat16.
+        """
+        rates, repeats = {}, 5
         for dtype in dict.fromkeys(dtypes):
-            a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-            fastest = min(run_times(lambda: a @ b, device, repeats))  # noqa: B023
-            rates[dtype] = 2 * size**3 / fastest
+            for size in (256, 512, 1024, 2048):
+                a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+                fastest = min(run_times(lambda: a @ b, device, repeats))  # noqa: B023
+                rates[dtype] = 2 * size**3 / fastest
+                if fastest > 0.2:
+                    break
         source = torch.randn(2**26, device=device)
         target = torch.empty_like(source)
         fastest = min(run_times(lambda: target.copy_(source), device, repeats))
